@@ -1,0 +1,234 @@
+"""What a trial is made of: frozen dataclasses, one per stage, every field in exactly one class.
+
+    PRIVACY      enters the stage key and the ledger (changing it changes the guarantee)
+    RESULT       enters the stage key (changing it changes the numbers)
+    PERFORMANCE  enters neither: must not change results beyond rounding (device, threads, microbatch size, paths)
+
+`fields_of(config, *classes)` is the only way a stage key sees a config, so a field cannot be forgotten or leak in.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal, get_args, get_type_hints
+
+from wavedp.errors import UserError
+
+FieldClass = Literal["privacy", "result", "performance"]
+
+
+def privacy(default: Any) -> Any:
+    """A field that changes the privacy guarantee."""
+    return field(default=default, metadata={"class": "privacy"})
+
+
+def result(default: Any) -> Any:
+    """A field that changes the numbers a stage produces."""
+    return field(default=default, metadata={"class": "result"})
+
+
+def performance(default: Any) -> Any:
+    """A field that changes only how fast, where or with how much memory a stage runs."""
+    return field(default=default, metadata={"class": "performance"})
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """A dataset: which images, at which size, divided how.
+
+    name: fashion_mnist | openclipart | procedural | folder.
+    split: `official` (the publisher's train and test) or `dpimagebench` (its train divided 55,000/5,000 with seed 0).
+    size, channels: H = W in pixels and 1 (grey) or 3 (RGB), for the sets that are rendered, resized or read from a folder.
+    limit: keep only the first `limit` records of every split (None: all).
+    n_records: size of the procedural set's train split.
+    path: root of a folder dataset. home: where downloads and rendered copies are kept.
+    """
+
+    name: str = result("fashion_mnist")
+    split: Literal["official", "dpimagebench"] = result("official")
+    size: int = result(28)
+    channels: int = result(1)
+    limit: int | None = result(None)
+    n_records: int = result(2048)
+    path: str | None = performance(None)
+    home: str = performance(".wavedp/data")
+
+
+@dataclass(frozen=True)
+class TokenizerConfig:
+    """Coefficients to tokens. `scalar` has no training: see wavedp.tokenizers.scalar for ranges, bins and error."""
+
+    name: str = result("scalar")
+    wavelet: str = result("haar")
+    bins: int = result(32)
+    detail_bins: int = result(7)
+    detail_range: float = result(0.3)
+
+
+@dataclass(frozen=True)
+class GeneratorConfig:
+    """Stage one's model and its public pretraining.
+
+    name: spectral_ar | public | real (see wavedp.generators). width, depth, heads: of the transformer.
+    pretrain_steps: 0 leaves the weights random. pretrain_batch: images a step. public_seed: of initialisation and pretraining.
+    """
+
+    name: str = result("spectral_ar")
+    width: int = result(96)
+    depth: int = result(3)
+    heads: int = result(4)
+    pretrain_steps: int = result(200)
+    pretrain_batch: int = result(128)
+    pretrain_learning_rate: float = result(2e-3)
+    public_seed: int = result(0)
+
+
+@dataclass(frozen=True)
+class PrivacyConfig:
+    """The private fit: the mechanism (PRIVACY) and the optimiser around it (RESULT).
+
+    epsilon: the budget of one release; `inf` is the non-private reference (no noise, no clipping).
+    delta: probability of failure; None means 1 / (N ln N), DPImageBench's rule (its logs, N = 55,000 gives 1.666e-6).
+    batch_size: expected size of a Poisson batch (records); sample rate q = batch_size / N.
+    steps: optimiser steps, empty batches included. max_grad_norm: clipping norm C of one record's gradient.
+    accountant: pld calibrates the noise; prv cross-checks it. ema_decay: of the weights that are sampled from.
+    microbatch_size: records per forward pass. grad_sample_mode: Opacus' hooks or ghost. checkpoint_every: steps.
+    """
+
+    epsilon: float = privacy(10.0)
+    delta: float | None = privacy(None)
+    batch_size: int = privacy(512)
+    steps: int = privacy(60)
+    max_grad_norm: float = privacy(1.0)
+    accountant: Literal["pld"] = privacy("pld")
+    relation: Literal["add_or_remove_one"] = privacy("add_or_remove_one")
+    optimizer: Literal["adam", "sgd"] = result("adam")
+    learning_rate: float = result(1e-3)
+    ema_decay: float = result(0.9)
+    microbatch_size: int = performance(64)
+    grad_sample_mode: Literal["hooks", "ghost"] = performance("hooks")
+    checkpoint_every: int = performance(5)
+
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    """Coarse samples: n images, classes in equal shares. temperature, top_k, top_p: of the token distribution."""
+
+    n: int = result(2000)
+    temperature: float = result(1.0)
+    top_k: int | None = result(None)
+    top_p: float | None = result(None)
+    batch_size: int = performance(500)
+
+
+@dataclass(frozen=True)
+class UpscalerConfig:
+    """Stage two. name: identity, nearest, bilinear, bicubic, lanczos, realesrgan_x4plus, realsr_df2k_x4,
+    animevideov3_x2, animevideov3_x3, animevideov3_x4. weights: folder that holds the model's files (None: search)."""
+
+    name: str = result("bicubic")
+    weights: str | None = performance(None)
+
+
+@dataclass(frozen=True)
+class MetricsConfig:
+    """What `evaluate` measures.
+
+    fid_samples: generated images used for FID and KID. reference_samples: real images of `reference_split` (None: all).
+    mode: clean (clean-fid's resize). downstream_steps: optimiser steps of the small CNN (0: no downstream accuracy).
+    inception: path of the FID network (None: search). batch_size: images a forward pass.
+    """
+
+    mode: Literal["clean"] = result("clean")
+    fid_samples: int = result(1000)
+    reference_split: Literal["train", "val", "test"] = result("test")
+    reference_samples: int | None = result(2000)
+    kid: bool = result(True)
+    downstream_steps: int = result(400)
+    inception: str | None = performance(None)
+    batch_size: int = performance(50)
+
+
+@dataclass(frozen=True)
+class TrialConfig:
+    """One point of a study. level: wavelet level of the private coarse image (H / 2^level); blur: f(i) of blur diffusion
+    (`none` for generators without one); seed: replicate, moves the private fit, the samples and the downstream test."""
+
+    level: int = result(1)
+    blur: str = result("none")
+    seed: int = result(0)
+    device: str = performance("auto")
+    data: DataConfig = field(default_factory=DataConfig)
+    public: DataConfig | None = field(default_factory=lambda: DataConfig(name="openclipart"))
+    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    generator: GeneratorConfig = field(default_factory=GeneratorConfig)
+    privacy: PrivacyConfig = field(default_factory=PrivacyConfig)
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    upscaler: UpscalerConfig = field(default_factory=UpscalerConfig)
+    metrics: MetricsConfig = field(default_factory=MetricsConfig)
+
+
+def fields_of(config: Any, *classes: FieldClass) -> dict[str, Any]:
+    """The fields of one section (nested sections excluded) whose class is among `classes`, as plain JSON values.
+
+    Raises TypeError for a field without a class: every field must be in exactly one.
+    """
+    chosen = {}
+    for item in fields(config):
+        value = getattr(config, item.name)
+        if dataclasses.is_dataclass(value) or item.default_factory is not dataclasses.MISSING:
+            continue
+        if item.metadata.get("class") not in get_args(FieldClass):
+            raise TypeError(f"{type(config).__name__}.{item.name} is in no field class")
+        if item.metadata["class"] in classes:
+            chosen[item.name] = "inf" if isinstance(value, float) and math.isinf(value) else value
+    return chosen
+
+
+def identity(config: Any) -> dict[str, Any]:
+    """The fields that make two sections the same for a stage key: PRIVACY and RESULT."""
+    return fields_of(config, "privacy", "result")
+
+
+def from_dict(cls: type, values: dict[str, Any]) -> Any:
+    """Build a config from plain nested dicts (what Hydra resolves to), strict about names and types.
+
+    Raises UserError naming the key for an unknown field, a wrong type or a value outside a Literal.
+    """
+    hints = get_type_hints(cls)
+    known = {item.name for item in fields(cls)}
+    unknown = sorted(set(values) - known)
+    if unknown:
+        raise UserError(f"{cls.__name__} has no field {unknown[0]!r}: it has {', '.join(sorted(known))}.")
+    return cls(**{name: _convert(f"{cls.__name__}.{name}", hints[name], value) for name, value in values.items()})
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Plain nested dict of every field; `from_dict(type(config), to_dict(config)) == config`."""
+    return dataclasses.asdict(config)
+
+
+def _convert(where: str, hint: Any, value: Any) -> Any:
+    options = get_args(hint)
+    if type(None) in options:
+        if value is None:
+            return None
+        hint = next(option for option in options if option is not type(None))
+    if dataclasses.is_dataclass(hint):
+        if not isinstance(value, dict):
+            raise UserError(f"{where} must be a section of fields, not {value!r}.")
+        return from_dict(hint, value)  # type: ignore[arg-type]
+    if getattr(hint, "__origin__", None) is Literal:
+        if value not in get_args(hint):
+            raise UserError(f"{where}={value!r} is not offered: use one of {', '.join(map(str, get_args(hint)))}.")
+        return value
+    if hint is float and isinstance(value, int | float | str) and not isinstance(value, bool):
+        try:
+            return float(value)
+        except ValueError:
+            raise UserError(f"{where}={value!r} is not a number: give a number or `inf`.") from None
+    if isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
+        return value
+    raise UserError(f"{where}={value!r} must be {hint.__name__}, not {type(value).__name__}.")
