@@ -65,6 +65,7 @@ class TokenizerConfig:
     bins: int = result(32)
     detail_bins: int = result(7)
     detail_range: float = result(0.3)
+    coarsest: int = result(8)
 
 
 @dataclass(frozen=True)
@@ -190,6 +191,11 @@ def fields_of(config: Any, *classes: FieldClass) -> dict[str, Any]:
 def identity(config: Any) -> dict[str, Any]:
     """The fields that make two sections the same for a stage key: PRIVACY and RESULT."""
     return fields_of(config, "privacy", "result")
+
+
+def sections(cls: type) -> list[str]:
+    """The names of a config's fields, nested sections included."""
+    return [item.name for item in fields(cls)]
 
 
 def from_dict(cls: type, values: dict[str, Any]) -> Any:

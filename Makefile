@@ -1,0 +1,50 @@
+# make sweep: environment, data, weights, then FID against ε on Fashion-MNIST. make test: environment, then every test.
+# Needs Python 3.11+ and nothing else: no root, no GPU, no account. Pass overrides with ARGS="privacy.steps=120".
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SWEEP ?= eps_grid
+ARGS ?=
+export OMP_NUM_THREADS ?= 1
+export RAY_USAGE_STATS_ENABLED = 0
+
+.PHONY: sweep test smoke env data lint clean
+
+sweep: data
+	$(BIN)/python -m sweeps.run +sweep=$(SWEEP) $(ARGS)
+
+test: env fashion_mnist
+	$(BIN)/python -m pytest
+
+# The smallest sweep, on procedural images: nothing to download.
+smoke: env
+	$(BIN)/python -m sweeps.run +sweep=smoke $(ARGS)
+
+env: $(VENV)/.ready
+
+# A bare Debian has no ensurepip: then pip comes from its wheel, which can run itself.
+$(VENV)/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version.split()[0] + ": set PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV) || $(PYTHON) -m venv --without-pip $(VENV)
+	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(MAKE) --no-print-directory pip
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+.PHONY: pip fashion_mnist openclipart
+pip:
+	mkdir -p .wavedp && $(BIN)/python -c "import json, urllib.request as u; \
+	f = json.load(u.urlopen('https://pypi.org/pypi/pip/json'))['urls']; \
+	w = next(x['url'] for x in f if x['packagetype'] == 'bdist_wheel'); \
+	u.urlretrieve(w, '.wavedp/' + w.rsplit('/', 1)[1])"
+	$(BIN)/python $$(ls .wavedp/pip-*.whl | tail -n 1)/pip install --quiet --no-index .wavedp/pip-*.whl
+
+data: fashion_mnist openclipart
+fashion_mnist openclipart: env
+	$(BIN)/python -m wavedp.data.get $@
+
+lint: env
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) .wavedp

@@ -1,0 +1,106 @@
+"""One actor a study: the only writer of its records, and one ObjectRef for each stage key.
+
+Whoever asks for a stage gets the task that is making it, or one that finds it in the store. Ray gives the task of a
+dead worker to another (it resumes from the stage's checkpoint); a restarted coordinator reads its records from disk,
+and the stages it had in flight are asked for again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from sweeps.records import Records
+from wavedp import stages
+from wavedp.config import TrialConfig, from_dict
+from wavedp.store import Store
+
+WORKER_DEATHS = 10  # of one stage, before its trials fail
+
+
+@ray.remote(max_retries=WORKER_DEATHS)
+def run_stage(name: str, trial: dict[str, Any], settings: dict[str, Any], coordinator: Any) -> dict[str, Any]:
+    """Make one stage in this worker, with as many threads as it has cores; the artifact itself goes to the store."""
+    import torch
+
+    torch.set_num_threads(max(1, int(settings["stages"][name].get("num_cpus", 1))))
+    config = from_dict(TrialConfig, trial)
+    key, started, told = stages.keys(config)[name], time.time(), 0.0
+
+    def report(done: int, total: int) -> None:
+        nonlocal told
+        if time.time() - told > 1:
+            told = time.time()
+            coordinator.tell.remote(key, done / total)
+
+    artifact, made = stages.make(stages.STAGE[name], config, Store(settings["store"]), settings["device"], report)
+    lines = artifact.json("ledger") if "ledger.json" in artifact.files else []
+    return {"key": key, "made": made, "seconds": round(time.time() - started, 2), "ledger": lines}
+
+
+@ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)
+class Coordinator:
+    """settings: store URL, device, {stage: Ray resources}. owners: see sweeps.plan.owners (grows in a search)."""
+
+    def __init__(self, folder: str, settings: dict[str, Any], owners: dict[str, str]) -> None:
+        self.records, self.settings, self.owners = Records(Path(folder)), settings, owners
+        self.users: dict[str, list[str]] = {}
+        self.tasks: dict[str, Any] = {}
+        self.fraction: dict[str, float] = {}
+        self.seconds: dict[str, list[float]] = {}
+        self.now: dict[str, dict[str, Any]] = {}
+        self.me: Any = None
+
+    async def request(self, name: str, key: str, trial: dict[str, Any], trial_id: str) -> list[Any]:
+        """[the ObjectRef of the stage's result] (a list: Ray would resolve a bare ref)."""
+        self.now[trial_id] = {"stage": name, "key": key, "since": time.time()}
+        self.owners.setdefault(key, trial_id)
+        if trial_id not in self.users.setdefault(key, []):
+            self.users[key].append(trial_id)
+        if key not in self.tasks:
+            resources = self.settings["stages"][name]
+            self.me = self.me or ray.get_runtime_context().current_actor
+            task = run_stage.options(name=f"{name}:{key[:8]}", **resources).remote(
+                name, trial, self.settings, self.me
+            )
+            self.tasks[key] = task
+            asyncio.get_running_loop().create_task(self._record(name, key, task))
+        return [self.tasks[key]]
+
+    async def _record(self, name: str, key: str, task: Any) -> None:
+        """Enter a finished stage's ledger lines, whether or not the trial that asked for it is still alive."""
+        try:
+            result = await task
+        except Exception:
+            # The trials that wait for the task get this error and report it; forgetting the task lets a retry begin.
+            self.tasks.pop(key, None)
+            return
+        self.records.put_ledger(result["ledger"], self.users[key])
+        if result["made"]:
+            self.seconds.setdefault(name, []).append(result["seconds"])
+
+    async def account(self, name: str, result: dict[str, Any], trial_id: str) -> bool:
+        """Note that a trial uses a finished stage; True when the work was done for this trial."""
+        self.records.put_ledger(result["ledger"], [trial_id])
+        return result["made"] and self.owners.get(result["key"]) == trial_id
+
+    async def tell(self, key: str, fraction: float) -> None:
+        """How far a stage is, 0 to 1."""
+        self.fraction[key] = fraction
+
+    async def finish(self, row: dict[str, Any]) -> None:
+        """Record a finished trial."""
+        self.records.put_trial(row)
+        self.now[row["trial"]] = {"stage": row["status"], "key": "", "since": time.time(), "row": row}
+
+    async def rows(self) -> list[dict[str, Any]]:
+        """The rows of trials.jsonl."""
+        return list(self.records.trials.values())
+
+    async def status(self) -> dict[str, Any]:
+        """What the progress display needs."""
+        return {"now": self.now, "fraction": self.fraction, "seconds": self.seconds}

@@ -1,0 +1,159 @@
+"""Ray underneath: start or join a cluster, give every trial to Tune, stay quiet.
+
+Tune runs light conductors (sweeps.trial); a killed driver needs no Tune restore, because the same command finds every
+finished stage by its key.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from sweeps.plan import PlannedTrial, owners, planned
+from wavedp.errors import UserError
+
+# Read by Ray when it is imported or started. Tune's tables and reporter off; no folder change; no usage report.
+os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+
+import ray
+from ray import tune
+
+from sweeps.coordinator import Coordinator
+from sweeps.progress import Progress
+from sweeps.trial import conduct
+
+CONDUCTOR_RETRIES = 5  # deaths of a conductor, its node or the coordinator before a trial is given up
+
+
+def start_ray(options: dict[str, Any]) -> None:
+    """Join the cluster at options["address"], or start a local one of the machine's cores. Already started: kept."""
+    if ray.is_initialized():
+        return
+    address = options.get("address")
+    local = {} if address else {"num_cpus": options.get("num_cpus"), "object_store_memory": 200 * 2**20}
+    ray.init(
+        address=address,
+        include_dashboard=False if not address else None,
+        logging_level="ERROR",
+        log_to_driver=False,
+        # Workers of a local study import the packages from here, whether or not they are installed.
+        runtime_env={"env_vars": {"PYTHONPATH": _python_path(), "TQDM_DISABLE": "1"}},
+        **local,
+    )
+
+
+def check_resources(stage_resources: dict[str, dict[str, Any]]) -> None:
+    """Raises UserError when some stage asks for more than any node of the cluster has (Ray would wait for ever)."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    for name, asked in stage_resources.items():
+        for resource, key in (("CPU", "num_cpus"), ("GPU", "num_gpus")):
+            most = max(node.get(resource, 0) for node in nodes)
+            if asked.get(key, 0) > most:
+                raise UserError(
+                    f"stage {name} asks for {asked[key]} {resource} and no node has more than {most:g}: lower "
+                    f"ray.stages.{name}.{key}, or use a machine that has them."
+                )
+
+
+def run_grid(trials: list[PlannedTrial], folder: Path, settings: dict[str, Any]) -> list[dict[str, Any]]:
+    """Run every trial; their rows, in the plan's order. settings: store, device, stages, commit, max_concurrent."""
+    coordinator = _coordinator(folder, settings, trials)
+
+    def conductor(config: dict[str, Any]) -> None:
+        tune.report(_outcome(conduct(config["trial"], coordinator, str(folder), settings["store"], settings["commit"])))
+
+    space = {"trial": tune.grid_search(trials)}
+    with Progress(coordinator, [trial.id for trial in trials]):
+        _fit(conductor, space, tune.TuneConfig(max_concurrent_trials=settings["max_concurrent"]), CONDUCTOR_RETRIES)
+    return _rows(coordinator)
+
+
+def run_search(search: dict[str, Any], base: dict[str, Any], options: dict[str, Any], name: str, folder: Path, settings: dict[str, Any]) -> list[dict[str, Any]]:
+    """Optuna multi-objective search: minimise the study's FID and ε. `name` is the study's key, so that its history
+    is continued by the same command and never merged with another's."""
+    import optuna
+    from ray.tune.search.optuna import OptunaSearch
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    coordinator = _coordinator(folder, settings, [])
+    history = Path(settings["store"]) / "optuna"
+    history.mkdir(parents=True, exist_ok=True)
+    storage = optuna.storages.RDBStorage(f"sqlite:///{history / name}.db")
+    finished = 0
+    if name in optuna.get_all_study_names(storage):
+        past = optuna.load_study(study_name=name, storage=storage).get_trials(deepcopy=False)
+        finished = sum(trial.state == optuna.trial.TrialState.COMPLETE for trial in past)
+    if finished >= search["trials"]:
+        return _rows(coordinator)
+
+    def conductor(config: dict[str, Any]) -> None:
+        point = {**config, "seed": search.get("seed", 0)}
+        row = conduct(planned(base, options, point), coordinator, str(folder), settings["store"], settings["commit"])
+        if row["status"] != "done":
+            # An exception before any report is how Tune tells Optuna that the trial failed; hence no retries below.
+            raise RuntimeError(row["reason"])
+        tune.report(_outcome(row))
+
+    searcher = OptunaSearch(
+        {axis: _distribution(axis, spec) for axis, spec in search["space"].items()},
+        metric=["fid", "epsilon"],
+        mode=["min", "min"],
+        sampler=optuna.samplers.TPESampler(seed=search.get("seed", 0), n_startup_trials=search.get("startup", 5)),
+        study_name=name,
+        storage=storage,
+    )
+    tuning = tune.TuneConfig(
+        search_alg=searcher, num_samples=search["trials"] - finished, max_concurrent_trials=settings["max_concurrent"]
+    )
+    with Progress(coordinator, []):
+        _fit(conductor, None, tuning, 0)
+    return _rows(coordinator)
+
+
+def _fit(conductor: Any, space: dict[str, Any] | None, tuning: Any, retries: int) -> None:
+    with tempfile.TemporaryDirectory(prefix="wavedp-tune-") as scratch:
+        tune.Tuner(
+            tune.with_resources(conductor, {"cpu": 0.001}),
+            param_space=space,
+            tune_config=tuning,
+            run_config=tune.RunConfig(
+                storage_path=scratch,
+                verbose=0,
+                failure_config=tune.FailureConfig(max_failures=retries),
+            ),
+        ).fit()
+
+
+def _coordinator(folder: Path, settings: dict[str, Any], trials: list[PlannedTrial]) -> Any:
+    return Coordinator.remote(str(folder), settings, owners(trials))  # type: ignore[attr-defined]
+
+
+def _rows(coordinator: Any) -> list[dict[str, Any]]:
+    return ray.get(coordinator.rows.remote())
+
+
+def _outcome(row: dict[str, Any]) -> dict[str, Any]:
+    """What Tune and Optuna see of a row: both objectives always there."""
+    fid = [value for name, value in row["metrics"].items() if name.startswith("fid_")]
+    return {"fid": fid[0] if fid else float("inf"), "epsilon": float(row["epsilon"]), "status": row["status"]}
+
+
+def _distribution(axis: str, spec: Any) -> Any:
+    """A Tune distribution from `[a, b, c]` (choice) or `{low, high, log}` (range). Raises UserError otherwise."""
+    if isinstance(spec, list) and spec:
+        return tune.choice(spec)
+    if isinstance(spec, dict) and {"low", "high"} <= set(spec):
+        draw = tune.loguniform if spec.get("log") else tune.uniform
+        return draw(spec["low"], spec["high"])
+    raise UserError(f"search axis {axis}={spec!r} is neither a list of choices nor {{low, high, log}}: give one.")
+
+
+def _python_path() -> str:
+    root = str(Path(__file__).resolve().parent.parent)
+    return os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH", "")])])

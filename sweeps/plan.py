@@ -1,0 +1,112 @@
+"""From axes to trials: grid × zip × seeds over the fields of a trial. Pure: nothing is run, nothing imports Ray.
+
+A sweep is a mapping with
+    grid    {axis: [values]}   every combination
+    zip     {axis: [values]}   lists of equal length, walked together
+    seeds   [ints]             replicates of every point
+An axis is `epsilon`, `level`, `blur`, a configuration group (`upscaler: [bicubic, realsr_df2k_x4]`: the options' whole
+sections) or a dotted field (`privacy.max_grad_norm: [0.1, 1]`).
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Any
+
+from wavedp import stages
+from wavedp.config import TrialConfig, from_dict
+from wavedp.errors import UserError
+
+ALIASES = {"epsilon": "privacy.epsilon"}
+LoadOption = Callable[[str, str], dict[str, Any]]
+"""load(group, option) -> the section that `group=option` composes to."""
+
+
+@dataclass(frozen=True)
+class PlannedTrial:
+    """One row of trials.jsonl to be. id: readable axis values and 8 digits of the evaluate key; axes: what varies."""
+
+    id: str
+    axes: dict[str, Any]
+    config: TrialConfig
+    keys: dict[str, str]
+
+
+def points(sweep: dict[str, Any]) -> list[dict[str, Any]]:
+    """Every combination of axis values, in the order written, `seed` innermost.
+
+    Raises UserError for an empty axis, an axis given twice, or zipped lists of unequal length.
+    """
+    grid, zipped = sweep.get("grid") or {}, sweep.get("zip") or {}
+    seeds = sweep.get("seeds") or [0]
+    for name, values in [*grid.items(), *zipped.items()]:
+        if not isinstance(values, list) or not values:
+            raise UserError(f"sweep axis {name}={values!r} must be a list of one or more values.")
+    twice = set(grid) & set(zipped)
+    if twice:
+        raise UserError(f"sweep axis {min(twice)} is in both grid and zip: keep it in one.")
+    lengths = {name: len(values) for name, values in zipped.items()}
+    if len(set(lengths.values())) > 1:
+        raise UserError(f"zipped axes have unequal lengths {lengths}: give each the same number of values.")
+    together = [dict(zip(zipped, row, strict=True)) for row in zip(*zipped.values(), strict=True)] or [{}]
+    product = [dict(zip(grid, row, strict=True)) for row in itertools.product(*grid.values())]
+    return [{**a, **b, "seed": seed} for a in product for b in together for seed in seeds]
+
+
+def plan(base: dict[str, Any], sweep: dict[str, Any], load_option: LoadOption) -> list[PlannedTrial]:
+    """The trials of a sweep. Raises UserError for an axis or value that a trial does not have."""
+    options = load_options(points(sweep), load_option)
+    trials = [planned(base, options, point) for point in points(sweep)]
+    return list({trial.id: trial for trial in trials}.values())
+
+
+def load_options(all_points: list[dict[str, Any]], load_option: LoadOption) -> dict[str, dict[str, Any]]:
+    """The sections of every group axis's options, as {group: {option: section}}; each option is composed once."""
+    sections = {item.name for item in fields(TrialConfig) if item.name not in ("level", "blur", "seed", "device")}
+    wanted: dict[str, dict[str, Any]] = {}
+    for point in all_points:
+        for axis, value in point.items():
+            if axis in sections and value not in wanted.setdefault(axis, {}):
+                wanted[axis][value] = load_option(axis, value)
+    return wanted
+
+
+def planned(base: dict[str, Any], options: dict[str, dict[str, Any]], point: dict[str, Any]) -> PlannedTrial:
+    """The trial at one point of the axes."""
+    values = copy.deepcopy(base)
+    # Groups first, so that a dotted axis can vary a field inside a chosen option.
+    for axis, value in sorted(point.items(), key=lambda item: item[0] not in options):
+        if axis in options:
+            values[axis] = copy.deepcopy(options[axis][value])
+        else:
+            _assign(values, ALIASES.get(axis, axis), value)
+    config = from_dict(TrialConfig, values)
+    keys = stages.keys(config)
+    label = "-".join(f"{axis.rsplit('.', 1)[-1]}={value}" for axis, value in point.items())
+    safe = re.sub(r"[^A-Za-z0-9=._-]+", "_", label)
+    return PlannedTrial(f"{safe}-{keys['evaluate'][:8]}", point, config, keys)
+
+
+def owners(trials: list[PlannedTrial]) -> dict[str, str]:
+    """{stage key: id of the first trial that uses it}: who a shared stage's work is put down to."""
+    found: dict[str, str] = {}
+    for trial in trials:
+        for key in trial.keys.values():
+            found.setdefault(key, trial.id)
+    return found
+
+
+def _assign(values: dict[str, Any], path: str, value: Any) -> None:
+    *parents, last = path.split(".")
+    section = values
+    for name in parents:
+        section = section.get(name)  # type: ignore[assignment]
+        if not isinstance(section, dict):
+            raise UserError(f"sweep axis {path} names no field of a trial: {name!r} is not a section.")
+    if last not in section:
+        raise UserError(f"sweep axis {path} names no field of a trial: choose from {', '.join(sorted(section))}.")
+    section[last] = value

@@ -1,0 +1,79 @@
+"""A study's folder: study.yaml, trials.jsonl, ledger.jsonl, samples/. Written by one process, the coordinator.
+
+Every write replaces the whole file in one step, so a reader or a crash never sees half a line; a study has at most
+some thousand rows.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from wavedp.errors import UserError
+from wavedp.privacy import ledger
+from wavedp.store import write_atomically
+
+
+class Records:
+    """The rows of one study, kept in memory and on disk."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.trials = {row["trial"]: row for row in read_jsonl(folder / "trials.jsonl")}
+        self.ledger = {(row["stage_key"], row["purpose"]): row for row in read_jsonl(folder / "ledger.jsonl")}
+
+    def put_trial(self, row: dict[str, Any]) -> None:
+        """Add a trial's row, or replace the one of an earlier attempt."""
+        self.trials[row["trial"]] = row
+        self._write("trials.jsonl", list(self.trials.values()))
+
+    def put_ledger(self, lines: list[dict[str, Any]], trials: list[str]) -> None:
+        """Add lines of a stage's artifact, each once, and name the trials that use them. A line keeps its first time."""
+        for line in lines:
+            known = self.ledger.setdefault((line["stage_key"], line["purpose"]), {**line, "trials": []})
+            known["trials"] = sorted({*known["trials"], *trials})
+        if lines:
+            self._write("ledger.jsonl", list(self.ledger.values()))
+
+    def _write(self, name: str, rows: list[dict[str, Any]]) -> None:
+        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        write_atomically(self.folder / name, text.encode())
+
+
+def claim_folder(folder: Path, study: dict[str, Any], trial_ids: list[str]) -> None:
+    """Write study.yaml, or check that the folder's own describes the same study.
+
+    The same study means the same base configuration; axes may grow, as long as every recorded trial is still planned.
+    Raises UserError when the folder was made by another configuration.
+    """
+    path = folder / "study.yaml"
+    if path.exists():
+        made = yaml.safe_load(path.read_text())
+        remedy = f"choose another name with study=NAME, or remove {folder}"
+        differing = sorted(_differences(made.get("identity", {}), study["identity"]))
+        if differing:
+            raise UserError(f"{folder} was made by another configuration ({differing[0]} differs): {remedy}.")
+        strangers = [row["trial"] for row in read_jsonl(folder / "trials.jsonl") if row["trial"] not in trial_ids]
+        if strangers and trial_ids:
+            raise UserError(f"{folder} holds the trial {strangers[0]}, which this sweep has not: {remedy}.")
+        if made.get("axes") == study["axes"]:
+            return
+    write_atomically(path, yaml.safe_dump(study, sort_keys=False, allow_unicode=True).encode())
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """The rows of a JSON-lines file; [] when it does not exist."""
+    return ledger.read(path) if path.exists() else []
+
+
+def _differences(old: Any, new: Any, at: str = "") -> list[str]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        return [
+            place
+            for name in sorted({*old, *new})
+            for place in _differences(old.get(name), new.get(name), f"{at}.{name}" if at else name)
+        ]
+    return [] if old == new else [at or "everything"]

@@ -1,0 +1,256 @@
+"""python -m sweeps.run +sweep=NAME [any Hydra override]: plan a study, run it on Ray, draw its figures.
+
+Exit status: 0 all trials done, 1 some failed or infeasible, 2 nothing was started (the sentence says why).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import math
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from sweeps.plan import PlannedTrial, load_options, plan
+from sweeps.records import claim_folder
+from sweeps.summary import describe
+from wavedp import stages
+from wavedp.config import TrialConfig, from_dict, identity, sections, to_dict
+from wavedp.errors import InfeasibleError, UserError
+
+ROOT = Path(__file__).resolve().parent.parent
+VERSIONED = ("torch", "ray", "opacus", "dp-accounting", "diffusers", "optuna", "clean-fid", "ncnn", "numpy", "PyWavelets")
+
+
+@hydra.main(version_base="1.3", config_path="../conf", config_name="config")
+def main(config: DictConfig) -> None:
+    """Entry point; see the module's docstring."""
+    try:
+        status = run(config, list(HydraConfig.get().overrides.task))
+    except UserError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        status = 2
+    except OmegaConfBaseException as error:
+        print(f"Error: the configuration can't be resolved: {str(error).splitlines()[0]}", file=sys.stderr)
+        status = 2
+    sys.exit(status)
+
+
+def run(config: DictConfig, overrides: list[str]) -> int:
+    """Plan, check, and run or describe one study; returns the exit status."""
+    values = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(values, dict)
+    sweep = values.get("sweep")
+    if not sweep:
+        raise UserError(f"no sweep was chosen: add +sweep=NAME, one of {', '.join(_sweep_names())}.")
+    base = {name: values[name] for name in sections(TrialConfig)}
+    _make_paths_absolute(base)
+    store = values["store"] if "://" in values["store"] else str(Path(values["store"]).absolute())
+    folder = Path(values["results"]).absolute() / values["study"]
+    load_option = _option_loader(overrides, base)
+
+    if sweep.get("search"):
+        return _search(sweep, base, values, store, folder, load_option, overrides)
+    trials = plan(base, sweep, load_option)
+    infeasible = _check(trials)
+    if values["dry_run"]:
+        print(describe(trials, store, infeasible))
+        return 0
+    if len(infeasible) == len(trials):
+        raise next(iter(infeasible.values()))
+    claim_folder(folder, _study(values, base, sweep, overrides, trials[0]), [trial.id for trial in trials])
+    print(describe(trials, store, infeasible), flush=True)
+    return _execute(values, store, folder, lambda execute, settings: execute.run_grid(trials, folder, settings), len(trials))
+
+
+def _search(
+    sweep: dict[str, Any],
+    base: dict[str, Any],
+    values: dict[str, Any],
+    store: str,
+    folder: Path,
+    load_option: Any,
+    overrides: list[str],
+) -> int:
+    """A sweep whose points Optuna chooses."""
+    search = sweep["search"]
+    choices = {axis: spec for axis, spec in search["space"].items() if isinstance(spec, list)}
+    corners = [{axis: value} for axis, options in choices.items() for value in options]
+    options = load_options(corners, load_option)
+    trial = from_dict(TrialConfig, base)
+    stages.check(trial)
+    study = _study(values, base, sweep, overrides, None)
+    name = hashlib.sha256(json.dumps([study["identity"], search], sort_keys=True).encode()).hexdigest()[:16]
+    if values["dry_run"]:
+        print(f"{search['trials']} trials chosen by Optuna (study {name}) over {', '.join(search['space'])}; each new ε, "
+              "level or generator is a private release, and all of them compose.")
+        return 0
+    claim_folder(folder, study, [])
+    return _execute(
+        values,
+        store,
+        folder,
+        lambda execute, settings: execute.run_search(search, base, options, name, folder, settings),
+        search["trials"],
+    )
+
+
+def _execute(values: dict[str, Any], store: str, folder: Path, start: Any, n_trials: int) -> int:
+    """Start Ray, run, draw, report."""
+    device = _device(values["device"])
+    from analysis.figures import render
+    from analysis.report import report
+    from sweeps import execute
+
+    settings = {
+        "store": store,
+        "device": device,
+        "stages": _stage_resources(values["ray"], device),
+        "commit": _commit(),
+        "max_concurrent": values["ray"]["max_concurrent_trials"],
+    }
+    execute.start_ray(values["ray"])
+    execute.check_resources(settings["stages"])
+    started = time.time()
+    rows = start(execute, settings)
+    render(folder)
+    print(report(folder))
+    done = sum(row["status"] == "done" for row in rows)
+    print(f"{done} of {len(rows)} trials done in {(time.time() - started) / 60:.1f} minutes. Records: {folder}")
+    return 0 if done == len(rows) >= n_trials else 1
+
+
+def _check(trials: list[PlannedTrial]) -> dict[str, InfeasibleError]:
+    """Every trial's configuration, before any of them runs. Returns the infeasible ones; prints each warning once."""
+    infeasible: dict[str, InfeasibleError] = {}
+    warnings: dict[str, None] = {}
+    for trial in trials:
+        try:
+            warnings |= dict.fromkeys(stages.check(trial.config))
+        except InfeasibleError as error:
+            infeasible[trial.id] = error
+    for warning in warnings:
+        print(f"Warning: {warning}", file=sys.stderr)
+    for name, error in infeasible.items():
+        print(f"Infeasible: {name}: {error}", file=sys.stderr)
+    return infeasible
+
+
+def _study(
+    values: dict[str, Any], base: dict[str, Any], sweep: dict[str, Any], overrides: list[str], first: PlannedTrial | None
+) -> dict[str, Any]:
+    """The content of study.yaml (fields as documented in results/README.md)."""
+    from wavedp.metrics.names import primary
+
+    trial = from_dict(TrialConfig, base)
+    return {
+        "study": values["study"],
+        "sweep": sweep["name"],
+        "command": "python -m sweeps.run " + " ".join(overrides),
+        "axes": {kind: sweep[kind] for kind in ("grid", "zip", "seeds", "search") if sweep.get(kind)},
+        "primary_metric": primary((first.config if first else trial).metrics),
+        "identity": _plain(identity_of(trial)),
+        "config": _plain(to_dict(trial)),
+        "versions": {name: importlib.metadata.version(name) for name in VERSIONED},
+        "commit": _commit(),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def identity_of(trial: TrialConfig) -> dict[str, Any]:
+    """The PRIVACY and RESULT fields of a trial, by section."""
+    found = {"trial": identity(trial)}
+    for name in sections(TrialConfig):
+        section = getattr(trial, name)
+        if hasattr(section, "__dataclass_fields__"):
+            found[name] = identity(section)
+    return found
+
+
+def _option_loader(overrides: list[str], base: dict[str, Any]) -> Any:
+    """load(group, option) for sweeps.plan, by composing the group's file with the user's overrides of its fields."""
+
+    def load(group: str, option: str) -> dict[str, Any]:
+        inside = [text for text in overrides if text.lstrip("+").startswith(f"{group}.")]
+        try:
+            node = hydra.compose("config", overrides=[f"{group}={option}", *inside])
+        except hydra.errors.MissingConfigException:
+            known = sorted(path.stem for path in (ROOT / "conf" / group).glob("*.yaml"))
+            raise UserError(f"sweep axis {group} has no option {option!r}: use one of {', '.join(known)}.") from None
+        values = OmegaConf.to_container(node, resolve=True)
+        assert isinstance(values, dict)
+        absolute = {**base, group: values[group]}
+        _make_paths_absolute(absolute)
+        return absolute[group]
+
+    return load
+
+
+def _make_paths_absolute(base: dict[str, Any]) -> None:
+    """Workers run in folders of their own: a relative path means the folder the user started in."""
+    for group, field in (("data", "home"), ("data", "path"), ("public", "home"), ("public", "path"),
+                         ("upscaler", "weights"), ("metrics", "inception")):  # fmt: skip
+        section = base.get(group)
+        if section and section.get(field):
+            section[field] = str(Path(section[field]).expanduser().absolute())
+
+
+def _stage_resources(ray_options: dict[str, Any], device: str) -> dict[str, dict[str, Any]]:
+    resources = {name: dict(ray_options["stages"].get(name) or {"num_cpus": 1}) for name in stages.STAGE}
+    if device != "cuda":
+        for asked in resources.values():
+            asked.pop("num_gpus", None)
+    return resources
+
+
+def _device(asked: str) -> str:
+    """cpu or cuda. Raises UserError for a GPU that is not there."""
+    import torch
+
+    if asked == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if asked.split(":")[0] == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"device={asked} and torch finds no CUDA GPU on this machine: use device=auto or device=cpu.")
+    if asked not in ("cpu", "cuda"):
+        raise UserError(f"device={asked} is not a device: use auto, cpu or cuda.")
+    return asked
+
+
+def _commit() -> str:
+    """The checkout's commit, with `+` when files differ from it; "unknown" outside git."""
+    try:
+        head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True)
+        dirty = subprocess.run(
+            ["git", "status", "--porcelain", "--untracked-files=no", "--", "wavedp", "sweeps", "conf"],
+            cwd=ROOT, capture_output=True, text=True, check=True,
+        )  # fmt: skip
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return head.stdout.strip() + ("+" if dirty.stdout.strip() else "")
+
+
+def _plain(value: Any) -> Any:
+    """YAML-safe: infinities as "inf", tuples as lists."""
+    if isinstance(value, dict):
+        return {name: _plain(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return "inf" if isinstance(value, float) and math.isinf(value) else value
+
+
+def _sweep_names() -> list[str]:
+    return sorted(path.stem for path in (ROOT / "conf" / "sweep").glob("*.yaml"))
+
+
+if __name__ == "__main__":
+    main()

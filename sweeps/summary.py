@@ -1,0 +1,50 @@
+"""What a study will do and cost, said before it starts (`dry_run=true` stops there)."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from sweeps.plan import PlannedTrial
+from wavedp import data, stages
+from wavedp.errors import InfeasibleError
+from wavedp.privacy import accounting
+from wavedp.store import Store
+
+
+def describe(trials: list[PlannedTrial], store_url: str, infeasible: dict[str, InfeasibleError]) -> str:
+    """Trials, unique stages (and how many the store has), private releases and their composed ε, as text."""
+    store = Store(store_url)
+    feasible = [trial for trial in trials if trial.id not in infeasible]
+    lines = [f"{len(trials)} trials" + (f", {len(infeasible)} of them infeasible" if infeasible else "")]
+    lines.append(f"  {'stage':<15}{'unique':>8}{'in store':>10}{'to make':>9}")
+    for stage in stages.CHAIN:
+        unique = {trial.keys[stage.name] for trial in feasible}
+        have = sum(store.has(stage.name, key) for key in unique)
+        lines.append(f"  {stage.name:<15}{len(unique):>8}{have:>10}{len(unique) - have:>9}")
+    releases = {trial.keys["private_fit"]: trial for trial in feasible}
+    private = {key: trial for key, trial in releases.items() if stages.fit_kind(trial.config) == "dp"}
+    new = sum(not store.has("private_fit", key) for key in private)
+    looks = sum(stages.fit_kind(trial.config) in ("nonprivate", "real") for trial in releases.values())
+    lines.append(f"private releases: {len(private)} ({new} new); non-private uses of the training images: {looks}")
+    lines += _composed(list(private.values()))
+    return "\n".join(lines)
+
+
+def _composed(releases: list[PlannedTrial]) -> list[str]:
+    """One line a dataset: ε of each release asked, and of all of them together."""
+    by_dataset: dict[str, list[PlannedTrial]] = {}
+    for trial in releases:
+        by_dataset.setdefault(data.fingerprint(trial.config.data, "train"), []).append(trial)
+    lines = []
+    for fingerprint, members in by_dataset.items():
+        n_records = data.n_records(members[0].config.data, "train")
+        mechanisms = [accounting.planned(trial.config.privacy, n_records) for trial in members]
+        delta = max(accounting.delta(trial.config.privacy, n_records) for trial in members)
+        epsilon = accounting.compose(mechanisms, delta)
+        asked = Counter(trial.config.privacy.epsilon for trial in members)
+        single = ", ".join(f"{e:g}" + (f" ×{count}" if count > 1 else "") for e, count in sorted(asked.items()))
+        lines.append(
+            f"  dataset {fingerprint[:12]} ({n_records:,} records): ε = {single} each alone; "
+            f"all {len(members)} composed: ε = {epsilon:.3g} at δ = {delta:.3g} (PLD)"
+        )
+    return lines

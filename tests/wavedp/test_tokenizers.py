@@ -1,0 +1,83 @@
+"""The scalar tokenizer: error bounds of its docstring, order of scales, refused settings."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from wavedp.config import TokenizerConfig
+from wavedp.errors import UserError
+from wavedp.tokenizers import build
+from wavedp.wavelets import decompose
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    side=st.sampled_from([7, 8, 14, 16, 28, 32]),
+    channels=st.sampled_from([1, 3]),
+    bins=st.integers(2, 64),
+    detail_bins=st.sampled_from([3, 5, 9]),
+    seed=st.integers(0, 99),
+)
+def test_error_of_each_coefficient_is_within_the_documented_bound(side, channels, bins, detail_bins, seed):
+    torch.manual_seed(seed)
+    images = torch.rand(3, channels, side, side) * 0.5 + 0.25  # far enough from 0 and 1 that decode clips nothing
+    config = TokenizerConfig(bins=bins, detail_bins=detail_bins, detail_range=0.5)
+    tokenizer = build(config, (channels, side, side))
+    codes = tokenizer.encode(images)
+    assert codes.shape == (3, tokenizer.length)
+    for span in tokenizer.spans:
+        part = codes[:, span.start : span.stop]
+        assert part.min() >= 0
+        assert part.max() < span.size
+    before = decompose(images, tokenizer.depth)
+    after = decompose(tokenizer.decode(codes), tokenizer.depth)
+    clipped = tokenizer.decode(codes)
+    if clipped.min() <= 0 or clipped.max() >= 1:
+        return
+    scale = 2**tokenizer.depth
+    assert (before.approximation - after.approximation).abs().max() / scale <= 0.5 / (bins - 1) + 1e-5
+    for j, (a, b) in enumerate(zip(before.details, after.details, strict=True)):
+        assert (a - b).abs().max() / 2 ** (tokenizer.depth - j) <= 0.5 / (detail_bins - 1) + 1e-5
+
+
+def test_codes_survive_a_round_trip():
+    tokenizer = build(TokenizerConfig(), (1, 14, 14))
+    # Mid-range approximation, so that decoding stays inside [0, 1] and nothing is clipped.
+    images = 0.4 + 0.2 * torch.rand(8, 1, 14, 14)
+    codes = tokenizer.encode(images)
+    assert torch.equal(tokenizer.encode(tokenizer.decode(codes)), codes)
+
+
+def test_black_stays_black_and_white_stays_white():
+    tokenizer = build(TokenizerConfig(), (1, 28, 28))
+    for value in (0.0, 1.0):
+        image = torch.full((1, 1, 28, 28), value)
+        torch.testing.assert_close(tokenizer.decode(tokenizer.encode(image)), image)
+
+
+def test_scales_come_coarse_to_fine_and_a_finer_change_leaves_coarser_codes():
+    tokenizer = build(TokenizerConfig(), (1, 28, 28))
+    assert tokenizer.grids == [(7, 7), (7, 7), (14, 14)]
+    assert tokenizer.positions[:, 0].tolist() == [0] * 49 + [1] * 49 + [2] * 196
+    images = torch.rand(2, 1, 28, 28) * 0.5 + 0.25
+    finer = images.clone()
+    finer[..., ::2, ::2] += 0.2
+    finer[..., 1::2, 1::2] -= 0.2  # a diagonal detail of the finest level alone
+    a, b = tokenizer.encode(images), tokenizer.encode(finer)
+    assert torch.equal(a[:, :98], b[:, :98])
+    assert not torch.equal(a[:, 98:], b[:, 98:])
+
+
+@pytest.mark.parametrize(
+    ("config", "word"),
+    [
+        (TokenizerConfig(bins=1), "bins=1"),
+        (TokenizerConfig(detail_bins=4), "detail_bins=4"),
+        (TokenizerConfig(wavelet="db4"), "db4"),
+        (TokenizerConfig(name="nope"), "nope"),
+    ],
+)
+def test_bad_settings_are_refused_by_name(config, word):
+    with pytest.raises(UserError, match=word):
+        build(config, (1, 14, 14))

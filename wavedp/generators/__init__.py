@@ -1,0 +1,80 @@
+"""Stage one's models, all behind one protocol.
+
+    fit_public(images, labels, seed, report)                  -> weights, from public coarse images
+    fit_private(weights, images, labels, fit, report)         -> PrivateFit, from sensitive coarse images
+    sample(weights, labels, sampling, seed, report)           -> coarse images, one per label
+
+Images are B C h w float32 in [0, 1], labels B int64, weights flat dicts of tensors. `fit_private` states every mechanism
+it ran, so that the ledger can price it; whatever it returns counts as released.
+To add one: write a class with these methods in its own file, name it in `GENERATORS`, and run tests/wavedp/test_generators.py.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from torch import Tensor
+
+from wavedp.config import GeneratorConfig, PrivacyConfig, SamplingConfig
+from wavedp.errors import UserError
+from wavedp.privacy.accounting import Mechanism
+from wavedp.progress import Report
+
+if TYPE_CHECKING:
+    from wavedp.tokenizers import Tokenizer
+
+Weights = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class FitSettings:
+    """How one private fit runs: the calibrated noise multiplier σ (0 when ε = ∞), the seed its sampling and noise
+    derive from, and the file its checkpoints go to."""
+
+    privacy: PrivacyConfig
+    noise_multiplier: float
+    seed: int
+    checkpoint: Path
+
+
+@dataclass(frozen=True)
+class PrivateFit:
+    """weights: what is released. mechanisms: the DP mechanisms that saw the data, in order; empty when none did.
+    private: False when the weights hold sensitive data without any guarantee (an anchor)."""
+
+    weights: Weights
+    mechanisms: list[Mechanism]
+    private: bool = True
+
+
+class Generator(Protocol):
+    """See the module's docstring."""
+
+    def fit_public(self, images: Tensor, labels: Tensor, seed: int, report: Report) -> Weights: ...
+
+    def fit_private(
+        self, weights: Weights, images: Tensor, labels: Tensor, fit: FitSettings, report: Report
+    ) -> PrivateFit: ...
+
+    def sample(
+        self, weights: Weights, labels: Tensor, sampling: SamplingConfig, seed: int, report: Report
+    ) -> Tensor: ...
+
+
+NAMES = ("spectral_ar", "public", "real")
+
+
+def build(config: GeneratorConfig, tokenizer: Tokenizer, n_classes: int, device: str) -> Generator:
+    """The generator for the tokenizer's coarse images and `n_classes` sensitive classes. Raises UserError if unknown."""
+    from wavedp.generators.anchors import PublicOnly, Real
+    from wavedp.generators.spectral_ar import SpectralAR
+
+    if config.name == "real":
+        return Real()
+    if config.name == "public":
+        return PublicOnly(config, tokenizer, n_classes, device)
+    if config.name == "spectral_ar":
+        return SpectralAR(config, tokenizer, n_classes, device)
+    raise UserError(f"generator.name={config.name!r} is not a generator: use one of {', '.join(NAMES)}.")
