@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -85,4 +86,5 @@ def write(path: Path, dataset: Dataset) -> None:
     except OSError as error:
         logging.getLogger(__name__).warning("decoded records are not kept: %s", error)
     finally:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            part.unlink()

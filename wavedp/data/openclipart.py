@@ -4,9 +4,11 @@ The files are those of the Debian package openclipart-png: <home>/openclipart/<c
 repeat a drawing in a second category and are left out, so one drawing is one record.
 
 A drawing is cropped to what is visible, fitted into the square with its aspect kept, and laid on black, because the
-grey sets it prepares for (Fashion-MNIST, MNIST) show bright things on black. Half of the drawings are dark (line art,
+grey sets it prepares for (Fashion-MNIST, MNIST) show bright things on black. Three in five drawings are dark (line art,
 silhouettes) and would vanish there, so a drawing whose visible part is darker than mid-grey has its luma inverted and
-keeps its hue. Laying everything on white and inverting would lose the bright half instead.
+keeps its hue. (Laying everything on white and inverting would lose the bright ones instead.) The outcome at 28x28 grey
+has mean 72.9 and standard deviation 89.2; Fashion-MNIST's train split has 72.9 and 90.0. Six drawings are wholly
+transparent in the publisher's files and stay black.
 """
 
 from __future__ import annotations
@@ -80,10 +82,10 @@ def render(image: Image.Image, size: int, channels: int) -> np.ndarray:
     canvas = np.zeros((size, size, 4), np.float32)
     visible = image.getbbox()
     if visible:
-        left, top, right, bottom = visible
-        scale = size / max(right - left, bottom - top)
-        width, height = max(1, round((right - left) * scale)), max(1, round((bottom - top) * scale))
-        fitted = image.resize((width, height), Image.Resampling.LANCZOS, box=visible, reducing_gap=3.0)
+        image = image.crop(visible)
+        scale = size / max(image.size)
+        width, height = (max(1, round(side * scale)) for side in image.size)
+        fitted = image.resize((width, height), Image.Resampling.LANCZOS, reducing_gap=3.0)
         y, x = (size - height) // 2, (size - width) // 2
         canvas[y : y + height, x : x + width] = np.asarray(fitted)
     rgb, alpha = canvas[..., :3], canvas[..., 3:]
