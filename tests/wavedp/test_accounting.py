@@ -1,0 +1,152 @@
+"""Budgets against other implementations: Opacus' PRV, RDP, the closed form of the Gaussian mechanism, published figures."""
+
+import math
+import subprocess
+import sys
+
+import pytest
+from dp_accounting import dp_event
+from dp_accounting.pld import PLDAccountant
+from scipy.optimize import brentq
+from scipy.stats import norm
+
+from wavedp.config import PrivacyConfig
+from wavedp.errors import InfeasibleError, UserError
+from wavedp.privacy.accounting import Mechanism, calibrate, check, compose, delta, sample_rate, spent
+
+# DPImageBench's Fashion-MNIST setting: 55,000 records, batch 4,096, 150 epochs.
+Q, STEPS, DELTA = 4096 / 55_000, 2014, 1.666e-6
+
+
+def test_sample_rate_and_delta_are_exact():
+    config = PrivacyConfig(batch_size=4096)
+    assert sample_rate(config, 55_000) == 4096 / 55_000
+    assert delta(config, 55_000) == pytest.approx(1.666e-6, rel=1e-3)
+    assert delta(PrivacyConfig(delta=1e-5), 55_000) == 1e-5
+
+
+@pytest.mark.parametrize(("epsilon", "prv_noise"), [(1, 14.06), (10, 1.935)])
+def test_calibration_reproduces_the_published_setting(epsilon, prv_noise):
+    # The golden numbers are PRV's with its error bound of 0.01 included, so PLD asks for up to 2 % less noise.
+    noise = calibrate(epsilon, DELTA, Q, STEPS)
+    assert prv_noise * 0.98 < noise < prv_noise * 1.002
+
+
+@pytest.mark.parametrize(
+    ("epsilon", "probability", "rate", "steps"),
+    [
+        (0.2, DELTA, Q, STEPS),
+        (1, DELTA, Q, STEPS),
+        (20, DELTA, Q, STEPS),
+        (0.5, 1.5e-6, 512 / 60_000, 60),
+        (10, 1.5e-6, 512 / 60_000, 60),
+        (1, 1e-5, 1.0, 1),
+        (3, 1e-5, 1.0, 20),
+        (100, 1e-5, 0.5, 30),
+    ],
+)
+def test_calibration_spends_all_of_the_budget_and_no_more(epsilon, probability, rate, steps):
+    noise = calibrate(epsilon, probability, rate, steps)
+    assert 0.99 * epsilon <= spent([Mechanism(rate, noise, steps)], probability) <= epsilon
+    # Smallest: a thousandth less noise, beyond the rounding to 4 digits, is over budget.
+    assert spent([Mechanism(rate, noise * 0.998, steps)], probability) > epsilon
+
+
+@pytest.mark.parametrize(
+    "mechanism", [Mechanism(Q, 14.06, STEPS), Mechanism(Q, 1.935, STEPS), Mechanism(0.01, 1.0, 60)]
+)
+def test_coarse_grid_is_an_upper_bound_and_tight(mechanism):
+    fine = PLDAccountant(value_discretization_interval=2e-5)
+    step = dp_event.PoissonSampledDpEvent(mechanism.sample_rate, dp_event.GaussianDpEvent(mechanism.noise_multiplier))
+    fine.compose(step, mechanism.steps)
+    exact = fine.get_epsilon(DELTA)
+    assert exact * (1 - 1e-6) <= spent([mechanism], DELTA) <= exact * 1.003
+
+
+@pytest.mark.parametrize("noise", [14.06, 1.935])
+def test_accountants_agree_in_order(noise):
+    mechanism = [Mechanism(Q, noise, STEPS)]
+    pld, prv, rdp = (spent(mechanism, DELTA, accountant) for accountant in ("pld", "prv", "rdp"))
+    assert prv == pytest.approx(pld, rel=0.02)
+    assert rdp >= pld
+
+
+@pytest.mark.parametrize("noise", [0.5, 1.0, 4.0, 30.0])
+def test_gaussian_mechanism_against_its_closed_form(noise):
+    # Balle & Wang 2018, theorem 8, for sensitivity 1.
+    def excess(epsilon):
+        a, b = 0.5 / noise, epsilon * noise
+        return norm.cdf(a - b) - math.exp(epsilon) * norm.cdf(-a - b) - 1e-5
+
+    assert spent([Mechanism(1.0, noise, 1)], 1e-5) == pytest.approx(brentq(excess, 1e-6, 100), rel=2e-3)
+    assert spent([Mechanism(1.0, noise * 3, 9)], 1e-5) == pytest.approx(brentq(excess, 1e-6, 100), rel=2e-3)
+
+
+def test_composition_of_forty_releases():
+    # RDP figures: one release costs 2.10, forty composed 15.2; their sum would be 84.
+    one = Mechanism(0.01, 1.0, 1000)
+    assert spent([one], 1e-5, "rdp") == pytest.approx(2.10, abs=0.01)
+    assert spent([one] * 40, 1e-5, "rdp") == pytest.approx(15.2, abs=0.1)
+    assert 0.85 * 15.2 < compose([one] * 40, 1e-5) < 15.2
+
+
+def test_heterogeneous_composition_is_ordered_between_its_parts_and_agrees_with_prv():
+    mechanisms = [Mechanism(Q, 2.0, 200), Mechanism(0.01, 1.0, 500), Mechanism(1.0, 5.0, 1)]
+    total = compose(mechanisms, DELTA)
+    assert (
+        max(compose([item], DELTA) for item in mechanisms) < total < sum(compose([item], DELTA) for item in mechanisms)
+    )
+    assert compose(mechanisms[::-1], DELTA) == total
+    assert spent(mechanisms, DELTA, "prv") == pytest.approx(total, rel=0.02)
+
+
+def test_limits():
+    assert calibrate(math.inf, 1e-5, 0.1, 10) == 0.0
+    assert compose([Mechanism(0.1, 1.0, 10), Mechanism(0.1, 0.0, 10)], 1e-5) == math.inf
+    assert compose([], 1e-5) == 0.0
+
+
+def test_infeasible_budget_names_everything():
+    with pytest.raises(
+        InfeasibleError, match=r"100 steps at sample rate 1 .*epsilon=0\.0001 at delta=1e-06: raise epsilon"
+    ):
+        calibrate(1e-4, 1e-6, 1.0, 100)
+
+
+@pytest.mark.parametrize(
+    ("changes", "n_records", "message"),
+    [
+        ({"epsilon": 0.0}, 1000, "epsilon=0.0"),
+        ({"epsilon": -1.0}, 1000, "epsilon=-1.0"),
+        ({"epsilon": math.nan}, 1000, "epsilon=nan"),
+        ({"delta": 0.0}, 1000, "delta=0.0"),
+        ({"delta": 1.0}, 1000, "delta=1.0"),
+        ({"batch_size": 1001}, 1000, "batch_size=1001"),
+        ({"batch_size": 0}, 1000, "batch_size=0"),
+        ({"steps": 0}, 1000, "steps=0"),
+        ({"steps": 0, "epsilon": math.inf}, 1000, "steps=0"),
+        ({"max_grad_norm": 0.0}, 1000, "max_grad_norm=0.0"),
+        ({"microbatch_size": 0}, 1000, "microbatch_size=0"),
+        ({"ema_decay": 1.0}, 1000, "ema_decay=1.0"),
+        ({"batch_size": 1}, 2, "2 records"),
+    ],
+)
+def test_check_refuses_before_training(changes, n_records, message):
+    with pytest.raises(UserError, match=message):
+        check(PrivacyConfig(**{"batch_size": 10, **changes}), n_records)
+
+
+def test_check_warns_of_a_large_delta_only():
+    assert check(PrivacyConfig(batch_size=10), 1000) == []
+    (warning,) = check(PrivacyConfig(batch_size=10, delta=1e-3), 1000)
+    assert "1/N" in warning
+
+
+def test_unknown_accountant_is_refused():
+    with pytest.raises(UserError, match="accountant='gdp'"):
+        spent([Mechanism(0.1, 1.0, 10)], 1e-5, "gdp")
+
+
+def test_a_dry_run_imports_no_torch():
+    code = "import sys, wavedp.privacy.accounting as a; a.calibrate(1.0, 1e-5, 0.01, 10); assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)

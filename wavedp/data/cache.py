@@ -1,0 +1,90 @@
+"""Decoded records on disk, keyed by the identity of the files they were decoded from; a lookup is never stale."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import PIL
+
+from wavedp.config import DataConfig, identity
+from wavedp.data.dataset import Dataset, Source, Split
+
+UNREADABLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
+
+
+def path(config: DataConfig, split: Split, source: Source) -> Path | None:
+    """Where this split's decoded records belong; None for a set that is computed (no file to identify it by).
+
+    The name hashes all that can change the records: the config, the version of PIL, the source text of the module that
+    decodes them, and (path, inode, size, mtime, ctime) of every file. ctime also moves where `cp -p` sets mtime back.
+    """
+    files = source.files(config)
+    if not files:
+        return None
+    module = Path(source.__file__)  # type: ignore[attr-defined]  # a Source is a module of this package
+    code = [hashlib.sha256(file.read_bytes()).hexdigest() for file in (module, Path(__file__))]
+    digest = hashlib.sha256(json.dumps([identity(config), split, PIL.__version__, code]).encode())
+    for file in files:
+        stat = file.stat()
+        digest.update(f"{file}\0{stat.st_ino} {stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns}\n".encode())
+    name = f"{config.name}-{split}-{config.channels}x{config.size}-{digest.hexdigest()[:32]}.npz"
+    return Path(config.home, "decoded", name)
+
+
+def read(path: Path) -> Dataset | None:
+    """The dataset at `path`; None where there is none or its file is damaged (then it is decoded again)."""
+    try:
+        with np.load(path) as arrays:
+            about = json.loads(arrays["about"].tobytes())
+            captions = about.pop("captions")
+            return Dataset(
+                images=arrays["images"],
+                labels=arrays["labels"],
+                classes=tuple(about.pop("classes")),
+                captions=None if captions is None else tuple(captions),
+                fingerprint=arrays["fingerprint"].tobytes().decode(),
+                **about,
+            )
+    except UNREADABLE:
+        return None
+
+
+def read_fingerprint(path: Path) -> str | None:
+    """Only the fingerprint: an .npz is a zip, so this reads a few hundred bytes."""
+    try:
+        with np.load(path) as arrays:
+            return arrays["fingerprint"].tobytes().decode()
+    except UNREADABLE:
+        return None
+
+
+def write(path: Path, dataset: Dataset) -> None:
+    """Publish atomically: two processes may decode the same split, none may read half a file.
+
+    Where the home cannot be written the records are decoded each time; that is slow, not wrong, so it is only logged.
+    """
+    about = {"name": dataset.name, "split": dataset.split, "classes": dataset.classes, "captions": dataset.captions}
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(part, "wb") as file:
+            np.savez(
+                file,
+                fingerprint=np.frombuffer(dataset.fingerprint.encode(), np.uint8),
+                about=np.frombuffer(json.dumps(about).encode(), np.uint8),
+                images=dataset.images,
+                labels=dataset.labels,
+            )
+        os.replace(part, path)
+    except OSError as error:
+        logging.getLogger(__name__).warning("decoded records are not kept: %s", error)
+    finally:
+        with contextlib.suppress(OSError):
+            part.unlink()

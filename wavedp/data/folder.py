@@ -1,0 +1,153 @@
+"""The user's own images in folders, one class a folder, with optional captions next to the images.
+
+    path/train/<class>/*.png  path/test/<class>/*.png  [path/val/...]   torchvision's ImageFolder layout, divided
+    path/<class>/*.png                                                  undivided: a tenth, chosen by name, becomes test
+    path/*.png (or path/train/*.png)                                    no classes: every label is 0
+
+`<stem>.txt` next to an image holds its captions, one a line; either every image has one or none does.
+Images are turned as EXIF says, laid on white where transparent, brought to grey or RGB, resized (antialiased) until the
+shorter side fits, and cropped at the centre. Hidden files are ignored; links are followed.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+from wavedp.config import DataConfig
+from wavedp.data.dataset import Records, Split, position, square_shape
+from wavedp.errors import UserError
+
+SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+TEST_SHARE = 0.1
+UNCLASSIFIED = "image"
+
+shape = square_shape
+
+
+def classes(config: DataConfig) -> tuple[str, ...]:
+    """The class folders of train (or of the first split there is), sorted; `image` alone where there are none."""
+    first = next(iter(_folders(config).values()))
+    return tuple(sorted({_class(first, name) for name in _images(first)}))
+
+
+def count(config: DataConfig, split: Split) -> int:
+    """Raises UserError for a split that is not there, or is empty."""
+    return len(_split(config, split)[1])
+
+
+def files(config: DataConfig) -> list[Path]:
+    """Every image of every split, and the captions."""
+    found = []
+    for folder in _folders(config).values():
+        for name in _images(folder):
+            image = folder / name
+            found.append(image)
+            if image.with_suffix(".txt").is_file():
+                found.append(image.with_suffix(".txt"))
+    return found
+
+
+def read(config: DataConfig, split: Split, n: int) -> Records:
+    """Decode the first n images in the order of their names' hashes. Raises UserError naming an unreadable file."""
+    folder, names = _split(config, split)
+    names = names[:n]
+    known = classes(config)
+    labels = np.empty(n, np.int64)
+    for i, name in enumerate(names):
+        if (label := _class(folder, name)) not in known:
+            raise UserError(
+                f"{folder / name} is of class {label!r}, which the first split lacks: move it, or add {label!r} there."
+            )
+        labels[i] = known.index(label)
+    captions = _captions(folder, names)  # before decoding: a missing caption is known at once
+    images = np.stack([_decode(folder / name, config.size, config.channels) for name in names])
+    return images, labels, captions
+
+
+def _folders(config: DataConfig) -> dict[Split, Path]:
+    """The folder of each split; an undivided set has one for both train and test."""
+    if config.path is None:
+        raise UserError("data.name=folder needs data.path: give the folder that holds train/<class>/ or <class>/.")
+    root = Path(config.path)
+    if not root.is_dir():
+        raise UserError(f"data.path={config.path} is not a folder: give the folder that holds the images.")
+    splits: tuple[Split, ...] = ("train", "val", "test")
+    divided = {split: root / split for split in splits if (root / split).is_dir()}
+    return divided or {"train": root, "test": root}
+
+
+def _split(config: DataConfig, split: Split) -> tuple[Path, list[str]]:
+    folders = _folders(config)
+    if split not in folders:
+        raise UserError(f"data.path={config.path} has no {split} split: use {' or '.join(folders)}.")
+    folder = folders[split]
+    names = _images(folder)
+    if folder == Path(config.path or ""):
+        names = [name for name in names if (position(name) < TEST_SHARE) == (split == "test")]
+    if not names:
+        raise UserError(f"{folder} holds no images for {split}: add some ({', '.join(sorted(SUFFIXES))}).")
+    return folder, names
+
+
+def _images(folder: Path) -> list[str]:
+    """Paths of the images relative to `folder`, with slashes, in the order of `position`."""
+    found = []
+    for inside, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        relative = Path(inside).relative_to(folder)
+        found += [
+            (relative / name).as_posix()
+            for name in names
+            if os.path.splitext(name)[1].lower() in SUFFIXES and not name.startswith(".")
+        ]
+    if len({"/" in name for name in found}) == 2:
+        loose = next(name for name in found if "/" not in name)
+        raise UserError(f"{folder / loose} lies beside class folders: move it into one of them.")
+    return sorted(found, key=position)
+
+
+def _class(folder: Path, name: str) -> str:
+    return name.split("/")[0] if "/" in name else UNCLASSIFIED
+
+
+def _captions(folder: Path, names: list[str]) -> tuple[str, ...] | None:
+    texts = [(folder / name).with_suffix(".txt") for name in names]
+    absent = [text for text in texts if not text.is_file()]
+    if len(absent) == len(texts):
+        return None
+    if absent:
+        raise UserError(f"{absent[0]} is missing, yet other images have captions: add it, or remove all of them.")
+    captions = []
+    for text in texts:
+        try:
+            lines = [line.strip() for line in text.read_text(encoding="utf-8").splitlines()]
+        except UnicodeDecodeError as error:
+            raise UserError(f"{text} is not UTF-8 ({error}): save it as UTF-8.") from error
+        captions.append("\n".join(filter(None, lines)))
+    return tuple(captions)
+
+
+def _decode(path: Path, size: int, channels: int) -> np.ndarray:
+    """One file -> uint8 [C H W]."""
+    from PIL import Image, ImageOps
+
+    try:
+        with Image.open(path) as opened:
+            opened.draft(None, (4 * size, 4 * size))  # JPEG only: decodes at 1/2, 1/4 or 1/8 scale where that suffices
+            image = ImageOps.exif_transpose(opened)
+            if image.mode.startswith("I"):  # 16-bit grey, which convert("L") would clip at 255
+                image = Image.fromarray(np.rint(np.asarray(image) / 257.0).astype(np.uint8))
+            elif image.mode == "F":
+                raise ValueError("floating-point pixels have no fixed range")
+            elif image.has_transparency_data:
+                image = image.convert("RGBA")
+                image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+            image = image.convert("L" if channels == 1 else "RGB")
+            image = ImageOps.fit(image, (size, size), Image.Resampling.LANCZOS)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UserError(f"{path} cannot be read ({error}): remove or replace it.") from error
+    pixels = np.asarray(image)
+    return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)

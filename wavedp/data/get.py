@@ -1,0 +1,167 @@
+"""Download a dataset: `python -m wavedp.data.get fashion_mnist|openclipart [--home DIR]`.
+
+Nothing else in wavedp.data uses the network. Sources are tried in order until one gives files that pass the checks; the
+folder then appears at once, by a rename.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import http.client
+import os
+import sys
+import tempfile
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from wavedp.config import DataConfig
+from wavedp.data import debian, fashion_mnist, openclipart
+from wavedp.errors import UserError
+
+TIMEOUT = 10  # seconds for a connection or a silent one: a closed machine reaches the next source soon
+MIRROR = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"  # torchvision.datasets.FashionMNIST.mirrors
+
+
+@dataclass(frozen=True)
+class Package:
+    """A Debian package, where the pool keeps it (for machines without apt-get), and the folder in it that is wanted."""
+
+    name: str
+    pool: str
+    sha256: str
+    inside: str
+
+    def by_apt(self, work: Path) -> Path:
+        return self._unpacked(debian.apt_download(self.name, work), work)
+
+    def by_url(self, work: Path) -> Path:
+        deb = work / "package.deb"
+        found = download(self.pool, deb)
+        if found != self.sha256:
+            raise OSError(f"the file has sha256 {found} instead of {self.sha256}")
+        return self._unpacked(deb, work)
+
+    def _unpacked(self, deb: Path, work: Path) -> Path:
+        debian.unpack(deb, work / "files")
+        return work / "files" / self.inside
+
+
+@dataclass(frozen=True)
+class Download:
+    """One dataset: sources in order, a check (what is wrong with a folder, or None), a last step, and what it holds."""
+
+    sources: tuple[tuple[str, Callable[[Path], Path]], ...]
+    wrong: Callable[[Path], str | None]
+    finish: Callable[[Path], None]
+    contents: str
+
+
+def _from_mirror(work: Path) -> Path:
+    folder = work / "mirror"
+    folder.mkdir()
+    for name in fashion_mnist.SHA256:
+        download(MIRROR + name, folder / name)
+    return folder
+
+
+def _no_drawings(folder: Path) -> str | None:
+    return None if next(folder.glob("*/**/*.png"), None) else "there is no <category>/*.png"
+
+
+_FASHION = Package(
+    "dataset-fashion-mnist",
+    "https://deb.debian.org/debian/pool/main/d/dataset-fashion-mnist/dataset-fashion-mnist_0.0~git20200523.55506a9-1_all.deb",
+    "39e172fe32dd318ebb3e512220c3beea2fa47d7e20bab348fb4e0922d6beefc0",
+    "usr/share/datasets/fashion-mnist",
+)
+_CLIPART = Package(
+    "openclipart-png",
+    "https://deb.debian.org/debian/pool/main/o/openclipart/openclipart-png_0.18+dfsg-19_all.deb",
+    "f07f1545a2970c2cf3fa339bc2405da1a95cf2b1827bfa05bf73eb1c20291c02",
+    "usr/share/openclipart/png",
+)
+DOWNLOADS = {
+    "fashion_mnist": Download(
+        (
+            (MIRROR, _from_mirror),
+            ("Debian package dataset-fashion-mnist by apt-get", _FASHION.by_apt),
+            (_FASHION.pool, _FASHION.by_url),
+        ),
+        fashion_mnist.damaged,
+        lambda folder: None,
+        "the four files *-ubyte.gz",
+    ),
+    "openclipart": Download(
+        (("Debian package openclipart-png by apt-get", _CLIPART.by_apt), (_CLIPART.pool, _CLIPART.by_url)),
+        _no_drawings,
+        openclipart.thin,
+        "folders <category>/ of PNG files",
+    ),
+}
+
+
+def get(name: str, home: Path) -> Path:
+    """Make `<home>/<name>` hold the dataset and return it. Raises UserError when every source fails."""
+    job, target = DOWNLOADS[name], home / name
+    if job.wrong(target) is None:
+        print(f"{name} is there already: {target}")
+        return target
+    home.mkdir(parents=True, exist_ok=True)
+    failures = []
+    for label, fetch in job.sources:
+        print(f"{name}: trying {label}", flush=True)
+        with tempfile.TemporaryDirectory(dir=home, prefix=".get-") as work:
+            try:
+                folder = fetch(Path(work))
+                if problem := job.wrong(folder):
+                    raise OSError(problem)
+                job.finish(folder)
+            except (OSError, http.client.HTTPException) as error:
+                reason = getattr(error, "reason", error)  # URLError wraps the one that says why
+                print(f"  failed: {reason}")
+                failures.append(f"{label} ({reason})")
+                continue
+            if target.exists():  # incomplete or damaged
+                os.replace(target, Path(work, "old"))
+            os.replace(folder, target)
+        print(f"{name} is now in {target}")
+        return target
+    raise UserError(f"{name} could not be downloaded from {'; '.join(failures)}: put {job.contents} into {target}.")
+
+
+def download(url: str, target: Path) -> str:
+    """Fetch `url` into `target`, printing progress; returns the sha256. Raises OSError when the network fails."""
+    digest, done, said = hashlib.sha256(), 0, 0
+    with urllib.request.urlopen(url, timeout=TIMEOUT) as reply, open(target, "wb") as file:
+        total = int(reply.headers.get("Content-Length", 0))
+        while block := reply.read(1 << 20):
+            file.write(block)
+            digest.update(block)
+            done += len(block)
+            if done - said >= 20e6 or done == total:
+                print(f"  {target.name}: {done / 1e6:.1f} of {total / 1e6:.1f} MB", flush=True)
+                said = done
+    if done < total:
+        raise OSError(f"the connection ended after {done} of {total} bytes")
+    return digest.hexdigest()
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command; returns the exit status (2 after a UserError)."""
+    parser = argparse.ArgumentParser(prog="python -m wavedp.data.get", description="Download a dataset.")
+    parser.add_argument("name", choices=sorted(DOWNLOADS))
+    parser.add_argument("--home", type=Path, default=Path(DataConfig().home), help="default: %(default)s")
+    options = parser.parse_args(arguments)
+    try:
+        get(options.name, options.home)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,107 @@
+"""A fit's whole state in one file, published atomically: weights, moments, average, generators, step, history. No pickle.
+
+The file holds the state of the noise generator: whoever reads it can subtract the noise, so keep it as secret as the records.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import warnings
+from collections.abc import Iterable
+from dataclasses import astuple
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import torch
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from wavedp.errors import UserError
+from wavedp.privacy.accounting import Mechanism
+
+
+class State:
+    """Everything that decides the rest of a fit, in one safetensors file: tensors, and JSON in its header. No pickle."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        ema: dict[str, Tensor],
+        sampling: torch.Generator,
+        noise: torch.Generator,
+        fingerprint: dict[str, Any],
+    ) -> None:
+        self.model, self.optimizer, self.ema = model, optimizer, ema
+        self.sampling, self.noise, self.fingerprint = sampling, noise, fingerprint
+
+    def save(self, path: Path, step: int, history: list[Mechanism]) -> None:
+        """Publish atomically: whoever reads `path` finds the old state or the new one, whole."""
+        tensors = {f"model/{name}": tensor for name, tensor in self.model.state_dict().items()}
+        tensors |= {f"ema/{name}": tensor for name, tensor in self.ema.items()}
+        for index, moments in self.optimizer.state_dict()["state"].items():
+            tensors |= {
+                f"optimizer/{index}/{key}": value for key, value in moments.items() if isinstance(value, Tensor)
+            }
+        tensors |= {"sampling": self.sampling.get_state(), "noise": self.noise.get_state()}
+        tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
+        header = {
+            "fingerprint": self.fingerprint,
+            "step": step,
+            "history": [astuple(mechanism) for mechanism in history],
+            "sha256": digest(tensors.items()),
+        }
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft = path.with_name(f".{path.name}.{os.getpid()}")
+        with draft.open("wb") as file:
+            file.write(save(tensors, {"wavedp": json.dumps(header)}))
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(draft, path)
+
+    def load(self, path: Path) -> int:
+        """Restore, and return how many steps are done: 0, with a warning, when the file is torn or corrupt."""
+        try:
+            with safetensors.safe_open(path, "pt") as file:
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+                header = json.loads(file.metadata()["wavedp"])
+            if header["sha256"] != digest(tensors.items()):
+                raise ValueError("its checksum does not match")
+        except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
+            warnings.warn(f"Checkpoint {path} cannot be read ({error}): starting again from step 0.", stacklevel=3)
+            return 0
+        for field, value in self.fingerprint.items():
+            if header["fingerprint"].get(field) != value:
+                found = header["fingerprint"].get(field)
+                raise UserError(
+                    f"Checkpoint {path} belongs to another fit ({field} was {found!s:.80}, is {value!s:.80}): "
+                    f"delete it or give another path."
+                )
+        self.model.load_state_dict(_part(tensors, "model/"))
+        for name, tensor in _part(tensors, "ema/").items():
+            self.ema[name].copy_(tensor)
+        moments: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in _part(tensors, "optimizer/").items():
+            index, key = name.split("/")
+            moments.setdefault(int(index), {})[key] = tensor
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+        self.sampling.set_state(tensors["sampling"])
+        self.noise.set_state(tensors["noise"])
+        return int(header["step"])
+
+
+def digest(tensors: Iterable[tuple[str, Tensor]]) -> str:
+    """SHA-256 over names, shapes, types and bytes, in the order of names."""
+    total = hashlib.sha256()
+    for name, tensor in sorted(tensors, key=lambda item: item[0]):
+        total.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        total.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return total.hexdigest()
+
+
+def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

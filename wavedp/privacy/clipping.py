@@ -1,0 +1,198 @@
+"""One record, one bounded vote: sums of per-record gradients, each clipped to norm C, and the noise that hides a record.
+
+    b  records in a microbatch    P  trainable parameters    C  max_grad_norm    σ  noise multiplier    B  expected batch
+
+Opacus computes the per-record gradients (`hooks`) or only their norms (`ghost`); clipping, summing and noise are spelled out here.
+
+Formal guarantee. Adding or removing one record changes a sum over microbatches of `RecordGradients.clipped_sum` by at most C in
+L2 norm over all trainable parameters together (up to float32 rounding), provided that a record's loss depends on no other
+record. `noisy_mean` of such a sum is then a Gaussian mechanism with noise multiplier σ; its divisor B is fixed, so the number of
+records that were drawn shows nowhere.
+
+    case                                             result
+    gradient g with |g| <= C                         g (but for the guard of 1e-6 when |g| is within it of C)
+    |g| > C                                          g C / (|g| + 1e-6), as in Opacus' DPOptimizer
+    g not finite                                     the sum is not finite: `noisy_mean` raises before any weight is touched
+    empty batch                                      the sum is zero, the noise is drawn as ever
+    several forward passes per record (views)        one gradient, of the record's one loss (hooks; ghost refuses)
+    one loss for the whole batch                     UserError
+    a layer fed without the record dimension         UserError: a broadcast position embedding would escape the clipping
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from wavedp.errors import UserError
+
+LossFn = Callable[..., Tensor]
+"""loss_fn(model, *batch) -> Tensor[b]: one loss per record."""
+
+
+class RecordGradients:
+    """The gradients of a model's trainable parameters, record by record, through Opacus' hooks; `close` takes them off.
+
+    model: every layer sees the record dimension first. mode: `hooks` holds b gradients in memory; `ghost` holds one, for a
+    second backward pass. Raises UserError for a model that Opacus cannot take apart.
+    """
+
+    def __init__(self, model: nn.Module, max_grad_norm: float, mode: Literal["hooks", "ghost"]) -> None:
+        from opacus.grad_sample import GradSampleHooks, GradSampleHooksFastGradientClipping
+
+        self.model = model
+        self.max_grad_norm = max_grad_norm
+        self.ghost = mode == "ghost"
+        self.parameters = trainable(model)
+        self.compared = False
+        attach = GradSampleHooksFastGradientClipping if self.ghost else GradSampleHooks
+        try:
+            self.hooks = attach(model, loss_reduction="sum")
+        except NotImplementedError as error:
+            raise UserError(
+                f"Opacus refuses the model ({error}): use trainable layers without buffers, such as GroupNorm for BatchNorm."
+            ) from error
+
+    def clipped_sum(self, loss_fn: LossFn, batch: Sequence[Tensor]) -> list[Tensor]:
+        """The sum of the clipped gradients of one microbatch, a tensor per trainable parameter.
+
+        batch: tensors of common first dimension b >= 1. Raises UserError when a layer hides the record dimension, when a
+        parameter gets no gradient, and when what Opacus found for a record is not what autograd finds (checked once).
+        """
+        with warnings.catch_warnings():
+            # Said of every first layer whose input is data: its hook needs no gradient of that.
+            warnings.filterwarnings("ignore", message="Full backward hook is firing")
+            return self._clipped_sum(loss_fn, batch)
+
+    def close(self) -> None:
+        """Take Opacus off the model."""
+        self.hooks.cleanup()
+        for parameter in self.parameters.values():
+            parameter.grad = None
+        for module in self.model.modules():  # what a forward pass without its backward pass leaves behind
+            for leftover in ("activations", "max_batch_len"):
+                module.__dict__.pop(leftover, None)
+
+    def _clipped_sum(self, loss_fn: LossFn, batch: Sequence[Tensor]) -> list[Tensor]:
+        parameters = list(self.parameters.values())
+        try:
+            losses = record_losses(loss_fn, self.model, batch)
+            self._require_record_dimension(len(losses))
+            reference = self._autograd_norms(losses[0]) if len(losses) > 1 and not self.compared else None
+            losses.sum().backward(retain_graph=self.ghost)
+        except NotImplementedError as error:
+            raise UserError(
+                f"Opacus cannot split this gradient by record ({error}): use grad_sample_mode=hooks."
+            ) from error
+        norms = torch.stack([self._norms(name, len(losses)) for name in self.parameters])  # P b
+        if reference is not None:
+            self._require_equal(norms[:, 0], reference)
+        factors = (self.max_grad_norm / (norms.norm(dim=0) + 1e-6)).clamp(max=1.0)  # b
+        if self.ghost:
+            self.hooks.disable_hooks()
+            sums = list(torch.autograd.grad((factors * losses).sum(), parameters))
+            self.hooks.enable_hooks()
+        else:
+            sums = [torch.tensordot(factors, parameter.grad_sample, dims=1) for parameter in parameters]  # type: ignore[attr-defined]
+        for parameter in parameters:
+            parameter.grad = parameter.grad_sample = parameter._norm_sample = None  # type: ignore[attr-defined]
+        return sums
+
+    def _require_record_dimension(self, records: int) -> None:
+        for name, module in self.model.named_modules():
+            for inputs in getattr(module, "activations", ()):  # what Opacus will pair with the output's gradient
+                shape = tuple(inputs[0].shape) if inputs else ()
+                if not shape or shape[0] != records:
+                    raise UserError(
+                        f"Layer {name!r} was given a tensor of shape {shape} for {records} records, so its gradient cannot be "
+                        f"split by record: give it {records} rows (position ids: ids.expand({records}, -1).contiguous())."
+                    )
+
+    def _norms(self, name: str, records: int) -> Tensor:
+        parameter = self.parameters[name]
+        if self.ghost:
+            norms = getattr(parameter, "_norm_sample", None)
+        else:
+            per_record = getattr(parameter, "grad_sample", None)  # b ...
+            norms = per_record.flatten(1).norm(dim=1) if isinstance(per_record, Tensor) else None
+        if norms is None or norms.shape != (records,):
+            raise UserError(
+                f"Parameter {name!r} has no gradient for each of {records} records: call its layer through its forward method "
+                f"with 2 or 3 dimensions, use its output in the loss, or freeze it (requires_grad=False)."
+            )
+        return norms
+
+    def _autograd_norms(self, loss: Tensor) -> Tensor:
+        """Norms of one record's gradient, parameter by parameter, from the same graph without Opacus."""
+        self.hooks.disable_hooks()
+        gradients = torch.autograd.grad(
+            loss, list(self.parameters.values()), retain_graph=True, allow_unused=True, materialize_grads=True
+        )
+        self.hooks.enable_hooks()
+        return torch.stack([gradient.norm() for gradient in gradients])
+
+    def _require_equal(self, norms: Tensor, reference: Tensor) -> None:
+        # Loose, for low-precision matrix products: a layer whose first dimension only happens to equal b is off by far more.
+        wrong = (norms - reference).abs() > 0.05 * reference + 1e-4 * reference.norm()
+        for name, bad in zip(self.parameters, wrong.tolist(), strict=True):
+            if bad:
+                raise UserError(
+                    f"The gradient of a single record by {name!r} is not what autograd finds, so clipping would not bound it: "
+                    f"give its layer inputs whose first dimension is the record (position ids: [b, L], not [L])."
+                )
+        self.compared = True
+
+
+def noisy_mean(
+    sums: Sequence[Tensor], noise_multiplier: float, max_grad_norm: float, batch_size: int, generator: torch.Generator
+) -> list[Tensor]:
+    """(sums + N(0, (σC)²)) / B: the private mean gradient. σ = 0 draws nothing.
+
+    sums: of clipped gradients over the whole logical batch. batch_size: the *expected* B, never the number drawn.
+    generator: used for nothing but noise; on the CPU, the noise is the same whatever device the sums are on.
+    Raises UserError when a sum is not finite.
+    """
+    if not torch.stack([total.isfinite().all() for total in sums]).all():
+        raise UserError(
+            "A gradient is not finite, and one more step would poison the weights: lower learning_rate, or look for images "
+            "or token codes out of range."
+        )
+    if noise_multiplier == 0:
+        return [total / batch_size for total in sums]
+    std = noise_multiplier * max_grad_norm
+    means = []
+    for total in sums:
+        noise = torch.randn(total.shape, generator=generator, device=generator.device, dtype=total.dtype)
+        means.append((total + std * noise.to(total.device)) / batch_size)
+    return means
+
+
+def plain_sum(model: nn.Module, loss_fn: LossFn, batch: Sequence[Tensor]) -> list[Tensor]:
+    """The sum of one microbatch's gradients as autograd gives it: no clipping, no privacy (the epsilon = inf reference)."""
+    losses = record_losses(loss_fn, model, batch)
+    return list(
+        torch.autograd.grad(losses.sum(), list(trainable(model).values()), materialize_grads=True, allow_unused=True)
+    )
+
+
+def record_losses(loss_fn: LossFn, model: nn.Module, batch: Sequence[Tensor]) -> Tensor:
+    """`loss_fn(model, *batch)`, b losses. Raises UserError when the shape is not [b]."""
+    losses = loss_fn(model, *batch)
+    if losses.shape != (len(batch[0]),):
+        raise UserError(
+            f"loss_fn returned shape {tuple(losses.shape)} for {len(batch[0])} records: return one loss per record, "
+            f"summed or averaged over its own tokens and views only."
+        )
+    return losses
+
+
+def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters that are trained, by name. Raises UserError when there is none."""
+    parameters = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    if not parameters:
+        raise UserError("The model has no trainable parameter: set requires_grad=True on what the fit should change.")
+    return parameters

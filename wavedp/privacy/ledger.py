@@ -1,0 +1,229 @@
+"""What a study really cost: one line per use of sensitive images, and the sums over them.
+
+    python -m wavedp.privacy.ledger results/<study>
+
+A line is a flat JSON object with the fields of `FIELDS`. kind: dp_sgd (many noisy steps), gaussian (one noisy release) or
+nonprivate (a look without noise: the epsilon = inf reference, statistics that metrics need). Epsilon is a number, or "inf" (JSON
+has no infinity). Whoever runs a study appends; nothing here writes.
+
+Formal guarantee. `composed_epsilon` bounds, for each dataset, what the publication of *every* dp line's output says about one of
+its records (add_or_remove_one, at the delta stated). Nonprivate lines are outside any bound and always listed next to it.
+
+    case                                    result
+    several lines with one stage key        one release: its trials are united (a release is reused, never repeated)
+    ... that disagree about the mechanism   UserError: one key is one mechanism
+    two stage keys, equal mechanisms        two releases, both counted
+    lines of one dataset with two deltas    UserError, until one delta is given: epsilons at different deltas do not add up
+    a nonprivate line                       never in the sum, never left out of the summary
+    last line torn by a crash               left out, with a warning; a broken line before it is a UserError
+    best of K trials                        refused for a fixed grid: the bound needs a random K
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+import warnings
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from wavedp.config import PrivacyConfig
+from wavedp.errors import UserError
+from wavedp.privacy import accounting
+from wavedp.privacy.accounting import Mechanism
+
+Line = dict[str, Any]
+
+FIELDS = (
+    "kind", "purpose", "sample_rate", "noise_multiplier", "steps", "delta", "epsilon", "accountant", "relation",
+    "dataset", "n_records", "max_grad_norm", "stage_key", "trials", "time",
+)  # fmt: skip
+"""The fields of a line, in order; null where a nonprivate look has no such thing."""
+
+_MECHANISM = ("kind", "purpose", "sample_rate", "noise_multiplier", "steps", "delta", "dataset")
+
+
+def line_for_fit(
+    mechanism: Mechanism,
+    config: PrivacyConfig,
+    *,
+    dataset: str,
+    n_records: int,
+    stage_key: str,
+    trials: Sequence[str],
+    purpose: str = "private_fit",
+    time: str | None = None,
+) -> Line:
+    """The line of one fit or one noisy statistic; epsilon is what the mechanism spends by PLD at the config's delta.
+
+    dataset: fingerprint of the records. trials: ids of the trials that use it. time: ISO 8601 UTC (None: now).
+    A mechanism without noise becomes a nonprivate line that keeps its sample rate and steps.
+    """
+    delta = accounting.delta(config, n_records)
+    epsilon = accounting.compose([mechanism], delta)
+    kind = "gaussian" if mechanism.sample_rate == 1 and mechanism.steps == 1 else "dp_sgd"
+    return {
+        "kind": "nonprivate" if math.isinf(epsilon) else kind,
+        "purpose": purpose,
+        "sample_rate": mechanism.sample_rate,
+        "noise_multiplier": mechanism.noise_multiplier,
+        "steps": mechanism.steps,
+        "delta": delta,
+        "epsilon": "inf" if math.isinf(epsilon) else epsilon,
+        "accountant": config.accountant,
+        "relation": config.relation,
+        "dataset": dataset,
+        "n_records": n_records,
+        "max_grad_norm": None if math.isinf(epsilon) else config.max_grad_norm,
+        "stage_key": stage_key,
+        "trials": list(trials),
+        "time": time or _now(),
+    }
+
+
+def line_nonprivate(
+    purpose: str, *, dataset: str, n_records: int, stage_key: str, trials: Sequence[str], time: str | None = None
+) -> Line:
+    """The line of a look without noise, such as `fid_reference` or `downstream_test`: epsilon "inf", no mechanism."""
+    line: Line = dict.fromkeys(FIELDS)
+    return line | {
+        "kind": "nonprivate",
+        "purpose": purpose,
+        "epsilon": "inf",
+        "dataset": dataset,
+        "n_records": n_records,
+        "stage_key": stage_key,
+        "trials": list(trials),
+        "time": time or _now(),
+    }
+
+
+def read(path: Path) -> list[Line]:
+    """The lines of a ledger file. Raises UserError naming the first line that is not a complete ledger line; a torn last
+    line (no newline at its end) is left out with a warning, for the process that wrote it died before it counted."""
+    if not path.exists():
+        raise UserError(f"There is no ledger at {path}: give a study's folder, such as results/eps_grid.")
+    text = path.read_text(encoding="utf-8", errors="replace")
+    lines = []
+    for number, row in enumerate(text.splitlines(keepends=True), start=1):
+        try:
+            line = json.loads(row)
+            missing = [field for field in FIELDS if field not in line]
+            if missing:
+                raise ValueError(f"field {missing[0]!r} is missing")
+        except (ValueError, TypeError) as error:
+            if not row.endswith("\n"):
+                warnings.warn(f"{path}, line {number} was cut off while it was written: left out.", stacklevel=2)
+                break
+            raise UserError(f"{path}, line {number} is broken ({error}): restore the file from a backup.") from error
+        lines.append(line)
+    return lines
+
+
+def releases(lines: Sequence[Line]) -> list[Line]:
+    """One line per release: lines of one purpose and stage key are united, with all their trials, in order of first use.
+
+    Raises UserError when two of them disagree about the mechanism.
+    """
+    united: dict[tuple[str, str], Line] = {}
+    for line in lines:
+        known = united.setdefault((line["purpose"], line["stage_key"]), line | {"trials": []})
+        for field in _MECHANISM:
+            if line[field] != known[field]:
+                raise UserError(
+                    f"Stage {line['stage_key']} is in the ledger with {field}={known[field]!r} and with {line[field]!r}: "
+                    f"one key is one mechanism, so give the second run a stage version of its own."
+                )
+        known["trials"] = known["trials"] + [trial for trial in line["trials"] if trial not in known["trials"]]
+    return list(united.values())
+
+
+def composed_epsilon(lines: Sequence[Line], delta: float | None = None) -> dict[str, float]:
+    """Epsilon of all the dp releases together, by PLD, for each dataset fingerprint that has any.
+
+    delta: the one to state it at; None takes the delta that the dataset's lines share. Nonprivate lines are not counted.
+    Raises UserError when they share none.
+    """
+    private: dict[str, list[Line]] = {}
+    for line in releases(lines):
+        if line["kind"] != "nonprivate":
+            private.setdefault(line["dataset"], []).append(line)
+    return {
+        dataset: accounting.compose(
+            [Mechanism(line["sample_rate"], line["noise_multiplier"], line["steps"]) for line in chosen],
+            _common_delta(dataset, chosen) if delta is None else delta,
+        )
+        for dataset, chosen in private.items()
+    }
+
+
+def summary(lines: Sequence[Line], delta: float | None = None) -> str:
+    """A text for people: every release, the composed epsilon of each dataset with its delta, and the looks without noise."""
+    every = releases(lines)
+    private = [line for line in every if line["kind"] != "nonprivate"]
+    text = [f"{len(private)} private releases (PLD, add_or_remove_one)"]
+    if private:
+        text.append(
+            f"{'epsilon':>9} {'delta':>9} {'q':>9} {'sigma':>8} {'steps':>6} {'trials':>6}  purpose, stage, dataset"
+        )
+    for line in private:
+        text.append(
+            f"{line['epsilon']:>9.4g} {line['delta']:>9.3g} {line['sample_rate']:>9.4g} {line['noise_multiplier']:>8.4g} "
+            f"{line['steps']:>6} {len(line['trials']):>6}  {line['purpose']}, {line['stage_key'][:12]}, {line['dataset'][:12]}"
+        )
+    for dataset, epsilon in composed_epsilon(lines, delta).items():
+        mine = [line for line in private if line["dataset"] == dataset]
+        stated = _common_delta(dataset, mine) if delta is None else delta
+        text.append(
+            f"All {len(mine)} releases of dataset {dataset[:12]} composed: epsilon = {epsilon:.4g} at delta = {stated:.3g}."
+        )
+    if private:
+        text.append(
+            "Best-of-K selection: refused. Its bound (Papernot & Steinke 2021, arXiv 2110.03620) needs a random number of trials "
+            "and the publication of the best one alone; a fixed grid has neither, so the composed epsilon is the price."
+        )
+    looks = [line for line in every if line["kind"] == "nonprivate"]
+    text.append(f"{len(looks)} looks without noise, in no epsilon above")
+    for line in looks:
+        text.append(
+            f"{'inf':>9}  {line['purpose']}, {line['stage_key'][:12]}, {line['dataset'][:12]}, {len(line['trials'])} trials"
+        )
+    return "\n".join(text)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the summary of a study's ledger; 2 with one sentence when it cannot be read."""
+    parser = argparse.ArgumentParser(
+        prog="python -m wavedp.privacy.ledger", description="What did a study really cost?"
+    )
+    parser.add_argument("study", type=Path, help="folder that holds ledger.jsonl")
+    parser.add_argument("--delta", type=float, help="state the composed epsilon at this delta")
+    options = parser.parse_args(arguments)
+    try:
+        print(summary(read(options.study / "ledger.jsonl"), options.delta))
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+def _common_delta(dataset: str, lines: Sequence[Line]) -> float:
+    deltas = {line["delta"] for line in lines}
+    if len(deltas) > 1:
+        listed = ", ".join(f"{value:.3g}" for value in sorted(deltas))
+        raise UserError(
+            f"Dataset {dataset} has releases at delta = {listed}: state the total at one of them (--delta)."
+        )
+    return deltas.pop()
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
