@@ -24,9 +24,10 @@ from omegaconf.errors import OmegaConfBaseException
 from sweeps.plan import PlannedTrial, load_options, plan
 from sweeps.records import claim_folder
 from sweeps.summary import describe
-from wavedp import stages
+from wavedp import data, stages
 from wavedp.config import TrialConfig, from_dict, identity, sections, to_dict
 from wavedp.errors import InfeasibleError, UserError
+from wavedp.metrics import suite
 
 ROOT = Path(__file__).resolve().parent.parent
 VERSIONED = ("torch", "ray", "opacus", "dp-accounting", "diffusers", "optuna", "clean-fid", "ncnn", "numpy", "PyWavelets")
@@ -150,15 +151,15 @@ def _study(
     values: dict[str, Any], base: dict[str, Any], sweep: dict[str, Any], overrides: list[str], first: PlannedTrial | None
 ) -> dict[str, Any]:
     """The content of study.yaml (fields as documented in results/README.md)."""
-    from wavedp.metrics.names import primary
-
     trial = from_dict(TrialConfig, base)
+    metrics = (first.config if first else trial).metrics
+    n_reference = data.n_records((first.config if first else trial).data, metrics.reference_split)
     return {
         "study": values["study"],
         "sweep": sweep["name"],
         "command": "python -m sweeps.run " + " ".join(overrides),
         "axes": {kind: sweep[kind] for kind in ("grid", "zip", "seeds", "search") if sweep.get(kind)},
-        "primary_metric": primary((first.config if first else trial).metrics),
+        "primary_metric": suite.primary(metrics, n_reference),
         "identity": _plain(identity_of(trial)),
         "config": _plain(to_dict(trial)),
         "versions": {name: importlib.metadata.version(name) for name in VERSIONED},

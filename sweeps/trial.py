@@ -52,7 +52,7 @@ def conduct(trial: PlannedTrial, coordinator: Any, folder: str, store: str, comm
         bridge = _artifact(artifacts, "upscale", trial).json("upscaler")["bridge"]
         row |= {
             "status": "done",
-            "epsilon_spent": ledger.spent_by(lines),
+            "epsilon_spent": _spent(lines),
             "metrics": _artifact(artifacts, "evaluate", trial).json("metrics"),
             "reused": [name for name in results if not made[name]],
             "seconds": {name: result["seconds"] for name, result in results.items() if made[name]},
@@ -98,6 +98,13 @@ def _walk(trial: PlannedTrial, coordinator: Any) -> dict[str, dict[str, Any]]:
         request = coordinator.request.remote(stage.name, trial.keys[stage.name], config, trial.id)
         (tasks[stage.name],) = ray.get(request)
     return dict(zip(tasks, ray.get(list(tasks.values())), strict=True))
+
+
+def _spent(lines: list[dict[str, Any]]) -> float | str:
+    """ε of one trial from the ledger lines of its private fit: 0 when no sensitive image was used, "inf" without noise."""
+    if any(line["kind"] == "nonprivate" for line in lines):
+        return "inf"
+    return sum(ledger.composed_epsilon(lines).values())
 
 
 def _artifact(store: Store, name: str, trial: PlannedTrial) -> Any:

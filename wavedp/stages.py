@@ -19,15 +19,22 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
-from wavedp import data
+import torch
+from torch import Tensor
+
+from wavedp import data, generators, tokenizers, upscalers
 from wavedp.config import DataConfig, TrialConfig, identity
 from wavedp.errors import UserError
+from wavedp.generators import FitSettings, Generator
+from wavedp.metrics import suite
 from wavedp.privacy import accounting, ledger
 from wavedp.progress import Report, silent
 from wavedp.store import Artifact, Draft, Store
+from wavedp.wavelets import check_level, coarse
 
 
 @dataclass
@@ -58,22 +65,16 @@ class Stage:
 
 def make_reference(work: Work) -> None:
     """Evaluation statistics of the sensitive set's held-out split: a non-private look, priced as such in the ledger."""
-    import torch
-
-    from wavedp.metrics import suite
-
-    trial = work.trial
-    real = data.load(trial.data, trial.metrics.reference_split)
-    features = suite.reference_features(torch.from_numpy(real.images), trial.metrics, work.cache, work.report)
-    work.draft.tensors("reference", {"features": features})
+    metrics, real = work.trial.metrics, data.load(work.trial.data, work.trial.metrics.reference_split)
+    images, labels = torch.from_numpy(real.images), torch.from_numpy(real.labels)
+    reference = suite.make_reference(images, labels, metrics, work.cache, work.report, work.device)
+    work.draft.tensors("reference", {"features": reference.features})
+    look = f"evaluation on the {metrics.reference_split} split (FID and KID statistics, downstream test)"
     work.draft.json(
         "ledger",
         [
             ledger.line_nonprivate(
-                f"evaluation on the {trial.metrics.reference_split} split (FID and KID statistics, downstream test)",
-                dataset=real.fingerprint,
-                n_records=len(real.labels),
-                stage_key=work.key,
+                look, dataset=real.fingerprint, n_records=len(labels), stage_key=work.key, trials=[]
             )
         ],
     )
@@ -86,8 +87,6 @@ def make_tokenizer(work: Work) -> None:
 
 def make_pretrain(work: Work) -> None:
     """The generator's weights after public pretraining at the trial's level."""
-    import torch
-
     trial = work.trial
     generator = _generator(trial, work.device)
     if trial.public is None or trial.generator.pretrain_steps == 0:
@@ -99,26 +98,29 @@ def make_pretrain(work: Work) -> None:
 
 def make_private_fit(work: Work) -> None:
     """The release: the generator fitted to the coarse sensitive images, with differential privacy."""
-    from wavedp.generators import FitSettings
-
-    trial = work.trial
+    trial, generator = work.trial, _generator(work.trial, work.device)
+    weights = work.inputs["pretrain"].tensors("weights")
+    kind = fit_kind(trial)
+    if kind == "public":
+        work.draft.tensors("weights", weights)
+        work.draft.json("ledger", [])
+        return
     sensitive = data.load(trial.data, "train")
     images, labels = _coarse_images(sensitive, trial.level)
-    sigma = accounting.planned(trial.privacy, len(labels)).noise_multiplier
-    settings = FitSettings(trial.privacy, sigma, trial.seed, work.folder / "checkpoint.safetensors")
-    fit = _generator(trial, work.device).fit_private(
-        work.inputs["pretrain"].tensors("weights"), images, labels, settings, work.report
+    source = {"dataset": sensitive.fingerprint, "n_records": len(labels), "stage_key": work.key, "trials": []}
+    settings = FitSettings(
+        trial.privacy, mechanism(trial).noise_multiplier, trial.seed, work.folder / "checkpoint.safetensors"
     )
+    fit = generator.fit_private(weights, images, labels, settings, work.report)
+    lines = [ledger.line_for_fit(item, trial.privacy, **source) for item in fit.mechanisms]
+    if kind == "real":
+        lines = [ledger.line_nonprivate("real images as samples (the anchor)", **source)]
     work.draft.tensors("weights", fit.weights)
-    work.draft.json(
-        "ledger", ledger.lines_for_fit(fit, trial.privacy, sensitive.fingerprint, len(labels), work.key)
-    )
+    work.draft.json("ledger", lines)
 
 
 def make_coarse_samples(work: Work) -> None:
     """Coarse samples of the private generator, classes in equal shares."""
-    import torch
-
     trial = work.trial
     labels = torch.arange(trial.sampling.n) % data.n_classes(trial.data)
     weights = work.inputs["private_fit"].tensors("weights")
@@ -128,10 +130,6 @@ def make_coarse_samples(work: Work) -> None:
 
 def make_upscale(work: Work) -> None:
     """Stage two: the coarse samples brought to full size by a public super-resolution model."""
-    import torch
-
-    from wavedp import upscalers
-
     upscaler = upscalers.build(work.trial.upscaler)
     factor = 2**work.trial.level
     samples = work.inputs["coarse_samples"].tensors("samples")
@@ -145,20 +143,17 @@ def make_upscale(work: Work) -> None:
 
 def make_evaluate(work: Work) -> None:
     """Metrics of the full-size samples against the reference."""
-    import torch
-
-    from wavedp.metrics import suite
-
     trial = work.trial
     real = data.load(trial.data, trial.metrics.reference_split)
     reference = suite.Reference(
         features=work.inputs["reference"].tensors("reference")["features"],
         images=torch.from_numpy(real.images),
         labels=torch.from_numpy(real.labels),
+        split=trial.metrics.reference_split,
     )
     samples = work.inputs["upscale"].tensors("samples")
     metrics = suite.evaluate(
-        samples["images"], samples["labels"], reference, trial.metrics, trial.seed, work.cache, work.report
+        samples["images"], samples["labels"], reference, trial.metrics, trial.seed, work.cache, work.report, work.device
     )
     work.draft.json("metrics", metrics)
 
@@ -169,6 +164,14 @@ def fit_kind(trial: TrialConfig) -> Literal["dp", "nonprivate", "real", "public"
     if trial.generator.name in ("real", "public"):
         return "real" if trial.generator.name == "real" else "public"
     return "nonprivate" if math.isinf(trial.privacy.epsilon) else "dp"
+
+
+def mechanism(trial: TrialConfig) -> accounting.Mechanism:
+    """What the trial's private fit will run, σ calibrated to its budget (0 for ε = ∞). Raises InfeasibleError."""
+    config, n_records = trial.privacy, _n_records(trial.data, "train")
+    rate = accounting.sample_rate(config, n_records)
+    sigma = accounting.calibrate(config.epsilon, accounting.delta(config, n_records), rate, config.steps)
+    return accounting.Mechanism(rate, sigma, config.steps)
 
 
 def _reference_data(trial: TrialConfig) -> list[tuple[DataConfig, str]]:
@@ -222,7 +225,7 @@ def keys(trial: TrialConfig) -> dict[str, str]:
             stage.version,
             stage.fields(trial),
             [found[name] for name in stage.inputs],
-            [data.fingerprint(config, split) for config, split in stage.reads(trial)],
+            [_fingerprint(config, split) for config, split in stage.reads(trial)],
         ]
         canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
         found[stage.name] = hashlib.sha256(canonical.encode()).hexdigest()
@@ -260,10 +263,6 @@ def check(trial: TrialConfig) -> list[str]:
 
     Raises UserError (InfeasibleError for a budget no noise meets) with one sentence of cause and one of remedy.
     """
-    from wavedp import generators, upscalers
-    from wavedp.metrics import suite
-    from wavedp.wavelets import check_level
-
     channels, height, width = data.shape(trial.data)
     check_level(trial.level, height, width)
     if trial.blur != "none":
@@ -280,24 +279,25 @@ def check(trial: TrialConfig) -> list[str]:
             f"public images are {data.shape(trial.public)} (C, H, W), sensitive ones {(channels, height, width)}: "
             "set public.size and public.channels to match."
         )
-    upscalers.check(trial.upscaler, 2**trial.level)
-    suite.check(trial.metrics, trial.sampling.n)
-    data.n_records(trial.data, trial.metrics.reference_split)
-    return accounting.check(trial.privacy, data.n_records(trial.data, "train"))
+    _check_upscaler(trial.upscaler, 2**trial.level, _coarse_shape(trial))
+    n_reference = _n_records(trial.data, trial.metrics.reference_split)
+    suite.check(trial.metrics, n_reference, trial.sampling.n, labelled=True)
+    if trial.public is not None and trial.generator.pretrain_steps:
+        _n_records(trial.public, "train")
+    return accounting.check(trial.privacy, _n_records(trial.data, "train"))
 
 
-def _coarse_images(dataset: data.Dataset, level: int) -> tuple[Any, Any]:
+# A study of thousands of trials asks the same again and again. A process looks at its data's files once: change the
+# files of a dataset between runs, not during one.
+_fingerprint = lru_cache(maxsize=None)(data.fingerprint)
+_n_records = lru_cache(maxsize=None)(data.n_records)
+_check_upscaler = lru_cache(maxsize=None)(upscalers.check)
+
+
+def _coarse_images(dataset: data.Dataset, level: int) -> tuple[Tensor, Tensor]:
     """B C h w float32 in [0, 1] and B int64."""
-    import torch
-
-    from wavedp.wavelets import coarse
-
-    parts = [coarse(torch.from_numpy(part).float() / 255, level) for part in _chunks(dataset.images)]
+    parts = [coarse(part.float() / 255, level) for part in torch.from_numpy(dataset.images).split(4096)]
     return torch.cat(parts), torch.from_numpy(dataset.labels)
-
-
-def _chunks(images: Any, size: int = 4096) -> Any:
-    return (images[start : start + size] for start in range(0, len(images), size))
 
 
 def _coarse_shape(trial: TrialConfig) -> tuple[int, int, int]:
@@ -305,8 +305,6 @@ def _coarse_shape(trial: TrialConfig) -> tuple[int, int, int]:
     return channels, height >> trial.level, width >> trial.level
 
 
-def _generator(trial: TrialConfig, device: str) -> Any:
-    from wavedp import generators, tokenizers
-
+def _generator(trial: TrialConfig, device: str) -> Generator:
     tokenizer = tokenizers.build(trial.tokenizer, _coarse_shape(trial))
     return generators.build(trial.generator, tokenizer, data.n_classes(trial.data), device)

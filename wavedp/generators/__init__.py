@@ -41,12 +41,11 @@ class FitSettings:
 
 @dataclass(frozen=True)
 class PrivateFit:
-    """weights: what is released. mechanisms: the DP mechanisms that saw the data, in order; empty when none did.
-    private: False when the weights hold sensitive data without any guarantee (an anchor)."""
+    """weights: what is released. mechanisms: those that saw the sensitive images, in order (σ = 0: without privacy);
+    empty for the anchors, which run none."""
 
     weights: Weights
     mechanisms: list[Mechanism]
-    private: bool = True
 
 
 class Generator(Protocol):

@@ -18,7 +18,7 @@ class PublicOnly(SpectralAR):
     def fit_private(
         self, weights: Weights, images: Tensor, labels: Tensor, fit: FitSettings, report: Report
     ) -> PrivateFit:
-        """The public weights, unchanged: no mechanism ran."""
+        """The public weights, unchanged."""
         return PrivateFit(weights, [])
 
 
@@ -35,7 +35,7 @@ class Real:
         """All coarse images and labels, in a seeded order."""
         generator = torch.Generator().manual_seed(derive_seed(fit.seed, "real"))
         order = torch.randperm(len(labels), generator=generator)
-        return PrivateFit({"images": images[order], "labels": labels[order]}, [], private=False)
+        return PrivateFit({"images": images[order], "labels": labels[order]}, [])
 
     def sample(self, weights: Weights, labels: Tensor, sampling: SamplingConfig, seed: int, report: Report) -> Tensor:
         """The next unused image of each label, starting over when a class is used up."""

@@ -67,7 +67,8 @@ class SpectralAR:
             device=self.device,
             report=report,
         )
-        return PrivateFit(done.ema, done.history, private=fit.noise_multiplier > 0)
+        weights = {name: value.cpu() for name, value in done.ema.items()}
+        return PrivateFit(weights, done.history)
 
     def sample(self, weights: Weights, labels: Tensor, sampling: SamplingConfig, seed: int, report: Report) -> Tensor:
         """One coarse image per label. Image i draws from uniforms of its own row, the same for every model."""
