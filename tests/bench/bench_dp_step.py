@@ -1,8 +1,8 @@
-"""What privacy costs in time: one optimiser step with `hooks` and with `ghost`, as a multiple of the same step without privacy.
+"""What privacy costs in time: an optimiser step with `hooks` and `ghost` as multiples of the step without.
 
     python tests/bench/bench_dp_step.py [--repeats 7] [--records 128] [--threads 1]
 
-The three take turns, in an order that reverses each round, so that a busy machine slows all of them; medians are compared.
+The three take turns, in an order that reverses each round, so that a busy machine slows all of them; medians count.
 """
 
 import argparse
@@ -95,9 +95,8 @@ def main():
     print(f"{options.threads} threads, torch {torch.__version__}, median of {options.repeats} alternating repeats")
     for mode, median in medians.items():
         spread = f"{min(seconds[mode]):.3f}-{max(seconds[mode]):.3f}"
-        print(
-            f"{mode:>6}  {median / medians['plain']:5.2f}x  {options.records / median:7.1f} records/s  {median:.3f} s ({spread})"
-        )
+        rate = options.records / median
+        print(f"{mode:>6}  {median / medians['plain']:5.2f}x  {rate:7.1f} records/s  {median:.3f} s ({spread})")
 
 
 if __name__ == "__main__":

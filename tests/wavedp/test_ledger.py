@@ -1,4 +1,4 @@
-"""The ledger: lines that say what was spent, sums that agree with the accountant, refusals instead of flattering numbers."""
+"""The ledger: lines that say what was spent, sums that the accountant confirms, refusals of flattering numbers."""
 
 import json
 import math
@@ -21,12 +21,11 @@ from wavedp.privacy.ledger import (
 )
 
 CONFIG = PrivacyConfig(delta=1e-5, max_grad_norm=0.5)
+ONE = Mechanism(0.01, 1.0, 1000)
 NOW = "2026-11-21T12:00:00+00:00"
 
 
-def fit_line(
-    mechanism=Mechanism(0.01, 1.0, 1000), *, stage_key="a", trials=("t1",), dataset="d1", config=CONFIG, n=60_000
-):
+def fit_line(mechanism=ONE, *, stage_key="a", trials=("t1",), dataset="d1", config=CONFIG, n=60_000):
     return line_for_fit(
         mechanism,
         config,
@@ -153,7 +152,7 @@ def test_reading(tmp_path):
         read(written(path, [rows[0], rows[1][:50] + "\n", rows[2]]))
     with pytest.raises(UserError, match="line 2 is broken"):
         read(written(path, [rows[0], rows[1][:50] + rows[2], rows[2][:20]]))
-    with pytest.raises(UserError, match="line 1 is broken .*'kind' is missing"):
+    with pytest.raises(UserError, match=r"line 1 is broken .*'kind' is missing"):
         read(written(path, ["{}\n", rows[0]]))
     with pytest.raises(UserError, match="no ledger at"):
         read(tmp_path / "nothing.jsonl")

@@ -1,1 +1,1 @@
-"""Where sensitive images meet the model: the budget (accounting), the fit (clipping, training) and its record (ledger)."""
+"""Where sensitive images meet the model: the budget, the fit and the ledger of every look."""

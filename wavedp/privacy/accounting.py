@@ -5,10 +5,12 @@
     PLD    privacy loss distribution (dp-accounting): what calibrates, and what every reported epsilon comes from
     PRV    privacy random variables (Opacus) and RDP (dp-accounting): cross-checks only
 
-Formal guarantee. `compose(mechanisms, delta)` returns an epsilon such that running all the mechanisms, in any order and each
-with noise and sampling of its own, even adaptively, is (epsilon, delta)-differentially private when one record is added or
-removed. It is an upper bound at every discretisation: connect-the-dots rounding only ever enlarges the hockey-stick divergence
-(Doroshenko et al., 2022, arXiv 2207.04380), so a coarse grid costs tightness, never validity. Exact up to double rounding in FFTs.
+Formal guarantee. `compose(mechanisms, delta)` returns an epsilon such that running all the mechanisms, in any order
+and each with noise and sampling of its own, is (epsilon, delta)-differentially private when one record is added or
+removed. A mechanism may look at the outputs of those before it, but its (q, σ, steps) must be fixed in advance. It is
+an upper bound at every discretisation: connect-the-dots rounding only ever enlarges the hockey-stick divergence
+(Doroshenko et al., 2022, arXiv 2207.04380), so a coarse grid costs tightness, never validity. Exact up to double
+rounding in FFTs.
 
     case                                 result
     noise_multiplier = 0                 epsilon = inf
@@ -37,7 +39,7 @@ from wavedp.errors import InfeasibleError, UserError
 Accountant = Literal["pld", "prv", "rdp"]
 
 NOISE_MULTIPLIER_RANGE = (0.01, 1e4)
-"""Calibration searches here: below is indistinguishable from no noise, above is a budget that leaves nothing to learn."""
+"""Calibration searches here: less is hardly noise, more leaves nothing to learn."""
 
 _GRID_POINTS = 100_000
 
@@ -46,7 +48,7 @@ _GRID_POINTS = 100_000
 class Mechanism:
     """`steps` Poisson-subsampled Gaussian mechanisms; sample_rate 1 and steps 1 is one plain Gaussian release.
 
-    sample_rate: in (0, 1]. noise_multiplier: noise standard deviation / L2 sensitivity, 0 means no privacy. steps: >= 1.
+    sample_rate: in (0, 1]. noise_multiplier: noise standard deviation / L2 sensitivity; 0 is no privacy. steps: >= 1.
     """
 
     sample_rate: float
@@ -127,7 +129,7 @@ def calibrate(epsilon: float, delta: float, sample_rate: float, steps: int) -> f
             f"No noise multiplier up to {high:g} keeps {steps} steps at sample rate {sample_rate:.4g} within "
             f"epsilon={epsilon:g} at delta={delta:.3g}: raise epsilon or delta, or lower steps or batch_size."
         )
-    # Walk from σ = 1 to a bracket a factor 2 wide: a distribution is cheap to compute there and costly at little noise.
+    # Walk from σ = 1 to a bracket a factor 2 wide: a distribution is cheap there, and costly where noise is little.
     low = high = 0.0
     if excess(0.0) > 0:
         while excess(high) > 0:
@@ -189,8 +191,9 @@ def _pld(mechanisms: tuple[Mechanism, ...], delta: float) -> float:
 def _grid_interval(mechanisms: tuple[Mechanism, ...]) -> float:
     """The grid on which privacy losses are rounded: any is an upper bound, this one is tight and quick.
 
-    Rounding to a grid of interval h adds a variance of at most h²/4 a step, so h is a tenth of the steps' root mean square
-    loss, for which q sqrt(e^(1/σ²) - 1) stands (the chi-square distance of one step, equal to q / σ for much noise).
+    Rounding to a grid of interval h adds a variance of at most h²/4 a step, so h is a tenth of the steps' root mean
+    square loss, for which q sqrt(e^(1/σ²) - 1) stands (the chi-square distance of one step, equal to q / σ for much
+    noise).
     """
     variance = sum(
         item.steps * min(0.1, item.sample_rate * math.sqrt(math.expm1(min(100, item.noise_multiplier**-2)))) ** 2
@@ -201,7 +204,7 @@ def _grid_interval(mechanisms: tuple[Mechanism, ...]) -> float:
 
 
 def _largest_loss(mechanism: Mechanism) -> float:
-    """The loss ln(1 + q (e^x - 1)) of one step at noise 10 standard deviations out: beyond it lies about e^-50 of the mass."""
+    """The loss ln(1 + q (e^x - 1)) of one step at 10 standard deviations of noise, where tails are cut."""
     x = 10 / mechanism.noise_multiplier + 0.5 / mechanism.noise_multiplier**2
     if x > 500:  # e^x would overflow
         return x + math.log(mechanism.sample_rate)

@@ -1,6 +1,7 @@
-"""A fit's whole state in one file, published atomically: weights, moments, average, generators, step, history. No pickle.
+"""A fit's whole state in one file, published atomically: weights, optimiser, average, generators, step, history.
 
-The file holds the state of the noise generator: whoever reads it can subtract the noise, so keep it as secret as the records.
+The file holds the state of the noise generator: whoever reads it can subtract the noise, so keep it as secret as the
+records.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from wavedp.privacy.accounting import Mechanism
 
 
 class State:
-    """Everything that decides the rest of a fit, in one safetensors file: tensors, and JSON in its header. No pickle."""
+    """Everything that decides the rest of a fit, as one safetensors file with JSON in its header (no pickle)."""
 
     def __init__(
         self,

@@ -1,18 +1,19 @@
-"""One record, one bounded vote: sums of per-record gradients, each clipped to norm C, and the noise that hides a record.
+"""One record, one bounded vote: sums of per-record gradients clipped to norm C, and the noise that hides a record.
 
-    b  records in a microbatch    P  trainable parameters    C  max_grad_norm    σ  noise multiplier    B  expected batch
+    b  records in a microbatch   P  trainable parameters   C  max_grad_norm   σ  noise multiplier   B  expected batch
 
-Opacus computes the per-record gradients (`hooks`) or only their norms (`ghost`); clipping, summing and noise are spelled out here.
+Opacus computes the per-record gradients (`hooks`) or only their norms (`ghost`); clipping, summing and noise are
+spelled out here.
 
-Formal guarantee. Adding or removing one record changes a sum over microbatches of `RecordGradients.clipped_sum` by at most C in
-L2 norm over all trainable parameters together (up to float32 rounding), provided that a record's loss depends on no other
-record. `noisy_mean` of such a sum is then a Gaussian mechanism with noise multiplier σ; its divisor B is fixed, so the number of
-records that were drawn shows nowhere.
+Formal guarantee. Adding or removing one record changes a sum over microbatches of `RecordGradients.clipped_sum` by at
+most C in L2 norm over all trainable parameters together (up to float32 rounding), provided that a record's loss
+depends on no other record. `noisy_mean` of such a sum is then a Gaussian mechanism with noise multiplier σ; its
+divisor B is fixed, so the number of records that were drawn shows nowhere.
 
     case                                             result
     gradient g with |g| <= C                         g (but for the guard of 1e-6 when |g| is within it of C)
     |g| > C                                          g C / (|g| + 1e-6), as in Opacus' DPOptimizer
-    g not finite                                     the sum is not finite: `noisy_mean` raises before any weight is touched
+    g not finite                                     UserError from `noisy_mean`, before any weight is touched
     empty batch                                      the sum is zero, the noise is drawn as ever
     several forward passes per record (views)        one gradient, of the record's one loss (hooks; ghost refuses)
     one loss for the whole batch                     UserError
@@ -37,8 +38,8 @@ LossFn = Callable[..., Tensor]
 class RecordGradients:
     """The gradients of a model's trainable parameters, record by record, through Opacus' hooks; `close` takes them off.
 
-    model: every layer sees the record dimension first. mode: `hooks` holds b gradients in memory; `ghost` holds one, for a
-    second backward pass. Raises UserError for a model that Opacus cannot take apart.
+    model: every layer sees the record dimension first. mode: `hooks` holds b gradients in memory; `ghost` holds one,
+    for a second backward pass. Raises UserError for a model that Opacus cannot take apart.
     """
 
     def __init__(self, model: nn.Module, max_grad_norm: float, mode: Literal["hooks", "ghost"]) -> None:
@@ -54,14 +55,16 @@ class RecordGradients:
             self.hooks = attach(model, loss_reduction="sum")
         except NotImplementedError as error:
             raise UserError(
-                f"Opacus refuses the model ({error}): use trainable layers without buffers, such as GroupNorm for BatchNorm."
+                f"Opacus refuses the model ({error}): use trainable layers without buffers, "
+                f"such as GroupNorm for BatchNorm."
             ) from error
 
     def clipped_sum(self, loss_fn: LossFn, batch: Sequence[Tensor]) -> list[Tensor]:
         """The sum of the clipped gradients of one microbatch, a tensor per trainable parameter.
 
-        batch: tensors of common first dimension b >= 1. Raises UserError when a layer hides the record dimension, when a
-        parameter gets no gradient, and when what Opacus found for a record is not what autograd finds (checked once).
+        batch: tensors of common first dimension b >= 1. Raises UserError when a layer hides the record dimension,
+        when a parameter gets no gradient, and when what Opacus found for a record is not what autograd finds (checked
+        once).
         """
         with warnings.catch_warnings():
             # Said of every first layer whose input is data: its hook needs no gradient of that.
@@ -97,7 +100,7 @@ class RecordGradients:
             sums = list(torch.autograd.grad((factors * losses).sum(), parameters))
             self.hooks.enable_hooks()
         else:
-            sums = [torch.tensordot(factors, parameter.grad_sample, dims=1) for parameter in parameters]  # type: ignore[attr-defined]
+            sums = [torch.tensordot(factors, item.grad_sample, dims=1) for item in parameters]  # type: ignore[attr-defined]
         for parameter in parameters:
             parameter.grad = parameter.grad_sample = parameter._norm_sample = None  # type: ignore[attr-defined]
         return sums
@@ -108,8 +111,9 @@ class RecordGradients:
                 shape = tuple(inputs[0].shape) if inputs else ()
                 if not shape or shape[0] != records:
                     raise UserError(
-                        f"Layer {name!r} was given a tensor of shape {shape} for {records} records, so its gradient cannot be "
-                        f"split by record: give it {records} rows (position ids: ids.expand({records}, -1).contiguous())."
+                        f"Layer {name!r} was given a tensor of shape {shape} for {records} records, so its gradient "
+                        f"cannot be split by record: give it one row per record "
+                        f"(position ids: ids.expand(len(codes), -1).contiguous())."
                     )
 
     def _norms(self, name: str, records: int) -> Tensor:
@@ -121,8 +125,8 @@ class RecordGradients:
             norms = per_record.flatten(1).norm(dim=1) if isinstance(per_record, Tensor) else None
         if norms is None or norms.shape != (records,):
             raise UserError(
-                f"Parameter {name!r} has no gradient for each of {records} records: call its layer through its forward method "
-                f"with 2 or 3 dimensions, use its output in the loss, or freeze it (requires_grad=False)."
+                f"Parameter {name!r} has no gradient for each of {records} records: call its layer through its forward "
+                f"method with 2 or 3 dimensions, use its output in the loss, or freeze it (requires_grad=False)."
             )
         return norms
 
@@ -136,13 +140,13 @@ class RecordGradients:
         return torch.stack([gradient.norm() for gradient in gradients])
 
     def _require_equal(self, norms: Tensor, reference: Tensor) -> None:
-        # Loose, for low-precision matrix products: a layer whose first dimension only happens to equal b is off by far more.
+        # Loose, for low-precision matrix products: a layer whose first dimension happens to equal b is off by far more.
         wrong = (norms - reference).abs() > 0.05 * reference + 1e-4 * reference.norm()
         for name, bad in zip(self.parameters, wrong.tolist(), strict=True):
             if bad:
                 raise UserError(
-                    f"The gradient of a single record by {name!r} is not what autograd finds, so clipping would not bound it: "
-                    f"give its layer inputs whose first dimension is the record (position ids: [b, L], not [L])."
+                    f"The gradient of a single record by {name!r} is not what autograd finds, so clipping would not "
+                    f"bound it: give its layer one row per record (position ids: [b, L], not [L])."
                 )
         self.compared = True
 
@@ -158,8 +162,8 @@ def noisy_mean(
     """
     if not torch.stack([total.isfinite().all() for total in sums]).all():
         raise UserError(
-            "A gradient is not finite, and one more step would poison the weights: lower learning_rate, or look for images "
-            "or token codes out of range."
+            "A gradient is not finite, and one more step would poison the weights: lower learning_rate, or look for "
+            "images or token codes out of range."
         )
     if noise_multiplier == 0:
         return [total / batch_size for total in sums]
@@ -172,7 +176,7 @@ def noisy_mean(
 
 
 def plain_sum(model: nn.Module, loss_fn: LossFn, batch: Sequence[Tensor]) -> list[Tensor]:
-    """The sum of one microbatch's gradients as autograd gives it: no clipping, no privacy (the epsilon = inf reference)."""
+    """The sum of one microbatch's gradients, as autograd gives it: no clipping, no privacy (epsilon = inf)."""
     losses = record_losses(loss_fn, model, batch)
     return list(
         torch.autograd.grad(losses.sum(), list(trainable(model).values()), materialize_grads=True, allow_unused=True)

@@ -2,18 +2,19 @@
 
     python -m wavedp.privacy.ledger results/<study>
 
-A line is a flat JSON object with the fields of `FIELDS`. kind: dp_sgd (many noisy steps), gaussian (one noisy release) or
-nonprivate (a look without noise: the epsilon = inf reference, statistics that metrics need). Epsilon is a number, or "inf" (JSON
-has no infinity). Whoever runs a study appends; nothing here writes.
+A line is a flat JSON object with the fields of `FIELDS`. kind: dp_sgd (many noisy steps), gaussian (one noisy
+release) or nonprivate (a look without noise: the epsilon = inf reference, statistics that metrics need). Epsilon is a
+number, or "inf" (JSON has no infinity). Whoever runs a study appends; nothing here writes.
 
-Formal guarantee. `composed_epsilon` bounds, for each dataset, what the publication of *every* dp line's output says about one of
-its records (add_or_remove_one, at the delta stated). Nonprivate lines are outside any bound and always listed next to it.
+Formal guarantee. `composed_epsilon` bounds, for each dataset, what the publication of *every* dp line's output says
+about one of its records (add_or_remove_one, at the delta stated). Nonprivate lines are outside any bound and always
+listed next to it.
 
     case                                    result
     several lines with one stage key        one release: its trials are united (a release is reused, never repeated)
     ... that disagree about the mechanism   UserError: one key is one mechanism
     two stage keys, equal mechanisms        two releases, both counted
-    lines of one dataset with two deltas    UserError, until one delta is given: epsilons at different deltas do not add up
+    lines of one dataset with two deltas    UserError until one delta is given: such epsilons do not add up
     a nonprivate line                       never in the sum, never left out of the summary
     last line torn by a crash               left out, with a warning; a broken line before it is a UserError
     best of K trials                        refused for a fixed grid: the bound needs a random K
@@ -103,8 +104,10 @@ def line_nonprivate(
 
 
 def read(path: Path) -> list[Line]:
-    """The lines of a ledger file. Raises UserError naming the first line that is not a complete ledger line; a torn last
-    line (no newline at its end) is left out with a warning, for the process that wrote it died before it counted."""
+    """The lines of a ledger file. Raises UserError naming the first line that is not a complete ledger line.
+
+    A last line without its newline that cannot be read was torn by a crash: it is left out, with a warning.
+    """
     if not path.exists():
         raise UserError(f"There is no ledger at {path}: give a study's folder, such as results/eps_grid.")
     text = path.read_text(encoding="utf-8", errors="replace")
@@ -125,7 +128,7 @@ def read(path: Path) -> list[Line]:
 
 
 def releases(lines: Sequence[Line]) -> list[Line]:
-    """One line per release: lines of one purpose and stage key are united, with all their trials, in order of first use.
+    """One line per release: lines of one purpose and stage key are united with all their trials, in order.
 
     Raises UserError when two of them disagree about the mechanism.
     """
@@ -135,7 +138,7 @@ def releases(lines: Sequence[Line]) -> list[Line]:
         for field in _MECHANISM:
             if line[field] != known[field]:
                 raise UserError(
-                    f"Stage {line['stage_key']} is in the ledger with {field}={known[field]!r} and with {line[field]!r}: "
+                    f"Stage {line['stage_key']} is listed with {field}={known[field]!r} and with {line[field]!r}: "
                     f"one key is one mechanism, so give the second run a stage version of its own."
                 )
         known["trials"] = known["trials"] + [trial for trial in line["trials"] if trial not in known["trials"]]
@@ -145,8 +148,8 @@ def releases(lines: Sequence[Line]) -> list[Line]:
 def composed_epsilon(lines: Sequence[Line], delta: float | None = None) -> dict[str, float]:
     """Epsilon of all the dp releases together, by PLD, for each dataset fingerprint that has any.
 
-    delta: the one to state it at; None takes the delta that the dataset's lines share. Nonprivate lines are not counted.
-    Raises UserError when they share none.
+    delta: the one to state it at; None takes the delta that the dataset's lines share (UserError when they share none).
+    Nonprivate lines are not counted.
     """
     private: dict[str, list[Line]] = {}
     for line in releases(lines):
@@ -162,7 +165,7 @@ def composed_epsilon(lines: Sequence[Line], delta: float | None = None) -> dict[
 
 
 def summary(lines: Sequence[Line], delta: float | None = None) -> str:
-    """A text for people: every release, the composed epsilon of each dataset with its delta, and the looks without noise."""
+    """A text for people: every release, each dataset's composed epsilon with its delta, the looks without noise."""
     every = releases(lines)
     private = [line for line in every if line["kind"] != "nonprivate"]
     text = [f"{len(private)} private releases (PLD, add_or_remove_one)"]
@@ -172,26 +175,25 @@ def summary(lines: Sequence[Line], delta: float | None = None) -> str:
         )
     for line in private:
         text.append(
-            f"{line['epsilon']:>9.4g} {line['delta']:>9.3g} {line['sample_rate']:>9.4g} {line['noise_multiplier']:>8.4g} "
-            f"{line['steps']:>6} {len(line['trials']):>6}  {line['purpose']}, {line['stage_key'][:12]}, {line['dataset'][:12]}"
+            f"{line['epsilon']:>9.4g} {line['delta']:>9.3g} {line['sample_rate']:>9.4g} "
+            f"{line['noise_multiplier']:>8.4g} {line['steps']:>6} {len(line['trials']):>6}  {_place(line)}"
         )
     for dataset, epsilon in composed_epsilon(lines, delta).items():
         mine = [line for line in private if line["dataset"] == dataset]
         stated = _common_delta(dataset, mine) if delta is None else delta
         text.append(
-            f"All {len(mine)} releases of dataset {dataset[:12]} composed: epsilon = {epsilon:.4g} at delta = {stated:.3g}."
+            f"All {len(mine)} releases of dataset {dataset[:12]} composed: "
+            f"epsilon = {epsilon:.4g} at delta = {stated:.3g}."
         )
     if private:
         text.append(
-            "Best-of-K selection: refused. Its bound (Papernot & Steinke 2021, arXiv 2110.03620) needs a random number of trials "
-            "and the publication of the best one alone; a fixed grid has neither, so the composed epsilon is the price."
+            "Best-of-K selection: refused. Its bound (Papernot & Steinke 2021, arXiv 2110.03620) needs a random number "
+            "of trials and the publication of the best alone; a fixed grid has neither, so the composed epsilon holds."
         )
     looks = [line for line in every if line["kind"] == "nonprivate"]
     text.append(f"{len(looks)} looks without noise, in no epsilon above")
     for line in looks:
-        text.append(
-            f"{'inf':>9}  {line['purpose']}, {line['stage_key'][:12]}, {line['dataset'][:12]}, {len(line['trials'])} trials"
-        )
+        text.append(f"{'inf':>9} {len(line['trials']):>42}  {_place(line)}")
     return "\n".join(text)
 
 
@@ -219,6 +221,10 @@ def _common_delta(dataset: str, lines: Sequence[Line]) -> float:
             f"Dataset {dataset} has releases at delta = {listed}: state the total at one of them (--delta)."
         )
     return deltas.pop()
+
+
+def _place(line: Line) -> str:
+    return f"{line['purpose']}, {line['stage_key'][:12]}, {line['dataset'][:12]}"
 
 
 def _now() -> str:

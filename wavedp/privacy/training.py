@@ -1,36 +1,40 @@
 """The private fit: DP-SGD and DP-Adam with exact Poisson batches, resumable to the bit.
 
-    N  records    B  expected batch (config.batch_size)    q  sample rate B / N    C  max_grad_norm    σ  noise multiplier
+    N  records   B  expected batch (config.batch_size)   q  sample rate B / N   C  max_grad_norm   σ  noise multiplier
 
-One step: every record joins the batch with probability q, independently; the clipped gradients of those that did are summed,
-N(0, (σC)²) is added once, the sum is divided by B, and the optimiser moves.
+One step: every record joins the batch with probability q, independently; the clipped gradients of those that did are
+summed, N(0, (σC)²) is added once, the sum is divided by B, and the optimiser moves.
 
 Formal guarantee. The sequence of all weights, and with it the returned average and whatever is computed from it, is
-(epsilon, delta)-differentially private under `add_or_remove_one` for any delta in (0, 1) and
-epsilon = accounting.compose(fit.history, delta). One record is one row of `records` with everything derived from it. It assumes
+(epsilon, delta)-differentially private under `add_or_remove_one`, for any delta in (0, 1) and what
+`accounting.compose(fit.history, delta)` gives as epsilon. One record is one row of `records`. It assumes
 
-* a secret seed: the noise is a function of it, so a study published with its seeds is a research artefact, not a deployment
-  (torch's CPU generator keeps 32 bits of a seed and is not cryptographic; a checkpoint holds its state, so keep that as secret);
+* a secret seed: the noise is a function of it, so a study published with its seeds is a research artefact, not a
+  deployment (torch's CPU generator keeps 32 bits of a seed and is not cryptographic; a checkpoint holds its state, so
+  keep that as secret);
 * real numbers: floating-point attacks on the low bits of the noise are not defended against;
-* public hyperparameters, a public model to start from, a public N, and a loss of one record that no other record enters;
-* that only the returned value leaves: wall-clock time, an error message and the training loss are outside. The loss on private
-  records is a release that nobody accounted for, so it is neither returned, reported nor saved; `report` hears the step number.
+* public hyperparameters, a public model to start from, a public N, and a loss of one record that no other record
+  enters;
+* that only the returned value leaves: wall-clock time, an error message and the training loss are outside. The loss
+  on private records is a release that nobody accounted for, so it is neither returned, reported nor saved; `report`
+  hears the step number.
 
-Noise belongs to a release. Sampling and noise are drawn from generators seeded with (seed, purpose, release), where the release
-is the fingerprint of what is run: PRIVACY and RESULT fields, σ, N, the records, the first weights. The same fit run again (after a
-crash, or from step 0 when its checkpoint is lost) draws the same noise for the same gradients: the same release, not a second.
-Any other fit, the next epsilon of a sweep with the same seed say, draws noise of its own; shared noise would cancel between two
-releases and leave the gradient bare. `loss_fn` cannot be fingerprinted: derive the seed from whatever configures it. Nor are
-microbatch_size, mode and device: they change gradients by rounding only, so publish one of such twins.
+Noise belongs to a release. Sampling and noise are drawn from generators seeded with (seed, purpose, release), where
+the release is the fingerprint of what is run: PRIVACY and RESULT fields, σ, N, the records, the first weights. The same
+fit run again (after a crash, or from step 0 when its checkpoint is lost) draws the same noise for the same gradients:
+the same release, not a second. Any other fit, such as the next epsilon of a sweep with the same seed, draws noise of
+its own: shared noise would cancel between two releases and leave the gradient bare. `loss_fn` cannot be fingerprinted,
+so derive the seed from whatever configures it. Nor are microbatch_size, mode and device, which change gradients by
+rounding only: publish one of such twins.
 
     case                                 result
     nobody was drawn                     a step like any other: noise alone
     more drawn than B                    summed in microbatches, still divided by B
-    epsilon = inf                        σ = 0 and no clipping, same batches and optimiser; history says noise_multiplier 0
+    epsilon = inf                        σ = 0, no clipping, same batches and optimiser; history says σ = 0
     σ too small for config.epsilon       UserError before the first step
     gradient not finite                  UserError before the weights move
     first step moves no weight           UserError (a model whose trained copy is not the one that runs)
-    killed at any moment                 resumes from the last checkpoint, on the CPU bit-equal to never having been killed
+    killed at any moment                 resumes from its checkpoint, on the CPU bit-equal to a whole run
     checkpoint of another fit            UserError naming the first field that differs
     checkpoint torn or corrupt           a warning, and step 0 again: the same release, as above
 """
@@ -59,7 +63,7 @@ from wavedp.seeds import derive_seed
 
 @dataclass(frozen=True)
 class PrivateFit:
-    """What a fit may show. ema: averaged weights, a complete state dict on the fit's device. history: what was spent."""
+    """What a fit may show. ema: averaged weights, a complete state dict on its device. history: what was spent."""
 
     ema: dict[str, Tensor]
     history: list[Mechanism]
@@ -80,11 +84,11 @@ def fit_private(
     """Train `model` on `records` for config.steps steps under differential privacy; see the module for the guarantee.
 
     model: moved to `device` and trained in place; it ends with the last weights, not the average.
-    loss_fn: (model, *batch) -> Tensor[b], one loss per record. What it draws at random (dropout, views) comes from torch's
-    global generator, which is seeded per microbatch and put back: such a loss depends on microbatch_size and device.
+    loss_fn: (model, *batch) -> Tensor[b], one loss per record. What it draws at random (dropout, views) comes from
+    torch's global generator, seeded per microbatch and put back: such a loss depends on microbatch_size and device.
     records: tensors with first dimension N, such as codes [N, L] int64 and labels [N]; on any device.
     noise_multiplier: accounting.calibrate(...) for config.epsilon, 0 exactly when that is inf.
-    checkpoint: one file, replaced atomically every config.checkpoint_every steps and at the end; resumed from when present.
+    checkpoint: a file, replaced atomically every config.checkpoint_every steps and at the end; resumed from if present.
     report: called as report(step, steps) after each step.
     Raises UserError as the table above says, and for configs that accounting.check refuses.
     """
@@ -144,7 +148,7 @@ def fit_private(
 
 
 def poisson_sample(n_records: int, rate: float, generator: torch.Generator) -> Tensor:
-    """Rows of one Poisson batch, ascending int64 in 0..N-1: each record is drawn alone, with probability `rate`; may be empty.
+    """Rows of one Poisson batch, ascending int64 in 0..N-1: each record joins with probability `rate`, alone.
 
     Compared in double precision: a float32 uniform has a step of 2^-24, which a small rate would feel.
     """
@@ -183,15 +187,16 @@ def _require_budget(config: PrivacyConfig, noise_multiplier: float, n_records: i
     cost = accounting.compose([mechanism], accounting.delta(config, n_records))
     if cost > config.epsilon:
         raise UserError(
-            f"noise_multiplier={noise_multiplier} would spend epsilon={cost:.4g}, more than privacy.epsilon={config.epsilon}: "
-            f"take the noise multiplier from accounting.calibrate."
+            f"noise_multiplier={noise_multiplier} would spend epsilon={cost:.4g}, "
+            f"more than privacy.epsilon={config.epsilon}: take the noise multiplier from accounting.calibrate."
         )
 
 
 def _require_movement(model: nn.Module, before: list[Tensor]) -> None:
     if all(torch.equal(old, new) for old, new in zip(before, trainable(model).values(), strict=True)):
         raise UserError(
-            "The first step moved no trainable weight: raise learning_rate, and pass the model whose parameters its layers use."
+            "The first step moved no trainable weight: raise learning_rate, "
+            "and pass the model whose parameters its layers use."
         )
 
 
