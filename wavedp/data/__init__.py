@@ -48,8 +48,8 @@ def load(config: DataConfig, split: Split) -> Dataset:
 
 def fingerprint(config: DataConfig, split: Split) -> str:
     """`load(config, split).fingerprint`, without decoding when these very files were loaded before."""
+    n_records(config, split)  # a wrong split or limit is reported before missing files
     path = cache.path(config, split, _source(config))
-    n_records(config, split)
     return (cache.read_fingerprint(path) if path else None) or load(config, split).fingerprint
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import PIL
 
 from wavedp.config import DataConfig, identity
+from wavedp.data import dataset
 from wavedp.data.dataset import Dataset, Source, Split
 
 UNREADABLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
@@ -22,14 +23,14 @@ UNREADABLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
 def path(config: DataConfig, split: Split, source: Source) -> Path | None:
     """Where this split's decoded records belong; None for a set that is computed (no file to identify it by).
 
-    The name hashes all that can change the records: the config, the version of PIL, the source text of the module that
-    decodes them, and (path, inode, size, mtime, ctime) of every file. ctime also moves where `cp -p` sets mtime back.
+    The name hashes all that can change the records: the config, the version of PIL, the text of the modules that decode
+    and fingerprint them, and (path, inode, size, mtime, ctime) of every file; ctime moves even where mtime is set back.
     """
     files = source.files(config)
     if not files:
         return None
-    module = Path(source.__file__)  # type: ignore[attr-defined]  # a Source is a module of this package
-    code = [hashlib.sha256(file.read_bytes()).hexdigest() for file in (module, Path(__file__))]
+    sources = (source.__file__, dataset.__file__, __file__)  # type: ignore[attr-defined]  # a Source is a module
+    code = [hashlib.sha256(Path(file).read_bytes()).hexdigest() for file in sources]
     digest = hashlib.sha256(json.dumps([identity(config), split, PIL.__version__, code]).encode())
     for file in files:
         stat = file.stat()
@@ -65,22 +66,22 @@ def read_fingerprint(path: Path) -> str | None:
         return None
 
 
-def write(path: Path, dataset: Dataset) -> None:
+def write(path: Path, records: Dataset) -> None:
     """Publish atomically: two processes may decode the same split, none may read half a file.
 
     Where the home cannot be written the records are decoded each time; that is slow, not wrong, so it is only logged.
     """
-    about = {"name": dataset.name, "split": dataset.split, "classes": dataset.classes, "captions": dataset.captions}
+    about = {"name": records.name, "split": records.split, "classes": records.classes, "captions": records.captions}
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(part, "wb") as file:
             np.savez(
                 file,
-                fingerprint=np.frombuffer(dataset.fingerprint.encode(), np.uint8),
+                fingerprint=np.frombuffer(records.fingerprint.encode(), np.uint8),
                 about=np.frombuffer(json.dumps(about).encode(), np.uint8),
-                images=dataset.images,
-                labels=dataset.labels,
+                images=records.images,
+                labels=records.labels,
             )
         os.replace(part, path)
     except OSError as error:
