@@ -1,0 +1,128 @@
+"""Draw a study:  python -m analysis.figures results/<study> [pareto samples table] [--metric NAME] [--published]
+
+    pareto    figures/pareto.html and .json, with a browser also .png and .pdf
+    samples   figures/samples.png, samples_coarse.png, samples.json
+    table     results.md
+
+A page loads plotly from figures/plotly.min.js, which is written beside it and left out of git (4 MB; this command
+brings it back); nothing is loaded from the network. PNG and PDF need Chrome or Chromium, installed or named by
+BROWSER_PATH.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from analysis.load import Study, load
+from wavedp.errors import UserError
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+FIGURES = ("pareto", "samples", "table")
+PNG_SCALE = 2  # pixels of the picture for each pixel of the layout
+RENDER_SECONDS = 60  # a browser that takes longer is given up
+
+
+def render(
+    folder: str | Path, names: Sequence[str] = FIGURES, metric: str | None = None, published: bool = False
+) -> list[Path]:
+    """Write the named figures of a study and return the files written, in that order.
+
+    What cannot be drawn (no samples, an unknown metric, no browser) is one line on stderr and the rest is written: the
+    end of a study never fails for a picture. Raises UserError for an unreadable folder or an unknown name.
+    """
+    unknown = sorted(set(names) - set(FIGURES))
+    if unknown:
+        raise UserError(f"there is no figure {unknown[0]!r}: choose from {', '.join(FIGURES)}.")
+    study = load(folder)
+    figures = study.folder / "figures"
+    figures.mkdir(exist_ok=True)
+    written: list[Path] = []
+    for name in names:
+        try:
+            if name == "pareto":
+                written += _pareto(study, figures, metric, published)
+            elif name == "samples":
+                from analysis.samples import write_samples
+
+                written += write_samples(study, figures)
+            else:
+                from analysis.tables import write_table
+
+                written.append(write_table(study))
+        except UserError as error:
+            _notice(f"{name} not drawn: {error}")
+    return written
+
+
+def _pareto(study: Study, figures: Path, metric: str | None, published: bool) -> list[Path]:
+    from analysis.pareto import pareto_data
+    from analysis.pareto_figure import pareto_figure
+
+    data = pareto_data(study, metric, with_published=published)
+    if published and not data.published:
+        _notice(f"no published numbers in the family of {data.metric} for this data set in analysis/published/")
+    figure = pareto_figure(data)
+    name = (
+        "pareto"
+        + ("" if data.metric == study.metric() else f"_{data.metric}")
+        + ("_published" if data.published else "")
+    )
+    html, json = figures / f"{name}.html", figures / f"{name}.json"
+    figure.write_html(html, include_plotlyjs="directory", include_mathjax=False)
+    figure.write_json(json)
+    return [html, json, *_pictures(figure, figures / name)]
+
+
+def _pictures(figure: go.Figure, stem: Path) -> list[Path]:
+    """stem.png and stem.pdf; a notice and an empty list when there is no working browser."""
+    written = []
+    # The browser driver logs tracebacks of messages that it then ignores.
+    logging.getLogger("choreographer").setLevel(logging.CRITICAL)
+    try:
+        import kaleido
+
+        for kind, scale in (("png", PNG_SCALE), ("pdf", 1)):
+            size = {"width": figure.layout.width, "height": figure.layout.height, "scale": scale}
+            # Kaleido's page would fetch MathJax from the network; no text here needs it.
+            options = {"mathjax": False, "timeout": RENDER_SECONDS}
+            picture = kaleido.calc_fig_sync(figure.to_dict(), opts={"format": kind, **size}, kopts=options)
+            path = stem.with_name(f"{stem.name}.{kind}")
+            path.write_bytes(picture)
+            written.append(path)
+    except Exception as error:  # whatever a browser does wrong, the study's results stand
+        reason = str(error.args[0] if error.args else error).split("\n")[0].split(". ")[0]
+        _notice(f"no PNG or PDF ({type(error).__name__}: {reason}); install chromium or set BROWSER_PATH.")
+    return written
+
+
+def _notice(text: str) -> None:
+    print(f"analysis.figures: {text}", file=sys.stderr)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m analysis.figures", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("folder", type=Path, help="results/<study>")
+    parser.add_argument(
+        "names", nargs="*", default=list(FIGURES), metavar="figure", help=f"of {', '.join(FIGURES)} (all)"
+    )
+    parser.add_argument("--metric", help="metric of the pareto figure (the study's primary one)")
+    parser.add_argument("--published", action="store_true", help="draw other papers' numbers beside it, hollow")
+    chosen = parser.parse_args(arguments)
+    try:
+        written = render(chosen.folder, chosen.names, chosen.metric, chosen.published)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
+    print("\n".join(map(str, written)))
+    return 0 if written else 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,173 @@
+"""A study's folder as Python values: `load(folder) -> Study`. The record format is described in results/README.md.
+
+Imports only the standard library and yaml, so that a script can read records without plotly or torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from wavedp.errors import UserError
+
+Status = Literal["done", "failed", "infeasible"]
+HIGHER_IS_BETTER = ("acc", "precision", "recall", "density", "coverage", "psnr", "ssim")
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One line of trials.jsonl. epsilon is the budget asked for, epsilon_spent what the accountant says was used:
+    0 when no sensitive image was read, inf when the fit was not private, None when the trial did not get that far."""
+
+    trial: str
+    status: Status
+    seed: int
+    epsilon: float
+    reason: str | None = None
+    generator: str = ""
+    level: int = 0
+    blur: str = "none"
+    upscaler: str = ""
+    epsilon_spent: float | None = None
+    delta: float | None = None
+    metrics: dict[str, float] = field(default_factory=dict)
+    keys: dict[str, str] = field(default_factory=dict)
+    reused: list[str] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
+    host: str = ""
+    commit: str = ""
+    axes: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def budget(self) -> float:
+        """Where the trial stands on the ε axis: 0 or inf if that is what was spent, otherwise what was asked.
+
+        A generator that never reads the sensitive images spends 0 whatever was asked of it.
+        """
+        return self.epsilon_spent if self.epsilon_spent in (0.0, math.inf) else self.epsilon
+
+
+@dataclass(frozen=True)
+class Study:
+    """A loaded results/<study>/ folder. meta is study.yaml; ledger holds one dict for each line of ledger.jsonl."""
+
+    folder: Path
+    meta: dict[str, Any]
+    trials: list[Trial]
+    ledger: list[dict[str, Any]]
+
+    @property
+    def name(self) -> str:
+        return str(self.meta.get("study") or self.folder.name)
+
+    @property
+    def done(self) -> list[Trial]:
+        return [trial for trial in self.trials if trial.status == "done"]
+
+    @property
+    def metrics(self) -> list[str]:
+        """Names of the metrics that at least one finished trial has, in order of first appearance."""
+        return list(dict.fromkeys(name for trial in self.done for name in trial.metrics))
+
+    def metric(self, name: str | None = None) -> str:
+        """`name`, or the study's primary metric when None. Raises UserError when no finished trial has it."""
+        chosen = name or self.meta.get("primary_metric") or (self.metrics[0] if self.metrics else None)
+        if chosen not in self.metrics:
+            offered = ", ".join(self.metrics) or "none, because no trial has finished"
+            raise UserError(f"metric {chosen!r} is in no finished trial of {self.folder}: choose one of: {offered}.")
+        return str(chosen)
+
+    def provenance(self) -> dict[str, Any]:
+        """What a figure of this study rests on: sha256 of the two record files, commit and command of the study."""
+        return {
+            "study": self.name,
+            "trials_sha256": _sha256(self.folder / "trials.jsonl"),
+            "ledger_sha256": _sha256(self.folder / "ledger.jsonl"),
+            "commit": self.meta.get("commit"),
+            "command": self.meta.get("command"),
+        }
+
+
+def load(folder: str | Path) -> Study:
+    """Read results/<study>/.
+
+    A torn last line (the writer was killed) is ignored; of a trial recorded twice, the later line counts.
+    Raises UserError for a missing folder, a missing study.yaml or trials.jsonl, a file without a trial, a broken line.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(f"there is no folder {folder}: give the folder of a study, results/<study>.")
+    for name in ("study.yaml", "trials.jsonl"):
+        if not (folder / name).is_file():
+            raise UserError(
+                f"{folder} has no {name}, so it is not a study: run the sweep first, or give another folder."
+            )
+    trials = {trial.trial: trial for trial in map(_trial, *_numbered(folder / "trials.jsonl"))}
+    if not trials:
+        raise UserError(
+            f"{folder / 'trials.jsonl'} holds no trial yet: wait for the first to end, or run the sweep again."
+        )
+    ledger, places = _numbered(folder / "ledger.jsonl") if (folder / "ledger.jsonl").is_file() else ([], [])
+    for line, place in zip(ledger, places, strict=True):
+        if "kind" not in line or "stage_key" not in line:
+            raise UserError(
+                f"{place} is no ledger line, for it lacks kind or stage_key: restore the file from a backup."
+            )
+    meta = yaml.safe_load((folder / "study.yaml").read_text(encoding="utf-8"))
+    return Study(folder, meta or {}, list(trials.values()), ledger)
+
+
+def lower_is_better(metric: str) -> bool:
+    """Direction of a metric, from the first word of its name: distances (fid, kid) fall, acc and coverage rise."""
+    return metric.split("_")[0] not in HIGHER_IS_BETTER
+
+
+def _numbered(path: Path) -> tuple[list[dict[str, Any]], list[str]]:
+    """The JSON objects of a .jsonl file and where each stands, for messages."""
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    objects, places = [], []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            value = json.loads(line)
+            if not isinstance(value, dict):
+                raise ValueError("not a JSON object")
+        except ValueError as error:
+            if number == len(lines) and not line.endswith("\n"):
+                break
+            raise UserError(
+                f"line {number} of {path} is not a JSON object ({error}): remove or mend that line."
+            ) from None
+        objects.append(value)
+        places.append(f"line {number} of {path}")
+    return objects, places
+
+
+def _trial(values: dict[str, Any], place: str) -> Trial:
+    known = {item.name for item in fields(Trial)}
+    # A null means "not reached"; the field's default says the same.
+    chosen = {name: value for name, value in values.items() if name in known and value is not None}
+    for name in ("trial", "status", "seed", "epsilon"):
+        if name not in chosen:
+            raise UserError(f"{place} has no {name!r}: it was not written by sweeps.run; remove that line.")
+    for name in ("epsilon", "epsilon_spent", "delta"):
+        if name in chosen:
+            chosen[name] = float(chosen[name])  # "inf" is a string in JSON
+    chosen["metrics"] = {
+        name: float(value)
+        for name, value in chosen.get("metrics", {}).items()
+        if value is not None and not math.isnan(float(value))
+    }
+    return Trial(**chosen)
+
+
+def _sha256(path: Path) -> str | None:
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None

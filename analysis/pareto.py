@@ -1,0 +1,124 @@
+"""Quality against privacy: the study's fronts, each at two prices.
+
+`pareto_data(study)` is the arithmetic; `analysis.pareto_figure` draws it. A front is one series (every axis but ε and
+seed). Its solid line stands at the ε of single trials, what papers print; its dashed twin at the ε that publishing the
+front up to that point has cost, all seeds included; the dotted vertical at the price of the whole study.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from analysis import captions
+from analysis.comparison import Published, published
+from analysis.load import Study, Trial, lower_is_better
+from analysis.price import composed, releases
+from analysis.replicates import Interval, Point, points
+
+
+@dataclass(frozen=True)
+class FrontPoint:
+    """One ε of a front. composed: ε of all private releases of the front up to here; None at 0 and ∞ (no release)."""
+
+    epsilon: float
+    spent: float
+    composed: float | None
+    value: Interval
+    nondominated: bool
+
+
+@dataclass(frozen=True)
+class Front:
+    """One series: points in ascending ε."""
+
+    label: str
+    points: list[FrontPoint]
+
+    @property
+    def is_anchor(self) -> bool:
+        """No point between 0 and ∞, as for the public model alone or for real images."""
+        return not any(0 < point.epsilon < math.inf for point in self.points)
+
+
+@dataclass(frozen=True)
+class ParetoData:
+    """All that the figure shows. total: composed ε of every private release of the study (None without one)."""
+
+    title: str
+    metric: str
+    lower_is_better: bool
+    fronts: list[Front]
+    total: float | None
+    releases: int
+    published: list[Published]
+    caption: str
+    provenance: dict[str, Any]
+
+
+def pareto_data(study: Study, metric: str | None = None, with_published: bool = False) -> ParetoData:
+    """Means, intervals, both prices and dominance of every point of a study that has `metric` (None: the primary one).
+
+    Raises UserError when no finished trial has the metric.
+    """
+    metric = study.metric(metric)
+    lower = lower_is_better(metric)
+    found = [(point, value) for point in points(study) if (value := point.interval(metric)) is not None]
+    prices: dict[frozenset[tuple[str, str]], float] = {}
+
+    def price(lines: list[dict[str, Any]]) -> float | None:
+        """Fronts that differ after the private fit rest on the same releases: each set is composed once."""
+        rests_on = frozenset((line["purpose"], line["stage_key"]) for line in lines)
+        if rests_on not in prices:
+            prices[rests_on] = composed(lines)
+        return prices[rests_on] if lines else None
+
+    fronts: dict[str, list[FrontPoint]] = {}
+    front_trials: dict[str, list[Trial]] = {}
+    for point, value in found:
+        trials = front_trials.setdefault(point.series, [])
+        trials += point.trials
+        lines = releases(study, trials) if 0 < point.epsilon < math.inf else []
+        best = not any(_dominates(other, (point, value), lower) for other in found)
+        fronts.setdefault(point.series, []).append(FrontPoint(point.epsilon, point.spent, price(lines), value, best))
+    everything = releases(study)
+    papers = published(study, metric) if with_published else []
+    return ParetoData(
+        title=_title(study),
+        metric=metric,
+        lower_is_better=lower,
+        fronts=[Front(label, front) for label, front in fronts.items()],
+        total=price(everything),
+        releases=len(everything),
+        published=papers,
+        caption=_caption(study, metric, [value.n for _, value in found], papers),
+        provenance=study.provenance(),
+    )
+
+
+def _dominates(one: tuple[Point, Interval], other: tuple[Point, Interval], lower: bool) -> bool:
+    """No worse in ε and in the mean, and better in one of them. Real images, the ceiling, are not counted."""
+    sign = 1 if lower else -1
+    a, b = (one[0].epsilon, sign * one[1].mean), (other[0].epsilon, sign * other[1].mean)
+    return not one[0].is_real and a != b and a[0] <= b[0] and a[1] <= b[1]
+
+
+def _title(study: Study) -> str:
+    data = study.meta.get("config", {}).get("data", {})
+    size = f", {data['size']}×{data['size']}" if "size" in data else ""
+    return f"<b>{study.name}</b>" + (f": {data['name']}{size}" if "name" in data else "")
+
+
+def _caption(study: Study, metric: str, counts: list[int], papers: list[Published]) -> str:
+    sentences = [
+        captions.seeds_sentence(counts),
+        "Filled points: no other point has both a lower ε and a better mean; pale points are dominated.",
+        captions.metric_sentence(metric),
+        captions.privacy_sentence(study),
+        captions.nonprivate_sentence(study),
+    ]
+    for paper in papers:
+        drawn = "hollow, not comparable: " + "; ".join(paper.differences) if paper.differences else "same protocol"
+        sentences.append(f"{paper.name} ({paper.source}): {drawn}.")
+    return " ".join(sentences)

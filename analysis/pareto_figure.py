@@ -1,0 +1,352 @@
+"""The drawing of `analysis.pareto`: logarithmic ε, broken axis to 0 and ∞, two prices a front, caption below."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from typing import Any
+
+import plotly.graph_objects as go
+
+from analysis.comparison import Published
+from analysis.pareto import Front, FrontPoint, ParetoData
+from analysis.replicates import epsilon_text
+
+# Okabe and Ito's colours for all kinds of colour vision, without yellow and black (weak on white; kept for text).
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
+GREY, INK = "#8a8a8a", "#222222"
+WIDTH, PLOT_HEIGHT, TOP, LEFT, RIGHT, AXIS = 960, 430, 104, 80, 180, 62  # pixels
+CAPTION_COLUMNS, CAPTION_LINE = 146, 15  # characters, pixels
+LABEL_GAP = 0.055  # least distance of two labels, in plot heights
+LOG_RATIO = 8  # a metric that spans more than this factor is drawn on a logarithmic axis
+
+
+class _Axes:
+    """Where things stand: ε on a logarithmic axis with places for 0 and ∞ beyond its breaks, the metric beside it."""
+
+    def __init__(self, data: ParetoData) -> None:
+        finite = [x for front in data.fronts for p in front.points for x in _prices(p)] + [data.total]
+        finite += [epsilon for paper in data.published for row in paper.methods.values() for epsilon in row]
+        logs = [math.log10(x) for x in finite if x] or [0.0]
+        self.low, self.high = min(logs), max(logs)
+        self.span = max(self.high - self.low, 0.5)
+        budgets = {p.epsilon for front in data.fronts for p in front.points}
+        self.has_zero, self.has_infinity = 0.0 in budgets, math.inf in budgets
+        self.left = self.low - self.span * ((0.24 if self.has_zero else 0.06) + (0.22 if data.published else 0))
+        self.right = self.high + self.span * (0.24 if self.has_infinity else 0.06)
+        values = [v for front in data.fronts for p in front.points for v in (p.value.mean, p.value.low, p.value.high)]
+        values += [v for paper in data.published for row in paper.methods.values() for v in row.values()]
+        means = [v for v in values if v > 0]
+        self.log_y = min(values) > 0 and max(means) / min(means) > LOG_RATIO
+        bottom, top = self.y(min(values)), self.y(max(values))
+        pad = 0.08 * (top - bottom or abs(top) or 1.0)
+        self.bottom, self.top = bottom - pad, top + pad
+        self.asked = sorted(e for e in budgets if 0 < e < math.inf)
+
+    def x(self, epsilon: float) -> float:
+        """ε as a position on the axis, in data units (0 and ∞ beyond the breaks)."""
+        if epsilon == 0:
+            return 10 ** (self.low - 0.18 * self.span)
+        return 10 ** (self.high + 0.18 * self.span) if math.isinf(epsilon) else epsilon
+
+    def y(self, value: float) -> float:
+        """A metric's value in the units of the axis range and of annotations."""
+        return math.log10(value) if self.log_y else value
+
+    def ticks(self) -> list[float]:
+        """The ε asked for, then 1-2-5 steps over what the composed prices reach beyond them."""
+        beyond = max(self.asked, default=10**self.low / 2) * 1.6
+        found = self.asked + [step for step in _steps(self.low, self.high) if step > beyond]
+        return [0.0] * self.has_zero + found + [math.inf] * self.has_infinity
+
+
+def pareto_figure(data: ParetoData) -> go.Figure:
+    """Draw `pareto_data`.
+
+    The fronts with the best means have a colour and a label, further ones are grey (hovering names them). Published
+    values are hollow unless their protocol is the study's.
+    """
+    axes = _Axes(data)
+    figure = go.Figure()
+    for paper in data.published:
+        _draw_published(figure, axes, paper)
+    colours = _colours(data)
+    for front in sorted(data.fronts, key=lambda front: front.label in colours):
+        _draw_front(figure, axes, front, colours.get(front.label, GREY))
+    _label_fronts(figure, axes, [(front, colours[front.label]) for front in data.fronts if front.label in colours])
+    for front in data.fronts:
+        if front.is_anchor:
+            _label_anchor(figure, axes, front)
+    _explain_lines(figure, data)
+    if data.total is not None:
+        _draw_total(figure, data)
+    for present, edge in (
+        (axes.has_zero, axes.low - 0.10 * axes.span),
+        (axes.has_infinity, axes.high + 0.10 * axes.span),
+    ):
+        if present:
+            text = {"text": "<b>//</b>", "bgcolor": "white", "borderpad": 0}
+            figure.add_annotation(x=edge, y=0, yref="paper", yanchor="middle", showarrow=False, font_size=13, **text)
+    _lay_out(figure, axes, data)
+    return figure
+
+
+def _colours(data: ParetoData) -> dict[str, str]:
+    """A colour for each of the best fronts, as many as there are colours, in the order of the study."""
+    sign = 1 if data.lower_is_better else -1
+    fronts = [front for front in data.fronts if not front.is_anchor]
+    ranked = sorted(fronts, key=lambda front: min(sign * point.value.mean for point in front.points))
+    kept = [front.label for front in fronts if front in ranked[: len(PALETTE)]]
+    return dict(zip(kept, PALETTE, strict=False))
+
+
+def _steps(low: float, high: float) -> list[float]:
+    """1, 2, 5, 10, 20, ... between 10^low and 10^high."""
+    steps = [m * 10.0**k for k in range(math.floor(low), math.ceil(high) + 1) for m in (1, 2, 5)]
+    return [step for step in steps if low <= math.log10(step) <= high]
+
+
+def _pale(colour: str) -> str:
+    """The colour two thirds of the way to white; opaque, so that lines do not show through a marker."""
+    channels = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
+    return "#" + "".join(f"{(channel + 2 * 255) // 3:02x}" for channel in channels)
+
+
+def _tick_text(epsilon: float) -> str:
+    # The font's ∞ is as small as a lower-case letter.
+    return '<span style="font-size:19px">∞</span>' if math.isinf(epsilon) else epsilon_text(epsilon)
+
+
+def _prices(point: FrontPoint) -> list[float | None]:
+    return [point.spent, point.composed] if 0 < point.epsilon < math.inf else []
+
+
+def _draw_front(figure: go.Figure, axes: _Axes, front: Front, colour: str) -> None:
+    finite = [p for p in front.points if 0 < p.epsilon < math.inf]
+    twin = [p for p in finite if p.composed is not None]
+    common: dict[str, Any] = {
+        "showlegend": False,
+        "name": front.label,
+        "hovertemplate": "%{text}<extra>%{fullData.name}</extra>",
+    }
+    figure.add_scatter(
+        x=[p.composed for p in twin],
+        y=[p.value.mean for p in twin],
+        mode="lines+markers",
+        line={"color": colour, "dash": "dash", "width": 1.3},
+        marker={"size": 5, "symbol": "diamond"},
+        opacity=0.75,
+        text=[f"{p.value.mean:.4g}, for ε = {p.composed:.3g} in all" for p in twin],
+        **common,
+    )
+    figure.add_scatter(
+        x=[p.spent for p in finite],
+        y=[p.value.mean for p in finite],
+        mode="lines",
+        line={"color": colour, "width": 2.2},
+        hoverinfo="skip",
+        showlegend=False,
+    )
+    figure.add_scatter(
+        x=[p.spent if p in finite else axes.x(p.epsilon) for p in front.points],
+        y=[p.value.mean for p in front.points],
+        mode="markers",
+        marker={
+            "size": 9,
+            "color": [colour if p.nondominated else _pale(colour) for p in front.points],
+            "opacity": 1,
+            "line": {"width": 1.5, "color": colour},
+        },
+        error_y={
+            "array": [p.value.half_width or 0.0 for p in front.points],
+            "color": colour,
+            "thickness": 1.2,
+            "width": 4,
+        },
+        text=[_hover(p) for p in front.points],
+        **common,
+    )
+
+
+def _hover(p: FrontPoint) -> str:
+    bar = f" ± {p.value.half_width:.2g}" if p.value.half_width is not None else ""
+    return (
+        f"{p.value.mean:.4g}{bar} (n = {p.value.n})<br>ε asked {epsilon_text(p.epsilon)}, spent {epsilon_text(p.spent)}"
+    )
+
+
+def _label_fronts(figure: go.Figure, axes: _Axes, fronts: list[tuple[Front, str]]) -> None:
+    """Names at the right edge, in the colour and at the height of each front's last point."""
+    ends = [axes.y(front.points[-1].value.mean) for front, _ in fronts]
+    heights = spread(ends, LABEL_GAP * (axes.top - axes.bottom))
+    for (front, colour), height in zip(fronts, heights, strict=True):
+        text = "<br>".join(textwrap.wrap(front.label, 26))
+        place = {"x": 1.01, "xref": "paper", "xanchor": "left", "y": height, "yanchor": "middle", "align": "left"}
+        figure.add_annotation(text=text, showarrow=False, font={"color": colour, "size": 13}, **place)
+
+
+def _label_anchor(figure: go.Figure, axes: _Axes, front: Front) -> None:
+    """The name beside the marker, on the side where the axis goes on."""
+    for point in front.points:
+        side = "left" if point.epsilon == 0 else "right"
+        figure.add_annotation(
+            x=math.log10(axes.x(point.epsilon)),
+            y=axes.y(point.value.mean),
+            text=front.label,
+            showarrow=False,
+            xanchor=side,
+            xshift=10 if side == "left" else -10,
+            font={"size": 12, "color": "#555555"},
+        )
+
+
+def _symbol(paper: Published) -> str:
+    return "circle" if paper.comparable else "circle-open"
+
+
+def _draw_published(figure: go.Figure, axes: _Axes, paper: Published) -> None:
+    rows = [sorted(row.items()) for row in paper.methods.values()]
+    for name, row in zip(paper.methods, rows, strict=True):
+        figure.add_scatter(
+            x=[epsilon for epsilon, _ in row],
+            y=[value for _, value in row],
+            mode="lines+markers",
+            line={"color": "#c8c8c8", "width": 0.8, "dash": "dot"},
+            marker={"symbol": _symbol(paper), "size": 7, "color": GREY},
+            name=name,
+            hovertemplate=f"%{{y}}<extra>{name}, {paper.name}</extra>",
+            showlegend=False,
+        )
+    heights = spread([axes.y(row[0][1]) for row in rows], 0.75 * LABEL_GAP * (axes.top - axes.bottom))
+    for name, row, height in zip(paper.methods, rows, heights, strict=True):
+        at = math.log10(row[0][0])
+        figure.add_annotation(
+            x=at - 0.09 * axes.span,
+            y=height,
+            text=name,
+            showarrow=False,
+            xanchor="right",
+            font={"size": 10, "color": "#666666"},
+        )
+        ends = {"x0": 10 ** (at - 0.085 * axes.span), "x1": 10 ** (at - 0.015 * axes.span)}
+        y0, y1 = (10**height, row[0][1]) if axes.log_y else (height, row[0][1])
+        figure.add_shape(type="line", **ends, y0=y0, y1=y1, line={"color": "#d8d8d8", "width": 0.8})
+
+
+def _draw_total(figure: go.Figure, data: ParetoData) -> None:
+    assert data.total is not None
+    figure.add_shape(
+        type="line",
+        x0=data.total,
+        x1=data.total,
+        y0=0,
+        y1=1,
+        yref="paper",
+        line={"color": INK, "width": 1.2, "dash": "dot"},
+    )
+    figure.add_annotation(
+        x=math.log10(data.total),
+        y=1,
+        yref="paper",
+        text=f"whole study, {data.releases} private releases: <b>ε = {data.total:.3g}</b>",
+        showarrow=False,
+        yanchor="bottom",
+        font={"size": 12, "color": INK},
+    )
+
+
+def _explain_lines(figure: go.Figure, data: ParetoData) -> None:
+    """The line styles, in a legend; the series themselves are labelled in place."""
+    styles: list[tuple[str, dict[str, Any], str, int]] = [("ε of one trial", {"width": 2.2}, "circle", 9)]
+    if data.total is not None:
+        styles.append(("ε of the front's releases up to there, composed", {"dash": "dash", "width": 1.3}, "diamond", 5))
+    for paper in data.published:
+        warning = "" if paper.comparable else ", not comparable"
+        styles.append((f"{paper.name}, {paper.metric}{warning}", {"dash": "dot", "width": 0.8}, _symbol(paper), 7))
+    for name, line, symbol, size in styles:
+        marker = {"symbol": symbol, "size": size, "color": "#555555"}
+        line = line | {"color": "#555555"}
+        figure.add_scatter(
+            x=[None], y=[None], name=name, mode="lines+markers", line=line, marker=marker, hoverinfo="skip"
+        )
+
+
+def _lay_out(figure: go.Figure, axes: _Axes, data: ParetoData) -> None:
+    grey = sum(not front.is_anchor for front in data.fronts) - len(_colours(data))
+    caption = textwrap.wrap(data.caption + (f" Grey lines: {grey} further series." if grey else ""), CAPTION_COLUMNS)
+    bottom = AXIS + CAPTION_LINE * len(caption) + 14
+    arrow = "↓ lower is better" if data.lower_is_better else "↑ higher is better"
+    ticks = axes.ticks()
+    grid = {"gridcolor": "#ececec", "linecolor": "#444444", "showline": True, "ticks": "outside", "zeroline": False}
+    figure.update_layout(
+        template="none",
+        width=WIDTH,
+        height=TOP + PLOT_HEIGHT + bottom,
+        margin={"t": TOP, "b": bottom, "l": LEFT, "r": RIGHT},
+        font={"family": "DejaVu Sans, Helvetica, Arial, sans-serif", "size": 13, "color": INK},
+        title={
+            "text": data.title,
+            "x": 0,
+            "xref": "paper",
+            "y": 1,
+            "yref": "container",
+            "yanchor": "top",
+            "pad": {"t": 14},
+        },
+        legend={
+            "orientation": "h",
+            "x": 0,
+            "xanchor": "left",
+            "y": 1 + 34 / PLOT_HEIGHT,
+            "yanchor": "middle",
+            "font_size": 12,
+        },
+        xaxis={
+            "type": "log",
+            "range": [axes.left, axes.right],
+            "tickvals": [axes.x(tick) for tick in ticks],
+            "ticktext": [_tick_text(tick) for tick in ticks],
+            "title": {"text": "privacy loss ε (logarithmic)", "standoff": 8},
+            **grid,
+        },
+        yaxis={
+            "type": "log" if axes.log_y else "linear",
+            "tickvals": _steps(axes.bottom, axes.top) if axes.log_y else None,
+            "range": [axes.bottom, axes.top],
+            "title": {"text": f"{data.metric}   {arrow}"},
+            **grid,
+        },
+        meta=data.provenance,
+    )
+    figure.add_annotation(
+        text="<br>".join(caption),
+        x=0,
+        xref="paper",
+        xanchor="left",
+        xshift=-LEFT + 14,
+        y=0,
+        yref="paper",
+        yanchor="top",
+        yshift=-AXIS,
+        align="left",
+        showarrow=False,
+        font={"size": 11, "color": "#555555"},
+    )
+
+
+def spread(heights: list[float], gap: float) -> list[float]:
+    """Heights moved apart until neighbours are at least `gap` apart, order kept, each group about its own centre."""
+    groups: list[tuple[float, list[int]]] = []  # centre, members from low to high
+    for index in sorted(range(len(heights)), key=lambda i: heights[i]):
+        centre, members = heights[index], [index]
+        while (
+            groups and centre - gap * (len(members) - 1) / 2 < groups[-1][0] + gap * (len(groups[-1][1]) - 1) / 2 + gap
+        ):
+            members = groups.pop()[1] + members
+            centre = sum(heights[i] for i in members) / len(members)
+        groups.append((centre, members))
+    placed = dict.fromkeys(range(len(heights)), 0.0)
+    for centre, members in groups:
+        for place, index in enumerate(members):
+            placed[index] = centre + gap * (place - (len(members) - 1) / 2)
+    return [placed[index] for index in range(len(heights))]

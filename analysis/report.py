@@ -1,0 +1,70 @@
+"""What a study says at its end:  python -m analysis.report results/<study>
+
+The table of the primary metric, the three epsilons (one trial, all releases, best of K), and where the files are.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from analysis import captions
+from analysis.load import Study, load
+from analysis.price import composed, releases
+from analysis.replicates import epsilon_text
+from analysis.tables import table
+from wavedp.errors import UserError
+
+SHOWN = (".md", ".html", ".png")
+
+
+def report(folder: str | Path) -> str:
+    """The summary as text, paths last. Raises UserError as `load` does."""
+    study = load(folder)
+    metric = [study.metric()] if study.metrics else []
+    counts = {status: sum(t.status == status for t in study.trials) for status in ("done", "failed", "infeasible")}
+    trials = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
+    paths = [
+        p for p in (study.folder / "results.md", *sorted((study.folder / "figures").glob("*"))) if p.suffix in SHOWN
+    ]
+    listed = "\n".join(f"  {path}" for path in [study.folder / "trials.jsonl", study.folder / "ledger.jsonl", *paths])
+    return f"{study.name}: {trials}\n\n{table(study, metric)}\n{epsilons(study)}\n\nfiles\n{listed}\n"
+
+
+def epsilons(study: Study) -> str:
+    """The study's privacy loss in the three ways that must not be confused, one paragraph each."""
+    lines = releases(study)
+    notes = [captions.privacy_sentence(study), captions.nonprivate_sentence(study)]
+    if lines:
+        spent = [t.epsilon_spent for t in study.done if t.epsilon_spent and math.isfinite(t.epsilon_spent)]
+        span = " to ".join(dict.fromkeys(epsilon_text(bound(spent)) for bound in (min, max))) if spent else "not spent"
+        prices = {
+            "one trial": f"ε = {span}: for whoever sees that trial alone",
+            "whole study": f"ε = {epsilon_text(composed(lines))}: {len(lines)} private releases composed",
+            f"best of {len(study.trials)}": "not claimed: bounds for selection (arXiv 2110.03620) need a random number",
+            "": "of trials and one published output; this number was fixed, and all are here",
+        }
+        notes = [
+            *(f"{name:<12} {price}" for name, price in prices.items()),
+            *notes,
+            f"every line:  python -m wavedp.privacy.ledger {study.folder}",
+        ]
+    return "\n".join(["privacy", *(f"  {note}" for note in notes)])
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m analysis.report", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("folder", type=Path, help="results/<study>")
+    try:
+        print(report(parser.parse_args(arguments).folder), end="")
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

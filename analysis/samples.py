@@ -1,0 +1,159 @@
+"""Sample sheets: rows of ascending ε, columns that share their noise seed, one block for each series.
+
+Nothing is picked by looks: the replicate is the smallest seed that all rows have (where there is none, each row's own
+smallest, and columns do not match), the columns are spaced evenly over what the trials stored, and a sidecar lists
+trials and indices. Real images are not shown: they would be a release.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from analysis.load import Study, Trial
+from analysis.replicates import epsilon_text, points
+from wavedp.errors import UserError
+
+COLUMNS = 12
+CELL, GAP, MARGIN, FONT_SIZE = 56, 4, 12, 15  # pixels; images smaller than CELL are enlarged by a whole factor
+Stage = Literal["images", "coarse"]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One trial's images: uint8 [n C H W], of the columns chosen."""
+
+    epsilon: float
+    trial: str
+    images: np.ndarray
+
+
+@dataclass(frozen=True)
+class SampleSheet:
+    """Blocks of rows, by series; indices are the columns' places in samples/<trial>.npz, labels their classes.
+
+    seed: the replicate shown; None when no seed is shared by all rows.
+    """
+
+    blocks: dict[str, list[Row]]
+    indices: list[int]
+    labels: list[int]
+    seed: int | None
+    provenance: dict[str, Any]
+
+
+def samples_data(study: Study, stage: Stage = "images", columns: int = COLUMNS) -> SampleSheet:
+    """Final images of every series; with stage="coarse" the coarse images they were made from, each set once.
+
+    Raises UserError when no finished trial has left samples.
+    """
+    stored = {trial.trial: path for trial in study.done if (path := _path(study, trial)).is_file()}
+    rows = [(p.series, p.epsilon, [t for t in p.trials if t.trial in stored]) for p in points(study)]
+    rows = [row for row in rows if row[2]]
+    if not rows:
+        raise UserError(
+            f"{study.folder / 'samples'} holds no .npz of a finished trial: run the study with samples kept."
+        )
+    shared = set.intersection(*({trial.seed for trial in trials} for _, _, trials in rows))
+    seed = min(shared) if shared else None
+    chosen = [
+        (series, epsilon, min(trials, key=lambda t: (t.seed != seed, t.seed))) for series, epsilon, trials in rows
+    ]
+    arrays = {trial.trial: dict(np.load(stored[trial.trial])) for _, _, trial in chosen}
+    available = min(len(stored_arrays["images"]) for stored_arrays in arrays.values())
+    indices = [int(i) for i in np.unique(np.linspace(0, available - 1, min(columns, available)).round())]
+    blocks: dict[str, list[Row]] = {}
+    sources: dict[str, tuple[str, ...]] = {}  # keys of the coarse images behind each series
+    for series, epsilon, trial in chosen:
+        blocks.setdefault(series, []).append(Row(epsilon, trial.trial, arrays[trial.trial][stage][indices]))
+        sources[series] = (*sources.get(series, ()), trial.keys.get("coarse_samples", trial.trial))
+    labels = arrays[chosen[0][2].trial]["labels"][indices].tolist()
+    if stage == "coarse":
+        blocks = _merge(blocks, sources)
+    return SampleSheet(blocks, indices, labels, seed, study.provenance())
+
+
+def _merge(blocks: dict[str, list[Row]], sources: dict[str, tuple[str, ...]]) -> dict[str, list[Row]]:
+    """One block for all series that start from the same coarse images, named by its size and those series."""
+    shared: dict[tuple[str, ...], list[str]] = {}
+    for series, keys in sources.items():
+        shared.setdefault(keys, []).append(series)
+    merged = {}
+    for names in shared.values():
+        rows = blocks[names[0]]
+        height, width = rows[0].images.shape[-2:]
+        merged[f"coarse {height}×{width}, before: {'; '.join(names)}"] = rows
+    return merged
+
+
+def samples_picture(sheet: SampleSheet) -> Image.Image:
+    """The sheet in RGB: a heading for each block, ε to the left of each row, cells enlarged without smoothing."""
+    font, mark = _font()
+    texts = {row.trial: f"ε = {epsilon_text(row.epsilon)}" for rows in sheet.blocks.values() for row in rows}
+    if not mark:
+        texts = {name: text.replace("ε", "eps").replace("∞", "inf") for name, text in texts.items()}
+    gutter = 2 * MARGIN + math.ceil(max(font.getlength(text) for text in texts.values()))
+    cells = {row.trial: _enlarge(row.images) for rows in sheet.blocks.values() for row in rows}
+    cell = max(images.shape[1] for images in cells.values())
+    heading = FONT_SIZE + 2 * MARGIN
+    rows_in_all = sum(map(len, sheet.blocks.values()))
+    width = gutter + len(sheet.indices) * (cell + GAP) - GAP + MARGIN
+    height = len(sheet.blocks) * heading + rows_in_all * (cell + GAP) + MARGIN
+    width = max([width] + [2 * MARGIN + math.ceil(font.getlength(series)) for series in sheet.blocks])
+    picture = Image.new("RGB", (width, height), "white")
+    draw, top = ImageDraw.Draw(picture), 0
+    for series, rows in sheet.blocks.items():
+        draw.text((MARGIN, top + heading / 2), series, fill="black", font=font, anchor="lm")
+        top += heading
+        for row in rows:
+            draw.text((MARGIN, top + cell / 2), texts[row.trial], fill="black", font=font, anchor="lm")
+            for column, image in enumerate(cells[row.trial]):
+                picture.paste(Image.fromarray(image), (gutter + column * (cell + GAP), top))
+            top += cell + GAP
+    return picture
+
+
+def write_samples(study: Study, figures: Path) -> list[Path]:
+    """samples.png, samples_coarse.png and the sidecar samples.json in `figures`."""
+    sheets: dict[str, SampleSheet] = {"samples": samples_data(study), "samples_coarse": samples_data(study, "coarse")}
+    for name, sheet in sheets.items():
+        samples_picture(sheet).save(figures / f"{name}.png", optimize=True)
+    sheet = sheets["samples"]
+    sidecar = {
+        "indices": sheet.indices,
+        "labels": sheet.labels,
+        "seed": sheet.seed,
+        "trials": {
+            f"{name}.png": {series: [row.trial for row in rows] for series, rows in one.blocks.items()}
+            for name, one in sheets.items()
+        },
+        "provenance": sheet.provenance,
+    }
+    path = figures / "samples.json"
+    path.write_text(json.dumps(sidecar, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    return [figures / f"{name}.png" for name in sheets] + [path]
+
+
+def _path(study: Study, trial: Trial) -> Path:
+    return study.folder / "samples" / f"{trial.trial}.npz"
+
+
+def _enlarge(images: np.ndarray) -> np.ndarray:
+    """uint8 [n C H W] to RGB [n H' W' 3], H' = k H for the smallest whole k that reaches CELL."""
+    factor = max(1, math.ceil(CELL / images.shape[-1]))
+    images = np.moveaxis(images.repeat(factor, axis=2).repeat(factor, axis=3), 1, -1)  # n H' W' C
+    return np.broadcast_to(images, (*images.shape[:3], 3)).copy() if images.shape[-1] == 1 else images
+
+
+def _font() -> tuple[Any, bool]:
+    """A font and whether it has ε and ∞: DejaVu where it is installed, Pillow's own (Latin only) elsewhere."""
+    try:
+        return ImageFont.truetype("DejaVuSans.ttf", FONT_SIZE), True
+    except OSError:
+        return ImageFont.load_default(FONT_SIZE), False

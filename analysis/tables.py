@@ -1,0 +1,117 @@
+"""The results table in Markdown: one row for each series and ε, mean ± half the 95% interval over seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from analysis import captions
+from analysis.load import Study, Trial, lower_is_better
+from analysis.replicates import Interval, Point, epsilon_text, points
+
+SETTINGS = ("generator", "level", "blur", "upscaler")
+
+
+def table(study: Study, metrics: Sequence[str] | None = None) -> str:
+    """Markdown table of the finished trials with the given metrics (None: all), then the trials that have no result.
+
+    Bold is the best mean among the rows of the same ε, and only where its interval overlaps no other row's.
+    Raises UserError for a metric that no finished trial has.
+    """
+    metrics = [study.metric(name) for name in metrics] if metrics else study.metrics
+    found = points(study)
+    bold = {metric: _separated(found, metric) for metric in metrics}
+    header = [
+        "series",
+        "ε",
+        "ε spent",
+        *(f"{m} {'↓' if lower_is_better(m) else '↑'}" for m in metrics),
+        "n",
+        "s/trial",
+        "reused",
+    ]
+    rows = [_row(point, metrics, bold) for point in found]
+    parts = [_markdown(header, rows)] if rows else ["No trial has finished."]
+    missing = [trial for trial in study.trials if trial.status != "done"]
+    if missing:
+        parts.append(_markdown(["without a result", "status", "reason"], [_missing(trial) for trial in missing]))
+    return "\n\n".join(parts) + "\n"
+
+
+def write_table(study: Study) -> Path:
+    """results/<study>/results.md: the table with every metric, what its numbers mean, and what it rests on."""
+    settings = {name: {str(getattr(trial, name)) for trial in study.done} for name in SETTINGS}
+    fixed = [f"{name} {values.pop()}" for name, values in settings.items() if len(values) == 1]
+    notes = [
+        *([f"In every row: {', '.join(fixed)}."] if fixed else []),
+        "Mean ± half of the 95% Student t interval over n seeds; without ± there was one seed.",
+        "Bold: the best of its ε, where its interval overlaps no other.",
+        "s/trial: seconds of the stages a trial ran itself; reused: stages it found finished, of all its stages.",
+        *(captions.metric_sentence(metric) for metric in study.metrics),
+        captions.privacy_sentence(study),
+        captions.nonprivate_sentence(study),
+        *dict.fromkeys(f"{trial.upscaler}: {note}." for trial in study.done for note in trial.notes),
+    ]
+    origin = study.provenance()
+    digest = str(origin["trials_sha256"])[:12]
+    source = f"From trials.jsonl (sha256 {digest}), commit {origin['commit']}: `{origin['command']}`"
+    path = study.folder / "results.md"
+    listed = "\n".join(f"* {note}" for note in notes)
+    path.write_text(f"# {study.name}\n\n{table(study)}\n{listed}\n\n{source}\n", encoding="utf-8")
+    return path
+
+
+def _row(point: Point, metrics: Sequence[str], bold: dict[str, list[Point]]) -> list[str]:
+    cells = [point.series, epsilon_text(point.epsilon), epsilon_text(point.spent)]
+    for metric in metrics:
+        value = point.interval(metric)
+        text = "" if value is None else _number(value)
+        if value is not None and value.n < len(point.trials):
+            text += f" (n={value.n})"
+        cells.append(f"**{text}**" if point in bold[metric] else text)
+    stages = sum(len(set(trial.keys) | set(trial.reused)) for trial in point.trials)
+    reused = sum(len(trial.reused) for trial in point.trials)
+    seconds = sum(s for trial in point.trials for stage, s in trial.seconds.items() if stage not in trial.reused)
+    return [*cells, str(len(point.trials)), f"{seconds / len(point.trials):.3g}", f"{reused}/{stages}"]
+
+
+def _missing(trial: Trial) -> list[str]:
+    return [trial.trial, trial.status, " ".join((trial.reason or "no reason recorded").split()).replace("|", "\\|")]
+
+
+def _number(value: Interval) -> str:
+    """As many decimals as two significant digits of the half width need; four significant digits without one."""
+    if value.half_width is None:
+        return f"{value.mean:.4g}"
+    if value.half_width == 0:
+        return f"{value.mean:.4g} ± 0"
+    half = f"{value.half_width:.1e}"
+    decimals = max(0, 1 - int(half.split("e")[1]))
+    return f"{value.mean:.{decimals}f} ± {value.half_width:.{decimals}f}"
+
+
+def _separated(found: Sequence[Point], metric: str) -> list[Point]:
+    """Of each ε with several rows, the best one, if its interval lies beyond the interval of every other."""
+    sign = 1 if lower_is_better(metric) else -1
+    winners = []
+    for epsilon in {point.epsilon for point in found}:
+        same = [point for point in found if point.epsilon == epsilon and not point.is_real]
+        rivals = [(point, value) for point in same if (value := point.interval(metric)) is not None]
+        # Without an interval (one seed) nothing can be told apart.
+        if len(rivals) < 2 or any(value.half_width is None for _, value in rivals):
+            continue
+        (best, first), *others = sorted(rivals, key=lambda rival: sign * rival[1].mean)
+        if all(first.high < value.low or first.low > value.high for _, value in others):
+            winners.append(best)
+    return winners
+
+
+def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Columns padded to one width, so that the text reads in a terminal too; the first is left-aligned."""
+    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
+    rule = [("-" * width) for width in widths]
+
+    def line(cells: Sequence[str]) -> str:
+        return "| " + " | ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)) + " |"
+
+    return "\n".join(map(line, [header, rule, *rows]))

@@ -1,0 +1,91 @@
+"""Trials to points: grouping, counting a shared result once, and the interval of a mean."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+from study_folder import build
+
+from analysis.load import Study, Trial, load
+from analysis.replicates import epsilon_text, interval, points, series_labels
+
+
+def trial(name: str, **values) -> Trial:
+    defaults = {"status": "done", "seed": 0, "epsilon": 1.0, "epsilon_spent": 1.0}
+    return Trial(trial=name, **(defaults | values))
+
+
+def study(trials: list[Trial]) -> Study:
+    return Study(Path("."), {}, trials, [])
+
+
+@given(st.lists(st.floats(-1e3, 1e3), min_size=2, max_size=8))
+def test_interval_agrees_with_scipy(values: list[float]) -> None:
+    found = interval(values)
+    scale = stats.sem(values)
+    if scale == 0:
+        assert found.half_width == pytest.approx(0, abs=1e-9)
+        return
+    low, high = stats.t.interval(0.95, len(values) - 1, loc=sum(values) / len(values), scale=scale)
+    assert (found.low, found.high) == (pytest.approx(low, abs=1e-6), pytest.approx(high, abs=1e-6))
+    assert found.n == len(values)
+
+
+def test_one_replicate_has_no_interval() -> None:
+    assert interval([4.0]).half_width is None
+
+
+def test_points_of_a_grid(tmp_path: Path) -> None:
+    found = points(load(build(tmp_path / "s")))
+    assert [(point.series, point.epsilon) for point in found] == [
+        (upscaler, epsilon) for upscaler in ("bicubic", "realesrgan_x4plus") for epsilon in (1, 3, 10, math.inf)
+    ]
+    # The failed and the infeasible trial are in no point.
+    assert {len(point.trials) for point in found} == {3}
+
+
+def test_a_shared_result_counts_once() -> None:
+    public = [
+        trial(f"{e}-{s}", epsilon=e, epsilon_spent=0.0, seed=s, keys={"evaluate": f"ev{s}"}, metrics={"fid": 100.0 + s})
+        for e in (1.0, 3.0, 10.0)
+        for s in (0, 1)
+    ]
+    (point,) = points(study(public))
+    assert point.epsilon == 0
+    assert point.interval("fid") == interval([100.0, 101.0])
+
+
+def test_spent_is_the_largest_of_the_replicates() -> None:
+    (point,) = points(study([trial("a", epsilon_spent=0.97, seed=0), trial("b", epsilon_spent=0.99, seed=1)]))
+    assert point.spent == 0.99
+
+
+def test_series_are_named_by_the_axes_that_vary() -> None:
+    axes = [
+        {"privacy.epsilon": e, "level": level, "upscaler.name": up, "blur": "none", "seed": s}
+        for e in (1, 3)
+        for level in (1, 2)
+        for up in ("bicubic", "lanczos")
+        for s in (0, 1)
+    ]
+    labels = series_labels([trial(str(i), axes=a) for i, a in enumerate(axes)])
+    assert set(labels.values()) == {f"level {level}, {up}" for level in (1, 2) for up in ("bicubic", "lanczos")}
+
+
+def test_a_single_series_is_named_by_its_settings() -> None:
+    labels = series_labels([trial("a", generator="spectral_ar", level=1, upscaler="bicubic", axes={"epsilon": 1.0})])
+    assert labels == {"a": "spectral_ar, level 1, bicubic"}
+
+
+def test_metric_that_no_trial_has() -> None:
+    (point,) = points(study([trial("a")]))
+    assert point.interval("fid") is None
+
+
+def test_epsilon_text() -> None:
+    assert [epsilon_text(e) for e in (0.0, 0.2, 3.0, 14.17, math.inf)] == ["0", "0.2", "3", "14.2", "∞"]
