@@ -1,0 +1,150 @@
+"""What a trial asks of its images, under names that say how each number was made.
+
+    fid_clean_1k_test       Fréchet distance, clean-fid's resize, 1,000 generated images against the whole test split
+    kid_clean_1k_test2k     kernel distance, 1,000 generated against 2,000 of the test split
+    acc_cnn400_2k_test      accuracy of a CNN after 400 steps on 2,000 generated images, on the whole test split
+
+Numbers with different names are not comparable: FID falls with the sample count, the split and the resize change it.
+
+    n reference images, B generated images, C channels, H W pixels
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from wavedp.config import MetricsConfig
+from wavedp.errors import UserError
+from wavedp.metrics.downstream import downstream_accuracy
+from wavedp.metrics.features import Report, extract, silent
+from wavedp.metrics.frechet import frechet_distance_of
+from wavedp.metrics.kernel import kernel_distance_of
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The real side of every metric. Built from sensitive images: using it is a line in the ledger.
+
+    features: float32 [n 2048] of the images that FID and KID compare with. images: uint8 [N C H W], the whole split,
+    and labels: int64 [N] or None, which downstream accuracy is tested on. split: its name.
+    """
+
+    features: torch.Tensor
+    images: torch.Tensor
+    labels: torch.Tensor | None
+    split: str
+
+
+def make_reference(
+    images: torch.Tensor,
+    labels: torch.Tensor | None,
+    config: MetricsConfig,
+    cache_dir: Path | None = None,
+    report: Report = silent,
+    device: torch.device | str = "cpu",
+) -> Reference:
+    """Extract the features of `config.reference_samples` images of the split `images`, or of all when it has fewer.
+
+    Raises UserError as `features.extract` does.
+    """
+    chosen = _draw(images, config.reference_samples)
+    return Reference(extract(chosen, config, cache_dir, report, device), images, labels, config.reference_split)
+
+
+def names(config: MetricsConfig, n_reference: int, n_generated: int) -> dict[str, str]:
+    """The full name of each metric that `evaluate` gives, by its short name: fid, kid, acc.
+
+    n_reference: images in the whole reference split. n_generated: images given to `evaluate`.
+    """
+    used = n_reference if config.reference_samples is None else min(config.reference_samples, n_reference)
+    against = config.reference_split + ("" if used == n_reference else _count(used))
+    full = {"fid": f"fid_{config.mode}_{_count(config.fid_samples)}_{against}"}
+    if config.kid:
+        full["kid"] = f"kid_{config.mode}_{_count(config.fid_samples)}_{against}"
+    if config.downstream_steps:
+        full["acc"] = f"acc_cnn{config.downstream_steps}_{_count(n_generated)}_{config.reference_split}"
+    return full
+
+
+def primary(config: MetricsConfig, n_reference: int) -> str:
+    """The name of the metric that searches minimise and figures draw: the FID."""
+    return names(config, n_reference, config.fid_samples)["fid"]
+
+
+def check(config: MetricsConfig, n_reference: int, n_generated: int, labelled: bool) -> None:
+    """Refuse, before any training, what `evaluate` could not measure after it. Raises UserError.
+
+    labelled: whether both the reference and the generated images have class labels.
+    """
+    if config.fid_samples > n_generated:
+        raise UserError(
+            f"metrics.fid_samples={config.fid_samples} needs as many generated images, got {n_generated}: "
+            "raise sampling.n or lower metrics.fid_samples."
+        )
+    if config.fid_samples < 2 or n_reference < 2 or config.reference_samples in (0, 1):
+        raise UserError(
+            f"FID needs two images on each side, got metrics.fid_samples={config.fid_samples}, "
+            f"metrics.reference_samples={config.reference_samples} and a {config.reference_split} split of "
+            f"{n_reference}: use more."
+        )
+    if config.downstream_steps and not labelled:
+        raise UserError(
+            f"metrics.downstream_steps={config.downstream_steps} needs class labels, which these images lack: "
+            "set metrics.downstream_steps=0."
+        )
+
+
+def evaluate(
+    images: torch.Tensor,
+    labels: torch.Tensor | None,
+    reference: Reference,
+    config: MetricsConfig,
+    seed: int,
+    cache_dir: Path | None = None,
+    report: Report = silent,
+    device: torch.device | str = "cpu",
+) -> dict[str, float]:
+    """Measure generated `images`, uint8 [B C H W] with int64 labels [B] or None; the keys are those of `names`.
+
+    FID and KID use `config.fid_samples` of them, drawn evenly over their order; the accuracy uses all. `seed` moves the
+    classifier only. `report(done, total)` counts images and optimiser steps together. Raises UserError as `check` and
+    `features.extract` do.
+    """
+    labelled = labels is not None and reference.labels is not None
+    check(config, len(reference.images), len(images), labelled)
+    total = config.fid_samples + config.downstream_steps
+    chosen = _draw(images, config.fid_samples)
+    features = extract(chosen, config, cache_dir, lambda done, _: report(done, total), device)
+    values = {"fid": frechet_distance_of(features, reference.features)}
+    if config.kid:
+        values["kid"] = kernel_distance_of(features, reference.features)
+    if config.downstream_steps and labels is not None and reference.labels is not None:
+        values["acc"] = downstream_accuracy(
+            images,
+            labels,
+            reference.images,
+            reference.labels,
+            config.downstream_steps,
+            seed,
+            lambda done, _: report(config.fid_samples + done, total),
+            device,
+        )
+    full = names(config, len(reference.images), len(images))
+    return {full[name]: value for name, value in values.items()}
+
+
+def _draw(images: torch.Tensor, count: int | None) -> torch.Tensor:
+    """`count` images (None: all) in one fixed random order: sets sorted by class would begin with one class.
+
+    A larger count begins with the same images, so their cached features are found again.
+    """
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
+    return images[order[:count].to(images.device)]
+
+
+def _count(n: int) -> str:
+    """1000 -> 1k, 1500 -> 1500."""
+    return f"{n // 1000}k" if n >= 1000 and n % 1000 == 0 else str(n)
