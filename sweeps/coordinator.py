@@ -64,9 +64,7 @@ class Coordinator:
         if key not in self.tasks:
             resources = self.settings["stages"][name]
             self.me = self.me or ray.get_runtime_context().current_actor
-            task = run_stage.options(name=f"{name}:{key[:8]}", **resources).remote(
-                name, trial, self.settings, self.me
-            )
+            task = run_stage.options(name=f"{name}:{key[:8]}", **resources).remote(name, trial, self.settings, self.me)
             self.tasks[key] = task
             asyncio.get_running_loop().create_task(self._record(name, key, task))
         return [self.tasks[key]]

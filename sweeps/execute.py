@@ -74,7 +74,14 @@ def run_grid(trials: list[PlannedTrial], folder: Path, settings: dict[str, Any])
     return _rows(coordinator)
 
 
-def run_search(search: dict[str, Any], base: dict[str, Any], options: dict[str, Any], name: str, folder: Path, settings: dict[str, Any]) -> list[dict[str, Any]]:
+def run_search(
+    search: dict[str, Any],
+    base: dict[str, Any],
+    options: dict[str, Any],
+    name: str,
+    folder: Path,
+    settings: dict[str, Any],
+) -> list[dict[str, Any]]:
     """Optuna multi-objective search: minimise the study's FID and ε. `name` is the study's key, so that its history
     is continued by the same command and never merged with another's."""
     import optuna

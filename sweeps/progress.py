@@ -50,11 +50,12 @@ class Progress:
             status = ray.get(self.coordinator.status.remote(), timeout=5)
         except RayError:
             return  # the coordinator restarts, or the study is being shut down: the next look will tell
-        lines = {}
+        lines: dict[str, str] = {}
+        width = max(map(len, [*self.trials, *status["now"]]), default=0)
         for trial in [*self.trials, *(name for name in status["now"] if name not in self.trials)]:
             if trial in status["now"]:
                 self.first_seen.setdefault(trial, time.time())
-                lines[trial] = line(trial, status, time.time() - self.first_seen[trial])
+                lines[trial] = line(trial, status, time.time() - self.first_seen[trial], width)
         (self._redraw if self.stream.isatty() else self._append)(lines, status)
 
     def _redraw(self, lines: dict[str, str], status: dict[str, Any]) -> None:
@@ -74,7 +75,7 @@ class Progress:
                 print(text, file=self.stream, flush=True)
 
 
-def line(trial: str, status: dict[str, Any], elapsed: float) -> str:
+def line(trial: str, status: dict[str, Any], elapsed: float, width: int = 0) -> str:
     """`epsilon=3-seed=0-1f2e3d4c  private_fit   42%  elapsed 1:20  to go 2:05  ε spent –`."""
     now = status["now"][trial]
     spent, detail = "–", ""
@@ -89,7 +90,7 @@ def line(trial: str, status: dict[str, Any], elapsed: float) -> str:
         fraction = status["fraction"].get(now["key"], 0.0)
         share = f"{fraction:4.0%}" if fraction else "   …"
         to_go = _to_go(now, fraction, status["seconds"])
-    return f"{trial:<34} {now['stage']:<15}{share}  elapsed {_clock(elapsed)}  to go {to_go}  ε spent {spent}  {detail}".rstrip()
+    return f"{trial:<{width}}  {now['stage']:<15}{share}  elapsed {_clock(elapsed)}  to go {to_go}  ε spent {spent}  {detail}".rstrip()
 
 
 def _to_go(now: dict[str, Any], fraction: float, seconds: dict[str, list[float]]) -> str:
@@ -107,4 +108,6 @@ def _mean(values: list[float] | None) -> float | None:
 
 def _clock(seconds: float) -> str:
     whole = int(seconds)
-    return f"{whole // 3600}:{whole // 60 % 60:02}:{whole % 60:02}" if whole >= 3600 else f"{whole // 60}:{whole % 60:02}"
+    return (
+        f"{whole // 3600}:{whole // 60 % 60:02}:{whole % 60:02}" if whole >= 3600 else f"{whole // 60}:{whole % 60:02}"
+    )

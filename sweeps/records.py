@@ -23,7 +23,8 @@ class Records:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.trials = {row["trial"]: row for row in read_jsonl(folder / "trials.jsonl")}
-        self.ledger = {(row["stage_key"], row["purpose"]): row for row in read_jsonl(folder / "ledger.jsonl")}
+        path = folder / "ledger.jsonl"
+        self.ledger = {(line["stage_key"], line["purpose"]): line for line in (ledger.read(path) if path.exists() else [])}
 
     def put_trial(self, row: dict[str, Any]) -> None:
         """Add a trial's row, or replace the one of an earlier attempt."""
@@ -65,8 +66,8 @@ def claim_folder(folder: Path, study: dict[str, Any], trial_ids: list[str]) -> N
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """The rows of a JSON-lines file; [] when it does not exist."""
-    return ledger.read(path) if path.exists() else []
+    """The rows of a JSON-lines file that `Records` wrote, so that no line is torn; [] when it does not exist."""
+    return [json.loads(row) for row in path.read_text().splitlines()] if path.exists() else []
 
 
 def _differences(old: Any, new: Any, at: str = "") -> list[str]:

@@ -30,7 +30,18 @@ from wavedp.errors import InfeasibleError, UserError
 from wavedp.metrics import suite
 
 ROOT = Path(__file__).resolve().parent.parent
-VERSIONED = ("torch", "ray", "opacus", "dp-accounting", "diffusers", "optuna", "clean-fid", "ncnn", "numpy", "PyWavelets")
+VERSIONED = (
+    "torch",
+    "ray",
+    "opacus",
+    "dp-accounting",
+    "diffusers",
+    "optuna",
+    "clean-fid",
+    "ncnn",
+    "numpy",
+    "PyWavelets",
+)
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="config")
@@ -71,7 +82,9 @@ def run(config: DictConfig, overrides: list[str]) -> int:
         raise next(iter(infeasible.values()))
     claim_folder(folder, _study(values, base, sweep, overrides, trials[0]), [trial.id for trial in trials])
     print(describe(trials, store, infeasible), flush=True)
-    return _execute(values, store, folder, lambda execute, settings: execute.run_grid(trials, folder, settings), len(trials))
+    return _execute(
+        values, store, folder, lambda execute, settings: execute.run_grid(trials, folder, settings), len(trials)
+    )
 
 
 def _search(
@@ -93,8 +106,10 @@ def _search(
     study = _study(values, base, sweep, overrides, None)
     name = hashlib.sha256(json.dumps([study["identity"], search], sort_keys=True).encode()).hexdigest()[:16]
     if values["dry_run"]:
-        print(f"{search['trials']} trials chosen by Optuna (study {name}) over {', '.join(search['space'])}; each new ε, "
-              "level or generator is a private release, and all of them compose.")
+        print(
+            f"{search['trials']} trials chosen by Optuna (study {name}) over {', '.join(search['space'])}; each new ε, "
+            "level or generator is a private release, and all of them compose."
+        )
         return 0
     claim_folder(folder, study, [])
     return _execute(
@@ -148,7 +163,11 @@ def _check(trials: list[PlannedTrial]) -> dict[str, InfeasibleError]:
 
 
 def _study(
-    values: dict[str, Any], base: dict[str, Any], sweep: dict[str, Any], overrides: list[str], first: PlannedTrial | None
+    values: dict[str, Any],
+    base: dict[str, Any],
+    sweep: dict[str, Any],
+    overrides: list[str],
+    first: PlannedTrial | None,
 ) -> dict[str, Any]:
     """The content of study.yaml (fields as documented in results/README.md)."""
     trial = from_dict(TrialConfig, base)

@@ -44,9 +44,7 @@ def conduct(trial: PlannedTrial, coordinator: Any, folder: str, store: str, comm
         row |= {"status": "failed", "reason": f"{type(cause).__name__}: {cause}".replace("\n", " ")}
         write_atomically(Path(folder, "failures", f"{trial.id}.txt"), traceback.format_exc().encode())
     else:
-        made = {
-            name: ray.get(coordinator.account.remote(name, result, trial.id)) for name, result in results.items()
-        }
+        made = {name: ray.get(coordinator.account.remote(name, result, trial.id)) for name, result in results.items()}
         lines = results["private_fit"]["ledger"]
         artifacts = Store(store)
         bridge = _artifact(artifacts, "upscale", trial).json("upscaler")["bridge"]

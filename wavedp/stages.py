@@ -30,9 +30,10 @@ from wavedp import data, generators, tokenizers, upscalers
 from wavedp.config import DataConfig, TrialConfig, identity
 from wavedp.errors import UserError
 from wavedp.generators import FitSettings, Generator
-from wavedp.metrics import suite
+from wavedp.metrics import features, suite
 from wavedp.privacy import accounting, ledger
 from wavedp.progress import Report, silent
+from wavedp.seeds import derive_seed
 from wavedp.store import Artifact, Draft, Store
 from wavedp.wavelets import check_level, coarse
 
@@ -66,17 +67,13 @@ class Stage:
 def make_reference(work: Work) -> None:
     """Evaluation statistics of the sensitive set's held-out split: a non-private look, priced as such in the ledger."""
     metrics, real = work.trial.metrics, data.load(work.trial.data, work.trial.metrics.reference_split)
-    images, labels = torch.from_numpy(real.images), torch.from_numpy(real.labels)
+    images, labels = torch.tensor(real.images), torch.tensor(real.labels)
     reference = suite.make_reference(images, labels, metrics, work.cache, work.report, work.device)
     work.draft.tensors("reference", {"features": reference.features})
     look = f"evaluation on the {metrics.reference_split} split (FID and KID statistics, downstream test)"
     work.draft.json(
         "ledger",
-        [
-            ledger.line_nonprivate(
-                look, dataset=real.fingerprint, n_records=len(labels), stage_key=work.key, trials=[]
-            )
-        ],
+        [ledger.line_nonprivate(look, dataset=real.fingerprint, n_records=len(labels), stage_key=work.key, trials=[])],
     )
 
 
@@ -108,9 +105,9 @@ def make_private_fit(work: Work) -> None:
     sensitive = data.load(trial.data, "train")
     images, labels = _coarse_images(sensitive, trial.level)
     source = {"dataset": sensitive.fingerprint, "n_records": len(labels), "stage_key": work.key, "trials": []}
-    settings = FitSettings(
-        trial.privacy, mechanism(trial).noise_multiplier, trial.seed, work.folder / "checkpoint.safetensors"
-    )
+    seed = derive_seed(trial.seed, "private_fit", work.key)
+    checkpoint = work.folder / "checkpoint.safetensors"
+    settings = FitSettings(trial.privacy, mechanism(trial).noise_multiplier, seed, checkpoint)
     fit = generator.fit_private(weights, images, labels, settings, work.report)
     lines = [ledger.line_for_fit(item, trial.privacy, **source) for item in fit.mechanisms]
     if kind == "real":
@@ -147,8 +144,8 @@ def make_evaluate(work: Work) -> None:
     real = data.load(trial.data, trial.metrics.reference_split)
     reference = suite.Reference(
         features=work.inputs["reference"].tensors("reference")["features"],
-        images=torch.from_numpy(real.images),
-        labels=torch.from_numpy(real.labels),
+        images=torch.tensor(real.images),
+        labels=torch.tensor(real.labels),
         split=trial.metrics.reference_split,
     )
     samples = work.inputs["upscale"].tensors("samples")
@@ -204,7 +201,9 @@ CHAIN = (
         fields=lambda t: [identity(t.privacy) if fit_kind(t) in ("dp", "nonprivate") else None, t.seed],
         reads=lambda t: [(t.data, "train")] if fit_kind(t) != "public" else [],
     ),
-    Stage("coarse_samples", make_coarse_samples, inputs=("private_fit",), fields=lambda t: [identity(t.sampling), t.seed]),
+    Stage(
+        "coarse_samples", make_coarse_samples, inputs=("private_fit",), fields=lambda t: [identity(t.sampling), t.seed]
+    ),
     Stage("upscale", make_upscale, inputs=("coarse_samples",), fields=lambda t: identity(t.upscaler)),
     Stage(
         "evaluate",
@@ -282,6 +281,7 @@ def check(trial: TrialConfig) -> list[str]:
     _check_upscaler(trial.upscaler, 2**trial.level, _coarse_shape(trial))
     n_reference = _n_records(trial.data, trial.metrics.reference_split)
     suite.check(trial.metrics, n_reference, trial.sampling.n, labelled=True)
+    _find_network(trial.metrics.inception)
     if trial.public is not None and trial.generator.pretrain_steps:
         _n_records(trial.public, "train")
     return accounting.check(trial.privacy, _n_records(trial.data, "train"))
@@ -291,13 +291,14 @@ def check(trial: TrialConfig) -> list[str]:
 # files of a dataset between runs, not during one.
 _fingerprint = lru_cache(maxsize=None)(data.fingerprint)
 _n_records = lru_cache(maxsize=None)(data.n_records)
+_find_network = lru_cache(maxsize=None)(features.find_network)
 _check_upscaler = lru_cache(maxsize=None)(upscalers.check)
 
 
 def _coarse_images(dataset: data.Dataset, level: int) -> tuple[Tensor, Tensor]:
     """B C h w float32 in [0, 1] and B int64."""
-    parts = [coarse(part.float() / 255, level) for part in torch.from_numpy(dataset.images).split(4096)]
-    return torch.cat(parts), torch.from_numpy(dataset.labels)
+    parts = [coarse(part.float() / 255, level) for part in torch.tensor(dataset.images).split(4096)]
+    return torch.cat(parts), torch.tensor(dataset.labels)
 
 
 def _coarse_shape(trial: TrialConfig) -> tuple[int, int, int]:

@@ -72,4 +72,7 @@ def test_round_trip_and_strictness():
 
 
 def test_identity_is_json_even_at_infinity():
-    assert json.loads(json.dumps(identity(from_dict(TrialConfig, {"privacy": {"epsilon": "inf"}}).privacy)))["epsilon"] == "inf"
+    assert (
+        json.loads(json.dumps(identity(from_dict(TrialConfig, {"privacy": {"epsilon": "inf"}}).privacy)))["epsilon"]
+        == "inf"
+    )

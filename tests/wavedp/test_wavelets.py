@@ -54,7 +54,9 @@ def test_zero_details_reconstruct_blocks():
 
 @pytest.mark.parametrize(("level", "size"), [(3, 28), (1, 27), (-1, 28)])
 def test_a_level_too_deep_names_the_sizes_and_a_level_that_works(level, size):
-    with pytest.raises(UserError, match=rf"level={level} needs images divisible by .*{size}×{size}: use a level from 0"):
+    with pytest.raises(
+        UserError, match=rf"level={level} needs images divisible by .*{size}×{size}: use a level from 0"
+    ):
         check_level(level, size, size)
 
 

@@ -33,7 +33,9 @@ class ScalarTokenizer:
         if config.detail_bins < 3 or config.detail_bins % 2 == 0:
             raise UserError(f"tokenizer.detail_bins={config.detail_bins} has no level at 0: use an odd number ≥ 3.")
         if config.wavelet != "haar":
-            raise UserError(f"tokenizer.wavelet={config.wavelet!r} leaves ragged scales: the scalar tokenizer uses haar.")
+            raise UserError(
+                f"tokenizer.wavelet={config.wavelet!r} leaves ragged scales: the scalar tokenizer uses haar."
+            )
         self.config, self.shape = config, shape
         channels, height, width = shape
         self.depth = 0
@@ -62,7 +64,9 @@ class ScalarTokenizer:
         """Coarse images B C h w in [0, 1] from codes B L: the level of every code, clipped to the range."""
         channels = self.shape[0]
         sizes = [channels * rows * columns for rows, columns in self.grids]
-        parts = [part.view(-1, channels, *grid) for part, grid in zip(codes.split(sizes, dim=1), self.grids, strict=True)]
+        parts = [
+            part.view(-1, channels, *grid) for part, grid in zip(codes.split(sizes, dim=1), self.grids, strict=True)
+        ]
         approximation = _level(parts[0], 0.0, 1.0, self.config.bins) * 2**self.depth
         reach, bins = self.config.detail_range, self.config.detail_bins
         details = []

@@ -1,0 +1,162 @@
+"""From axes to trials: the product, what shares a stage, and what changes a key."""
+
+import dataclasses
+import math
+
+import pytest
+
+from sweeps.plan import owners, plan, points
+from wavedp import stages
+from wavedp.config import DataConfig, TrialConfig, fields_of, from_dict, to_dict
+from wavedp.errors import InfeasibleError, UserError
+
+PROCEDURAL = DataConfig(name="procedural", n_records=256)
+BASE = to_dict(dataclasses.replace(TrialConfig(), data=PROCEDURAL, public=PROCEDURAL))
+OPTIONS = {"upscaler": {name: {"name": name, "weights": None} for name in ("bicubic", "lanczos", "nearest")}}
+
+
+def load_option(group, option):
+    return OPTIONS[group][option]
+
+
+def test_points_are_the_product_of_grid_zip_and_seeds():
+    sweep = {"grid": {"epsilon": [1, 10], "level": [0, 1]}, "zip": {"blur": ["a", "b"], "x": [3, 4]}, "seeds": [5, 6]}
+    found = points(sweep)
+    assert len(found) == 2 * 2 * 2 * 2
+    assert found[0] == {"epsilon": 1, "level": 0, "blur": "a", "x": 3, "seed": 5}
+    assert {(point["blur"], point["x"]) for point in found} == {("a", 3), ("b", 4)}
+    assert len({tuple(point.items()) for point in found}) == len(found)
+
+
+@pytest.mark.parametrize(
+    ("sweep", "words"),
+    [
+        ({"grid": {"epsilon": []}}, "epsilon=.* one or more"),
+        ({"grid": {"epsilon": 3}}, "must be a list"),
+        ({"zip": {"a": [1], "b": [1, 2]}}, "unequal lengths"),
+        ({"grid": {"a": [1]}, "zip": {"a": [1]}}, "both grid and zip"),
+    ],
+)
+def test_malformed_axes_are_refused(sweep, words):
+    with pytest.raises(UserError, match=words):
+        points(sweep)
+
+
+@pytest.mark.parametrize("axis", ["privacy.sigma", "nothing.here", "privcy.epsilon"])
+def test_an_axis_that_names_no_field_is_refused(axis):
+    with pytest.raises(UserError, match=f"{axis} names no field"):
+        plan(BASE, {"grid": {axis: [1]}}, load_option)
+
+
+def test_the_big_grid_shares_its_releases():
+    """5 ε × 3 levels × 4 upscalers × 3 seeds: 180 trials on 45 private fits, 9 of them the ε = ∞ references."""
+    upscalers = OPTIONS["upscaler"] | {"bilinear": {"name": "bilinear", "weights": None}}
+    sweep = {
+        "grid": {"epsilon": [1, 3, 5, 10, math.inf], "level": [0, 1, 2], "upscaler": list(upscalers)},
+        "seeds": [0, 1, 2],
+    }
+    trials = plan(BASE, sweep, lambda group, option: upscalers[option])
+    assert len(trials) == len({trial.id for trial in trials}) == 180
+    unique = {stage.name: len({trial.keys[stage.name] for trial in trials}) for stage in stages.CHAIN}
+    assert unique == {
+        "reference": 1,
+        "tokenizer": 1,
+        "pretrain": 3,
+        "private_fit": 45,
+        "coarse_samples": 45,
+        "upscale": 180,
+        "evaluate": 180,
+    }
+    fits = {trial.keys["private_fit"]: trial for trial in trials}.values()
+    assert sum(stages.fit_kind(trial.config) == "dp" for trial in fits) == 36
+    belongs = owners(trials)
+    assert {belongs[trial.keys["reference"]] for trial in trials} == {trials[0].id}
+    same_fit = [trial.id for trial in trials if trial.keys["private_fit"] == trials[-1].keys["private_fit"]]
+    assert len(same_fit) == 4
+    assert belongs[trials[-1].keys["private_fit"]] == same_fit[0]
+
+
+def test_equal_points_make_one_trial():
+    assert len(plan(BASE, {"grid": {"level": [1, 1]}}, load_option)) == 1
+
+
+def trial(**changes):
+    values = to_dict(from_dict(TrialConfig, BASE))
+    for path, value in changes.items():
+        section, _, field = path.partition("__")
+        if field:
+            values[section][field] = value
+        else:
+            values[section] = value
+    return from_dict(TrialConfig, values)
+
+
+CHANGED = {
+    "epsilon": 3.0, "delta": 1e-4, "batch_size": 32, "steps": 7, "max_grad_norm": 0.5, "optimizer": "sgd",
+    "learning_rate": 0.1, "ema_decay": 0.5, "microbatch_size": 8, "grad_sample_mode": "ghost", "checkpoint_every": 9,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("field", CHANGED)
+def test_privacy_and_result_fields_change_the_release_performance_fields_nothing(field):
+    before, after = stages.keys(trial()), stages.keys(trial(**{f"privacy__{field}": CHANGED[field]}))
+    performance = field in fields_of(trial().privacy, "performance")
+    assert (before == after) == performance
+    assert all(before[name] == after[name] for name in ("reference", "tokenizer", "pretrain"))
+
+
+def test_what_each_change_leaves_shared():
+    before = stages.keys(trial())
+
+    def changed(**changes):
+        after = stages.keys(trial(**changes))
+        return [name for name in before if before[name] != after[name]]
+
+    assert changed(upscaler__name="nearest") == ["upscale", "evaluate"]
+    assert changed(metrics__fid_samples=10) == ["evaluate"]
+    assert changed(metrics__reference_samples=10) == ["reference", "evaluate"]
+    assert changed(sampling__n=10) == ["coarse_samples", "upscale", "evaluate"]
+    assert changed(seed=1) == ["private_fit", "coarse_samples", "upscale", "evaluate"]
+    assert changed(level=2) == ["pretrain", "private_fit", "coarse_samples", "upscale", "evaluate"]
+    assert changed(public__n_records=100) == ["pretrain", "private_fit", "coarse_samples", "upscale", "evaluate"]
+    assert changed(data__n_records=100) == ["reference", "private_fit", "coarse_samples", "upscale", "evaluate"]
+    assert changed(device="cuda", sampling__batch_size=3, metrics__batch_size=2) == []
+
+
+def test_anchors_do_not_depend_on_the_budget():
+    for name in ("public", "real"):
+        a, b = (stages.keys(trial(generator__name=name, privacy__epsilon=e)) for e in (1.0, 5.0))
+        assert a == b
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"level": 3}, "level=3 needs images divisible by 8, got 28×28: use a level from 0 to 2"),
+        ({"privacy__epsilon": 0.0}, "epsilon=0.0 is no budget: use epsilon > 0"),
+        ({"privacy__epsilon": -1.0}, "epsilon=-1.0 is no budget"),
+        ({"privacy__delta": 1.0}, "delta=1.0 is out of range"),
+        ({"privacy__batch_size": 512}, "batch_size=512 cannot be drawn from 256 records"),
+        ({"blur": "quartic"}, "blur=quartic needs a generator that diffuses"),
+        ({"generator__name": "gan"}, "generator.name='gan'"),
+        ({"upscaler__name": "magic"}, "upscaler.name='magic' is not known"),
+        ({"upscaler__name": "identity"}, "identity"),
+        ({"metrics__fid_samples": 10**6}, "fid_samples=1000000"),
+        ({"public__size": 32}, "public images are"),
+        ({"metrics__inception": "/nowhere.pt"}, "/nowhere.pt"),
+    ],
+)
+def test_check_refuses_before_any_training(changes, words):
+    with pytest.raises(UserError, match=words):
+        stages.check(trial(privacy__batch_size=64) if not changes else trial(**{"privacy__batch_size": 64, **changes}))
+
+
+def test_a_budget_no_noise_meets_is_infeasible():
+    with pytest.raises(InfeasibleError, match="epsilon=1e-05"):
+        stages.check(trial(privacy__batch_size=256, privacy__epsilon=1e-5, privacy__steps=10**6))
+
+
+def test_a_large_delta_is_a_warning():
+    (warning,) = stages.check(trial(privacy__batch_size=64, privacy__delta=0.01))
+    assert "not below 1/N" in warning
+    assert stages.check(trial(privacy__batch_size=64)) == []

@@ -1,0 +1,57 @@
+"""The study's folder: whole files, one line a release, one configuration a folder."""
+
+import json
+
+import pytest
+
+from sweeps.records import Records, claim_folder, read_jsonl
+from wavedp.errors import UserError
+from wavedp.privacy.accounting import Mechanism
+from wavedp.config import PrivacyConfig
+from wavedp.privacy.ledger import line_for_fit
+
+STUDY = {"study": "s", "axes": {"grid": {"epsilon": [1]}}, "identity": {"privacy": {"steps": 5}}}
+
+
+def ledger_line(key="k1"):
+    config = PrivacyConfig(delta=1e-5)
+    return line_for_fit(Mechanism(0.01, 1.0, 10), config, dataset="d", n_records=100, stage_key=key, trials=[])
+
+
+def test_rows_and_lines_survive_reopening(tmp_path):
+    records = Records(tmp_path)
+    records.put_trial({"trial": "a", "status": "failed"})
+    records.put_trial({"trial": "b", "status": "done"})
+    records.put_ledger([ledger_line()], ["a"])
+    again = Records(tmp_path)
+    again.put_trial({"trial": "a", "status": "done"})  # a later attempt replaces the row
+    assert [row["status"] for row in map(json.loads, open(tmp_path / "trials.jsonl"))] == ["done", "done"]
+    again.put_ledger([ledger_line()], ["b"])
+    (line,) = read_jsonl(tmp_path / "ledger.jsonl")
+    assert line["trials"] == ["a", "b"]
+
+
+def test_a_release_is_one_line_and_keeps_its_first_time(tmp_path):
+    records = Records(tmp_path)
+    records.put_ledger([{**ledger_line(), "time": "2026-01-01T00:00:00+00:00"}], ["a"])
+    records.put_ledger([{**ledger_line(), "time": "2027-01-01T00:00:00+00:00"}], ["a"])
+    records.put_ledger([ledger_line("k2")], ["a"])
+    lines = read_jsonl(tmp_path / "ledger.jsonl")
+    assert [line["stage_key"] for line in lines] == ["k1", "k2"]
+    assert lines[0]["time"].startswith("2026")
+
+
+def test_a_folder_belongs_to_one_configuration(tmp_path):
+    claim_folder(tmp_path, STUDY, ["a"])
+    claim_folder(tmp_path, {**STUDY, "created": "later"}, ["a"])
+    with pytest.raises(UserError, match=r"another configuration \(privacy.steps differs\).*study=NAME"):
+        claim_folder(tmp_path, {**STUDY, "identity": {"privacy": {"steps": 6}}}, ["a"])
+
+
+def test_axes_may_grow_but_not_lose_recorded_trials(tmp_path):
+    claim_folder(tmp_path, STUDY, ["a"])
+    Records(tmp_path).put_trial({"trial": "a"})
+    claim_folder(tmp_path, {**STUDY, "axes": {"grid": {"epsilon": [1, 2]}}}, ["a", "b"])
+    assert "- 2" in (tmp_path / "study.yaml").read_text()
+    with pytest.raises(UserError, match="holds the trial a"):
+        claim_folder(tmp_path, STUDY, ["b"])
