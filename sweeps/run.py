@@ -75,6 +75,7 @@ def run(config: DictConfig, overrides: list[str]) -> int:
         return _search(sweep, base, values, store, folder, load_option, overrides)
     trials = plan(base, sweep, load_option)
     infeasible = _check(trials)
+    device = _device(values["device"])
     if values["dry_run"]:
         print(describe(trials, store, infeasible))
         return 0
@@ -103,6 +104,7 @@ def _search(
     options = load_options(corners, load_option)
     trial = from_dict(TrialConfig, base)
     stages.check(trial)
+    device = _device(values["device"])
     study = _study(values, base, sweep, overrides, None)
     name = hashlib.sha256(json.dumps([study["identity"], search], sort_keys=True).encode()).hexdigest()[:16]
     if values["dry_run"]:
@@ -118,12 +120,12 @@ def _search(
         folder,
         lambda execute, settings: execute.run_search(search, base, options, name, folder, settings),
         search["trials"],
+        device,
     )
 
 
-def _execute(values: dict[str, Any], store: str, folder: Path, start: Any, n_trials: int) -> int:
+def _execute(values: dict[str, Any], store: str, folder: Path, start: Any, n_trials: int, device: str) -> int:
     """Start Ray, run, draw, report."""
-    device = _device(values["device"])
     from analysis.figures import render
     from analysis.report import report
     from sweeps import execute

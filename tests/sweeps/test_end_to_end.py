@@ -1,0 +1,269 @@
+"""The command a user types, as a user types it: real Ray, real stages in miniature, real kills."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import hydra
+import psutil
+import pytest
+import torch
+
+import sweeps.run
+from wavedp.errors import UserError
+from wavedp.privacy import ledger
+from wavedp.store import Store
+
+ROOT = Path(__file__).parent.parent.parent
+# One trial whose private fit lasts long enough to be killed in its middle.
+LONG_FIT = [
+    "+sweep=smoke", "~sweep.grid.upscaler", "sweep.grid.epsilon=[10]", "privacy.steps=120", "privacy.checkpoint_every=4",
+    "metrics.downstream_steps=0", "metrics.kid=false", "metrics.fid_samples=16", "metrics.reference_samples=16",
+]  # fmt: skip
+
+
+def command(folder: Path, *overrides: str) -> list[str]:
+    return [
+        sys.executable, "-m", "sweeps.run", *overrides, f"results={folder / 'results'}", f"store={folder / 'store'}"
+    ]  # fmt: skip
+
+
+def environment():
+    return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "BROWSER_PATH": "/nonexistent"}
+
+
+def run(folder: Path, *overrides: str) -> subprocess.CompletedProcess:
+    folder.mkdir(exist_ok=True)
+    return subprocess.run(
+        command(folder, *overrides), cwd=folder, env=environment(), capture_output=True, text=True, timeout=400
+    )
+
+
+def rows(folder: Path, study="smoke", name="trials.jsonl"):
+    return [json.loads(line) for line in (folder / "results" / study / name).read_text().splitlines()]
+
+
+def released_weights(folder: Path):
+    (row,) = rows(folder)
+    return Store(str(folder / "store")).open("private_fit", row["keys"]["private_fit"]).tensors("weights")
+
+
+def wait_for_checkpoint(folder: Path, process: subprocess.Popen) -> Path:
+    """The checkpoint of the running private fit, once it was written."""
+    deadline = time.time() + 200
+    while time.time() < deadline:
+        found = list((folder / "store" / "work").glob("private_fit-*/checkpoint.safetensors"))
+        if found:
+            return found[0]
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    raise AssertionError("no checkpoint appeared")
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    done = run(folder, *LONG_FIT)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder
+
+
+@pytest.fixture(scope="module")
+def smoke(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("smoke")
+    done = run(folder, "+sweep=smoke")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder, done.stdout
+
+
+@pytest.mark.slow
+def test_smoke_leaves_a_complete_folder(smoke):
+    folder, printed = smoke
+    trials, lines = rows(folder), rows(folder, name="ledger.jsonl")
+    assert [row["status"] for row in trials] == ["done"] * 4
+    for row in trials:
+        assert {"fid_clean_64_test64", "kid_clean_64_test64", "acc_cnn20_100_test"} == set(row["metrics"])
+        assert all(isinstance(value, float) for value in row["metrics"].values())
+        assert (folder / "results/smoke/samples" / f"{row['trial']}.png").exists()
+        assert (folder / "results/smoke/samples" / f"{row['trial']}.npz").exists()
+        assert row["seconds"].keys().isdisjoint(row["reused"])
+        assert row["seconds"].keys() | set(row["reused"]) == set(row["keys"])
+    assert [line["kind"] for line in lines].count("dp_sgd") == 1
+    assert [line["kind"] for line in lines].count("nonprivate") == 2  # the reference and ε = ∞
+    private = next(line for line in lines if line["kind"] == "dp_sgd")
+    assert private["sample_rate"] == 64 / 512
+    assert 9.9 < private["epsilon"] <= 10
+    assert len(private["trials"]) == 2  # both upscalers rest on one release
+    spent = {row["epsilon"]: row["epsilon_spent"] for row in trials}
+    assert spent == {10: private["epsilon"], "inf": "inf"}
+    figures = folder / "results/smoke/figures"
+    assert {"pareto.html", "pareto.json", "samples.png"} <= {path.name for path in figures.iterdir()}
+    assert "whole study" in printed
+
+
+@pytest.mark.slow
+def test_the_same_command_again_makes_nothing(smoke):
+    folder, _ = smoke
+    before = rows(folder, name="ledger.jsonl")
+    again = run(folder, "+sweep=smoke")
+    assert again.returncode == 0, again.stderr
+    assert all(set(row["reused"]) == set(row["keys"]) for row in rows(folder))
+    assert rows(folder, name="ledger.jsonl") == before
+
+
+@pytest.mark.slow
+def test_another_upscaler_is_free_and_a_corrupted_artifact_is_remade(smoke):
+    """A second study on the same store: no new release. One of its upscaled artifacts is damaged and made again."""
+    folder, _ = smoke
+    (bad,) = [row for row in rows(folder) if row["upscaler"] == "bicubic" and row["epsilon"] == 10]
+    damaged = folder / "store/upscale" / bad["keys"]["upscale"] / "samples.safetensors"
+    content = damaged.read_bytes()
+    damaged.write_bytes(content[:-9] + b"corrupted")
+    overrides = ["+sweep=smoke", "study=other", "sweep.grid.upscaler=[bicubic,lanczos]"]
+    done = run(folder, *overrides)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "(0 new)" in done.stdout
+    assert damaged.read_bytes() == content
+    releases = {line["stage_key"] for line in rows(folder, "other", "ledger.jsonl")}
+    assert releases == {line["stage_key"] for line in rows(folder, name="ledger.jsonl")}
+    for row in rows(folder, "other"):
+        made = {"upscale", "evaluate"} if row["upscaler"] == "lanczos" else set()
+        made |= {"upscale"} if row["epsilon"] == 10 and row["upscaler"] == "bicubic" else set()
+        assert set(row["seconds"]) == made
+
+
+@pytest.mark.slow
+def test_a_folder_of_another_configuration_is_refused(smoke):
+    folder, _ = smoke
+    done = run(folder, "+sweep=smoke", "privacy.learning_rate=0.3")
+    assert done.returncode == 2
+    assert "another configuration (privacy.learning_rate differs)" in done.stderr
+
+
+@pytest.mark.slow
+def test_a_killed_driver_continues_from_the_checkpoint(uninterrupted, tmp_path):
+    with open(tmp_path / "log", "w") as log:
+        process = subprocess.Popen(command(tmp_path, *LONG_FIT), cwd=tmp_path, env=environment(), stdout=log, stderr=log)
+        checkpoint = wait_for_checkpoint(tmp_path, process)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert not (tmp_path / "results/smoke/trials.jsonl").exists()
+    # Ray's processes follow their driver; the resumed run must not race with a worker that is still dying.
+    time.sleep(3)
+    written = checkpoint.stat().st_mtime
+    done = run(tmp_path, *LONG_FIT)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert checkpoint.stat().st_mtime > written
+    assert_same_release(tmp_path, uninterrupted)
+
+
+@pytest.mark.slow
+def test_a_killed_worker_is_replaced(uninterrupted, tmp_path):
+    with open(tmp_path / "log", "w") as log:
+        process = subprocess.Popen(command(tmp_path, *LONG_FIT), cwd=tmp_path, env=environment(), stdout=log, stderr=log)
+        wait_for_checkpoint(tmp_path, process)
+        workers = [
+            child for child in psutil.Process(process.pid).children(recursive=True)
+            if "private_fit" in " ".join(child.cmdline())
+        ]  # fmt: skip
+        assert workers, "no worker shows the name of its task"
+        for worker in workers:
+            worker.send_signal(signal.SIGKILL)
+        assert process.wait(300) == 0, (tmp_path / "log").read_text()
+    assert_same_release(tmp_path, uninterrupted)
+
+
+def assert_same_release(folder: Path, expected: Path):
+    """Each release once in the ledger, the weights of the run that nobody disturbed, the same metrics."""
+    lines = ledger.read(folder / "results/smoke/ledger.jsonl")
+    assert [line["kind"] for line in lines].count("dp_sgd") == 1
+    ours, theirs = released_weights(folder), released_weights(expected)
+    assert ours.keys() == theirs.keys()
+    for name, tensor in ours.items():
+        torch.testing.assert_close(tensor, theirs[name], rtol=1e-6, atol=1e-7, msg=name)
+    (row,), (other,) = rows(folder), rows(expected)
+    assert row["metrics"] == pytest.approx(other["metrics"], rel=1e-4)
+    assert row["keys"] == other["keys"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["+sweep=nothing"], "Could not find 'sweep/nothing'"),
+        ([], "Error: no sweep was chosen: add +sweep=NAME"),
+        (["+sweep=smoke", "level=3"], "Error: level=3 needs images divisible by 8, got 28×28"),
+    ],
+)
+def test_a_refusal_is_a_sentence_and_an_exit_status(overrides, words, tmp_path):
+    done = run(tmp_path, *overrides)
+    assert done.returncode in (1, 2)
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["sweep.grid.epsilon=[0]"], "epsilon=0.0 is no budget"),
+        (["sweep.grid.epsilon=[much]"], "epsilon='much' is not a number"),
+        (["privacy.delta=1"], "delta=1.0 is out of range"),
+        (["sweep.grid.epsilon=[1e-6]", "privacy.steps=1000000"], "No noise multiplier"),
+        (["~sweep.grid.upscaler", "upscaler=realsr_df2k_x4", "upscaler.weights=/nowhere"], "/nowhere"),
+        (["metrics.inception=/nowhere.pt"], "The FID network is not there"),
+        (["device=cuda"], "finds no CUDA GPU"),
+        (["device=tpu"], "device=tpu is not a device"),
+        (["sweep.grid.upscaler=[magic]"], "upscaler has no option 'magic'"),
+        (["data=folder", "data.path=DAMAGED", "data.size=28", "data.channels=1"], "broken.png"),
+        (["data=folder", "data.path=/nowhere"], "/nowhere"),
+        (["data.home=/nowhere", "data=fashion_mnist"], "python -m wavedp.data.get fashion_mnist"),
+    ],
+)
+def test_bad_input_is_refused_before_anything_is_written(overrides, words, tmp_path, monkeypatch):
+    if words.startswith("finds no") and torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    images = damaged_images(tmp_path)
+    overrides = ["+sweep=smoke", *(text.replace("DAMAGED", str(images)) for text in overrides)]
+    overrides += [f"results={tmp_path / 'results'}", f"store={tmp_path / 'store'}"]
+    monkeypatch.chdir(tmp_path)
+    with hydra.initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        config = hydra.compose("config", overrides=overrides)
+        with pytest.raises(UserError, match=re.escape(words)):
+            sweeps.run.run(config, overrides)
+    assert not (tmp_path / "results").exists()
+    assert not (tmp_path / "store" / "pretrain").exists()
+
+
+def test_a_delta_of_one_in_n_is_a_warning(tmp_path):
+    done = run(tmp_path, "+sweep=smoke", "privacy.delta=0.01", "dry_run=true")
+    assert done.returncode == 0
+    assert "Warning: privacy.delta=0.01 is not below 1/N" in done.stderr
+
+
+def test_dry_run_of_180_trials_counts_and_prices(tmp_path):
+    started = time.time()
+    done = run(tmp_path, "+sweep=full_grid", "preset=tiny", "dry_run=true")
+    assert done.returncode == 0, done.stderr
+    assert "180 trials" in done.stdout
+    assert "private releases: 36 (36 new); non-private uses of the training images: 9" in done.stdout
+    assert "all 36 composed" in done.stdout
+    assert not (tmp_path / "results").exists()
+    assert time.time() - started < 30  # 5 s on an idle machine: README; the limit here allows for a busy one
+
+
+def damaged_images(folder: Path) -> Path:
+    import numpy as np
+    from PIL import Image
+
+    for split in ("train", "test"):
+        for index in range(4):
+            path = folder / "images" / split / f"class{index % 2}" / f"{index}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.full((28, 28), 9 * index, np.uint8)).save(path)
+    (folder / "images/train/class0/broken.png").write_bytes(b"not a picture")
+    return folder / "images"
