@@ -31,10 +31,11 @@ def path(config: DataConfig, split: Split, source: Source) -> Path | None:
         return None
     sources = (source.__file__, dataset.__file__, __file__)  # type: ignore[attr-defined]  # a Source is a module
     code = [hashlib.sha256(Path(file).read_bytes()).hexdigest() for file in sources]
-    digest = hashlib.sha256(json.dumps([identity(config), split, PIL.__version__, code]).encode())
+    digest = hashlib.sha256(json.dumps([identity(config), PIL.__version__, code]).encode())
     for file in files:
         stat = file.stat()
-        digest.update(f"{file}\0{stat.st_ino} {stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns}\n".encode())
+        about = f"{os.path.abspath(file)}\0{stat.st_ino} {stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns}\n"
+        digest.update(about.encode(errors="surrogateescape"))
     name = f"{config.name}-{split}-{config.channels}x{config.size}-{digest.hexdigest()[:32]}.npz"
     return Path(config.home, "decoded", name)
 

@@ -74,7 +74,7 @@ def position(name: str) -> float:
     Records in this order make `limit` a fair sample of the classes; records below a share make a held-out split that
     does not move when other files come or go.
     """
-    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:6], "big") / 2**48
+    return int.from_bytes(hashlib.sha256(name.encode(errors="surrogateescape")).digest()[:6], "big") / 2**48
 
 
 def square_shape(config: DataConfig) -> tuple[int, int, int]:
