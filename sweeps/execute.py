@@ -6,6 +6,7 @@ finished stage by its key.
 
 from __future__ import annotations
 
+import logging
 import os
 import tempfile
 from pathlib import Path
@@ -36,11 +37,11 @@ def start_ray(options: dict[str, Any]) -> None:
     if ray.is_initialized():
         return
     address = options.get("address")
-    local = {} if address else {"num_cpus": options.get("num_cpus"), "object_store_memory": 200 * 2**20}
+    local: dict[str, Any] = {} if address else {"num_cpus": options.get("num_cpus"), "object_store_memory": 200 * 2**20}
     ray.init(
         address=address,
         include_dashboard=False if not address else None,
-        logging_level="ERROR",
+        logging_level=logging.ERROR,
         log_to_driver=False,
         # Workers of a local study import the packages from here, whether or not they are installed.
         runtime_env={"env_vars": {"PYTHONPATH": _python_path(), "TQDM_DISABLE": "1"}},

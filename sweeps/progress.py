@@ -90,7 +90,8 @@ def line(trial: str, status: dict[str, Any], elapsed: float, width: int = 0) -> 
         fraction = status["fraction"].get(now["key"], 0.0)
         share = f"{fraction:4.0%}" if fraction else "   …"
         to_go = _to_go(now, fraction, status["seconds"])
-    return f"{trial:<{width}}  {now['stage']:<15}{share}  elapsed {_clock(elapsed)}  to go {to_go}  ε spent {spent}  {detail}".rstrip()
+    clocks = f"elapsed {_clock(elapsed)}  to go {to_go}"
+    return f"{trial:<{width}}  {now['stage']:<15}{share}  {clocks}  ε spent {spent}  {detail}".rstrip()
 
 
 def _to_go(now: dict[str, Any], fraction: float, seconds: dict[str, list[float]]) -> str:

@@ -24,7 +24,9 @@ class Records:
         self.folder = folder
         self.trials = {row["trial"]: row for row in read_jsonl(folder / "trials.jsonl")}
         path = folder / "ledger.jsonl"
-        self.ledger = {(line["stage_key"], line["purpose"]): line for line in (ledger.read(path) if path.exists() else [])}
+        self.ledger = {
+            (line["stage_key"], line["purpose"]): line for line in (ledger.read(path) if path.exists() else [])
+        }
 
     def put_trial(self, row: dict[str, Any]) -> None:
         """Add a trial's row, or replace the one of an earlier attempt."""
@@ -32,7 +34,7 @@ class Records:
         self._write("trials.jsonl", list(self.trials.values()))
 
     def put_ledger(self, lines: list[dict[str, Any]], trials: list[str]) -> None:
-        """Add lines of a stage's artifact, each once, and name the trials that use them. A line keeps its first time."""
+        """Add lines of a stage's artifact, each once, with the trials that use them. A line keeps its first time."""
         for line in lines:
             known = self.ledger.setdefault((line["stage_key"], line["purpose"]), {**line, "trials": []})
             known["trials"] = sorted({*known["trials"], *trials})

@@ -6,42 +6,27 @@ Exit status: 0 all trials done, 1 some failed or infeasible, 2 nothing was start
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import json
-import math
-import subprocess
 import sys
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import hydra
+import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from sweeps.plan import PlannedTrial, load_options, plan
 from sweeps.records import claim_folder
+from sweeps.study import commit, describe_study
 from sweeps.summary import describe
-from wavedp import data, stages
-from wavedp.config import TrialConfig, from_dict, identity, sections, to_dict
+from wavedp import stages
+from wavedp.config import TrialConfig, from_dict, sections
 from wavedp.errors import InfeasibleError, UserError
-from wavedp.metrics import suite
 
 ROOT = Path(__file__).resolve().parent.parent
-VERSIONED = (
-    "torch",
-    "ray",
-    "opacus",
-    "dp-accounting",
-    "diffusers",
-    "optuna",
-    "clean-fid",
-    "ncnn",
-    "numpy",
-    "PyWavelets",
-)
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="config")
@@ -60,8 +45,7 @@ def main(config: DictConfig) -> None:
 
 def run(config: DictConfig, overrides: list[str]) -> int:
     """Plan, check, and run or describe one study; returns the exit status."""
-    values = OmegaConf.to_container(config, resolve=True)
-    assert isinstance(values, dict)
+    values: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
     sweep = values.get("sweep")
     if not sweep:
         raise UserError(f"no sweep was chosen: add +sweep=NAME, one of {', '.join(_sweep_names())}.")
@@ -75,16 +59,16 @@ def run(config: DictConfig, overrides: list[str]) -> int:
         return _search(sweep, base, values, store, folder, load_option, overrides)
     trials = plan(base, sweep, load_option)
     infeasible = _check(trials)
-    device = _device(values["device"])
     if values["dry_run"]:
         print(describe(trials, store, infeasible))
         return 0
+    device = _device(values["device"], values["ray"])
     if len(infeasible) == len(trials):
         raise next(iter(infeasible.values()))
-    claim_folder(folder, _study(values, base, sweep, overrides, trials[0]), [trial.id for trial in trials])
+    claim_folder(folder, describe_study(values, base, sweep, overrides, trials[0]), [trial.id for trial in trials])
     print(describe(trials, store, infeasible), flush=True)
     return _execute(
-        values, store, folder, lambda execute, settings: execute.run_grid(trials, folder, settings), len(trials)
+        values, store, folder, lambda execute, settings: execute.run_grid(trials, folder, settings), len(trials), device
     )
 
 
@@ -104,8 +88,8 @@ def _search(
     options = load_options(corners, load_option)
     trial = from_dict(TrialConfig, base)
     stages.check(trial)
-    device = _device(values["device"])
-    study = _study(values, base, sweep, overrides, None)
+    device = _device(values["device"], values["ray"])
+    study = describe_study(values, base, sweep, overrides, None)
     name = hashlib.sha256(json.dumps([study["identity"], search], sort_keys=True).encode()).hexdigest()[:16]
     if values["dry_run"]:
         print(
@@ -134,7 +118,7 @@ def _execute(values: dict[str, Any], store: str, folder: Path, start: Any, n_tri
         "store": store,
         "device": device,
         "stages": _stage_resources(values["ray"], device),
-        "commit": _commit(),
+        "commit": commit(),
         "max_concurrent": values["ray"]["max_concurrent_trials"],
     }
     execute.start_ray(values["ray"])
@@ -159,44 +143,9 @@ def _check(trials: list[PlannedTrial]) -> dict[str, InfeasibleError]:
             infeasible[trial.id] = error
     for warning in warnings:
         print(f"Warning: {warning}", file=sys.stderr)
-    for name, error in infeasible.items():
-        print(f"Infeasible: {name}: {error}", file=sys.stderr)
+    for name, reason in infeasible.items():
+        print(f"Infeasible: {name}: {reason}", file=sys.stderr)
     return infeasible
-
-
-def _study(
-    values: dict[str, Any],
-    base: dict[str, Any],
-    sweep: dict[str, Any],
-    overrides: list[str],
-    first: PlannedTrial | None,
-) -> dict[str, Any]:
-    """The content of study.yaml (fields as documented in results/README.md)."""
-    trial = from_dict(TrialConfig, base)
-    metrics = (first.config if first else trial).metrics
-    n_reference = data.n_records((first.config if first else trial).data, metrics.reference_split)
-    return {
-        "study": values["study"],
-        "sweep": sweep["name"],
-        "command": "python -m sweeps.run " + " ".join(overrides),
-        "axes": {kind: sweep[kind] for kind in ("grid", "zip", "seeds", "search") if sweep.get(kind)},
-        "primary_metric": suite.primary(metrics, n_reference),
-        "identity": _plain(identity_of(trial)),
-        "config": _plain(to_dict(trial)),
-        "versions": {name: importlib.metadata.version(name) for name in VERSIONED},
-        "commit": _commit(),
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
-
-
-def identity_of(trial: TrialConfig) -> dict[str, Any]:
-    """The PRIVACY and RESULT fields of a trial, by section."""
-    found = {"trial": identity(trial)}
-    for name in sections(TrialConfig):
-        section = getattr(trial, name)
-        if hasattr(section, "__dataclass_fields__"):
-            found[name] = identity(section)
-    return found
 
 
 def _option_loader(overrides: list[str], base: dict[str, Any]) -> Any:
@@ -235,39 +184,15 @@ def _stage_resources(ray_options: dict[str, Any], device: str) -> dict[str, dict
     return resources
 
 
-def _device(asked: str) -> str:
-    """cpu or cuda. Raises UserError for a GPU that is not there."""
-    import torch
-
+def _device(asked: str, ray_options: dict[str, Any]) -> str:
+    """cpu or cuda. Raises UserError for a GPU that is not there (a cluster's are counted once it was joined)."""
     if asked == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
-    if asked.split(":")[0] == "cuda" and not torch.cuda.is_available():
+    if asked == "cuda" and not ray_options["address"] and not torch.cuda.is_available():
         raise UserError(f"device={asked} and torch finds no CUDA GPU on this machine: use device=auto or device=cpu.")
     if asked not in ("cpu", "cuda"):
         raise UserError(f"device={asked} is not a device: use auto, cpu or cuda.")
     return asked
-
-
-def _commit() -> str:
-    """The checkout's commit, with `+` when files differ from it; "unknown" outside git."""
-    try:
-        head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True)
-        dirty = subprocess.run(
-            ["git", "status", "--porcelain", "--untracked-files=no", "--", "wavedp", "sweeps", "conf"],
-            cwd=ROOT, capture_output=True, text=True, check=True,
-        )  # fmt: skip
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return head.stdout.strip() + ("+" if dirty.stdout.strip() else "")
-
-
-def _plain(value: Any) -> Any:
-    """YAML-safe: infinities as "inf", tuples as lists."""
-    if isinstance(value, dict):
-        return {name: _plain(item) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return "inf" if isinstance(value, float) and math.isinf(value) else value
 
 
 def _sweep_names() -> list[str]:

@@ -99,7 +99,7 @@ def _walk(trial: PlannedTrial, coordinator: Any) -> dict[str, dict[str, Any]]:
 
 
 def _spent(lines: list[dict[str, Any]]) -> float | str:
-    """ε of one trial from the ledger lines of its private fit: 0 when no sensitive image was used, "inf" without noise."""
+    """ε of one trial from its private fit's ledger lines: 0 when no sensitive image was used, "inf" without noise."""
     if any(line["kind"] == "nonprivate" for line in lines):
         return "inf"
     return sum(ledger.composed_epsilon(lines).values())
@@ -109,7 +109,7 @@ def _artifact(store: Store, name: str, trial: PlannedTrial) -> Any:
     artifact = store.open(name, trial.keys[name])
     if artifact is None:
         raise UserError(
-            f"the {name} artifact of {trial.id} is no longer in {store.root}: start the same command again to remake it."
+            f"the {name} artifact of {trial.id} is no longer in {store.root}: start the same command again."
         )
     return artifact
 

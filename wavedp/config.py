@@ -40,7 +40,7 @@ class DataConfig:
 
     name: fashion_mnist | openclipart | procedural | folder.
     split: `official` (the publisher's train and test) or `dpimagebench` (its train divided 55,000/5,000 with seed 0).
-    size, channels: H = W in pixels and 1 (grey) or 3 (RGB), for the sets that are rendered, resized or read from a folder.
+    size, channels: H = W in pixels; 1 (grey) or 3 (RGB). Sets that are rendered or read from a folder take any size.
     limit: keep only the first `limit` records of every split (None: all).
     n_records: size of the procedural set's train split.
     path: root of a folder dataset. home: where downloads and rendered copies are kept.
@@ -73,7 +73,8 @@ class GeneratorConfig:
     """Stage one's model and its public pretraining.
 
     name: spectral_ar | public | real (see wavedp.generators). width, depth, heads: of the transformer.
-    pretrain_steps: 0 leaves the weights random. pretrain_batch: images a step. public_seed: of initialisation and pretraining.
+    pretrain_steps: 0 leaves the weights random. pretrain_batch: images a step. public_seed: of both.
+    pretrain_learning_rate: at the start; it falls to 0 along a cosine.
     """
 
     name: str = result("spectral_ar")
@@ -154,8 +155,11 @@ class MetricsConfig:
 
 @dataclass(frozen=True)
 class TrialConfig:
-    """One point of a study. level: wavelet level of the private coarse image (H / 2^level); blur: f(i) of blur diffusion
-    (`none` for generators without one); seed: replicate, moves the private fit, the samples and the downstream test."""
+    """One point of a study.
+
+    level: wavelet level of the private coarse image (side H / 2^level). blur: f(i) of blur diffusion, `none` for
+    generators without one. seed: replicate; it moves the private fit, the samples and the downstream test.
+    """
 
     level: int = result(1)
     blur: str = result("none")

@@ -104,7 +104,12 @@ def make_private_fit(work: Work) -> None:
         return
     sensitive = data.load(trial.data, "train")
     images, labels = _coarse_images(sensitive, trial.level)
-    source = {"dataset": sensitive.fingerprint, "n_records": len(labels), "stage_key": work.key, "trials": []}
+    source: dict[str, Any] = {
+        "dataset": sensitive.fingerprint,
+        "n_records": len(labels),
+        "stage_key": work.key,
+        "trials": [],
+    }
     seed = derive_seed(trial.seed, "private_fit", work.key)
     checkpoint = work.folder / "checkpoint.safetensors"
     settings = FitSettings(trial.privacy, mechanism(trial).noise_multiplier, seed, checkpoint)

@@ -39,7 +39,8 @@ def decompose(images: Tensor, level: int, wavelet: str = "haar", mode: Mode = "s
     Raises UserError for an unknown or non-discrete wavelet.
     """
     low, high = _filters(wavelet, "analysis", images)
-    approximation, details = images, []
+    approximation = images
+    details: list[Tensor] = []
     for _ in range(level):
         rows_low, rows_high = (_analyse(approximation, f, -2, mode) for f in (low, high))
         # PyWavelets' names: H is high-pass down the rows axis (-2), V along the columns axis (-1).
@@ -69,7 +70,7 @@ def reconstruct(pyramid: Pyramid, wavelet: str = "haar") -> Tensor:
 
 
 def coarse(images: Tensor, level: int) -> Tensor:
-    """Coarse images B C H/2^level W/2^level: means of 2^level-side blocks (Haar low-pass / 2^level), range as the input.
+    """Coarse images B C H/2^level W/2^level: means of 2^level-side blocks (Haar low-pass / 2^level), range kept.
 
     Raises UserError when 2^level does not divide both sides.
     """

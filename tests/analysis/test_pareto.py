@@ -14,7 +14,6 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from study_folder import BATCH, DELTA, NOISE, RECORDS, STEPS, build
-from wavedp.privacy.accounting import Mechanism, compose
 
 from analysis import pareto
 from analysis.comparison import published
@@ -24,6 +23,7 @@ from analysis.pareto_figure import pareto_figure, spread
 from analysis.price import composed, releases
 from analysis.replicates import interval
 from wavedp.errors import UserError
+from wavedp.privacy.accounting import Mechanism, compose
 
 UPSCALERS = ("bicubic", "realesrgan_x4plus")
 

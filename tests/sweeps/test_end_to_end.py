@@ -22,7 +22,8 @@ from wavedp.store import Store
 ROOT = Path(__file__).parent.parent.parent
 # One trial whose private fit lasts long enough to be killed in its middle.
 LONG_FIT = [
-    "+sweep=smoke", "~sweep.grid.upscaler", "sweep.grid.epsilon=[10]", "privacy.steps=120", "privacy.checkpoint_every=4",
+    "+sweep=smoke", "~sweep.grid.upscaler", "sweep.grid.epsilon=[10]",
+    "privacy.steps=120", "privacy.checkpoint_every=4",
     "metrics.downstream_steps=0", "metrics.kid=false", "metrics.fid_samples=16", "metrics.reference_samples=16",
 ]  # fmt: skip
 
@@ -42,6 +43,10 @@ def run(folder: Path, *overrides: str) -> subprocess.CompletedProcess:
     return subprocess.run(
         command(folder, *overrides), cwd=folder, env=environment(), capture_output=True, text=True, timeout=400
     )
+
+
+def start(folder: Path, log) -> subprocess.Popen:
+    return subprocess.Popen(command(folder, *LONG_FIT), cwd=folder, env=environment(), stdout=log, stderr=log)
 
 
 def rows(folder: Path, study="smoke", name="trials.jsonl"):
@@ -148,7 +153,7 @@ def test_a_folder_of_another_configuration_is_refused(smoke):
 @pytest.mark.slow
 def test_a_killed_driver_continues_from_the_checkpoint(uninterrupted, tmp_path):
     with open(tmp_path / "log", "w") as log:
-        process = subprocess.Popen(command(tmp_path, *LONG_FIT), cwd=tmp_path, env=environment(), stdout=log, stderr=log)
+        process = start(tmp_path, log)
         checkpoint = wait_for_checkpoint(tmp_path, process)
         process.send_signal(signal.SIGKILL)
         process.wait()
@@ -165,7 +170,7 @@ def test_a_killed_driver_continues_from_the_checkpoint(uninterrupted, tmp_path):
 @pytest.mark.slow
 def test_a_killed_worker_is_replaced(uninterrupted, tmp_path):
     with open(tmp_path / "log", "w") as log:
-        process = subprocess.Popen(command(tmp_path, *LONG_FIT), cwd=tmp_path, env=environment(), stdout=log, stderr=log)
+        process = start(tmp_path, log)
         wait_for_checkpoint(tmp_path, process)
         workers = [
             child for child in psutil.Process(process.pid).children(recursive=True)
@@ -176,6 +181,52 @@ def test_a_killed_worker_is_replaced(uninterrupted, tmp_path):
             worker.send_signal(signal.SIGKILL)
         assert process.wait(300) == 0, (tmp_path / "log").read_text()
     assert_same_release(tmp_path, uninterrupted)
+
+
+TWO_RAYLETS = """
+import sys
+import hydra
+import ray
+from ray.cluster_utils import Cluster
+import sweeps.run
+
+root, *overrides = sys.argv[1:]
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+cluster.add_node(num_cpus=1)
+overrides += ["ray=cluster", f"ray.address={cluster.address}"]
+with hydra.initialize_config_dir(f"{root}/conf", version_base="1.3"):
+    status = sweeps.run.run(hydra.compose("config", overrides=overrides), overrides)
+print("raylets:", sum(node["Alive"] for node in ray.nodes()))
+ray.shutdown()
+cluster.shutdown()
+sys.exit(status)
+"""
+
+
+@pytest.mark.slow
+def test_two_raylets_write_the_rows_of_one(smoke, tmp_path):
+    folder, _ = smoke
+    overrides = ["+sweep=smoke", f"results={tmp_path / 'results'}", f"store={tmp_path / 'store'}"]
+    done = subprocess.run(
+        [sys.executable, "-c", TWO_RAYLETS, str(ROOT), *overrides],
+        cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=400,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "raylets: 2" in done.stdout
+
+    def content(where):
+        kept = {row["trial"]: {k: v for k, v in row.items() if k not in ("seconds", "host")} for row in rows(where)}
+        metrics = {name: row.pop("metrics") for name, row in kept.items()}
+        return kept, metrics
+
+    (ours, our_metrics), (theirs, their_metrics) = content(tmp_path), content(folder)
+    assert our_metrics.keys() == their_metrics.keys()
+    for name in our_metrics:
+        assert our_metrics[name] == pytest.approx(their_metrics[name], rel=1e-4)
+    for row in (*ours.values(), *theirs.values()):
+        row.pop("reused")  # the module's other tests run the first folder's study again
+    assert ours == theirs
+    assert set().union(*(line["trials"] for line in rows(tmp_path, name="ledger.jsonl"))) == set(ours)
 
 
 def assert_same_release(folder: Path, expected: Path):

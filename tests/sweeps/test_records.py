@@ -1,13 +1,11 @@
 """The study's folder: whole files, one line a release, one configuration a folder."""
 
-import json
-
 import pytest
 
 from sweeps.records import Records, claim_folder, read_jsonl
+from wavedp.config import PrivacyConfig
 from wavedp.errors import UserError
 from wavedp.privacy.accounting import Mechanism
-from wavedp.config import PrivacyConfig
 from wavedp.privacy.ledger import line_for_fit
 
 STUDY = {"study": "s", "axes": {"grid": {"epsilon": [1]}}, "identity": {"privacy": {"steps": 5}}}
@@ -25,7 +23,7 @@ def test_rows_and_lines_survive_reopening(tmp_path):
     records.put_ledger([ledger_line()], ["a"])
     again = Records(tmp_path)
     again.put_trial({"trial": "a", "status": "done"})  # a later attempt replaces the row
-    assert [row["status"] for row in map(json.loads, open(tmp_path / "trials.jsonl"))] == ["done", "done"]
+    assert [row["status"] for row in read_jsonl(tmp_path / "trials.jsonl")] == ["done", "done"]
     again.put_ledger([ledger_line()], ["b"])
     (line,) = read_jsonl(tmp_path / "ledger.jsonl")
     assert line["trials"] == ["a", "b"]

@@ -50,7 +50,7 @@ def test_a_field_without_class_is_refused():
 
 
 def test_surface_is_frozen():
-    """Adding, removing or reclassifying a field changes keys and guarantees: edit tests/assets/config_surface.json too."""
+    """A field added, removed or reclassified changes keys and guarantees: edit tests/assets/config_surface.json too."""
     assert surface() == json.loads(SURFACE.read_text())
 
 

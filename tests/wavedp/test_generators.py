@@ -145,5 +145,5 @@ def test_draw_inverts_the_distribution_and_filters():
 
 
 def test_unknown_generator_is_refused():
-    with pytest.raises(UserError, match="generator.name='gan'"):
+    with pytest.raises(UserError, match=r"generator\.name='gan'"):
         build(GeneratorConfig(name="gan"), tokenizer(), 2, "cpu")

@@ -4,9 +4,10 @@
     fit_private(weights, images, labels, fit, report)         -> PrivateFit, from sensitive coarse images
     sample(weights, labels, sampling, seed, report)           -> coarse images, one per label
 
-Images are B C h w float32 in [0, 1], labels B int64, weights flat dicts of tensors. `fit_private` states every mechanism
-it ran, so that the ledger can price it; whatever it returns counts as released.
-To add one: write a class with these methods in its own file, name it in `GENERATORS`, and run tests/wavedp/test_generators.py.
+Images are B C h w float32 in [0, 1], labels B int64, weights flat dicts of tensors. `fit_private` states every
+mechanism it ran, so that the ledger can price it; whatever it returns counts as released.
+To add one: write a class with these methods in its own file, give it a line in `NAMES` and `build`, and run
+tests/wavedp/test_generators.py, which takes its names from there.
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ NAMES = ("spectral_ar", "public", "real")
 
 
 def build(config: GeneratorConfig, tokenizer: Tokenizer, n_classes: int, device: str) -> Generator:
-    """The generator for the tokenizer's coarse images and `n_classes` sensitive classes. Raises UserError if unknown."""
+    """The generator for the tokenizer's coarse images and `n_classes` classes. Raises UserError for an unknown name."""
     from wavedp.generators.anchors import PublicOnly, Real
     from wavedp.generators.spectral_ar import SpectralAR
 

@@ -23,10 +23,12 @@ CODE_WIDTH = 32  # of one neighbour's code before projection: codes are few, and
 
 
 class SpectralTransformer(nn.Module):
-    """forward(codes B L int64, labels B int64) -> one logits tensor B (stop - start) V for each span of the tokenizer."""
+    """forward(codes B L int64, labels B int64) -> one logits tensor B (stop - start) V for each of the spans."""
 
     def __init__(self, tokenizer: Tokenizer, n_classes: int, width: int, depth: int, heads: int) -> None:
         super().__init__()
+        self.neighbours: Tensor
+        self.offsets: Tensor
         self.spans, self.length = tokenizer.spans, tokenizer.length
         neighbours = neighbour_table(tokenizer.positions)
         offsets = torch.cat([torch.full((s.stop - s.start,), _offset(tokenizer, s.codebook)) for s in self.spans])

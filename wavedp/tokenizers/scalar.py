@@ -45,7 +45,7 @@ class ScalarTokenizer:
         self.grids = [(height, width)] + [(height * 2**j, width * 2**j) for j in range(self.depth)]
         sizes = [channels * rows * columns for rows, columns in self.grids]
         self.length = sum(sizes)
-        self.spans = (Span(0, sizes[0], 0, config.bins),)
+        self.spans: tuple[Span, ...] = (Span(0, sizes[0], 0, config.bins),)
         if self.depth:
             self.spans += (Span(sizes[0], self.length, 1, config.detail_bins**3),)
         self.positions = torch.cat([_positions(scale, channels, *grid) for scale, grid in enumerate(self.grids)])

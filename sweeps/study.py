@@ -1,0 +1,77 @@
+"""What study.yaml says: the question (axes), the configuration that answers it, and what it ran on."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import math
+import subprocess
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from sweeps.plan import PlannedTrial
+from wavedp import data
+from wavedp.config import TrialConfig, from_dict, identity, sections, to_dict
+from wavedp.metrics import suite
+
+ROOT = Path(__file__).resolve().parent.parent
+VERSIONED = (
+    "torch", "ray", "opacus", "dp-accounting", "diffusers", "optuna", "clean-fid", "ncnn", "numpy", "PyWavelets",
+)  # fmt: skip
+
+
+def describe_study(
+    values: dict[str, Any],
+    base: dict[str, Any],
+    sweep: dict[str, Any],
+    overrides: list[str],
+    first: PlannedTrial | None,
+) -> dict[str, Any]:
+    """The content of study.yaml (fields as documented in results/README.md)."""
+    trial = from_dict(TrialConfig, base)
+    metrics = (first.config if first else trial).metrics
+    n_reference = data.n_records((first.config if first else trial).data, metrics.reference_split)
+    return {
+        "study": values["study"],
+        "sweep": sweep["name"],
+        "command": "python -m sweeps.run " + " ".join(overrides),
+        "axes": {kind: sweep[kind] for kind in ("grid", "zip", "seeds", "search") if sweep.get(kind)},
+        "primary_metric": suite.primary(metrics, n_reference),
+        "identity": _plain(identity_of(trial)),
+        "config": _plain(to_dict(trial)),
+        "versions": {name: importlib.metadata.version(name) for name in VERSIONED},
+        "commit": commit(),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def identity_of(trial: TrialConfig) -> dict[str, Any]:
+    """The PRIVACY and RESULT fields of a trial, by section."""
+    found = {"trial": identity(trial)}
+    for name in sections(TrialConfig):
+        section = getattr(trial, name)
+        if hasattr(section, "__dataclass_fields__"):
+            found[name] = identity(section)
+    return found
+
+
+def commit() -> str:
+    """The checkout's commit, with `+` when files differ from it; "unknown" outside git."""
+    try:
+        head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True)
+        dirty = subprocess.run(
+            ["git", "status", "--porcelain", "--untracked-files=no", "--", "wavedp", "sweeps", "conf"],
+            cwd=ROOT, capture_output=True, text=True, check=True,
+        )  # fmt: skip
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return head.stdout.strip() + ("+" if dirty.stdout.strip() else "")
+
+
+def _plain(value: Any) -> Any:
+    """YAML-safe: infinities as "inf", tuples as lists."""
+    if isinstance(value, dict):
+        return {name: _plain(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return "inf" if isinstance(value, float) and math.isinf(value) else value

@@ -1,0 +1,48 @@
+"""What the KV cache buys: sampling with it and by recomputing the whole prefix, in one run.
+
+    python tests/bench/bench_sampling.py [--images 100] [--repeats 3] [--threads 1]
+
+The two take turns, so that a busy machine slows both; medians count. Sides 7, 14 and 28 are 49, 98 and 294 tokens.
+"""
+
+import argparse
+import statistics
+import time
+
+import torch
+
+from wavedp.config import GeneratorConfig, TokenizerConfig
+from wavedp.generators.transformer import SpectralTransformer
+from wavedp.tokenizers import build
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=100)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    config = GeneratorConfig()
+    print(
+        f"{options.images} images, width {config.width}, depth {config.depth}, median of {options.repeats} alternating"
+    )
+    for side in (7, 14, 28):
+        tokenizer = build(TokenizerConfig(), (1, side, side))
+        model = SpectralTransformer(tokenizer, 10, config.width, config.depth, config.heads).eval()
+        labels, uniforms = torch.arange(options.images) % 10, torch.rand(options.images, tokenizer.length)
+        seconds = {True: [], False: []}
+        for repeat in range(options.repeats):
+            for cached in (True, False) if repeat % 2 else (False, True):
+                start = time.perf_counter()
+                model.sample(labels, uniforms, cached=cached)
+                seconds[cached].append(time.perf_counter() - start)
+        with_cache, without = (statistics.median(seconds[cached]) for cached in (True, False))
+        print(
+            f"{tokenizer.length:>4} tokens  cache {with_cache:7.2f} s  without {without:7.2f} s  "
+            f"ratio {without / with_cache:5.1f}x  {options.images / with_cache:7.1f} images/s"
+        )
+
+
+if __name__ == "__main__":
+    main()
