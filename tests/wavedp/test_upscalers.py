@@ -175,6 +175,14 @@ def test_rgb_order_reaches_the_network():
         assert (output.mean((0, 2, 3)) - red[0, :, 0, 0]).abs().max() < 0.06, name
 
 
+def test_grey_is_the_mean_of_the_three_channels():
+    upscaler = build(UpscalerConfig(name="animevideov3_x4"))
+    grey = coarse_scenes(2, 1, 7, 7)
+    colour = upscaler.upscale(grey.expand(-1, 3, -1, -1), 4)
+    assert (colour[:, :1] - colour.mean(1, keepdim=True)).abs().max() > 1e-3, "or this test could not fail"
+    torch.testing.assert_close(upscaler.upscale(grey, 4), colour.mean(1, keepdim=True), atol=1e-6, rtol=0)
+
+
 def test_bridge_says_how_a_factor_is_reached():
     x4, x2 = build(UpscalerConfig(name="animevideov3_x4")), build(UpscalerConfig(name="animevideov3_x2"))
     assert x4.bridge(4) is None
