@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import struct
+import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import torch.nn.functional as F
 from PIL import Image
 from upscaler_conformance import check_upscaler, coarse_scenes
 
+import wavedp.upscalers
 from wavedp.config import UpscalerConfig
 from wavedp.errors import UserError
 from wavedp.upscalers import UPSCALERS, build, check
@@ -34,6 +36,14 @@ def test_every_upscaler_conforms(name):
 @pytest.mark.parametrize("factor", [2, 3, 8])
 def test_classical_filters_conform_closely(name, factor):
     check_upscaler(build(UpscalerConfig(name=name)), factor, constant_tolerance=1e-6, block_mean_tolerance=0.035)
+
+
+def test_the_example_in_the_package_docstring_conforms():
+    example = wavedp.upscalers.__doc__.split("`Upscaler`:")[1].split("Give it a line")[0]
+    namespace: dict = {}
+    exec(textwrap.dedent(example), namespace)
+    for factor in (1, 2, 4):
+        check_upscaler(namespace["Sharpened"](), factor)
 
 
 @pytest.mark.parametrize("name", ["realesrgan_x4plus", "animevideov3_x2", "animevideov3_x3"])
@@ -173,6 +183,14 @@ def test_rgb_order_reaches_the_network():
     for name in ("realesrgan_x4plus", "realsr_df2k_x4", "animevideov3_x2"):
         output = build(UpscalerConfig(name=name)).upscale(red, 4)
         assert (output.mean((0, 2, 3)) - red[0, :, 0, 0]).abs().max() < 0.06, name
+
+
+def test_grey_is_the_mean_of_the_three_channels():
+    upscaler = build(UpscalerConfig(name="animevideov3_x4"))
+    grey = coarse_scenes(2, 1, 7, 7)
+    colour = upscaler.upscale(grey.expand(-1, 3, -1, -1), 4)
+    assert (colour[:, :1] - colour.mean(1, keepdim=True)).abs().max() > 1e-3, "or this test could not fail"
+    torch.testing.assert_close(upscaler.upscale(grey, 4), colour.mean(1, keepdim=True), atol=1e-6, rtol=0)
 
 
 def test_bridge_says_how_a_factor_is_reached():

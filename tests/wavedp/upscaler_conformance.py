@@ -26,7 +26,8 @@ def coarse_scenes(count: int, channels: int, height: int, width: int) -> torch.T
 def check_upscaler(
     upscaler: Upscaler, factor: int, constant_tolerance: float = 0.1, block_mean_tolerance: float = 0.08
 ) -> None:
-    """Shape, range, independence, determinism, constants and block means, on grey and RGB images that are not square.
+    """Shape, range, independence, determinism, constants and block means, on grey and RGB images that are not square;
+    factor 1 changes nothing.
 
     constant_tolerance: largest deviation from a constant input. block_mean_tolerance: mean absolute difference between
     the input and the output's block means.
@@ -44,6 +45,8 @@ def check_upscaler(
         assert output.min() >= 0
         assert output.max() <= 1
         assert torch.equal(output, upscaler.upscale(images, factor)), "the same images must give the same output"
+        if factor == 1:
+            assert torch.equal(output, images), "factor 1 leaves images as they are"
         for i in range(len(images)):
             alone = upscaler.upscale(images[i : i + 1], factor)
             torch.testing.assert_close(alone[0], output[i], atol=1e-5, rtol=0)

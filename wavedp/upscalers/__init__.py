@@ -7,8 +7,10 @@
 
 To add an upscaler, write a file in this folder with a class that has the three members of `Upscaler`:
 
+    from wavedp.upscalers.resize import resize
+
     class Sharpened:
-        '''Bicubic plus half of what a second blur removes.'''
+        '''Bicubic, plus half of what going down and up once more would lose.'''
 
         name = "sharpened"
 
