@@ -29,6 +29,9 @@ from sweeps.coordinator import Coordinator
 from sweeps.progress import Progress
 from sweeps.trial import conduct
 
+# Tune refuses to ask for nothing, and a thousandth of a CPU would leave a two-core machine one whole core. This
+# resource is the head node's own: conductors stay there and take nothing that a stage needs.
+CONDUCTOR = {"cpu": 0, "node:__internal_head__": 0.001}
 CONDUCTOR_RETRIES = 5  # deaths of a conductor, its node or the coordinator before a trial is given up
 
 
@@ -127,7 +130,7 @@ def run_search(
 def _fit(conductor: Any, space: dict[str, Any] | None, tuning: Any, retries: int) -> None:
     with tempfile.TemporaryDirectory(prefix="wavedp-tune-") as scratch:
         tune.Tuner(
-            tune.with_resources(conductor, {"cpu": 0.001}),
+            tune.with_resources(conductor, CONDUCTOR),
             param_space=space,
             tune_config=tuning,
             run_config=tune.RunConfig(

@@ -25,6 +25,7 @@ from sweeps.summary import describe
 from wavedp import stages
 from wavedp.config import TrialConfig, from_dict, sections
 from wavedp.errors import InfeasibleError, UserError
+from wavedp.privacy import ledger
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -127,6 +128,7 @@ def _execute(values: dict[str, Any], store: str, folder: Path, start: Any, n_tri
     rows = start(execute, settings)
     render(folder)
     print(report(folder))
+    print("spent, by two accountants\n" + ledger.cross_check(ledger.read(folder / "ledger.jsonl")) + "\n")
     done = sum(row["status"] == "done" for row in rows)
     print(f"{done} of {len(rows)} trials done in {(time.time() - started) / 60:.1f} minutes. Records: {folder}")
     return 0 if done == len(rows) >= n_trials else 1

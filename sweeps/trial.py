@@ -56,7 +56,8 @@ def conduct(trial: PlannedTrial, coordinator: Any, folder: str, store: str, comm
             "seconds": {name: result["seconds"] for name, result in results.items() if made[name]},
             "notes": [bridge] if bridge else [],
         }
-        _keep_samples(artifacts, trial, Path(folder))
+        if stages.fit_kind(trial.config) != "real":  # results/ is for publishing: no sensitive image goes there
+            _keep_samples(artifacts, trial, Path(folder))
     ray.get(coordinator.finish.remote(row))
     return row
 

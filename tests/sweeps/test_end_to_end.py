@@ -307,6 +307,35 @@ def test_dry_run_of_180_trials_counts_and_prices(tmp_path):
     assert time.time() - started < 30  # 5 s on an idle machine: README; the limit here allows for a busy one
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "conf" / "sweep").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_shipped_sweep_plans(path, tmp_path, monkeypatch, capsys):
+    """Each file opens with its command and composes, checks and prices in miniature."""
+    assert f"python -m sweeps.run +sweep={path.stem}" in path.read_text()
+    monkeypatch.chdir(tmp_path)
+    overrides = [f"+sweep={path.stem}", "preset=tiny", "dry_run=true", f"store={tmp_path / 'store'}"]
+    with hydra.initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        assert sweeps.run.run(hydra.compose("config", overrides=overrides), overrides) == 0
+    assert "trials" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_the_search_runs_resumes_and_stays_on_the_same_records(tmp_path):
+    overrides = [
+        "+sweep=pareto_search", "preset=tiny", "sweep.search.trials=2", "sweep.search.space.upscaler=[bicubic,nearest]",
+        "sweep.search.space.level=[1]", "metrics.fid_samples=16", "metrics.reference_samples=16",
+        "metrics.downstream_steps=0",
+    ]  # fmt: skip
+    first = run(tmp_path, *overrides)
+    assert first.returncode == 0, first.stdout + first.stderr
+    found = rows(tmp_path, "pareto_search")
+    assert [row["status"] for row in found] == ["done", "done"]
+    assert all(0.5 <= row["epsilon"] <= 20 for row in found)
+    again = run(tmp_path, *overrides)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert rows(tmp_path, "pareto_search") == found
+    assert len(rows(tmp_path, "pareto_search", "ledger.jsonl")) == 3  # the reference and one release a trial
+
+
 def damaged_images(folder: Path) -> Path:
     import numpy as np
     from PIL import Image

@@ -9,6 +9,7 @@ from wavedp.config import PrivacyConfig
 from wavedp.errors import UserError
 from wavedp.privacy import accounting
 from wavedp.privacy.accounting import Mechanism
+from wavedp.privacy import ledger as ledger_module
 from wavedp.privacy.ledger import (
     FIELDS,
     composed_epsilon,
@@ -166,3 +167,12 @@ def test_command(tmp_path, capsys):
     assert "at delta = 1e-07" in capsys.readouterr().out
     assert main([str(tmp_path / "nowhere")]) == 2
     assert "There is no ledger" in capsys.readouterr().err
+
+
+def test_two_accountants_agree_within_two_percent():
+    line = fit_line(Mechanism(512 / 60_000, 0.9, 80), n=60_000)
+    printed = ledger_module.cross_check([line, line])
+    pld, prv = (float(printed.split(f" ({name})")[0].split()[-1]) for name in ("PLD", "PRV"))
+    assert printed.count("\n") == 0  # one release, however many lines
+    assert pld == pytest.approx(line["epsilon"], rel=1e-3)
+    assert prv == pytest.approx(pld, rel=0.02)

@@ -164,6 +164,20 @@ def composed_epsilon(lines: Sequence[Line], delta: float | None = None) -> dict[
     }
 
 
+def cross_check(lines: Sequence[Line]) -> str:
+    """The ε of every private release by two independent accountants: PLD (dp-accounting) and PRV (Opacus)."""
+    text = []
+    for line in releases(lines):
+        if line["kind"] != "nonprivate":
+            mechanism = Mechanism(line["sample_rate"], line["noise_multiplier"], line["steps"])
+            pld, prv = (accounting.spent([mechanism], line["delta"], name) for name in ("pld", "prv"))
+            text.append(
+                f"{line['purpose']} {line['stage_key'][:12]}: epsilon = {pld:.4g} (PLD), {prv:.4g} (PRV) "
+                f"at delta = {line['delta']:.3g}"
+            )
+    return "\n".join(text)
+
+
 def summary(lines: Sequence[Line], delta: float | None = None) -> str:
     """A text for people: every release, each dataset's composed epsilon with its delta, the looks without noise."""
     every = releases(lines)
