@@ -72,6 +72,11 @@ def _look(line: dict[str, Any]) -> str:
     return f"{purpose} at ε = ∞" if line.get("steps") else purpose
 
 
+def count_text(releases: int) -> str:
+    """1 private release, 9 private releases."""
+    return f"{releases} private release" + "s" * (releases != 1)
+
+
 def delta_text(delta: float) -> str:
     """δ as 1.67e-6."""
     digits, exponent = f"{delta:.2e}".split("e")

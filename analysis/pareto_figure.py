@@ -8,6 +8,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
+from analysis.captions import count_text
 from analysis.comparison import Published
 from analysis.pareto import Front, FrontPoint, ParetoData
 from analysis.replicates import epsilon_text
@@ -248,7 +249,7 @@ def _draw_total(figure: go.Figure, data: ParetoData) -> None:
         x=math.log10(data.total),
         y=1,
         yref="paper",
-        text=f"whole study, {data.releases} private releases: <b>ε = {data.total:.3g}</b>",
+        text=f"whole study, {count_text(data.releases)}: <b>ε = {data.total:.3g}</b>",
         showarrow=False,
         yanchor="bottom",
         font={"size": 12, "color": INK},

@@ -40,10 +40,10 @@ def epsilons(study: Study) -> str:
     notes = [captions.privacy_sentence(study), captions.nonprivate_sentence(study)]
     if lines:
         spent = [t.epsilon_spent for t in study.done if t.epsilon_spent and math.isfinite(t.epsilon_spent)]
-        span = " to ".join(dict.fromkeys(epsilon_text(bound(spent)) for bound in (min, max))) if spent else "not spent"
+        span = " to ".join(dict.fromkeys(epsilon_text(bound(spent)) for bound in (min, max) if spent))
         prices = {
-            "one trial": f"ε = {span}: for whoever sees that trial alone",
-            "whole study": f"ε = {epsilon_text(composed(lines))}: {len(lines)} private releases composed",
+            "one trial": f"ε = {span}: for whoever sees that trial alone" if spent else "no private trial has finished",
+            "whole study": f"ε = {epsilon_text(composed(lines))}: {captions.count_text(len(lines))} composed",
             f"best of {len(study.trials)}": "not claimed: bounds for selection (arXiv 2110.03620) need a random number",
             "": "of trials and one published output; this number was fixed, and all are here",
         }

@@ -143,6 +143,15 @@ def test_report_without_a_release(tmp_path: Path) -> None:
     assert "whole study" not in text
 
 
+def test_report_of_a_study_in_which_nothing_finished(tmp_path: Path) -> None:
+    folder = build(tmp_path / "s", epsilons=(1.0,), seeds=1)
+    path = folder / "trials.jsonl"
+    path.write_text(path.read_text().replace('"status": "done"', '"status": "failed"'))
+    text = report.report(folder)
+    assert "no private trial has finished" in text
+    assert "ε = 1: 1 private release composed" in text
+
+
 def test_report_refuses_in_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert report.main([str(tmp_path / "nowhere")]) == 2
     assert capsys.readouterr().err.startswith("there is no folder")
