@@ -379,6 +379,7 @@ def test_the_drawn_part_is_not_the_beginning_and_grows_by_appending():
         ({"fid_samples": 1}, 40, 30, True, "fid_samples=1"),
         ({"reference_samples": 1}, 40, 30, True, "reference_samples=1"),
         ({}, 1, 30, True, "test split of 1"),
+        ({"inception": "absent.pt"}, 40, 30, True, r"FID network is not there"),
         ({"downstream_steps": 5}, 40, 30, False, r"downstream_steps=5 needs class labels"),
     ],
 )

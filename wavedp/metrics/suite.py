@@ -19,7 +19,7 @@ import torch
 from wavedp.config import MetricsConfig
 from wavedp.errors import UserError
 from wavedp.metrics.downstream import downstream_accuracy
-from wavedp.metrics.features import Report, extract, silent
+from wavedp.metrics.features import Report, extract, find_network, silent
 from wavedp.metrics.frechet import frechet_distance_of
 from wavedp.metrics.kernel import kernel_distance_of
 
@@ -79,6 +79,7 @@ def check(config: MetricsConfig, n_reference: int, n_generated: int, labelled: b
 
     labelled: whether both the reference and the generated images have class labels.
     """
+    find_network(config.inception)
     if config.fid_samples > n_generated:
         raise UserError(
             f"metrics.fid_samples={config.fid_samples} needs as many generated images, got {n_generated}: "
