@@ -30,7 +30,7 @@ from wavedp import data, generators, tokenizers, upscalers
 from wavedp.config import DataConfig, TrialConfig, identity
 from wavedp.errors import UserError
 from wavedp.generators import FitSettings, Generator
-from wavedp.metrics import features, suite
+from wavedp.metrics import suite
 from wavedp.privacy import accounting, ledger
 from wavedp.progress import Report, silent
 from wavedp.seeds import derive_seed
@@ -285,8 +285,7 @@ def check(trial: TrialConfig) -> list[str]:
         )
     _check_upscaler(trial.upscaler, 2**trial.level, _coarse_shape(trial))
     n_reference = _n_records(trial.data, trial.metrics.reference_split)
-    suite.check(trial.metrics, n_reference, trial.sampling.n, labelled=True)
-    _find_network(trial.metrics.inception)
+    _check_metrics(trial.metrics, n_reference, trial.sampling.n, labelled=True)
     if trial.public is not None and trial.generator.pretrain_steps:
         _n_records(trial.public, "train")
     return accounting.check(trial.privacy, _n_records(trial.data, "train"))
@@ -296,7 +295,7 @@ def check(trial: TrialConfig) -> list[str]:
 # files of a dataset between runs, not during one.
 _fingerprint = lru_cache(maxsize=None)(data.fingerprint)
 _n_records = lru_cache(maxsize=None)(data.n_records)
-_find_network = lru_cache(maxsize=None)(features.find_network)
+_check_metrics = lru_cache(maxsize=None)(suite.check)
 _check_upscaler = lru_cache(maxsize=None)(upscalers.check)
 
 
