@@ -78,12 +78,12 @@ class GeneratorConfig:
     """
 
     name: str = result("spectral_ar")
-    width: int = result(96)
-    depth: int = result(3)
+    width: int = result(64)
+    depth: int = result(2)
     heads: int = result(4)
-    pretrain_steps: int = result(200)
+    pretrain_steps: int = result(300)
     pretrain_batch: int = result(128)
-    pretrain_learning_rate: float = result(2e-3)
+    pretrain_learning_rate: float = result(4e-3)
     public_seed: int = result(0)
 
 
@@ -101,17 +101,17 @@ class PrivacyConfig:
 
     epsilon: float = privacy(10.0)
     delta: float | None = privacy(None)
-    batch_size: int = privacy(512)
-    steps: int = privacy(60)
+    batch_size: int = privacy(256)
+    steps: int = privacy(160)
     max_grad_norm: float = privacy(1.0)
     accountant: Literal["pld"] = privacy("pld")
     relation: Literal["add_or_remove_one"] = privacy("add_or_remove_one")
     optimizer: Literal["adam", "sgd"] = result("adam")
-    learning_rate: float = result(1e-3)
+    learning_rate: float = result(3e-3)
     ema_decay: float = result(0.9)
     microbatch_size: int = performance(64)
     grad_sample_mode: Literal["hooks", "ghost"] = performance("hooks")
-    checkpoint_every: int = performance(5)
+    checkpoint_every: int = performance(10)
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ class SamplingConfig:
     """Coarse samples: n images, classes in equal shares. temperature, top_k, top_p: of the token distribution."""
 
     n: int = result(2000)
-    temperature: float = result(1.0)
+    temperature: float = result(0.85)
     top_k: int | None = result(None)
     top_p: float | None = result(None)
     batch_size: int = performance(500)
@@ -130,7 +130,7 @@ class UpscalerConfig:
     """Stage two. name: identity, nearest, bilinear, bicubic, lanczos, realesrgan_x4plus, realsr_df2k_x4,
     animevideov3_x2, animevideov3_x3, animevideov3_x4. weights: folder that holds the model's files (None: search)."""
 
-    name: str = result("bicubic")
+    name: str = result("realsr_df2k_x4")
     weights: str | None = performance(None)
 
 

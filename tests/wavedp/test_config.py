@@ -4,9 +4,12 @@ import dataclasses
 import json
 from pathlib import Path
 
+import hydra
 import pytest
+from omegaconf import OmegaConf
 
 from wavedp.config import TrialConfig, fields_of, from_dict, identity, to_dict
+from wavedp.config import sections as config_sections
 from wavedp.errors import UserError
 
 SURFACE = Path(__file__).parent.parent / "assets" / "config_surface.json"
@@ -69,6 +72,14 @@ def test_round_trip_and_strictness():
     ]:
         with pytest.raises(UserError, match=words):
             from_dict(TrialConfig, values)
+
+
+def test_the_shipped_configuration_is_the_default_of_the_code():
+    """A notebook that builds TrialConfig() gets what `python -m sweeps.run` gets."""
+    conf = Path(__file__).parent.parent.parent / "conf"
+    with hydra.initialize_config_dir(str(conf), version_base="1.3"):
+        values = OmegaConf.to_container(hydra.compose("config"), resolve=True)
+    assert from_dict(TrialConfig, {name: values[name] for name in config_sections(TrialConfig)}) == TrialConfig()
 
 
 def test_identity_is_json_even_at_infinity():

@@ -8,8 +8,8 @@ import pytest
 from wavedp.config import PrivacyConfig
 from wavedp.errors import UserError
 from wavedp.privacy import accounting
-from wavedp.privacy.accounting import Mechanism
 from wavedp.privacy import ledger as ledger_module
+from wavedp.privacy.accounting import Mechanism
 from wavedp.privacy.ledger import (
     FIELDS,
     composed_epsilon,

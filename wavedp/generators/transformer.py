@@ -88,7 +88,9 @@ class SpectralTransformer(nn.Module):
         batch, table = len(labels), self.neighbours[start:stop]
         near = self.code(ids[:, table.flatten()]).view(batch, stop - start, -1)
         index = torch.arange(start, stop, device=ids.device).expand(batch, -1).contiguous()
-        return self.context(near) + self.position(index) + self.label(labels[:, None])
+        # Times √D: a class has B / classes records a step to move its row, and a short fit is over before it has.
+        label = self.label(labels[:, None]) * self.label.embedding_dim**0.5
+        return self.context(near) + self.position(index) + label
 
 
 class Cache:
