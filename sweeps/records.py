@@ -31,7 +31,7 @@ class Records:
     def put_trial(self, row: dict[str, Any]) -> None:
         """Add a trial's row, or replace the one of an earlier attempt."""
         self.trials[row["trial"]] = row
-        self._write("trials.jsonl", list(self.trials.values()))
+        write_jsonl(self.folder / "trials.jsonl", list(self.trials.values()))
 
     def put_ledger(self, lines: list[dict[str, Any]], trials: list[str]) -> None:
         """Add lines of a stage's artifact, each once, with the trials that use them. A line keeps its first time."""
@@ -39,18 +39,15 @@ class Records:
             known = self.ledger.setdefault((line["stage_key"], line["purpose"]), {**line, "trials": []})
             known["trials"] = sorted({*known["trials"], *trials})
         if lines:
-            self._write("ledger.jsonl", list(self.ledger.values()))
-
-    def _write(self, name: str, rows: list[dict[str, Any]]) -> None:
-        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        write_atomically(self.folder / name, text.encode())
+            write_jsonl(self.folder / "ledger.jsonl", list(self.ledger.values()))
 
 
 def claim_folder(folder: Path, study: dict[str, Any], trial_ids: list[str]) -> None:
     """Write study.yaml, or check that the folder's own describes the same study.
 
     The same study means the same base configuration; axes may grow, as long as every recorded trial is still planned.
-    Raises UserError when the folder was made by another configuration.
+    Rows that other code or other data made for this same question move to trials.superseded.jsonl; their ledger lines
+    stay, for what was released stays released. Raises UserError when the folder was made by another configuration.
     """
     path = folder / "study.yaml"
     if path.exists():
@@ -59,12 +56,22 @@ def claim_folder(folder: Path, study: dict[str, Any], trial_ids: list[str]) -> N
         differing = sorted(_differences(made.get("identity", {}), study["identity"]))
         if differing:
             raise UserError(f"{folder} was made by another configuration ({differing[0]} differs): {remedy}.")
-        strangers = [row["trial"] for row in read_jsonl(folder / "trials.jsonl") if row["trial"] not in trial_ids]
-        if strangers and trial_ids:
-            raise UserError(f"{folder} holds the trial {strangers[0]}, which this sweep has not: {remedy}.")
-        if made.get("axes") == study["axes"]:
+        recorded = read_jsonl(folder / "trials.jsonl")
+        strangers = [row for row in recorded if row["trial"] not in trial_ids] if trial_ids else []
+        if strangers and made.get("axes") != study["axes"]:
+            raise UserError(f"{folder} holds the trial {strangers[0]['trial']}, which this sweep has not: {remedy}.")
+        if strangers:
+            old = folder / "trials.superseded.jsonl"
+            write_jsonl(old, read_jsonl(old) + strangers)
+            write_jsonl(folder / "trials.jsonl", [row for row in recorded if row not in strangers])
+        elif made.get("axes") == study["axes"]:
             return
     write_atomically(path, yaml.safe_dump(study, sort_keys=False, allow_unicode=True).encode())
+
+
+def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Replace the file by these rows in one step."""
+    write_atomically(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:

@@ -13,8 +13,11 @@ import hydra
 import psutil
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 import sweeps.run
+from wavedp import stages
+from wavedp.config import TrialConfig, from_dict, sections
 from wavedp.errors import UserError
 from wavedp.privacy import ledger
 from wavedp.store import Store
@@ -316,6 +319,15 @@ def test_every_shipped_sweep_plans(path, tmp_path, monkeypatch, capsys):
     with hydra.initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         assert sweeps.run.run(hydra.compose("config", overrides=overrides), overrides) == 0
     assert "trials" in capsys.readouterr().out
+
+
+def test_the_gpu_preset_is_the_cpu_pipeline_at_another_size():
+    with hydra.initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        values = OmegaConf.to_container(hydra.compose("config", overrides=["preset=gpu"]), resolve=True)
+    trial = from_dict(TrialConfig, {name: values[name] for name in sections(TrialConfig)})
+    assert (trial.device, trial.metrics.fid_samples, trial.metrics.reference_samples) == ("cuda", 10_000, None)
+    assert trial.generator.width % trial.generator.heads == 0
+    assert stages.mechanism(trial).noise_multiplier > 0
 
 
 @pytest.mark.slow

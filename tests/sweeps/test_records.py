@@ -53,3 +53,14 @@ def test_axes_may_grow_but_not_lose_recorded_trials(tmp_path):
     assert "- 2" in (tmp_path / "study.yaml").read_text()
     with pytest.raises(UserError, match="holds the trial a"):
         claim_folder(tmp_path, STUDY, ["b"])
+
+
+def test_rows_of_other_code_are_set_aside_and_their_releases_stay(tmp_path):
+    claim_folder(tmp_path, STUDY, ["a-0001"])
+    records = Records(tmp_path)
+    records.put_trial({"trial": "a-0001"})
+    records.put_ledger([ledger_line()], ["a-0001"])
+    claim_folder(tmp_path, STUDY, ["a-0002"])  # same question, other keys
+    assert read_jsonl(tmp_path / "trials.jsonl") == []
+    assert read_jsonl(tmp_path / "trials.superseded.jsonl") == [{"trial": "a-0001"}]
+    assert len(read_jsonl(tmp_path / "ledger.jsonl")) == 1
