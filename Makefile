@@ -15,7 +15,7 @@ sweep: data
 	$(BIN)/python -m sweeps.run +sweep=$(SWEEP) $(ARGS)
 
 test: env fashion_mnist
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadscope
 
 # The smallest sweep, on procedural images: nothing to download.
 smoke: env

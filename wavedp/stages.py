@@ -268,6 +268,10 @@ def check(trial: TrialConfig) -> list[str]:
     Raises UserError (InfeasibleError for a budget no noise meets) with one sentence of cause and one of remedy.
     """
     channels, height, width = data.shape(trial.data)
+    if trial.generator.width % trial.generator.heads:
+        raise UserError(
+            f"generator.width={trial.generator.width} can't be shared by {trial.generator.heads} heads: use a multiple."
+        )
     check_level(trial.level, height, width)
     if trial.blur != "none":
         raise UserError(

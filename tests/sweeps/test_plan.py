@@ -138,6 +138,7 @@ def test_anchors_do_not_depend_on_the_budget():
         ({"privacy__delta": 1.0}, "delta=1.0 is out of range"),
         ({"privacy__batch_size": 512}, "batch_size=512 cannot be drawn from 256 records"),
         ({"blur": "quartic"}, "blur=quartic needs a generator that diffuses"),
+        ({"generator__heads": 5}, "generator.width=64 can't be shared by 5 heads"),
         ({"generator__name": "gan"}, "generator.name='gan'"),
         ({"upscaler__name": "magic"}, "upscaler.name='magic' is not known"),
         ({"upscaler__name": "identity"}, "identity"),
