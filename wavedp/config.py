@@ -101,8 +101,8 @@ class PrivacyConfig:
 
     epsilon: float = privacy(10.0)
     delta: float | None = privacy(None)
-    batch_size: int = privacy(256)
-    steps: int = privacy(160)
+    batch_size: int = privacy(128)
+    steps: int = privacy(320)
     max_grad_norm: float = privacy(1.0)
     accountant: Literal["pld"] = privacy("pld")
     relation: Literal["add_or_remove_one"] = privacy("add_or_remove_one")
@@ -111,7 +111,7 @@ class PrivacyConfig:
     ema_decay: float = result(0.9)
     microbatch_size: int = performance(64)
     grad_sample_mode: Literal["hooks", "ghost"] = performance("hooks")
-    checkpoint_every: int = performance(10)
+    checkpoint_every: int = performance(20)
 
 
 @dataclass(frozen=True)
