@@ -63,6 +63,8 @@ def run(config: DictConfig, overrides: list[str]) -> int:
     if values["dry_run"]:
         print(describe(trials, store, infeasible))
         return 0
+    for trial in trials:
+        stages.check_models(trial.config)
     device = _device(values["device"], values["ray"])
     if len(infeasible) == len(trials):
         raise next(iter(infeasible.values()))
@@ -98,6 +100,7 @@ def _search(
             "level or generator is a private release, and all of them compose."
         )
         return 0
+    stages.check_models(trial)
     claim_folder(folder, study, [])
     return _execute(
         values,

@@ -36,6 +36,7 @@ def conduct(trial: PlannedTrial, coordinator: Any, folder: str, store: str, comm
     row = blank_row(trial, commit)
     try:
         stages.check(trial.config)
+        stages.check_models(trial.config)
         results = _walk(trial, coordinator)
     except InfeasibleError as error:
         row |= {"status": "infeasible", "reason": str(error)}

@@ -263,7 +263,7 @@ STAGE = {stage.name: stage for stage in CHAIN}
 
 
 def check(trial: TrialConfig) -> list[str]:
-    """Everything that can be known to be wrong before any training. Returns warnings.
+    """What can be known to be wrong from the configuration and the data alone. Returns warnings.
 
     Raises UserError (InfeasibleError for a budget no noise meets) with one sentence of cause and one of remedy.
     """
@@ -287,12 +287,17 @@ def check(trial: TrialConfig) -> list[str]:
             f"public images are {data.shape(trial.public)} (C, H, W), sensitive ones {(channels, height, width)}: "
             "set public.size and public.channels to match."
         )
-    _check_upscaler(trial.upscaler, 2**trial.level, _coarse_shape(trial))
-    n_reference = _n_records(trial.data, trial.metrics.reference_split)
-    _check_metrics(trial.metrics, n_reference, trial.sampling.n, labelled=True)
     if trial.public is not None and trial.generator.pretrain_steps:
         _n_records(trial.public, "train")
     return accounting.check(trial.privacy, _n_records(trial.data, "train"))
+
+
+def check_models(trial: TrialConfig) -> None:
+    """That stage two and the metrics can run: their weights are there, whole, and take this trial's images. Opens the
+    weight files, which `check` does not, so that a dry run stays quick. Raises UserError."""
+    _check_upscaler(trial.upscaler, 2**trial.level, _coarse_shape(trial))
+    n_reference = _n_records(trial.data, trial.metrics.reference_split)
+    _check_metrics(trial.metrics, n_reference, trial.sampling.n, labelled=True)
 
 
 # A study of thousands of trials asks the same again and again. A process looks at its data's files once: change the

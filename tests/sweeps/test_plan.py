@@ -148,8 +148,14 @@ def test_anchors_do_not_depend_on_the_budget():
     ],
 )
 def test_check_refuses_before_any_training(changes, words):
+    config = trial(**{"privacy__batch_size": 64, **changes})
     with pytest.raises(UserError, match=words):
-        stages.check(trial(privacy__batch_size=64) if not changes else trial(**{"privacy__batch_size": 64, **changes}))
+        check_all(config)
+
+
+def check_all(config):
+    stages.check(config)
+    stages.check_models(config)
 
 
 def test_a_budget_no_noise_meets_is_infeasible():
