@@ -31,7 +31,7 @@ stay constant, and block means must stay close to the coarse image that the priv
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import lru_cache, partial
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -67,7 +67,6 @@ UPSCALERS: dict[str, Callable[[str | None], Upscaler]] = {
 }
 
 
-@lru_cache(maxsize=8)
 def build(config: UpscalerConfig) -> Upscaler:
     """The upscaler that `config` names, loaded and ready.
 
