@@ -5,7 +5,7 @@ Shapes: B records, L tokens, D width, H heads, N neighbours of a token, V codes 
 p(codes | class) = Π_t p(code_t | code_<t, class). The input of position t sums a position embedding, a class embedding
 and a projection of the codes that lie next to it and come before it: left, above, above-right on its own scale, and on
 the next coarser scale the token over it with its four neighbours. Attention sees every earlier position; the neighbour
-codes only spare it from having to find the adjacent ones, which a private fit of a few dozen steps would not learn.
+codes only spare it from having to find the adjacent ones.
 
 Opacus sees one gradient a record because no operation mixes records (LayerNorm, no dropout), index tensors are expanded
 to B L, and input and output weights are not tied (ghost clipping refuses tied weights).
