@@ -48,8 +48,10 @@ def test_calibration_reproduces_the_known_setting(epsilon, prv_noise):
 def test_calibration_spends_all_of_the_budget_and_no_more(epsilon, probability, rate, steps):
     noise = calibrate(epsilon, probability, rate, steps)
     assert 0.99 * epsilon <= spent([Mechanism(rate, noise, steps)], probability) <= epsilon
-    # Smallest: a thousandth less noise, beyond the rounding to 4 digits, is over budget.
-    assert spent([Mechanism(rate, noise * 0.998, steps)], probability) > epsilon
+    # Smallest: one less in the fourth digit is over budget.
+    unit = 10.0 ** (math.floor(math.log10(noise)) - 3)
+    assert float(f"{noise:.4g}") == noise
+    assert spent([Mechanism(rate, noise - unit, steps)], probability) > epsilon
 
 
 @pytest.mark.parametrize(
