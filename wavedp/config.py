@@ -96,7 +96,11 @@ class PrivacyConfig:
     delta: probability of failure; None means 1 / (N ln N), DPImageBench's rule (its logs, N = 55,000 gives 1.666e-6).
     batch_size: expected size of a Poisson batch (records); sample rate q = batch_size / N.
     steps: optimiser steps, empty batches included. max_grad_norm: clipping norm C of one record's gradient.
+    clipping: flat shortens gradients longer than C; normalize also lengthens the shorter ones (privacy.clipping).
+    mean_share: share of epsilon, in [0, 1), for the class means of the coarsest band, released before the fit.
     accountant: pld calibrates the noise; prv cross-checks it. ema_decay: of the weights that are sampled from.
+    optimizer: adam_bc is Adam without the noise's bias in its second moment; adam_floor is the least it divides by, in
+    standard deviations of that noise (privacy.optimizers; the other optimisers do not read it).
     microbatch_size: records per forward pass. grad_sample_mode: Opacus' hooks or ghost. checkpoint_every: steps.
     """
 
@@ -107,7 +111,10 @@ class PrivacyConfig:
     max_grad_norm: float = privacy(1.0)
     accountant: Literal["pld"] = privacy("pld")
     relation: Literal["add_or_remove_one"] = privacy("add_or_remove_one")
-    optimizer: Literal["adam", "sgd"] = result("adam")
+    clipping: Literal["flat", "normalize"] = privacy("flat")
+    mean_share: float = privacy(0.0)
+    optimizer: Literal["adam", "sgd", "adam_bc"] = result("adam")
+    adam_floor: float = result(0.3)
     learning_rate: float = result(3e-3)
     ema_decay: float = result(0.9)
     microbatch_size: int = performance(64)

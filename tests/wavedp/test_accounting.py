@@ -12,7 +12,16 @@ from scipy.stats import norm
 
 from wavedp.config import PrivacyConfig
 from wavedp.errors import InfeasibleError, UserError
-from wavedp.privacy.accounting import Mechanism, calibrate, check, compose, delta, sample_rate, spent
+from wavedp.privacy.accounting import (
+    Mechanism,
+    calibrate,
+    check,
+    compose,
+    delta,
+    mechanisms,
+    sample_rate,
+    spent,
+)
 
 # DPImageBench's Fashion-MNIST setting: 55,000 records, batch 4,096, 150 epochs.
 Q, STEPS, DELTA = 4096 / 55_000, 2014, 1.666e-6
@@ -102,6 +111,39 @@ def test_heterogeneous_composition_is_ordered_between_its_parts_and_agrees_with_
     assert spent(mechanisms, DELTA, "prv") == pytest.approx(total, rel=0.02)
 
 
+@pytest.mark.parametrize("epsilon", [0.5, 10])
+@pytest.mark.parametrize("share", [0.01, 0.5])
+def test_a_fit_alongside_a_release_fills_the_joint_budget(epsilon, share):
+    config = PrivacyConfig(epsilon=epsilon, delta=1e-5, batch_size=512, steps=60, mean_share=share)
+    mean, fit = mechanisms(config, 60_000)
+    assert (mean.sample_rate, mean.steps) == (1, 1)
+    assert (fit.sample_rate, fit.steps) == (512 / 60_000, 60)
+    # Alone, the means cost their share; together, all of the budget and no more; with a digit less noise, more.
+    assert 0.98 * share * epsilon <= compose([mean], 1e-5) <= share * epsilon
+    assert 0.98 * epsilon <= compose([mean, fit], 1e-5) <= epsilon
+    unit = 10.0 ** (math.floor(math.log10(fit.noise_multiplier)) - 3)
+    assert compose([mean, Mechanism(fit.sample_rate, fit.noise_multiplier - unit, 60)], 1e-5) > epsilon
+    # The means cost the fit noise, but less than a budget cut in two would; a hundredth, none in four digits.
+    alone, cut = (calibrate(part * epsilon, 1e-5, fit.sample_rate, 60) for part in (1, 1 - share))
+    assert alone <= fit.noise_multiplier < cut
+    assert alone < fit.noise_multiplier or share < 0.1
+    assert compose([mean, fit], 1e-5) == pytest.approx(spent([mean, fit], 1e-5, "prv"), rel=0.02)
+
+
+def test_mechanisms_of_a_fit_alone_and_without_privacy():
+    config = PrivacyConfig(epsilon=2.0, delta=1e-5)
+    rate = 128 / 60_000
+    assert mechanisms(config, 60_000) == [Mechanism(rate, calibrate(2.0, 1e-5, rate, 320), 320)]
+    config = PrivacyConfig(epsilon=math.inf, mean_share=0.1)
+    assert mechanisms(config, 60_000) == [Mechanism(1, 0.0, 1), Mechanism(rate, 0.0, 320)]
+
+
+def test_nothing_is_left_by_what_spends_the_budget_alongside():
+    dear = Mechanism(1, calibrate(1.5, 1e-5, 1, 1), 1)
+    with pytest.raises(InfeasibleError, match=r"alongside spends epsilon=1\.\d+ of 1 .* nothing for 60 steps"):
+        calibrate(1.0, 1e-5, 0.01, 60, (dear,))
+
+
 def test_limits():
     assert calibrate(math.inf, 1e-5, 0.1, 10) == 0.0
     assert compose([Mechanism(0.1, 1.0, 10), Mechanism(0.1, 0.0, 10)], 1e-5) == math.inf
@@ -130,6 +172,11 @@ def test_infeasible_budget_names_everything():
         ({"max_grad_norm": 0.0}, 1000, "max_grad_norm=0.0"),
         ({"microbatch_size": 0}, 1000, "microbatch_size=0"),
         ({"ema_decay": 1.0}, 1000, "ema_decay=1.0"),
+        ({"adam_floor": 0.0}, 1000, "adam_floor=0.0"),
+        ({"mean_share": 1.0}, 1000, "mean_share=1.0"),
+        ({"mean_share": -0.1}, 1000, "mean_share=-0.1"),
+        ({"mean_share": math.nan}, 1000, "mean_share=nan"),
+        ({"mean_share": 1e-9, "delta": 1e-6}, 1000, "mean_share=1e-09 gives the class means"),
         ({"batch_size": 1}, 2, "2 records"),
     ],
 )

@@ -67,7 +67,8 @@ def test_round_trip_and_strictness():
         ({"level": "deep"}, "TrialConfig.level='deep' must be int"),
         ({"level": True}, "must be int"),
         ({"privacy": {"epsilon": "much"}}, "epsilon='much' is not a number"),
-        ({"privacy": {"optimizer": "lion"}}, "use one of adam, sgd"),
+        ({"privacy": {"optimizer": "lion"}}, "use one of adam, sgd, adam_bc"),
+        ({"privacy": {"clipping": "none"}}, "use one of flat, normalize"),
         ({"privacy": 3}, "must be a section"),
     ]:
         with pytest.raises(UserError, match=words):

@@ -14,8 +14,9 @@ from torch.nn import functional as F
 from wavedp.config import PrivacyConfig
 from wavedp.errors import UserError
 from wavedp.privacy import training
-from wavedp.privacy.accounting import Mechanism, calibrate
-from wavedp.privacy.clipping import RecordGradients, noisy_mean, plain_sum
+from wavedp.privacy.accounting import Mechanism, calibrate, mechanisms
+from wavedp.privacy.clipping import RecordGradients, clipping_factors, noisy_mean, plain_sum
+from wavedp.privacy.optimizers import AdamBC
 from wavedp.privacy.training import fit_private, poisson_sample
 from wavedp.seeds import derive_seed
 
@@ -108,6 +109,79 @@ def test_clipped_sum_equals_opacus_own_optimizer():
     loss_fn(wrapped, *records).sum().backward()
     optimizer.clip_and_accumulate()
     assert_close(ours, [parameter.summed_grad for parameter in wrapped.parameters()], 1e-6)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("max_grad_norm", [1e-2, 1e3])
+def test_normalized_records_are_near_c_and_never_beyond(mode, max_grad_norm):
+    """One record at a time, some scaled until their gradients are tiny: each vote is |g| C / (|g| + 0.01) long."""
+    model, records = make_model(), make_records()
+    votes = {}
+    for row, scale in enumerate([1.0, 1e3, 1e-2, 1e-4, 0.0]):
+        one = [tensor[row : row + 1] for tensor in records]
+        exact = [scale * total for total in looped_sum(model, records, [row])]
+        norm = math.sqrt(sum(float(g.double().square().sum()) for g in exact))
+        gradients = RecordGradients(model, max_grad_norm, mode, "normalize")
+        ours = gradients.clipped_sum(lambda *batch, scale=scale: scale * loss_fn(*batch), one)
+        gradients.close()
+        assert_close(ours, [g * max_grad_norm / (norm + 0.01) for g in exact])
+        votes[scale] = math.sqrt(sum(float(g.double().square().sum()) for g in ours)), norm
+        assert votes[scale][0] <= max_grad_norm * (1 + 1e-6)
+    assert votes[1e3][0] > 0.999 * max_grad_norm
+    assert votes[0.0][0] == 0
+    if max_grad_norm > 100:  # every gradient is shorter than C, and scaled up
+        assert all(vote > 10 * norm for scale, (vote, norm) in votes.items() if 0 < scale < 1e3)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_normalized_sum_of_a_batch_equals_a_loop_over_records(mode):
+    model, records = make_model(), make_records()
+    gradients = RecordGradients(model, 2.0, mode, "normalize")
+    ours = gradients.clipped_sum(loss_fn, [tensor[:7] for tensor in records])
+    gradients.close()
+    expected = [torch.zeros_like(parameter) for parameter in model.parameters()]
+    for row in range(7):
+        one = looped_sum(model, records, [row])
+        norm = math.sqrt(sum(float(g.double().square().sum()) for g in one))
+        for total, g in zip(expected, one, strict=True):
+            total += g * 2.0 / (norm + 0.01)
+    assert_close(ours, expected)
+
+
+def test_flat_factors_are_what_they_always_were():
+    norms = torch.rand(100, generator=torch.Generator().manual_seed(0)) * 4
+    assert torch.equal(clipping_factors(norms, 1.5, "flat"), (1.5 / (norms + 1e-6)).clamp(max=1.0))
+    for clipping in ("flat", "normalize"):
+        assert float((clipping_factors(norms, 1.5, clipping) * norms).max()) <= 1.5
+
+
+@pytest.mark.parametrize("changes", [{"clipping": "normalize"}, {"optimizer": "adam_bc"}, {"adam_floor": 0.5}])
+def test_the_config_reaches_the_fit(changes):
+    """normalize and adam_bc against a loop over records; a floor alone changes nothing but the release."""
+    config, records = make_config(max_grad_norm=5.0, **changes), make_records()
+    ours = fit_private(make_model(), loss_fn, records, config, noise_multiplier=0.7, seed=3)
+    model = make_model()
+    release = training.release_id(training.fingerprint(model, records, config, 0.7, 3))
+    sampling = torch.Generator().manual_seed(derive_seed(3, "sampling", release))
+    noise = torch.Generator().manual_seed(derive_seed(3, "noise", release))
+    optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate)
+    if config.optimizer == "adam_bc":
+        optimizer = AdamBC(model.parameters(), lr=config.learning_rate, noise_std=0.7 * 5.0 / 10, floor=0.3)
+    ema = copy.deepcopy(model.state_dict())
+    for step in range(config.steps):
+        sums = [torch.zeros_like(parameter) for parameter in model.parameters()]
+        for row in poisson_sample(N, 0.25, sampling).tolist():
+            one = looped_sum(model, records, [row])
+            norm = math.sqrt(sum(float(g.double().square().sum()) for g in one))
+            factor = 5.0 / (norm + 0.01) if config.clipping == "normalize" else min(1.0, 5.0 / norm)
+            for total, g in zip(sums, one, strict=True):
+                total += g * factor
+        for parameter, total in zip(model.parameters(), sums, strict=True):
+            parameter.grad = (total + 0.7 * 5.0 * torch.randn(total.shape, generator=noise)) / 10
+        optimizer.step()
+        decay = min(config.ema_decay, (1 + step) / (10 + step))
+        ema = {name: decay * ema[name] + (1 - decay) * value for name, value in model.state_dict().items()}
+    assert_close(ours.ema.values(), ema.values())
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -211,7 +285,7 @@ def killed_at(step):
     return report
 
 
-@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+@pytest.mark.parametrize("optimizer", ["adam", "sgd", "adam_bc"])
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("step", [1, 3, 4, 6])
 def test_killed_and_resumed_equals_never_killed(tmp_path, mode, optimizer, step):
@@ -426,6 +500,16 @@ def test_a_calibrated_fit_runs_within_its_budget():
     noise_multiplier = calibrate(3.0, 1e-3, 0.25, config.steps)
     fit = fit_private(make_model(), loss_fn, make_records(), config, noise_multiplier=noise_multiplier, seed=0)
     assert fit.history == [Mechanism(0.25, noise_multiplier, 6)]
+
+
+def test_a_fit_leaves_room_for_the_class_means():
+    config = make_config(epsilon=3.0, mean_share=0.3)
+    _, planned = mechanisms(config, N)
+    fit = fit_private(make_model(), loss_fn, make_records(), config, noise_multiplier=planned.noise_multiplier, seed=0)
+    assert fit.history == [planned]
+    alone = calibrate(3.0, 1e-3, 0.25, config.steps)
+    with pytest.raises(UserError, match=r"would spend epsilon=3\.\d+, more than privacy\.epsilon=3\.0"):
+        fit_private(make_model(), loss_fn, make_records(), config, noise_multiplier=alone, seed=0)
 
 
 def test_derived_seeds_are_stable_and_apart():

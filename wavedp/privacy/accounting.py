@@ -88,13 +88,15 @@ def check(config: PrivacyConfig, n_records: int) -> list[str]:
 
     Raises UserError for values out of range and InfeasibleError when no noise meets the budget.
     """
-    for name in ("max_grad_norm", "learning_rate", "microbatch_size", "checkpoint_every"):
+    for name in ("max_grad_norm", "learning_rate", "adam_floor", "microbatch_size", "checkpoint_every"):
         if not 0 < getattr(config, name) < math.inf:
             raise UserError(f"privacy.{name}={getattr(config, name)} trains nothing: use a finite number > 0.")
     if not 0 <= config.ema_decay < 1:
         raise UserError(f"privacy.ema_decay={config.ema_decay} never averages: use 0 <= ema_decay < 1.")
+    if not 0 <= config.mean_share < 1:
+        raise UserError(f"privacy.mean_share={config.mean_share} leaves the fit nothing: use 0 <= mean_share < 1.")
+    mechanisms(config, n_records)
     probability = delta(config, n_records)
-    calibrate(config.epsilon, probability, sample_rate(config, n_records), config.steps)
     if probability >= 1 / n_records:
         return [
             f"privacy.delta={probability:.3g} is not below 1/N={1 / n_records:.3g}, so publishing one random record "
@@ -103,11 +105,36 @@ def check(config: PrivacyConfig, n_records: int) -> list[str]:
     return []
 
 
-@lru_cache(maxsize=1024)
-def calibrate(epsilon: float, delta: float, sample_rate: float, steps: int) -> float:
-    """The smallest noise multiplier of 4 significant digits that spends at most `epsilon` by PLD.
+def mechanisms(config: PrivacyConfig, n_records: int) -> list[Mechanism]:
+    """What one private fit runs, in order: the release of class means if mean_share > 0, and the subsampled fit.
 
-    epsilon: > 0; inf gives 0.0. delta: in (0, 1). sample_rate: in (0, 1]. steps: >= 1.
+    The means are calibrated alone to mean_share * epsilon; the fit gets the noise with which both together spend at
+    most epsilon, as a rule less than (1 - mean_share) * epsilon would ask for. epsilon = inf gives σ = 0 for both.
+    Raises InfeasibleError when no noise meets the budget, UserError for values out of range.
+    """
+    probability, rate = delta(config, n_records), sample_rate(config, n_records)
+    before: tuple[Mechanism, ...] = ()
+    if config.mean_share > 0:
+        share = config.mean_share * config.epsilon
+        try:
+            before = (Mechanism(1, calibrate(share, probability, 1, 1), 1),)
+        except InfeasibleError as error:
+            raise InfeasibleError(
+                f"privacy.mean_share={config.mean_share:g} gives the class means epsilon={share:.3g}, which no noise "
+                f"multiplier up to {NOISE_MULTIPLIER_RANGE[1]:g} meets: raise mean_share, or set it to 0."
+            ) from error
+    sigma = calibrate(config.epsilon, probability, rate, config.steps, before)
+    return [*before, Mechanism(rate, sigma, config.steps)]
+
+
+@lru_cache(maxsize=1024)
+def calibrate(
+    epsilon: float, delta: float, sample_rate: float, steps: int, alongside: tuple[Mechanism, ...] = ()
+) -> float:
+    """The smallest noise multiplier of 4 significant digits that, with `alongside`, spends at most `epsilon` by PLD.
+
+    epsilon: > 0; inf gives 0.0. delta: in (0, 1). sample_rate: in (0, 1]. steps: >= 1. alongside: what the same budget
+    also pays for, each with the noise it has.
     Never over budget: the returned value itself has been accounted. Never below 0.01.
     Raises InfeasibleError when even a noise multiplier of 10,000 spends more, UserError for arguments out of range.
     """
@@ -121,10 +148,15 @@ def calibrate(epsilon: float, delta: float, sample_rate: float, steps: int) -> f
 
     def excess(noise_multiplier: float) -> float:
         """ln of (spent / asked): falls as noise grows; both are kept off zero."""
-        cost = compose([Mechanism(sample_rate, noise_multiplier, steps)], delta)
+        cost = compose([Mechanism(sample_rate, noise_multiplier, steps), *alongside], delta)
         return math.log(max(cost, 1e-3 * epsilon) / epsilon)
 
     if excess(high) > 0:
+        if alongside and compose(alongside, delta) > epsilon:
+            raise InfeasibleError(
+                f"What runs alongside spends epsilon={compose(alongside, delta):.4g} of {epsilon:g} at "
+                f"delta={delta:.3g}, which leaves nothing for {steps} steps: give it more noise, or raise epsilon."
+            )
         raise InfeasibleError(
             f"No noise multiplier up to {high:g} keeps {steps} steps at sample rate {sample_rate:.4g} within "
             f"epsilon={epsilon:g} at delta={delta:.3g}: raise epsilon or delta, or lower steps or batch_size."
@@ -133,7 +165,7 @@ def calibrate(epsilon: float, delta: float, sample_rate: float, steps: int) -> f
     # much, high does not). By hand, since a root finder goes on past the digits that count, at 0.1 s a step.
     low = _round_down(low)
     points: list[tuple[float, float]] = []
-    asked = _first_guess(epsilon, delta, sample_rate, steps)
+    asked = _first_guess(epsilon, delta, sample_rate, steps, alongside)
     while _next(low) < high:
         candidate = min(max(_round_up(asked), _next(low)), _previous(high))
         if len(points) > 8:  # the secant crawls: halve the bracket
@@ -242,14 +274,20 @@ def _valid_delta(delta: float) -> float:
     return delta
 
 
-def _first_guess(epsilon: float, delta: float, sample_rate: float, steps: int) -> float:
+def _first_guess(
+    epsilon: float, delta: float, sample_rate: float, steps: int, alongside: tuple[Mechanism, ...]
+) -> float:
     """A noise multiplier to start the search from, by the central limit theorem: never reported.
 
     μ = q √(T (e^(1/σ²) - 1)) (Dong et al., 2019, arXiv 1905.02383), and δ ≈ Φ(μ/2 - ε/μ), whose other term is dropped.
+    The μ² of mechanisms add up; at least a tenth is left to this one.
     """
     tail = statistics.NormalDist().inv_cdf(delta)
     mu = tail + math.sqrt(tail**2 + 2 * epsilon)
-    return 1 / math.sqrt(math.log1p(mu**2 / (sample_rate**2 * steps)))
+    taken = sum(
+        item.sample_rate**2 * item.steps * math.expm1(min(100, item.noise_multiplier**-2)) for item in alongside
+    )
+    return 1 / math.sqrt(math.log1p(max(mu**2 - taken, 0.1 * mu**2) / (sample_rate**2 * steps)))
 
 
 def _unit(value: float) -> float:

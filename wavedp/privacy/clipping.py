@@ -11,8 +11,10 @@ depends on no other record. `noisy_mean` of such a sum is then a Gaussian mechan
 divisor B is fixed, so the number of records that were drawn shows nowhere.
 
     case                                             result
-    gradient g with |g| <= C                         g (but for the guard of 1e-6 when |g| is within it of C)
-    |g| > C                                          g C / (|g| + 1e-6), as in Opacus' DPOptimizer
+    flat: gradient g with |g| <= C                   g (but for the guard of 1e-6 when |g| is within it of C)
+    flat: |g| > C                                    g C / (|g| + 1e-6), as in Opacus' DPOptimizer
+    normalize: any g, short or long                  g C / (|g| + 0.01): shorter than C, 0 for g = 0 (Bu et al., 2022,
+                                                     arXiv 2206.07136, automatic clipping with their 0.01)
     g not finite                                     UserError from `noisy_mean`, before any weight is touched
     empty batch                                      the sum is zero, the noise is drawn as ever
     several forward passes per record (views)        one gradient, of the record's one loss (hooks; ghost refuses)
@@ -35,18 +37,28 @@ LossFn = Callable[..., Tensor]
 """loss_fn(model, *batch) -> Tensor[b]: one loss per record."""
 
 
+Clipping = Literal["flat", "normalize"]
+
+NORMALIZE_GUARD = 0.01
+"""Keeps a vanishing gradient from becoming a vote of length C in a random direction."""
+
+
 class RecordGradients:
     """The gradients of a model's trainable parameters, record by record, through Opacus' hooks; `close` takes them off.
 
     model: every layer sees the record dimension first. mode: `hooks` holds b gradients in memory; `ghost` holds one,
-    for a second backward pass. Raises UserError for a model that Opacus cannot take apart.
+    for a second backward pass. clipping: see the table above. Raises UserError for a model that Opacus cannot take
+    apart.
     """
 
-    def __init__(self, model: nn.Module, max_grad_norm: float, mode: Literal["hooks", "ghost"]) -> None:
+    def __init__(
+        self, model: nn.Module, max_grad_norm: float, mode: Literal["hooks", "ghost"], clipping: Clipping = "flat"
+    ) -> None:
         from opacus.grad_sample import GradSampleHooks, GradSampleHooksFastGradientClipping
 
         self.model = model
         self.max_grad_norm = max_grad_norm
+        self.clipping = clipping
         self.ghost = mode == "ghost"
         self.parameters = trainable(model)
         self.compared = False
@@ -94,7 +106,7 @@ class RecordGradients:
         norms = torch.stack([self._norms(name, len(losses)) for name in self.parameters])  # P b
         if reference is not None:
             self._require_equal(norms[:, 0], reference)
-        factors = (self.max_grad_norm / (norms.norm(dim=0) + 1e-6)).clamp(max=1.0)  # b
+        factors = clipping_factors(norms.norm(dim=0), self.max_grad_norm, self.clipping)
         if self.ghost:
             self.hooks.disable_hooks()
             sums = list(torch.autograd.grad((factors * losses).sum(), parameters))
@@ -149,6 +161,13 @@ class RecordGradients:
                     f"bound it: give its layer one row per record (position ids: [b, L], not [L])."
                 )
         self.compared = True
+
+
+def clipping_factors(norms: Tensor, max_grad_norm: float, clipping: Clipping) -> Tensor:
+    """What each record's gradient is multiplied by, so that none is longer than C. norms: b, >= 0."""
+    if clipping == "normalize":
+        return max_grad_norm / (norms + NORMALIZE_GUARD)
+    return (max_grad_norm / (norms + 1e-6)).clamp(max=1.0)
 
 
 def noisy_mean(

@@ -1,4 +1,4 @@
-"""The private fit: DP-SGD and DP-Adam with exact Poisson batches, resumable to the bit.
+"""The private fit: DP-SGD, DP-Adam and DP-AdamBC with exact Poisson batches, resumable to the bit.
 
     N  records   B  expected batch (config.batch_size)   q  sample rate B / N   C  max_grad_norm   σ  noise multiplier
 
@@ -32,6 +32,7 @@ rounding only: publish one of such twins.
     more drawn than B                    summed in microbatches, still divided by B
     epsilon = inf                        σ = 0, no clipping, same batches and optimiser; history says σ = 0
     σ too small for config.epsilon       UserError before the first step
+    config.mean_share > 0                σ must leave room for the class means, which the fit itself does not release
     gradient not finite                  UserError before the weights move
     first step moves no weight           UserError (a model whose trained copy is not the one that runs)
     killed at any moment                 resumes from its checkpoint, on the CPU bit-equal to a whole run
@@ -58,6 +59,7 @@ from wavedp.privacy import accounting
 from wavedp.privacy.accounting import Mechanism
 from wavedp.privacy.checkpoint import State, digest
 from wavedp.privacy.clipping import LossFn, RecordGradients, noisy_mean, plain_sum, trainable
+from wavedp.privacy.optimizers import AdamBC
 from wavedp.seeds import derive_seed
 
 
@@ -87,7 +89,7 @@ def fit_private(
     loss_fn: (model, *batch) -> Tensor[b], one loss per record. What it draws at random (dropout, views) comes from
     torch's global generator, seeded per microbatch and put back: such a loss depends on microbatch_size and device.
     records: tensors with first dimension N, such as codes [N, L] int64 and labels [N]; on any device.
-    noise_multiplier: accounting.calibrate(...) for config.epsilon, 0 exactly when that is inf.
+    noise_multiplier: that of accounting.mechanisms(config, N)[-1], 0 exactly when epsilon is inf.
     checkpoint: a file, replaced atomically every config.checkpoint_every steps and at the end; resumed from if present.
     report: called as report(step, steps) after each step.
     Raises UserError as the table above says, and for configs that accounting.check refuses.
@@ -99,9 +101,7 @@ def fit_private(
     rate = accounting.sample_rate(config, n_records)
     model.to(device).train()
     parameters = list(trainable(model).values())
-    optimizer = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}[config.optimizer](
-        parameters, lr=config.learning_rate
-    )
+    optimizer = _optimizer(parameters, config, noise_multiplier)
     ema = {name: parameter.detach().clone() for name, parameter in _averaged(model)}
     identity_of_fit = fingerprint(model, records, config, noise_multiplier, seed)
     release = release_id(identity_of_fit)
@@ -111,7 +111,9 @@ def fit_private(
     state = State(model, optimizer, ema, sampling, noise, identity_of_fit)
     first = state.load(checkpoint) if checkpoint is not None and checkpoint.exists() else 0
 
-    gradients = RecordGradients(model, config.max_grad_norm, config.grad_sample_mode) if private else None
+    gradients: RecordGradients | None = None
+    if private:
+        gradients = RecordGradients(model, config.max_grad_norm, config.grad_sample_mode, config.clipping)
     try:
         for step in range(first, config.steps):
             drawn = poisson_sample(n_records, rate, sampling)
@@ -183,13 +185,23 @@ def _require_budget(config: PrivacyConfig, noise_multiplier: float, n_records: i
             f"noise_multiplier={noise_multiplier} does not go with epsilon={config.epsilon}: "
             f"0 and inf mean no privacy, and come together or not at all."
         )
-    mechanism = Mechanism(accounting.sample_rate(config, n_records), noise_multiplier, config.steps)
-    cost = accounting.compose([mechanism], accounting.delta(config, n_records))
+    *before, planned = accounting.mechanisms(config, n_records)
+    run = [*before, Mechanism(planned.sample_rate, noise_multiplier, planned.steps)]
+    cost = accounting.compose(run, accounting.delta(config, n_records))
     if cost > config.epsilon:
         raise UserError(
             f"noise_multiplier={noise_multiplier} would spend epsilon={cost:.4g}, "
-            f"more than privacy.epsilon={config.epsilon}: take the noise multiplier from accounting.calibrate."
+            f"more than privacy.epsilon={config.epsilon}: take the noise multiplier from accounting.mechanisms."
         )
+
+
+def _optimizer(parameters: list[nn.Parameter], config: PrivacyConfig, noise_multiplier: float) -> torch.optim.Optimizer:
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(parameters, lr=config.learning_rate)
+    if config.optimizer == "adam":
+        return torch.optim.Adam(parameters, lr=config.learning_rate)
+    noise_std = noise_multiplier * config.max_grad_norm / config.batch_size
+    return AdamBC(parameters, lr=config.learning_rate, noise_std=noise_std, floor=config.adam_floor)
 
 
 def _require_movement(model: nn.Module, before: list[Tensor]) -> None:
