@@ -1,0 +1,156 @@
+"""How large a batch and how few steps: a proposal for a private fit, from its noise alone.
+
+    python -m wavedp.privacy.recipe --n-records 60000 --epsilon 1 [--delta 1e-6] [--passes 40960]
+
+    B  expected batch   T  steps   σ  noise multiplier for (epsilon, delta)   C  clipping norm   P = B T  passes
+
+P, the number of gradients of single records that the fit computes, is what it costs in time; the candidates divide the
+same P into batches of 64, 128, ... up to N / 4 records.
+
+Criterion. Let the mean gradient be g at every step, as it nearly is in a short fit. T steps of learning rate η move a
+weight by η T g and, by the noise of σC/B a step, at random by η √T σC/B. Noise per unit of signal is (C / g) times
+
+    σ / (B √T),
+
+whatever η is. While σ is small it hardly grows with B, so that larger batches win by √B at equal P; once the fit is in
+the Gaussian regime (σ above 2 to 5), σ is proportional to B √T and nothing more is won, while there are fewer steps to
+follow the curvature of the loss. Chosen is therefore the smallest batch within 10 % of the least σ / (B √T), among the
+candidates of at least `fewest_steps` steps.
+
+Learning rate, for Adam. Noise dominates √v̂, so T steps walk √T times the learning rate at random. The rule keeps that
+walk at that of the shipped fit, 0.003 for 320 steps: 0.003 √(320 / T), which at the shipped P is 0.003 √(B / 128).
+
+All this is a heuristic: `fewest_steps`, the 10 % and the learning rate are judgement, and the benches that would test
+the proposals are still to be run. Sources: De et al., 2022, arXiv 2204.13650 (large batches, few steps: 250 updates of
+16,384 records); Sander et al., 2023, arXiv 2210.03403 (noise σ / B a step, and steps, decide the outcome).
+
+It looks at no record and costs no budget, but for N, which is taken to be public.
+
+    case                                 result
+    under 256 records or 64 passes       UserError
+    no candidate has fewest_steps        UserError: fewest_steps * 64 passes are needed
+    epsilon = inf                        σ = 0 for every candidate: the smallest batch
+    no noise meets the budget            InfeasibleError from accounting.calibrate
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from wavedp.config import PrivacyConfig
+from wavedp.errors import UserError
+from wavedp.privacy import accounting
+
+SHIPPED = PrivacyConfig()
+SMALLEST_BATCH = 64
+FEWEST_STEPS = 100
+SLACK = 1.1
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Settings for PrivacyConfig and the noise that goes with them. noise_per_step: σ / B, the standard deviation of
+    the noise in one mean gradient / C."""
+
+    batch_size: int
+    steps: int
+    learning_rate: float
+    noise_multiplier: float
+    noise_per_step: float
+
+    @property
+    def noise_per_signal(self) -> float:
+        """σ / (B √T): the criterion."""
+        return self.noise_per_step / math.sqrt(self.steps)
+
+
+def propose(
+    n_records: int, epsilon: float, delta: float | None, passes: int, fewest_steps: int = FEWEST_STEPS
+) -> Recipe:
+    """The candidate that the criterion chooses. delta: None for 1 / (N ln N). Raises UserError when there is none."""
+    return choose(candidates(n_records, epsilon, delta, passes), fewest_steps)
+
+
+def candidates(n_records: int, epsilon: float, delta: float | None, passes: int) -> list[Recipe]:
+    """One recipe per power of two from 64 to N / 4 that `passes` fills at least once, smallest batch first."""
+    largest = min(n_records // 4, passes)
+    if largest < SMALLEST_BATCH:
+        raise UserError(
+            f"{n_records} records and {passes} passes have no batch of {SMALLEST_BATCH} that is at most a quarter of "
+            f"the records: use at least {4 * SMALLEST_BATCH} records and {SMALLEST_BATCH} passes."
+        )
+    sizes = [2**power for power in range(largest.bit_length()) if SMALLEST_BATCH <= 2**power <= largest]
+    return [recipe(n_records, epsilon, delta, size, passes // size) for size in sizes]
+
+
+def recipe(n_records: int, epsilon: float, delta: float | None, batch_size: int, steps: int) -> Recipe:
+    """The noise and learning rate that go with a batch size and a number of steps."""
+    config = PrivacyConfig(epsilon=epsilon, delta=delta, batch_size=batch_size, steps=steps)
+    noise_multiplier = accounting.mechanisms(config, n_records)[-1].noise_multiplier
+    learning_rate = SHIPPED.learning_rate * math.sqrt(SHIPPED.steps / steps)
+    return Recipe(batch_size, steps, float(f"{learning_rate:.2g}"), noise_multiplier, noise_multiplier / batch_size)
+
+
+def choose(recipes: Sequence[Recipe], fewest_steps: int = FEWEST_STEPS) -> Recipe:
+    """The smallest batch within 10 % of the least noise per signal, among recipes of at least `fewest_steps`."""
+    allowed = [item for item in recipes if item.steps >= fewest_steps]
+    if not allowed:
+        raise UserError(
+            f"No batch size leaves {fewest_steps} steps: use at least "
+            f"{fewest_steps * min(item.batch_size for item in recipes)} passes, or lower fewest_steps."
+        )
+    bound = SLACK * min(item.noise_per_signal for item in allowed)
+    return min((item for item in allowed if item.noise_per_signal <= bound), key=lambda item: item.batch_size)
+
+
+def table(recipes: Sequence[Recipe], n_records: int, chosen: Recipe) -> str:
+    """The candidates for people, the chosen one marked."""
+    text = [f"{'B':>8} {'T':>6} {'q':>9} {'sigma':>8} {'sigma/B':>9} {'x sqrt(T)':>9} {'/ sqrt(T)':>9} {'Adam lr':>8}"]
+    for item in recipes:
+        root = math.sqrt(item.steps)
+        text.append(
+            f"{item.batch_size:>8} {item.steps:>6} {item.batch_size / n_records:>9.3g} {item.noise_multiplier:>8.4g} "
+            f"{item.noise_per_step:>9.3g} {item.noise_per_step * root:>9.3g} {item.noise_per_signal:>9.3g} "
+            f"{item.learning_rate:>8.2g}" + ("  <- proposed" if item == chosen else "")
+        )
+    return "\n".join(text)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the candidates and the proposal; 2 with one sentence when there is none."""
+    parser = argparse.ArgumentParser(prog="python -m wavedp.privacy.recipe", description="How large a batch?")
+    parser.add_argument("--n-records", type=int, required=True, help="records of the private training split")
+    parser.add_argument("--epsilon", type=float, required=True, help="budget of the fit")
+    parser.add_argument("--delta", type=float, help="probability of failure (default: 1 / (N ln N))")
+    parser.add_argument(
+        "--passes",
+        type=int,
+        default=SHIPPED.batch_size * SHIPPED.steps,
+        help="record gradients that the fit may compute, B x T (default: %(default)s, those of the shipped fit)",
+    )
+    parser.add_argument(
+        "--fewest-steps", type=int, default=FEWEST_STEPS, help="propose no fewer steps (default: %(default)s)"
+    )
+    options = parser.parse_args(arguments)
+    try:
+        found = candidates(options.n_records, options.epsilon, options.delta, options.passes)
+        chosen = choose(found, options.fewest_steps)
+        delta = accounting.delta(PrivacyConfig(delta=options.delta), options.n_records)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
+    print(table(found, options.n_records, chosen))
+    print(
+        f"At epsilon = {options.epsilon:g}, delta = {delta:.3g}: privacy.batch_size={chosen.batch_size} "
+        f"privacy.steps={chosen.steps} privacy.learning_rate={chosen.learning_rate:g}. "
+        f"It is the smallest batch within 10 % of the least sigma / (B sqrt(T)): a heuristic that no bench has tried yet."
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
