@@ -147,7 +147,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(
         f"At epsilon = {options.epsilon:g}, delta = {delta:.3g}: privacy.batch_size={chosen.batch_size} "
         f"privacy.steps={chosen.steps} privacy.learning_rate={chosen.learning_rate:g}. "
-        f"It is the smallest batch within 10 % of the least sigma / (B sqrt(T)): a heuristic that no bench has tried yet."
+        f"The smallest batch within 10 % of the least sigma / (B sqrt(T)), a heuristic: no bench has tried it yet."
     )
     return 0
 
