@@ -10,7 +10,7 @@ from typing import Any
 from analysis.load import Study
 
 # The names that wavedp.metrics.suite gives (and their like): family, mode, generated images, split and how much of it.
-DISTANCE = re.compile(r"(fid|kid)_([a-z]+)_(\d+k?)_(train|val|test)(\d+k?)?")
+DISTANCE = re.compile(r"(fid|kid)_([a-z]+)(-bf16)?_(\d+k?)_(train|val|test)(\d+k?)?")
 ACCURACY = re.compile(r"acc_cnn(\d+)_(\d+k?)_(train|val|test)")
 RESIZING = {"clean": "clean-fid's resizing", "pytorch": "pytorch-fid's resizing"}
 
@@ -18,11 +18,12 @@ RESIZING = {"clean": "clean-fid's resizing", "pytorch": "pytorch-fid's resizing"
 def metric_sentence(metric: str) -> str:
     """Feature network and sample counts behind a metric, which its name carries."""
     if match := DISTANCE.fullmatch(metric):
-        _, mode, generated, split, part = match.groups()
+        _, mode, low, generated, split, part = match.groups()
         real = f"{part} of the" if part else "all"
         resizing = RESIZING.get(mode, f"{mode} resizing")
         counts = f"{generated} generated against {real} real {split} images"
-        return f"{metric}: Inception-v3 pool features, {resizing}, {counts}."
+        precision = ", in bfloat16" if low else ""
+        return f"{metric}: Inception-v3 pool features{precision}, {resizing}, {counts}."
     if match := ACCURACY.fullmatch(metric):
         steps, generated, split = match.groups()
         return (

@@ -83,6 +83,8 @@ def _pareto(study: Study, figures: Path, metric: str | None, published: bool) ->
 def _pictures(figure: go.Figure, stem: Path) -> list[Path]:
     """stem.png and stem.pdf; a notice and an empty list when there is no working browser."""
     written = []
+    for kind in ("png", "pdf"):  # of an earlier run: without a browser they would stay, and show other trials
+        stem.with_name(f"{stem.name}.{kind}").unlink(missing_ok=True)
     # The browser driver logs tracebacks of messages that it then ignores.
     logging.getLogger("choreographer").setLevel(logging.CRITICAL)
     try:

@@ -3,6 +3,7 @@
 A sweep is a mapping with
     grid    {axis: [values]}   every combination
     zip     {axis: [values]}   lists of equal length, walked together
+    cases   {name: {axis: value}}   named sets of changes, one trial each, as the axis `case`: ablations
     seeds   [ints]             replicates of every point
 An axis is `epsilon`, `level`, `blur`, a configuration group (`upscaler: [bicubic, realsr_df2k_x4]`: the options' whole
 sections) or a dotted field (`privacy.max_grad_norm: [0.1, 1]`).
@@ -42,7 +43,9 @@ def points(sweep: dict[str, Any]) -> list[dict[str, Any]]:
     Raises UserError for an empty axis, an axis given twice, or zipped lists of unequal length.
     """
     grid, zipped = sweep.get("grid") or {}, sweep.get("zip") or {}
-    seeds = sweep.get("seeds") or [0]
+    seeds, cases = sweep.get("seeds") or [0], sweep.get("cases") or {}
+    if cases:
+        grid = {**grid, "case": list(cases)}
     for name, values in [*grid.items(), *zipped.items()]:
         if not isinstance(values, list) or not values:
             raise UserError(f"sweep axis {name}={values!r} must be a list of one or more values.")
@@ -59,8 +62,10 @@ def points(sweep: dict[str, Any]) -> list[dict[str, Any]]:
 
 def plan(base: dict[str, Any], sweep: dict[str, Any], load_option: LoadOption) -> list[PlannedTrial]:
     """The trials of a sweep. Raises UserError for an axis or value that a trial does not have."""
-    options = load_options(points(sweep), load_option)
-    trials = [planned(base, options, point) for point in points(sweep)]
+    cases = sweep.get("cases") or {}
+    every = [{**point, **(cases.get(point.get("case")) or {})} for point in points(sweep)]
+    options = load_options(every, load_option)
+    trials = [planned(base, options, changes, point) for changes, point in zip(every, points(sweep), strict=True)]
     return list({trial.id: trial for trial in trials}.values())
 
 
@@ -75,11 +80,18 @@ def load_options(all_points: list[dict[str, Any]], load_option: LoadOption) -> d
     return wanted
 
 
-def planned(base: dict[str, Any], options: dict[str, dict[str, Any]], point: dict[str, Any]) -> PlannedTrial:
-    """The trial at one point of the axes."""
-    values = copy.deepcopy(base)
+def planned(
+    base: dict[str, Any],
+    options: dict[str, dict[str, Any]],
+    changes: dict[str, Any],
+    point: dict[str, Any] | None = None,
+) -> PlannedTrial:
+    """The trial with these changes to the base; point: its place on the axes, where that says less (a case's name)."""
+    values, point = copy.deepcopy(base), point or changes
     # Groups first, so that a dotted axis can vary a field inside a chosen option.
-    for axis, value in sorted(point.items(), key=lambda item: item[0] not in options):
+    for axis, value in sorted(changes.items(), key=lambda item: item[0] not in options):
+        if axis == "case":
+            continue
         if axis in options:
             values[axis] = copy.deepcopy(options[axis][value])
         else:

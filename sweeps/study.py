@@ -35,7 +35,7 @@ def describe_study(
         "study": values["study"],
         "sweep": sweep["name"],
         "command": "python -m sweeps.run " + " ".join(overrides),
-        "axes": {kind: sweep[kind] for kind in ("grid", "zip", "seeds", "search") if sweep.get(kind)},
+        "axes": {kind: sweep[kind] for kind in ("grid", "zip", "cases", "seeds", "search") if sweep.get(kind)},
         "primary_metric": suite.primary(metrics, n_reference),
         "identity": _plain(identity_of(trial)),
         "config": _plain(to_dict(trial)),

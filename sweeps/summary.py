@@ -38,7 +38,7 @@ def _composed(releases: list[PlannedTrial]) -> list[str]:
     lines = []
     for fingerprint, members in by_dataset.items():
         n_records = data.n_records(members[0].config.data, "train")
-        mechanisms = [stages.mechanism(trial.config) for trial in members]
+        mechanisms = [item for trial in members for item in stages.mechanisms(trial.config)]
         delta = max(accounting.delta(trial.config.privacy, n_records) for trial in members)
         epsilon = accounting.compose(mechanisms, delta)
         asked = Counter(trial.config.privacy.epsilon for trial in members)

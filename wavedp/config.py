@@ -59,7 +59,16 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class TokenizerConfig:
-    """Coefficients to tokens. `scalar` has no training: see wavedp.tokenizers.scalar for ranges, bins and error."""
+    """Coarse images to codes. Fields below `coarsest` are for the learned tokenizers alone.
+
+    name: scalar | spectral | raster (see wavedp.tokenizers). wavelet, bins, detail_bins, detail_range: of scalar, see
+    wavedp.tokenizers.scalar for ranges and error. coarsest: halve the image until its side is at most this, or odd.
+    patch: side of a patch of the coarsest scale, in its pixels. codes, detail_codes: of the codebook for the
+    approximation (raster: the only one) and for all details. code_width: of a code vector.
+    width, heads, encoder_depth, decoder_depth: of the transformers. scale_causal: which of them see no finer scale.
+    train_steps, train_batch, train_learning_rate: of the public training; the rate rises, then falls to 0 along a cosine.
+    commitment, perceptual, adversarial: weights of the losses (the last two published as 0.1; 0: off).
+    """
 
     name: str = result("scalar")
     wavelet: str = result("haar")
@@ -67,6 +76,22 @@ class TokenizerConfig:
     detail_bins: int = result(7)
     detail_range: float = result(0.3)
     coarsest: int = result(8)
+    patch: int = result(1)
+    codes: int = result(64)
+    detail_codes: int = result(256)
+    code_width: int = result(8)
+    width: int = result(64)
+    heads: int = result(4)
+    encoder_depth: int = result(2)
+    decoder_depth: int = result(3)
+    scale_causal: Literal["both", "decoder", "encoder", "none"] = result("both")
+    train_steps: int = result(600)
+    train_batch: int = result(32)
+    train_learning_rate: float = result(1e-3)
+    commitment: float = result(0.25)
+    perceptual: float = result(0.0)
+    adversarial: float = result(0.0)
+    public_seed: int = result(0)
 
 
 @dataclass(frozen=True)
@@ -74,14 +99,20 @@ class GeneratorConfig:
     """Stage one's model and its public pretraining.
 
     name: spectral_ar | public | real (see wavedp.generators). width, depth, heads: of the transformer.
-    pretrain_steps: 0 leaves the weights random. pretrain_batch: images a step. public_seed: of both.
-    pretrain_learning_rate: at the start; it falls to 0 along a cosine.
+    conditioning: on the class, or on captions through a frozen sentence encoder (wavedp.text).
+    condition_dropout: how often a training image is shown without its condition, which guidance needs.
+    pretrain_level: wavelet level of the public images (None: the trial's; 0: every scale, which all levels then share
+    and upscaler=spectral needs). pretrain_steps: 0 leaves the weights random. pretrain_batch: images a step.
+    pretrain_learning_rate: at the start; it falls to 0 along a cosine. public_seed: of weights and batches.
     """
 
     name: str = result("spectral_ar")
     width: int = result(64)
     depth: int = result(2)
     heads: int = result(4)
+    conditioning: Literal["class", "text"] = result("class")
+    condition_dropout: float = result(0.0)
+    pretrain_level: int | None = result(None)
     pretrain_steps: int = result(300)
     pretrain_batch: int = result(128)
     pretrain_learning_rate: float = result(4e-3)
@@ -99,6 +130,9 @@ class PrivacyConfig:
     clipping: flat shortens gradients longer than C; normalize also lengthens the shorter ones (privacy.clipping).
     mean_share: share of epsilon, in [0, 1), for the class means of the coarsest band, released before the fit.
     accountant: pld calibrates the noise; prv cross-checks it. ema_decay: of the weights that are sampled from.
+    views: augmented copies of a record whose gradients are averaged before clipping (see wavedp.views).
+    trained: which weights the fit may move: all, attention and condition, or low-rank updates of rank lora_rank.
+    scale_decay: a token of scale s weighs scale_decay^s in the loss (1: all alike; below 1: coarse ones count more).
     optimizer: adam_bc is Adam without the noise's bias in its second moment; adam_floor is the least it divides by, in
     standard deviations of that noise (privacy.optimizers; the other optimisers do not read it).
     microbatch_size: records per forward pass. grad_sample_mode: Opacus' hooks or ghost. checkpoint_every: steps.
@@ -117,6 +151,10 @@ class PrivacyConfig:
     adam_floor: float = result(0.3)
     learning_rate: float = result(3e-3)
     ema_decay: float = result(0.9)
+    views: int = result(1)
+    trained: Literal["all", "attention", "lora"] = result("all")
+    lora_rank: int = result(8)
+    scale_decay: float = result(1.0)
     microbatch_size: int = performance(64)
     grad_sample_mode: Literal["hooks", "ghost"] = performance("hooks")
     checkpoint_every: int = performance(20)
@@ -124,21 +162,30 @@ class PrivacyConfig:
 
 @dataclass(frozen=True)
 class SamplingConfig:
-    """Coarse samples: n images, classes in equal shares. temperature, top_k, top_p: of the token distribution."""
+    """Coarse samples: n images, classes in equal shares. temperature, top_k, top_p: of the token distribution.
+
+    guidance: 1 samples the conditional model; above 1 it moves on from the unconditional one (needs condition_dropout).
+    prompts: a file with one public prompt a line, for conditioning=text (None: the captions of the public test split).
+    Its content enters the key, not its path.
+    """
 
     n: int = result(2000)
     temperature: float = result(0.85)
     top_k: int | None = result(None)
     top_p: float | None = result(None)
+    guidance: float = result(1.0)
+    prompts: str | None = performance(None)
     batch_size: int = performance(500)
 
 
 @dataclass(frozen=True)
 class UpscalerConfig:
     """Stage two. name: identity, nearest, bilinear, bicubic, lanczos, realesrgan_x4plus, realsr_df2k_x4,
-    animevideov3_x2, animevideov3_x3, animevideov3_x4. weights: folder that holds the model's files (None: search)."""
+    animevideov3_x2, animevideov3_x3, animevideov3_x4, or spectral: the public generator completes the finer scales.
+    temperature: of the tokens that spectral draws. weights: folder that holds the model's files (None: search)."""
 
     name: str = result("realsr_df2k_x4")
+    temperature: float = result(1.0)
     weights: str | None = performance(None)
 
 
@@ -147,11 +194,13 @@ class MetricsConfig:
     """What `evaluate` measures.
 
     fid_samples: generated images used for FID and KID. reference_samples: real images of `reference_split` (None: all).
-    mode: clean (clean-fid's resize). downstream_steps: optimiser steps of the small CNN (0: no downstream accuracy).
+    mode: clean (clean-fid's resize). precision: of the feature network; bfloat16 is twice as fast on recent CPUs, moves
+    FID (0.6 upwards where it was measured) and is part of the metric's name. downstream_steps: optimiser steps of the small CNN (0: no downstream accuracy).
     inception: path of the FID network (None: search). batch_size: images a forward pass.
     """
 
     mode: Literal["clean"] = result("clean")
+    precision: Literal["float32", "bfloat16"] = result("float32")
     fid_samples: int = result(1000)
     reference_split: Literal["train", "val", "test"] = result("test")
     reference_samples: int | None = result(2000)

@@ -3,7 +3,7 @@
     reference ─────────────────────────────────────────────────────────────┐
     tokenizer → pretrain → private_fit → coarse_samples → upscale → evaluate
 
-`private_fit` is the only stage that trains on sensitive images; `reference` looks at the sensitive set's evaluation
+`tokenizer` and `pretrain` see public images alone; later stages take both from them where they need them. `private_fit` is the only stage that trains on sensitive images; `reference` looks at the sensitive set's evaluation
 split. Both leave lines for the privacy ledger in their artifact. Every stage after `private_fit` is post-processing.
 
 A stage's key is the sha256 of its name, its code version, the PRIVACY and RESULT fields it reads, the keys of its
@@ -19,22 +19,27 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from wavedp import data, generators, tokenizers, upscalers
-from wavedp.config import DataConfig, TrialConfig, identity
+from wavedp import data, generators, text, tokenizers, upscalers
+from wavedp.config import DataConfig, TokenizerConfig, TrialConfig, identity
 from wavedp.errors import UserError
 from wavedp.generators import FitSettings, Generator
+from wavedp.generators.transformer import require_prefix
 from wavedp.metrics import suite
 from wavedp.privacy import accounting, ledger
 from wavedp.progress import Report, silent
 from wavedp.seeds import derive_seed
 from wavedp.store import Artifact, Draft, Store
+from wavedp.tokenizers import training as tokenizer_training
+from wavedp.upscalers import Upscaler
+from wavedp.upscalers.spectral import SpectralUpscaler
+from wavedp.views import view
 from wavedp.wavelets import check_level, coarse
 
 
@@ -78,43 +83,61 @@ def make_reference(work: Work) -> None:
 
 
 def make_tokenizer(work: Work) -> None:
-    """The public map from coarse images to codes. The scalar tokenizer is fixed by its configuration."""
-    work.draft.json("tokenizer", identity(work.trial.tokenizer))
+    """The public map from images to codes: learned on public images, or (scalar) fixed by its configuration."""
+    trial = work.trial
+    level = tokenizers.training_level(trial.tokenizer, trial.level)
+    if level is None:
+        work.draft.tensors("weights", {})
+        work.draft.json("tokenizer", {})
+        return
+    images = _coarse_images(data.load(_public(trial), "train"), level)
+
+    def network() -> tokenizers.SpectralNetwork:
+        return tokenizers.network(trial.tokenizer, data.shape(trial.data), trial.level)
+
+    weights, report = tokenizer_training.fit(network, images, trial.tokenizer, work.device, work.report)
+    work.draft.tensors("weights", weights)
+    work.draft.json("tokenizer", report)
 
 
 def make_pretrain(work: Work) -> None:
-    """The generator's weights after public pretraining at the trial's level."""
-    trial = work.trial
-    generator = _generator(trial, work.device)
+    """The generator's weights after public pretraining, at the trial's level or a finer one."""
+    trial, generator = work.trial, _generator(work)
     if trial.public is None or trial.generator.pretrain_steps == 0:
-        images, labels = torch.zeros(0, *_coarse_shape(trial)), torch.zeros(0, dtype=torch.long)
+        images, conditions = torch.zeros(0, *_coarse_shape(trial)), torch.zeros(0, dtype=torch.long)
     else:
-        images, labels = _coarse_images(data.load(trial.public, "train"), trial.level)
-    work.draft.tensors("weights", generator.fit_public(images, labels, trial.generator.public_seed, work.report))
+        public = data.load(trial.public, "train")
+        images, conditions = _coarse_images(public, _pretrain_level(trial)), _conditions(public, trial, views=1)
+        conditions = conditions[:, 0] if conditions.ndim == 3 else conditions
+    work.draft.tensors("weights", generator.fit_public(images, conditions, trial.generator.public_seed, work.report))
 
 
 def make_private_fit(work: Work) -> None:
     """The release: the generator fitted to the coarse sensitive images, with differential privacy."""
-    trial, generator = work.trial, _generator(work.trial, work.device)
+    trial, generator = work.trial, _generator(work)
     weights = work.inputs["pretrain"].tensors("weights")
     kind = fit_kind(trial)
     if kind == "public":
-        work.draft.tensors("weights", weights)
+        nothing = torch.zeros(0, *_coarse_shape(trial)), torch.zeros(0, dtype=torch.long)
+        settings = FitSettings(trial.privacy, [], 0, work.folder / "none")
+        work.draft.tensors("weights", generator.fit_private(weights, *nothing, settings, work.report).weights)
         work.draft.json("ledger", [])
         return
     sensitive = data.load(trial.data, "train")
-    images, labels = _coarse_images(sensitive, trial.level)
+    images, conditions = _coarse_images(sensitive, trial.level), _conditions(sensitive, trial, trial.privacy.views)
     source: dict[str, Any] = {
         "dataset": sensitive.fingerprint,
-        "n_records": len(labels),
+        "n_records": len(images),
         "stage_key": work.key,
         "trials": [],
     }
     seed = derive_seed(trial.seed, "private_fit", work.key)
     checkpoint = work.folder / "checkpoint.safetensors"
-    settings = FitSettings(trial.privacy, mechanism(trial).noise_multiplier, seed, checkpoint)
-    fit = generator.fit_private(weights, images, labels, settings, work.report)
-    lines = [ledger.line_for_fit(item, trial.privacy, **source) for item in fit.mechanisms]
+    settings = FitSettings(trial.privacy, mechanisms(trial), seed, checkpoint)
+    fit = generator.fit_private(weights, images, conditions, settings, work.report)
+    lines = [
+        ledger.line_for_fit(item, trial.privacy, **source, purpose=purpose) for purpose, item in fit.mechanisms.items()
+    ]
     if kind == "real":
         lines = [ledger.line_nonprivate("real images as samples (the anchor)", **source)]
     work.draft.tensors("weights", fit.weights)
@@ -122,17 +145,26 @@ def make_private_fit(work: Work) -> None:
 
 
 def make_coarse_samples(work: Work) -> None:
-    """Coarse samples of the private generator, classes in equal shares."""
+    """Coarse samples of the private generator, classes (or public prompts) in equal shares."""
     trial = work.trial
-    labels = torch.arange(trial.sampling.n) % data.n_classes(trial.data)
+    if trial.generator.conditioning == "text":
+        prompts = _prompts(trial)
+        order = torch.arange(trial.sampling.n) % len(prompts)
+        conditions, labels = text.encode(prompts)[order], torch.zeros_like(order)
+    else:
+        conditions = labels = torch.arange(trial.sampling.n) % data.n_classes(trial.data)
     weights = work.inputs["private_fit"].tensors("weights")
-    images = _generator(trial, work.device).sample(weights, labels, trial.sampling, trial.seed, work.report)
+    images = _generator(work).sample(weights, conditions, trial.sampling, trial.seed, work.report)
     work.draft.tensors("samples", {"images": images, "labels": labels})
 
 
 def make_upscale(work: Work) -> None:
     """Stage two: the coarse samples brought to full size by a public super-resolution model."""
-    upscaler = upscalers.build(work.trial.upscaler)
+    if work.trial.upscaler.name == "spectral":
+        public, temperature = work.inputs["pretrain"].tensors("weights"), work.trial.upscaler.temperature
+        upscaler: Upscaler = SpectralUpscaler(lambda part: _generator(work).complete(public, part, temperature))
+    else:
+        upscaler = upscalers.build(work.trial.upscaler)
     factor = 2**work.trial.level
     samples = work.inputs["coarse_samples"].tensors("samples")
     parts = []
@@ -168,48 +200,75 @@ def fit_kind(trial: TrialConfig) -> Literal["dp", "nonprivate", "real", "public"
     return "nonprivate" if math.isinf(trial.privacy.epsilon) else "dp"
 
 
-def mechanism(trial: TrialConfig) -> accounting.Mechanism:
-    """What the trial's private fit will run, σ calibrated to its budget (0 for ε = ∞). Raises InfeasibleError."""
-    config, n_records = trial.privacy, _n_records(trial.data, "train")
-    rate = accounting.sample_rate(config, n_records)
-    sigma = accounting.calibrate(config.epsilon, accounting.delta(config, n_records), rate, config.steps)
-    return accounting.Mechanism(rate, sigma, config.steps)
+def mechanisms(trial: TrialConfig) -> list[accounting.Mechanism]:
+    """What the trial's private fit will run, calibrated to its budget (σ = 0 for ε = ∞). Raises InfeasibleError."""
+    return accounting.mechanisms(trial.privacy, _n_records(trial.data, "train"))
 
 
 def _reference_data(trial: TrialConfig) -> list[tuple[DataConfig, str]]:
     return [(trial.data, trial.metrics.reference_split)]
 
 
+def _tokenizer_data(trial: TrialConfig) -> list[tuple[DataConfig, str]]:
+    learned = tokenizers.training_level(trial.tokenizer, trial.level) is not None
+    return [(trial.public, "train")] if learned and trial.public is not None else []
+
+
 def _public_data(trial: TrialConfig) -> list[tuple[DataConfig, str]]:
     return [(trial.public, "train")] if trial.public is not None and trial.generator.pretrain_steps else []
+
+
+def _prompt_data(trial: TrialConfig) -> list[tuple[DataConfig, str]]:
+    from_public = trial.generator.conditioning == "text" and trial.sampling.prompts is None
+    return [(trial.public, "test")] if from_public and trial.public is not None else []
 
 
 CHAIN = (
     Stage(
         "reference",
         make_reference,
-        fields=lambda t: [t.metrics.mode, t.metrics.reference_split, t.metrics.reference_samples],
+        fields=lambda t: [t.metrics.mode, t.metrics.precision, t.metrics.reference_split, t.metrics.reference_samples],
         reads=_reference_data,
     ),
-    Stage("tokenizer", make_tokenizer, fields=lambda t: identity(t.tokenizer)),
+    Stage(
+        "tokenizer",
+        make_tokenizer,
+        fields=lambda t: [identity(t.tokenizer), data.shape(t.data), tokenizers.training_level(t.tokenizer, t.level)],
+        reads=_tokenizer_data,
+    ),
     Stage(
         "pretrain",
         make_pretrain,
         inputs=("tokenizer",),
-        fields=lambda t: [identity(t.generator), t.level, t.blur, data.shape(t.data), data.n_classes(t.data)],
+        fields=lambda t: [
+            identity(t.generator),
+            _pretrain_level(t),
+            t.blur,
+            data.shape(t.data),
+            data.n_classes(t.data),
+        ],
         reads=_public_data,
     ),
     Stage(
         "private_fit",
         make_private_fit,
-        inputs=("pretrain",),
-        fields=lambda t: [identity(t.privacy) if fit_kind(t) in ("dp", "nonprivate") else None, t.seed],
+        inputs=("tokenizer", "pretrain"),
+        fields=lambda t: [identity(t.privacy) if fit_kind(t) in ("dp", "nonprivate") else None, t.level, t.seed],
         reads=lambda t: [(t.data, "train")] if fit_kind(t) != "public" else [],
     ),
     Stage(
-        "coarse_samples", make_coarse_samples, inputs=("private_fit",), fields=lambda t: [identity(t.sampling), t.seed]
+        "coarse_samples",
+        make_coarse_samples,
+        inputs=("tokenizer", "private_fit"),
+        fields=lambda t: [identity(t.sampling), _prompt_file(t), t.seed],
+        reads=_prompt_data,
     ),
-    Stage("upscale", make_upscale, inputs=("coarse_samples",), fields=lambda t: identity(t.upscaler)),
+    Stage(
+        "upscale",
+        make_upscale,
+        inputs=("tokenizer", "pretrain", "coarse_samples"),
+        fields=lambda t: identity(t.upscaler),
+    ),
     Stage(
         "evaluate",
         make_evaluate,
@@ -289,13 +348,19 @@ def check(trial: TrialConfig) -> list[str]:
         )
     if trial.public is not None and trial.generator.pretrain_steps:
         _n_records(trial.public, "train")
+    _check_tokenizer(trial)
+    _check_conditioning(trial)
     return accounting.check(trial.privacy, _n_records(trial.data, "train"))
 
 
 def check_models(trial: TrialConfig) -> None:
     """That stage two and the metrics can run: their weights are there, whole, and take this trial's images. Opens the
     weight files, which `check` does not, so that a dry run stays quick. Raises UserError."""
-    _check_upscaler(trial.upscaler, 2**trial.level, _coarse_shape(trial))
+    if trial.generator.conditioning == "text":
+        text.check()
+        _prompts(trial)
+    if trial.upscaler.name != "spectral":
+        _check_upscaler(trial.upscaler, 2**trial.level, _coarse_shape(trial))
     n_reference = _n_records(trial.data, trial.metrics.reference_split)
     _check_metrics(trial.metrics, n_reference, trial.sampling.n, labelled=True)
 
@@ -308,10 +373,98 @@ _check_metrics = lru_cache(maxsize=None)(suite.check)
 _check_upscaler = lru_cache(maxsize=None)(upscalers.check)
 
 
-def _coarse_images(dataset: data.Dataset, level: int) -> tuple[Tensor, Tensor]:
-    """B C h w float32 in [0, 1] and B int64."""
+def _check_tokenizer(trial: TrialConfig) -> None:
+    """That the trial's tokens are a prefix of those the generator is pretrained on, and that stage two can use them."""
+    level, finest = trial.level, _pretrain_level(trial)
+    if not 0 <= finest <= level:
+        raise UserError(
+            f"generator.pretrain_level={finest} is coarser than level={level}: use 0 to {level}, or null for the level."
+        )
+    if trial.tokenizer.name == "raster" and finest != level:
+        raise UserError(
+            f"generator.pretrain_level={finest} is not level={level}, and tokenizer=raster has other codes at every "
+            "level: use pretrain_level=null."
+        )
+    if tokenizers.training_level(trial.tokenizer, level) is not None and trial.public is None:
+        raise UserError(f"tokenizer={trial.tokenizer.name} is learned on public images: set public, or use scalar.")
+    _require_prefix(trial.tokenizer, data.shape(trial.data), level, finest)
+    if trial.upscaler.name == "spectral" and (trial.generator.name == "real" or finest != 0 or trial.public is None):
+        raise UserError(
+            "upscaler=spectral completes images with the public generator: use generator=spectral_ar, "
+            "generator.pretrain_level=0 and a public dataset."
+        )
+
+
+def _check_conditioning(trial: TrialConfig) -> None:
+    if trial.generator.conditioning == "text":
+        for config in (trial.data, trial.public):
+            if config is not None and not data.has_captions(config):
+                raise UserError(
+                    f"generator.conditioning=text needs captions and {config.name} has none: use conditioning=class, "
+                    "or a dataset with captions."
+                )
+        if trial.privacy.mean_share:
+            raise UserError(
+                "privacy.mean_share releases class means, and generator.conditioning=text has no classes: set it to 0."
+            )
+        if trial.metrics.downstream_steps:
+            raise UserError(
+                "metrics.downstream_steps needs class labels, which images made from prompts lack: set it to 0."
+            )
+    if trial.sampling.guidance != 1 and trial.generator.condition_dropout == 0:
+        raise UserError(
+            f"sampling.guidance={trial.sampling.guidance} needs a model that has seen images without condition: set "
+            "generator.condition_dropout, such as 0.1, or guidance=1."
+        )
+    if not 0 <= trial.generator.condition_dropout < 1:
+        raise UserError(
+            f"generator.condition_dropout={trial.generator.condition_dropout} is no share: use 0 <= dropout < 1."
+        )
+    view(torch.zeros(1, 1, 2, 2), trial.privacy.views - 1)
+
+
+@cache
+def _require_prefix(config: TokenizerConfig, shape: tuple[int, int, int], level: int, finest: int) -> None:
+    private, public = (tokenizers.untrained(config, shape, each) for each in (level, finest))
+    require_prefix(public, private)
+
+
+def _coarse_images(dataset: data.Dataset, level: int) -> Tensor:
+    """B C h w float32 in [0, 1]."""
     parts = [coarse(part.float() / 255, level) for part in torch.tensor(dataset.images).split(4096)]
-    return torch.cat(parts), torch.tensor(dataset.labels)
+    return torch.cat(parts)
+
+
+def _conditions(dataset: data.Dataset, trial: TrialConfig, views: int) -> Tensor:
+    """Labels B int64, or one caption's embedding a view, B V E."""
+    if trial.generator.conditioning == "text":
+        return text.embed_captions(dataset.captions, views)
+    return torch.tensor(dataset.labels)
+
+
+def _prompts(trial: TrialConfig) -> list[str]:
+    """Public sentences to sample from."""
+    if trial.sampling.prompts is not None:
+        return text.read_prompts(trial.sampling.prompts)
+    captions = data.load(_public(trial), "test").captions or ()
+    return [line for record in captions for line in record.splitlines()[:1]]
+
+
+def _prompt_file(trial: TrialConfig) -> str | None:
+    """sha256 of the prompts; the path is no part of a trial's identity."""
+    if trial.generator.conditioning != "text" or trial.sampling.prompts is None:
+        return None
+    return hashlib.sha256("\n".join(text.read_prompts(trial.sampling.prompts)).encode()).hexdigest()
+
+
+def _public(trial: TrialConfig) -> DataConfig:
+    if trial.public is None:
+        raise UserError("there are no public images (public=null) and this trial needs some: set public.")
+    return trial.public
+
+
+def _pretrain_level(trial: TrialConfig) -> int:
+    return trial.level if trial.generator.pretrain_level is None else trial.generator.pretrain_level
 
 
 def _coarse_shape(trial: TrialConfig) -> tuple[int, int, int]:
@@ -319,6 +472,11 @@ def _coarse_shape(trial: TrialConfig) -> tuple[int, int, int]:
     return channels, height >> trial.level, width >> trial.level
 
 
-def _generator(trial: TrialConfig, device: str) -> Generator:
-    tokenizer = tokenizers.build(trial.tokenizer, _coarse_shape(trial))
-    return generators.build(trial.generator, tokenizer, data.n_classes(trial.data), device)
+def _generator(work: Work) -> Generator:
+    """The trial's generator, around its tokenizer at the private level and at the level of public pretraining."""
+    trial, weights = work.trial, work.inputs["tokenizer"].tensors("weights")
+    private, public = (
+        tokenizers.build(trial.tokenizer, data.shape(trial.data), level, weights)
+        for level in (trial.level, _pretrain_level(trial))
+    )
+    return generators.build(trial.generator, private, public, data.n_classes(trial.data), work.device)

@@ -327,7 +327,7 @@ def test_the_gpu_preset_is_the_cpu_pipeline_at_another_size():
     trial = from_dict(TrialConfig, {name: values[name] for name in sections(TrialConfig)})
     assert (trial.device, trial.metrics.fid_samples, trial.metrics.reference_samples) == ("cuda", 10_000, None)
     assert trial.generator.width % trial.generator.heads == 0
-    assert stages.mechanism(trial).noise_multiplier > 0
+    assert stages.mechanisms(trial)[-1].noise_multiplier > 0
 
 
 @pytest.mark.slow

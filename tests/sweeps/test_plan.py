@@ -12,7 +12,11 @@ from wavedp.errors import InfeasibleError, UserError
 
 PROCEDURAL = DataConfig(name="procedural", n_records=256)
 BASE = to_dict(dataclasses.replace(TrialConfig(), data=PROCEDURAL, public=PROCEDURAL))
-OPTIONS = {"upscaler": {name: {"name": name, "weights": None} for name in ("bicubic", "lanczos", "nearest")}}
+OPTIONS = {
+    "upscaler": {
+        name: {"name": name, "temperature": 1.0, "weights": None} for name in ("bicubic", "lanczos", "nearest")
+    }
+}
 
 
 def load_option(group, option):
@@ -94,6 +98,7 @@ def trial(**changes):
 CHANGED = {
     "epsilon": 3.0, "delta": 1e-4, "batch_size": 32, "steps": 7, "max_grad_norm": 0.5, "optimizer": "sgd",
     "learning_rate": 0.1, "ema_decay": 0.5, "microbatch_size": 8, "grad_sample_mode": "ghost", "checkpoint_every": 9,
+    "views": 2, "trained": "lora", "lora_rank": 3, "scale_decay": 0.5,
 }  # fmt: skip
 
 
@@ -117,10 +122,22 @@ def test_what_each_change_leaves_shared():
     assert changed(metrics__reference_samples=10) == ["reference", "evaluate"]
     assert changed(sampling__n=10) == ["coarse_samples", "upscale", "evaluate"]
     assert changed(seed=1) == ["private_fit", "coarse_samples", "upscale", "evaluate"]
+    assert changed(upscaler__temperature=0.5) == ["upscale", "evaluate"]
+    assert changed(sampling__prompts="/x") == []  # read for conditioning=text alone, and then by content
     assert changed(level=2) == ["pretrain", "private_fit", "coarse_samples", "upscale", "evaluate"]
     assert changed(public__n_records=100) == ["pretrain", "private_fit", "coarse_samples", "upscale", "evaluate"]
     assert changed(data__n_records=100) == ["reference", "private_fit", "coarse_samples", "upscale", "evaluate"]
     assert changed(device="cuda", sampling__batch_size=3, metrics__batch_size=2) == []
+
+
+def test_the_spectral_tokenizer_and_its_pretraining_serve_every_level_and_no_private_input_reaches_them():
+    learned = {"tokenizer__name": "spectral", "generator__pretrain_level": 0}
+    a, b = (stages.keys(trial(level=level, **learned)) for level in (1, 2))
+    assert [name for name in a if a[name] != b[name]] == ["private_fit", "coarse_samples", "upscale", "evaluate"]
+    other = stages.keys(trial(level=1, **learned, data__n_records=100, seed=3, privacy__epsilon=2.0))
+    assert all(a[name] == other[name] for name in ("tokenizer", "pretrain"))
+    raster = [stages.keys(trial(level=level, tokenizer__name="raster"))["tokenizer"] for level in (1, 2)]
+    assert raster[0] != raster[1]
 
 
 def test_anchors_do_not_depend_on_the_budget():
@@ -145,6 +162,26 @@ def test_anchors_do_not_depend_on_the_budget():
         ({"metrics__fid_samples": 10**6}, "fid_samples=1000000"),
         ({"public__size": 32}, "public images are"),
         ({"metrics__inception": "/nowhere.pt"}, "/nowhere.pt"),
+        ({"tokenizer__name": "wav"}, "tokenizer.name='wav'"),
+        (
+            {"tokenizer__name": "spectral", "tokenizer__coarsest": 16, "level": 2},
+            "level=2 is coarser than the tokenizer",
+        ),
+        ({"generator__pretrain_level": 2}, "pretrain_level=2 is coarser than level=1"),
+        (
+            {"tokenizer__name": "raster", "generator__pretrain_level": 0},
+            "tokenizer=raster has other codes at every level",
+        ),
+        ({"tokenizer__name": "spectral", "public": None}, "tokenizer=spectral is learned on public images"),
+        ({"upscaler__name": "spectral"}, "upscaler=spectral completes images with the public generator"),
+        ({"privacy__views": 11}, "views=11"),
+        ({"sampling__guidance": 2.0}, "guidance=2.0 needs a model that has seen images without condition"),
+        ({"generator__condition_dropout": 1.0}, "condition_dropout=1.0"),
+        ({"generator__conditioning": "text", "metrics__downstream_steps": 10}, "downstream_steps needs class labels"),
+        (
+            {"generator__conditioning": "text", "metrics__downstream_steps": 0, "sampling__prompts": "/no.txt"},
+            "/no.txt",
+        ),
     ],
 )
 def test_check_refuses_before_any_training(changes, words):

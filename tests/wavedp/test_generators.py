@@ -8,21 +8,34 @@ import torch
 from wavedp.config import GeneratorConfig, PrivacyConfig, SamplingConfig, TokenizerConfig
 from wavedp.errors import UserError
 from wavedp.generators import NAMES, FitSettings, build
-from wavedp.generators.spectral_ar import token_loss
-from wavedp.generators.transformer import SpectralTransformer, _draw, neighbour_table
+from wavedp.generators.adaptation import adapt, merge
+from wavedp.generators.conditions import ClassCondition, TextCondition, drop
+from wavedp.generators.spectral_ar import record_loss, token_losses
+from wavedp.generators.transformer import SpectralTransformer, _draw, cut, neighbour_table
+from wavedp.privacy.accounting import Mechanism, mechanisms
 from wavedp.progress import silent
-from wavedp.tokenizers import build as build_tokenizer
+from wavedp.tokenizers import untrained
+from wavedp.views import MOST, view
 
 SMALL = {"width": 16, "depth": 1, "heads": 2, "pretrain_steps": 2, "pretrain_batch": 8}
 
 
-def tokenizer(side=14, channels=1):
-    return build_tokenizer(TokenizerConfig(), (channels, side, side))
+FIT = [Mechanism(8 / 40, 1.3, 2)]
 
 
-def transformer(side=14, channels=1, depth=2):
+def tokenizer(side=14, channels=1, level=0, **changes):
+    return untrained(TokenizerConfig(codes=12, detail_codes=20, width=16, **changes), (channels, side, side), level)
+
+
+def generator(name="spectral_ar", channels=1, n_classes=4, **changes):
+    made = tokenizer(channels=channels)
+    return build(GeneratorConfig(name=name, **{**SMALL, **changes}), made, made, n_classes, "cpu")
+
+
+def transformer(side=14, channels=1, depth=2, made=None):
     torch.manual_seed(0)
-    model = SpectralTransformer(tokenizer(side, channels), n_classes=3, width=16, depth=depth, heads=2)
+    made = made or tokenizer(side, channels)
+    model = SpectralTransformer(made, ClassCondition(3, 16), width=16, depth=depth, heads=2)
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.3)  # far from the tame initial weights, so that mistakes show
     return model.eval()
@@ -33,44 +46,40 @@ def transformer(side=14, channels=1, depth=2):
 def test_conformance(name, channels, tmp_path: Path):
     torch.manual_seed(0)
     images, labels = torch.rand(40, channels, 14, 14), torch.arange(40) % 4
-    generator = build(GeneratorConfig(name=name, **SMALL), tokenizer(channels=channels), 4, "cpu")
-    weights = generator.fit_public(torch.rand(20, channels, 14, 14), torch.arange(20) % 7, 0, silent)
+    made = generator(name, channels)
+    weights = made.fit_public(torch.rand(20, channels, 14, 14), torch.arange(20) % 7, 0, silent)
     privacy = PrivacyConfig(epsilon=1.0, batch_size=8, steps=2)
-    settings = FitSettings(privacy, 1.3, 5, tmp_path / "checkpoint.safetensors")
-    fit = generator.fit_private(weights, images, labels, settings, silent)
+    settings = FitSettings(privacy, FIT, 5, tmp_path / "checkpoint.safetensors")
+    fit = made.fit_private(weights, images, labels, settings, silent)
     assert all(isinstance(value, torch.Tensor) for value in fit.weights.values())
     if name == "spectral_ar":
-        assert sum(m.steps for m in fit.mechanisms) == 2
-        assert fit.mechanisms[0].noise_multiplier == 1.3
-        assert fit.mechanisms[0].sample_rate == 8 / 40
+        assert fit.mechanisms == {"private_fit": FIT[0]}
     wanted = torch.tensor([3, 0, 0, 1, 2])
     told = []
-    samples = generator.sample(fit.weights, wanted, SamplingConfig(batch_size=2), 1, lambda *x: told.append(x))
+    samples = made.sample(fit.weights, wanted, SamplingConfig(batch_size=2), 1, lambda *x: told.append(x))
     assert samples.shape == (5, channels, 14, 14)
     assert samples.dtype == torch.float32
     assert samples.min() >= 0
     assert samples.max() <= 1
-    again = generator.sample(fit.weights, wanted, SamplingConfig(batch_size=5), 1, silent)
+    again = made.sample(fit.weights, wanted, SamplingConfig(batch_size=5), 1, silent)
     assert torch.equal(samples, again)  # the seed decides, the batch size does not
 
 
 def test_public_generator_ignores_sensitive_images(tmp_path):
-    generator = build(GeneratorConfig(name="public", **SMALL), tokenizer(), 4, "cpu")
-    weights = generator.fit_public(torch.rand(20, 1, 14, 14), torch.arange(20) % 7, 0, silent)
-    settings = FitSettings(PrivacyConfig(), 1.0, 0, tmp_path / "c")
-    fit = generator.fit_private(weights, torch.rand(4, 1, 14, 14), torch.arange(4), settings, silent)
-    assert fit.mechanisms == []
+    made = generator("public")
+    weights = made.fit_public(torch.rand(20, 1, 14, 14), torch.arange(20) % 7, 0, silent)
+    settings = FitSettings(PrivacyConfig(), [], 0, tmp_path / "c")
+    fit = made.fit_private(weights, torch.rand(4, 1, 14, 14), torch.arange(4), settings, silent)
+    assert fit.mechanisms == {}
     assert all(torch.equal(fit.weights[name], weights[name]) for name in weights)
 
 
 def test_real_returns_sensitive_images_of_the_class(tmp_path):
     images, labels = torch.rand(12, 1, 14, 14), torch.arange(12) % 3
-    fit = build(GeneratorConfig(name="real", **SMALL), tokenizer(), 3, "cpu").fit_private(
-        {}, images, labels, FitSettings(PrivacyConfig(), 1.0, 0, tmp_path / "c"), silent
+    fit = generator("real", n_classes=3).fit_private(
+        {}, images, labels, FitSettings(PrivacyConfig(), [], 0, tmp_path / "c"), silent
     )
-    drawn = build(GeneratorConfig(name="real"), tokenizer(), 3, "cpu").sample(
-        fit.weights, torch.tensor([2, 2]), SamplingConfig(), 0, silent
-    )
+    drawn = generator("real", n_classes=3).sample(fit.weights, torch.tensor([2, 2]), SamplingConfig(), 0, silent)
     assert not torch.equal(drawn[0], drawn[1])
     assert all(any(torch.equal(image, real) for real in images[labels == 2]) for image in drawn)
 
@@ -80,6 +89,178 @@ def test_cached_sampling_equals_uncached(side, channels):
     model = transformer(side, channels)
     labels, uniforms = torch.arange(6) % 3, torch.rand(6, model.length)
     assert torch.equal(model.sample(labels, uniforms), model.sample(labels, uniforms, cached=False))
+
+
+@pytest.mark.parametrize("name", ["spectral", "raster"])
+def test_cached_logits_equal_uncached_ones(name):
+    """Of the last token, after a given prefix, with and without guidance."""
+    model = transformer(made=tokenizer(28, name=name))
+    codes = torch.randint(0, 12, (4, model.length))
+    uniforms, labels = torch.rand(4, model.length), torch.arange(4) % 3
+    seen = []
+    handle = model.heads[-1].register_forward_hook(lambda module, inputs, logits: seen.append(logits))
+    for guidance in (1.0, 3.0):
+        for prefix in (None, codes[:, :30]):
+            for cached in (True, False):
+                model.sample(labels, uniforms, guidance=guidance, prefix=prefix, cached=cached)
+            half = len(seen) // 2
+            assert max(float((a - b).abs().max()) for a, b in zip(seen[:half], seen[half:], strict=True)) <= 1e-4
+            seen.clear()
+    handle.remove()
+
+
+def test_a_prefix_is_kept_and_may_not_be_longer_than_the_sequence():
+    model = transformer()
+    prefix, uniforms = torch.randint(0, 30, (3, 49)), torch.rand(3, model.length)
+    codes = model.sample(torch.arange(3), uniforms, prefix=prefix)
+    assert torch.equal(codes[:, :49], prefix)
+    assert torch.equal(model.sample(torch.arange(3), uniforms, prefix=codes), codes)
+    with pytest.raises(UserError, match="a prefix of 99 codes is longer than the sequence of 98"):
+        model.sample(torch.arange(3), uniforms, prefix=torch.zeros(3, 99, dtype=torch.long))
+
+
+def test_guidance_extrapolates_from_the_unconditional_logits():
+    model = transformer()
+    labels, uniforms = torch.tensor([0, 1]), torch.rand(2, model.length)
+    assert torch.equal(model.sample(labels, uniforms, guidance=1.0), model.sample(labels, uniforms))
+    none = model.condition.absent(labels)
+    assert torch.equal(model.sample(labels, uniforms, guidance=0.0), model.sample(none, uniforms))
+    assert not torch.equal(model.sample(labels, uniforms, guidance=4.0), model.sample(labels, uniforms))
+
+
+@pytest.mark.parametrize("name", ["scalar", "spectral"])
+@pytest.mark.parametrize("level", [1, 2])
+def test_the_private_model_is_the_public_one_cut_to_the_coarse_tokens(name, level):
+    """Equal logits, and no weight that belongs to finer scales alone: nothing there for a gradient or noise to touch."""
+    public, private = (tokenizer(28, level=each, name=name) for each in (0, level))
+    model = transformer(made=public)
+    small = transformer(made=private)
+    small.load_state_dict(cut(model.state_dict(), public, private))
+    codes = private.encode(torch.rand(3, 1, 28 >> level, 28 >> level))
+    labels = torch.arange(3)
+    padded = torch.nn.functional.pad(codes, (0, public.length - private.length))
+    with torch.no_grad():
+        for a, b in zip(small(codes, labels), model(padded, labels), strict=False):
+            torch.testing.assert_close(a, b[:, : a.shape[1]], rtol=0, atol=1e-5)
+    assert small.position.weight.shape[0] == private.length
+    assert len(small.heads) == len(private.spans)
+    assert small.code.weight.shape[0] == sum(s.size for s in private.spans) + 1
+    with pytest.raises(UserError, match="are no prefix of those the generator was pretrained on"):
+        cut(small.state_dict(), private, public)
+
+
+def test_no_gradient_or_noise_reaches_finer_scales_in_a_private_fit(tmp_path):
+    public, private = (tokenizer(28, level=each, name="spectral") for each in (0, 1))
+    frozen = {key: value.clone() for key, value in private.network.state_dict().items()}
+    made = build(GeneratorConfig(**SMALL), private, public, 4, "cpu")
+    weights = made.fit_public(torch.rand(20, 1, 28, 28), torch.arange(20) % 7, 0, silent)
+    before = {key: value.clone() for key, value in weights.items()}
+    settings = FitSettings(PrivacyConfig(epsilon=1.0, batch_size=8, steps=2), FIT, 5, tmp_path / "c")
+    fit = made.fit_private(weights, torch.rand(40, 1, 14, 14), torch.arange(40) % 4, settings, silent)
+    assert all(torch.equal(weights[key], before[key]) for key in before)  # the public model is not moved either
+    assert fit.weights["position.weight"].shape[0] == private.length < weights["position.weight"].shape[0]
+    assert all(torch.equal(private.network.state_dict()[key], frozen[key]) for key in frozen)
+    full = made.complete(weights, torch.rand(3, 1, 14, 14), 1.0)
+    assert full.shape == (3, 1, 28, 28)
+
+
+@pytest.mark.parametrize("name", ["scalar", "spectral", "raster"])
+def test_class_means_warm_the_model_up_and_are_a_mechanism_of_their_own(name, tmp_path):
+    made = tokenizer(28, level=1, name=name)
+    starting = build(GeneratorConfig(**SMALL), made, made, 2, "cpu")
+    images = torch.zeros(400, 1, 14, 14) + 0.1
+    images[200:] += 0.8  # a dark class and a bright one
+    labels = torch.arange(400) // 200
+    weights = starting.fit_public(torch.rand(20, 1, 14, 14), torch.arange(20) % 7, 0, silent)
+    privacy = PrivacyConfig(epsilon=8.0, batch_size=8, steps=1, learning_rate=1e-2, mean_share=0.5, ema_decay=0.0)
+    planned = mechanisms(privacy, 400)
+    fit = starting.fit_private(weights, images, labels, FitSettings(privacy, planned, 5, tmp_path / "c"), silent)
+    assert fit.mechanisms == {"class_means": planned[0], "private_fit": planned[1]}
+    coarsest = made.positions[:, 0] == 0
+    bright = made.encode(images[-1:])[:, coarsest]
+
+    def likelihood(weights, label):
+        model = starting._model(made, 2, weights)
+        return -token_losses(model, made.encode(images[-1:]), torch.tensor([label]))[:, coarsest].mean()
+
+    assert bright.shape[1] == 49
+    assert likelihood(fit.weights, 1) > likelihood(weights, 1)
+
+
+def test_completion_depends_on_its_own_image_alone():
+    public, private = (tokenizer(28, level=each, name="scalar") for each in (0, 1))
+    made = build(GeneratorConfig(**SMALL), private, public, 4, "cpu")
+    weights = made.fit_public(torch.rand(20, 1, 28, 28), torch.arange(20) % 7, 0, silent)
+    images = torch.rand(4, 1, 14, 14)
+    full = made.complete(weights, images, 1.0)
+    assert torch.equal(made.complete(weights, images.flip(0), 1.0).flip(0), full)
+    assert torch.equal(private.encode(images), public.encode(full)[:, : private.length]) or full.std() > 0
+
+
+@pytest.mark.parametrize("trained", ["attention", "lora"])
+def test_adaptation_moves_what_it_says_and_merges_back(trained, tmp_path):
+    made = generator()
+    torch.manual_seed(0)
+    images, labels = torch.rand(40, 1, 14, 14), torch.arange(40) % 4
+    weights = made.fit_public(images, labels, 0, silent)
+    privacy = PrivacyConfig(epsilon=1.0, batch_size=8, steps=3, trained=trained, lora_rank=2)
+    fit = made.fit_private(weights, images, labels, FitSettings(privacy, FIT, 5, tmp_path / "c"), silent)
+    assert fit.weights.keys() == weights.keys()
+    moved = {
+        name.split(".weight")[0].split(".bias")[0]
+        for name in weights
+        if not torch.equal(weights[name], fit.weights[name])
+    }
+    linear = {"attention": ["qkv", "out"], "lora": ["qkv", "out", "up", "down"]}[trained]
+    assert moved == {"condition.table", *(f"blocks.0.{name}" for name in linear)}
+    if trained == "lora":
+        change = fit.weights["blocks.0.up.weight"] - weights["blocks.0.up.weight"]
+        assert torch.linalg.matrix_rank(change) == 2
+        with pytest.raises(UserError, match="lora_rank=16 is no low rank"):
+            adapt(transformer(), "lora", 16, 0)
+
+
+def test_low_rank_layers_compute_what_merge_gives():
+    model, plain = transformer(), transformer()
+    adapt(model, "lora", 3, 0)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    plain.load_state_dict(merge(model.state_dict()))
+    codes, labels = torch.randint(0, 30, (3, model.length)), torch.arange(3)
+    for a, b in zip(model(codes, labels), plain(codes, labels), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+
+
+def test_a_record_s_loss_averages_its_views_and_weighs_scales():
+    made = tokenizer(28, name="spectral")
+    model, images, labels = transformer(made=made), torch.rand(5, 1, 28, 28), torch.arange(5) % 3
+    one = [token_losses(model, made.encode(view(images, v)), labels).mean(1) for v in range(4)]
+    loss = record_loss(made, PrivacyConfig(views=4), 0.0)(model, images, labels)
+    torch.testing.assert_close(loss, torch.stack(one).mean(0))
+    tokens = token_losses(model, made.encode(images), labels).view(5, 3, 49).mean(-1)
+    weighed = record_loss(made, PrivacyConfig(scale_decay=0.5), 0.0)(model, images, labels)
+    torch.testing.assert_close(weighed, (tokens * torch.tensor([4.0, 2, 1]) / 7).sum(1))
+
+
+def test_views_are_distinct_and_the_first_is_the_image():
+    images = torch.rand(2, 1, 6, 6)
+    assert torch.equal(view(images, 0), images)
+    assert torch.equal(view(images, 1), images.flip(-1))
+    assert torch.equal(view(images, 2)[..., 1:, :], images[..., :-1, :])
+    assert len({view(images, v).numpy().tobytes() for v in range(MOST)}) == MOST
+    with pytest.raises(UserError, match="views=11"):
+        view(images, MOST)
+
+
+def test_a_dropped_condition_is_none():
+    torch.manual_seed(0)
+    labels, embeddings = torch.arange(1000) % 3, torch.randn(1000, 384)
+    classes, text = ClassCondition(3, 8), TextCondition(8)
+    assert torch.equal(drop(classes, labels, 0.0), labels)
+    dropped = drop(classes, labels, 0.3)
+    assert 0.2 < (dropped == 3).float().mean() < 0.4
+    assert torch.equal(dropped[dropped != 3], labels[dropped != 3])
+    assert 0.2 < (drop(text, embeddings, 0.3) == 0).all(1).float().mean() < 0.4
 
 
 def test_sampling_uses_the_distribution_that_training_sees():
@@ -112,7 +293,7 @@ def test_labels_and_every_parameter_matter():
     model = transformer()
     codes = torch.randint(0, 32, (4, model.length))
     assert not torch.equal(model(codes, torch.zeros(4).long())[0], model(codes, torch.ones(4).long())[0])
-    token_loss(model, codes, torch.tensor([0, 1, 2, 0])).sum().backward()
+    token_losses(model, codes, torch.tensor([0, 1, 2, 3])).sum().backward()  # 3 is "none"
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.abs().sum() > 0, name
@@ -146,4 +327,4 @@ def test_draw_inverts_the_distribution_and_filters():
 
 def test_unknown_generator_is_refused():
     with pytest.raises(UserError, match=r"generator\.name='gan'"):
-        build(GeneratorConfig(name="gan"), tokenizer(), 2, "cpu")
+        generator("gan")

@@ -82,7 +82,7 @@ def test_features_are_cached_by_content_and_resume(tmp_path, monkeypatch):
     monkeypatch.setattr(features_module, "CHUNK", 4)
     forwarded = []
 
-    def fake_forward(network, batch):
+    def fake_forward(network, batch, precision):
         forwarded.append(len(batch))
         return batch.float().mean((1, 2, 3))[:, None].expand(-1, 2048)
 
@@ -112,7 +112,7 @@ def test_features_are_cached_by_content_and_resume(tmp_path, monkeypatch):
 
 
 def test_another_network_file_has_other_cache_files(tmp_path, monkeypatch):
-    monkeypatch.setattr(features_module, "_forward", lambda network, batch: torch.zeros(len(batch), 2048))
+    monkeypatch.setattr(features_module, "_forward", lambda network, batch, precision: torch.zeros(len(batch), 2048))
     monkeypatch.setattr(features_module, "load_network", lambda path, device: None)
     for content in (b"one", b"two"):
         network = tmp_path / f"{content.decode()}.pt"
@@ -123,7 +123,9 @@ def test_another_network_file_has_other_cache_files(tmp_path, monkeypatch):
 
 def test_features_that_are_not_finite_are_refused(tmp_path, monkeypatch):
     images = fields(2, 1, 8, 8)
-    monkeypatch.setattr(features_module, "_forward", lambda network, batch: torch.full((len(batch), 2048), torch.nan))
+    monkeypatch.setattr(
+        features_module, "_forward", lambda network, batch, precision: torch.full((len(batch), 2048), torch.nan)
+    )
     with pytest.raises(UserError, match="NaN or infinite"):
         extract(images, CONFIG)
 

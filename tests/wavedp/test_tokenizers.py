@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from wavedp.config import TokenizerConfig
 from wavedp.errors import UserError
 from wavedp.tokenizers import build
-from wavedp.wavelets import decompose
+from wavedp.wavelets import coarse, decompose
 
 
 @settings(max_examples=25, deadline=None)
@@ -23,7 +23,7 @@ def test_error_of_each_coefficient_is_within_the_documented_bound(side, channels
     torch.manual_seed(seed)
     images = torch.rand(3, channels, side, side) * 0.5 + 0.25  # far enough from 0 and 1 that decode clips nothing
     config = TokenizerConfig(bins=bins, detail_bins=detail_bins, detail_range=0.5)
-    tokenizer = build(config, (channels, side, side))
+    tokenizer = build(config, (channels, side, side), 0, {})
     codes = tokenizer.encode(images)
     assert codes.shape == (3, tokenizer.length)
     for span in tokenizer.spans:
@@ -42,7 +42,7 @@ def test_error_of_each_coefficient_is_within_the_documented_bound(side, channels
 
 
 def test_codes_survive_a_round_trip():
-    tokenizer = build(TokenizerConfig(), (1, 14, 14))
+    tokenizer = build(TokenizerConfig(), (1, 14, 14), 0, {})
     # Mid-range approximation, so that decoding stays inside [0, 1] and nothing is clipped.
     images = 0.4 + 0.2 * torch.rand(8, 1, 14, 14)
     codes = tokenizer.encode(images)
@@ -50,14 +50,14 @@ def test_codes_survive_a_round_trip():
 
 
 def test_black_stays_black_and_white_stays_white():
-    tokenizer = build(TokenizerConfig(), (1, 28, 28))
+    tokenizer = build(TokenizerConfig(), (1, 28, 28), 0, {})
     for value in (0.0, 1.0):
         image = torch.full((1, 1, 28, 28), value)
         torch.testing.assert_close(tokenizer.decode(tokenizer.encode(image)), image)
 
 
 def test_scales_come_coarse_to_fine_and_a_finer_change_leaves_coarser_codes():
-    tokenizer = build(TokenizerConfig(), (1, 28, 28))
+    tokenizer = build(TokenizerConfig(), (1, 28, 28), 0, {})
     assert tokenizer.grids == [(7, 7), (7, 7), (14, 14)]
     assert tokenizer.positions[:, 0].tolist() == [0] * 49 + [1] * 49 + [2] * 196
     images = torch.rand(2, 1, 28, 28) * 0.5 + 0.25
@@ -67,6 +67,15 @@ def test_scales_come_coarse_to_fine_and_a_finer_change_leaves_coarser_codes():
     a, b = tokenizer.encode(images), tokenizer.encode(finer)
     assert torch.equal(a[:, :98], b[:, :98])
     assert not torch.equal(a[:, 98:], b[:, 98:])
+
+
+@pytest.mark.parametrize("level", [1, 2])
+def test_the_codes_of_a_coarse_image_are_the_prefix_of_the_whole_image_s(level):
+    images = torch.rand(4, 1, 28, 28)
+    whole = build(TokenizerConfig(), (1, 28, 28), 0, {})
+    part = build(TokenizerConfig(), (1, 28, 28), level, {})
+    assert torch.equal(part.encode(coarse(images, level)), whole.encode(images)[:, : part.length])
+    assert torch.equal(part.positions, whole.positions[: part.length])
 
 
 @pytest.mark.parametrize(
@@ -80,4 +89,4 @@ def test_scales_come_coarse_to_fine_and_a_finer_change_leaves_coarser_codes():
 )
 def test_bad_settings_are_refused_by_name(config, word):
     with pytest.raises(UserError, match=word):
-        build(config, (1, 14, 14))
+        build(config, (1, 14, 14), 0, {})

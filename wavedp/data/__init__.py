@@ -19,7 +19,17 @@ from wavedp.data import cache, fashion_mnist, folder, openclipart, procedural
 from wavedp.data.dataset import Dataset, Source, Split, content_fingerprint
 from wavedp.errors import UserError
 
-__all__ = ["Dataset", "Split", "content_fingerprint", "fingerprint", "load", "n_classes", "n_records", "shape"]
+__all__ = [
+    "Dataset",
+    "Split",
+    "content_fingerprint",
+    "fingerprint",
+    "has_captions",
+    "load",
+    "n_classes",
+    "n_records",
+    "shape",
+]
 
 SOURCES: dict[str, Source] = {
     "fashion_mnist": fashion_mnist,
@@ -76,6 +86,11 @@ def shape(config: DataConfig) -> tuple[int, int, int]:
 def n_classes(config: DataConfig) -> int:
     """Number of labels (some may be absent from a small split)."""
     return len(_source(config).classes(config))
+
+
+def has_captions(config: DataConfig) -> bool:
+    """Whether `load(config, split).captions` is not None."""
+    return _source(config).has_captions(config)
 
 
 def _source(config: DataConfig) -> Source:

@@ -50,6 +50,9 @@ class Source(Protocol):
     def count(self, config: DataConfig, split: Split) -> int:
         """Records the split holds, before `config.limit`. Decodes no image."""
 
+    def has_captions(self, config: DataConfig) -> bool:
+        """Whether records have captions. Decodes no image."""
+
     def files(self, config: DataConfig) -> list[Path]:
         """Every file on which the records depend; none for a set that is computed."""
 

@@ -44,6 +44,11 @@ def classes(config: DataConfig) -> tuple[str, ...]:
     return CLASSES
 
 
+def has_captions(config: DataConfig) -> bool:
+    """It has labels alone."""
+    return False
+
+
 def count(config: DataConfig, split: Split) -> int:
     """Raises UserError for `val` of the official division, which has none."""
     counts = COUNTS[config.split]

@@ -38,6 +38,11 @@ def count(config: DataConfig, split: Split) -> int:
     return len(_split(config, split)[1])
 
 
+def has_captions(config: DataConfig) -> bool:
+    """Whether there is a text file next to an image."""
+    return any(path.suffix == ".txt" for path in files(config))
+
+
 def files(config: DataConfig) -> list[Path]:
     """Every image of every split, and the captions."""
     found = []

@@ -41,6 +41,11 @@ def classes(config: DataConfig) -> tuple[str, ...]:
     return tuple(sorted({name.split("/")[0] for name in _names(config)}))
 
 
+def has_captions(config: DataConfig) -> bool:
+    """Made from file names."""
+    return True
+
+
 def count(config: DataConfig, split: Split) -> int:
     """Raises UserError for `val`: the set has train and test."""
     return len(_split_names(config, split))

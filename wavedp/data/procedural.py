@@ -31,6 +31,11 @@ def classes(config: DataConfig) -> tuple[str, ...]:
     return CLASSES
 
 
+def has_captions(config: DataConfig) -> bool:
+    """Made from what is drawn."""
+    return True
+
+
 def count(config: DataConfig, split: Split) -> int:
     """n_records for train, a quarter of it for val and test. Raises UserError below 4."""
     if config.n_records < 4:

@@ -1,10 +1,11 @@
 """Stage one's models, all behind one protocol.
 
-    fit_public(images, labels, seed, report)                  -> weights, from public coarse images
-    fit_private(weights, images, labels, fit, report)         -> PrivateFit, from sensitive coarse images
-    sample(weights, labels, sampling, seed, report)           -> coarse images, one per label
+    fit_public(images, conditions, seed, report)              -> weights, from public images
+    fit_private(weights, images, conditions, fit, report)     -> PrivateFit, from sensitive coarse images
+    sample(weights, conditions, sampling, seed, report)       -> coarse images, one per condition
 
-Images are B C h w float32 in [0, 1], labels B int64, weights flat dicts of tensors. `fit_private` states every
+Images are B C h w float32 in [0, 1], weights flat dicts of tensors. Conditions are labels B int64, or sentence embeddings
+float32: B E, and B V E with one for each view in `fit_private`. `fit_private` states every
 mechanism it ran, so that the ledger can price it; whatever it returns counts as released.
 To add one: write a class with these methods in its own file, give it a line in `NAMES` and `build`, and run
 tests/wavedp/test_generators.py, which takes its names from there.
@@ -31,50 +32,56 @@ Weights = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class FitSettings:
-    """How one private fit runs: the calibrated noise multiplier σ (0 when ε = ∞), the seed its sampling and noise
-    derive from, and the file its checkpoints go to."""
+    """How one private fit runs: the mechanisms it may use, calibrated (σ = 0 when ε = ∞), the seed that their sampling
+    and noise derive from, and the file its checkpoints go to.
+
+    mechanisms: accounting.mechanisms(privacy, N): the release of class means if there is one, and the fit.
+    """
 
     privacy: PrivacyConfig
-    noise_multiplier: float
+    mechanisms: list[Mechanism]
     seed: int
     checkpoint: Path
 
 
 @dataclass(frozen=True)
 class PrivateFit:
-    """weights: what is released. mechanisms: those that saw the sensitive images, in order (σ = 0: without privacy);
-    empty for the anchors, which run none."""
+    """weights: what is released. mechanisms: those that saw the sensitive images, by purpose and in order (σ = 0: without
+    privacy); empty for the anchors, which run none."""
 
     weights: Weights
-    mechanisms: list[Mechanism]
+    mechanisms: dict[str, Mechanism]
 
 
 class Generator(Protocol):
     """See the module's docstring."""
 
-    def fit_public(self, images: Tensor, labels: Tensor, seed: int, report: Report) -> Weights: ...
+    def fit_public(self, images: Tensor, conditions: Tensor, seed: int, report: Report) -> Weights: ...
 
     def fit_private(
-        self, weights: Weights, images: Tensor, labels: Tensor, fit: FitSettings, report: Report
+        self, weights: Weights, images: Tensor, conditions: Tensor, fit: FitSettings, report: Report
     ) -> PrivateFit: ...
 
     def sample(
-        self, weights: Weights, labels: Tensor, sampling: SamplingConfig, seed: int, report: Report
+        self, weights: Weights, conditions: Tensor, sampling: SamplingConfig, seed: int, report: Report
     ) -> Tensor: ...
 
 
 NAMES = ("spectral_ar", "public", "real")
 
 
-def build(config: GeneratorConfig, tokenizer: Tokenizer, n_classes: int, device: str) -> Generator:
-    """The generator for the tokenizer's coarse images and `n_classes` classes. Raises UserError for an unknown name."""
+def build(config: GeneratorConfig, tokenizer: Tokenizer, public: Tokenizer, n_classes: int, device: str) -> Generator:
+    """The generator for the coarse images of `tokenizer`, pretrained on those of `public`, with `n_classes` classes.
+
+    Raises UserError for an unknown name.
+    """
     from wavedp.generators.anchors import PublicOnly, Real
     from wavedp.generators.spectral_ar import SpectralAR
 
     if config.name == "real":
         return Real()
     if config.name == "public":
-        return PublicOnly(config, tokenizer, n_classes, device)
+        return PublicOnly(config, tokenizer, public, n_classes, device)
     if config.name == "spectral_ar":
-        return SpectralAR(config, tokenizer, n_classes, device)
+        return SpectralAR(config, tokenizer, public, n_classes, device)
     raise UserError(f"generator.name={config.name!r} is not a generator: use one of {', '.join(NAMES)}.")

@@ -2,105 +2,211 @@
 
 Source: arXiv 2602.23262 (the two-stage method), arXiv 2412.09607 (coarse-to-fine token order, disjoint codebooks for
 approximation and details). Sizes, learning rates and step counts are ours: the papers' are not public.
+
+Public pretraining sees the tokens of `pretrain_level`, up to all scales. The private fit sees the trial's level alone,
+and its model is the public one cut down to those tokens (`transformer.cut`): finer scales have no weights there.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from wavedp.config import GeneratorConfig, SamplingConfig
+from wavedp.config import GeneratorConfig, PrivacyConfig, SamplingConfig
 from wavedp.generators import FitSettings, PrivateFit, Weights
-from wavedp.generators.transformer import SpectralTransformer
+from wavedp.generators.adaptation import adapt, merge
+from wavedp.generators.conditions import ClassCondition, Condition, TextCondition, drop
+from wavedp.generators.transformer import SpectralTransformer, cut
+from wavedp.privacy.clipping import trainable
+from wavedp.privacy.statistics import class_means
 from wavedp.privacy.training import fit_private
 from wavedp.progress import Report
 from wavedp.seeds import derive_seed
+from wavedp.text import EMBEDDING_WIDTH
 from wavedp.tokenizers import Tokenizer
+from wavedp.views import view
+from wavedp.wavelets import coarse
+
+WARM_UP_STEPS = 20  # on the class means; more, and every sample of a class is its mean
 
 
 class SpectralAR:
-    """See wavedp.generators for the protocol."""
+    """See wavedp.generators for the protocol.
 
-    def __init__(self, config: GeneratorConfig, tokenizer: Tokenizer, n_classes: int, device: str) -> None:
-        self.config, self.tokenizer, self.n_classes, self.device = config, tokenizer, n_classes, device
+    tokenizer: of the private coarse images. public: of the images for `fit_public`; `tokenizer` codes are a prefix of
+    its codes.
+    """
 
-    def fit_public(self, images: Tensor, labels: Tensor, seed: int, report: Report) -> Weights:
+    def __init__(
+        self, config: GeneratorConfig, tokenizer: Tokenizer, public: Tokenizer, n_classes: int, device: str
+    ) -> None:
+        self.config, self.tokenizer, self.public = config, tokenizer, public
+        self.n_classes, self.device = n_classes, device
+
+    def fit_public(self, images: Tensor, conditions: Tensor, seed: int, report: Report) -> Weights:
         """Adam with a cosine learning rate on public images and their mirror images; 0 steps give the initial weights.
 
         The public classes' embeddings are not kept: every sensitive class starts from their mean.
         """
         torch.manual_seed(derive_seed(seed, "pretrain"))
         steps, batch = self.config.pretrain_steps, self.config.pretrain_batch
-        n_public_classes = int(labels.max()) + 1 if len(labels) else 1
-        model = self._model(n_public_classes)
+        by_class = self.config.conditioning == "class"
+        model = self._model(self.public, int(conditions.max()) + 1 if by_class and len(conditions) else 1)
         optimizer = torch.optim.Adam(model.parameters(), lr=self.config.pretrain_learning_rate)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(steps, 1))
-        views = [self.tokenizer.encode(view).to(self.device) for view in (images, images.flip(-1))] if steps else []
+        views = [_encode(self.public, flipped) for flipped in (images, images.flip(-1))] if steps else []
         for step in range(steps):
-            index = torch.randint(len(labels), (batch,))
-            codes = views[step % 2][index]
-            loss = token_loss(model, codes, labels[index].to(self.device)).mean()
+            index = torch.randint(len(conditions), (batch,))
+            shown = drop(model.condition, conditions[index].to(self.device), self.config.condition_dropout)
+            with self._autocast():
+                loss = token_losses(model, views[step % 2][index].to(self.device), shown).mean()
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             schedule.step()
             report(step + 1, steps)
         weights = {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
-        weights["label.weight"] = weights["label.weight"].mean(0, keepdim=True).repeat(self.n_classes, 1)
+        if by_class:
+            table = weights["condition.table.weight"]
+            mean = table[:-1].mean(0, keepdim=True).repeat(self.n_classes, 1)
+            weights["condition.table.weight"] = torch.cat([mean, table[-1:]])
         return weights
 
     def fit_private(
-        self, weights: Weights, images: Tensor, labels: Tensor, fit: FitSettings, report: Report
+        self, weights: Weights, images: Tensor, conditions: Tensor, fit: FitSettings, report: Report
     ) -> PrivateFit:
-        """DP fine-tuning of all weights; a record's loss is the mean over its tokens, in nats."""
-        model = self._model(self.n_classes, weights)
-        records = (self.tokenizer.encode(images), labels)
+        """DP fine-tuning on coarse images; conditions: labels B, or embeddings B V E with one for each view."""
+        model = self._model(self.tokenizer, self.n_classes, cut(weights, self.public, self.tokenizer))
+        *means, fitted = fit.mechanisms
+        if means:
+            self._warm_up(model, images, conditions, means[0].noise_multiplier, fit)
+        adapt(model, fit.privacy.trained, fit.privacy.lora_rank, derive_seed(fit.seed, "adaptation"))
         done = fit_private(
             model,
-            token_loss,
-            records,
+            record_loss(self.tokenizer, fit.privacy, self.config.condition_dropout),
+            (images, conditions),
             fit.privacy,
-            noise_multiplier=fit.noise_multiplier,
+            noise_multiplier=fitted.noise_multiplier,
             seed=fit.seed,
             checkpoint=fit.checkpoint,
             device=self.device,
             report=report,
         )
-        weights = {name: value.cpu() for name, value in done.ema.items()}
-        return PrivateFit(weights, done.history)
+        spent = {"class_means": mechanism for mechanism in means} | {"private_fit": fitted}
+        return PrivateFit(merge({name: value.cpu() for name, value in done.ema.items()}), spent)
 
-    def sample(self, weights: Weights, labels: Tensor, sampling: SamplingConfig, seed: int, report: Report) -> Tensor:
-        """One coarse image per label. Image i draws from uniforms of its own row, the same for every model."""
-        model = self._model(self.n_classes, weights).eval()
+    def _warm_up(
+        self, model: SpectralTransformer, images: Tensor, labels: Tensor, noise_multiplier: float, fit: FitSettings
+    ) -> None:
+        """Teach the model the noisy mean image of every class, coarsest scale alone, before it sees any record.
+
+        Source: the central images of DP-FETA (arXiv 2504.01395), here in the coarsest wavelet band, where fewest
+        numbers are released. What is trained on them is post-processing.
+        """
+        scales = self.tokenizer.positions[:, 0]
+        levels = int(scales.max())
+        means = class_means(
+            coarse(images, levels), labels, self.n_classes, noise_multiplier=noise_multiplier, seed=fit.seed
+        )
+        flat = means.repeat_interleave(2**levels, -1).repeat_interleave(2**levels, -2)  # no details
+        codes, coarsest = self.tokenizer.encode(flat).to(self.device), (scales == 0).to(self.device)
+        classes = torch.arange(self.n_classes, device=self.device)
+        optimizer = torch.optim.Adam(trainable(model).values(), lr=fit.privacy.learning_rate)
+        for _ in range(WARM_UP_STEPS):
+            optimizer.zero_grad()
+            token_losses(model, codes, classes)[:, coarsest].mean().backward()
+            optimizer.step()
+        optimizer.zero_grad()
+
+    def sample(
+        self, weights: Weights, conditions: Tensor, sampling: SamplingConfig, seed: int, report: Report
+    ) -> Tensor:
+        """One coarse image per condition. Image i draws from uniforms of its own row, the same for every model."""
+        model = self._model(self.tokenizer, self.n_classes, weights).eval()
         generator = torch.Generator().manual_seed(derive_seed(seed, "coarse_samples"))
-        uniforms = torch.rand(len(labels), self.tokenizer.length, generator=generator)
+        uniforms = torch.rand(len(conditions), self.tokenizer.length, generator=generator)
         images = []
-        for start in range(0, len(labels), sampling.batch_size):
+        for start in range(0, len(conditions), sampling.batch_size):
             part = slice(start, start + sampling.batch_size)
-            codes = model.sample(
-                labels[part].to(self.device),
-                uniforms[part].to(self.device),
-                sampling.temperature,
-                sampling.top_k,
-                sampling.top_p,
-            )
+            with self._autocast():
+                codes = model.sample(
+                    conditions[part].to(self.device),
+                    uniforms[part].to(self.device),
+                    sampling.temperature,
+                    sampling.top_k,
+                    sampling.top_p,
+                    sampling.guidance,
+                )
             images.append(self.tokenizer.decode(codes.cpu()))
-            report(min(start + sampling.batch_size, len(labels)), len(labels))
+            report(min(start + sampling.batch_size, len(conditions)), len(conditions))
         return torch.cat(images)
 
-    def _model(self, n_classes: int, weights: Weights | None = None) -> SpectralTransformer:
-        model = SpectralTransformer(self.tokenizer, n_classes, self.config.width, self.config.depth, self.config.heads)
+    def complete(self, weights: Weights, images: Tensor, temperature: float) -> Tensor:
+        """Images of `public`'s size whose coarse tokens are those of `images` B C h w, finer ones drawn from the public
+        model with no condition. The weights are `fit_public`'s; the draws of an image depend on that image alone."""
+        model = self._model(self.public, self.n_classes, weights).eval()
+        prefix = self.tokenizer.encode(images).to(self.device)
+        rows = []
+        for codes in prefix:  # seeded by content, so that neither batch nor order matters
+            seed = derive_seed(0, "complete", str(codes.tolist()))
+            rows.append(torch.rand(self.public.length, generator=torch.Generator().manual_seed(seed)))
+        none = model.condition.absent(self._example_conditions(len(images)))
+        with self._autocast():
+            codes = model.sample(none, torch.stack(rows).to(self.device), temperature, prefix=prefix)
+        return self.public.decode(codes.cpu())
+
+    def _model(self, tokenizer: Tokenizer, n_classes: int, weights: Weights | None = None) -> SpectralTransformer:
+        config = self.config
+        condition: Condition = (
+            ClassCondition(n_classes, config.width) if config.conditioning == "class" else TextCondition(config.width)
+        )
+        model = SpectralTransformer(tokenizer, condition, config.width, config.depth, config.heads)
         if weights is not None:
             model.load_state_dict(weights)
         return model.to(self.device)
 
+    def _example_conditions(self, count: int) -> Tensor:
+        by_class = self.config.conditioning == "class"
+        shape = (count,) if by_class else (count, EMBEDDING_WIDTH)
+        return torch.zeros(shape, dtype=torch.long if by_class else torch.float32, device=self.device)
 
-def token_loss(model: nn.Module, codes: Tensor, labels: Tensor) -> Tensor:
-    """B: mean cross-entropy over the tokens of each record, in nats."""
-    spans, start = [], 0
-    for logits in model(codes, labels):
+    def _autocast(self) -> AbstractContextManager[None]:
+        """bfloat16 on CUDA for what is public or after the release; private gradients stay in float32."""
+        return torch.autocast("cuda", torch.bfloat16, enabled=self.device == "cuda")
+
+
+def token_losses(model: nn.Module, codes: Tensor, conditions: Tensor) -> Tensor:
+    """B L: cross-entropy of every token, in nats."""
+    found, start = [], 0
+    for logits in model(codes, conditions):
         stop = start + logits.shape[1]
-        spans.append(F.cross_entropy(logits.transpose(1, 2), codes[:, start:stop], reduction="none"))
+        found.append(F.cross_entropy(logits.float().transpose(1, 2), codes[:, start:stop], reduction="none"))
         start = stop
-    return torch.cat(spans, dim=1).mean(dim=1)
+    return torch.cat(found, dim=1)
+
+
+def record_loss(tokenizer: Tokenizer, privacy: PrivacyConfig, dropout: float) -> Callable[..., Tensor]:
+    """loss(model, images, conditions) -> B: what one record asks of the weights, averaged over its views and tokens."""
+    scales = tokenizer.positions[:, 0]
+    weight = privacy.scale_decay ** scales.double()
+    weight = (weight / weight.mean()).float()
+
+    def loss(model: SpectralTransformer, images: Tensor, conditions: Tensor) -> Tensor:
+        total = torch.zeros(len(images), device=images.device)
+        for number in range(privacy.views):
+            codes = tokenizer.encode(view(images, number))
+            shown = conditions if conditions.ndim == 1 else conditions[:, number]
+            shown = drop(model.condition, shown, dropout)
+            total = total + (token_losses(model, codes, shown) * weight.to(codes.device)).mean(1)
+        return total / privacy.views
+
+    return loss
+
+
+def _encode(tokenizer: Tokenizer, images: Tensor) -> Tensor:
+    """Codes of many images, some hundred at a time."""
+    return torch.cat([tokenizer.encode(part) for part in images.split(512)])

@@ -2,10 +2,10 @@
 
 Shapes: B records, L tokens, D width, H heads, N neighbours of a token, V codes of a codebook.
 
-p(codes | class) = Π_t p(code_t | code_<t, class). The input of position t sums a position embedding, a class embedding
-and a projection of the codes that lie next to it and come before it: left, above, above-right on its own scale, and on
-the next coarser scale the token over it with its four neighbours. Attention sees every earlier position; the neighbour
-codes only spare it from having to find the adjacent ones.
+p(codes | condition) = Π_t p(code_t | code_<t, condition). The input of position t sums a position embedding, the
+condition's embedding and a projection of the codes that lie next to it and come before it: left, above, above-right on
+its own scale, and on the next coarser scale the token over it with its four neighbours. Attention sees every earlier
+position; the neighbour codes only spare it from having to find the adjacent ones.
 
 Opacus sees one gradient a record because no operation mixes records (LayerNorm, no dropout), index tensors are expanded
 to B L, and input and output weights are not tied (ghost clipping refuses tied weights).
@@ -17,15 +17,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from wavedp.errors import UserError
+from wavedp.generators.conditions import Condition
 from wavedp.tokenizers import Tokenizer
 
 CODE_WIDTH = 32  # of one neighbour's code before projection: codes are few, and every weight is noised in a private fit
 
 
 class SpectralTransformer(nn.Module):
-    """forward(codes B L int64, labels B int64) -> one logits tensor B (stop - start) V for each of the spans."""
+    """forward(codes B L int64, conditions) -> one logits tensor B (stop - start) V for each of the spans.
 
-    def __init__(self, tokenizer: Tokenizer, n_classes: int, width: int, depth: int, heads: int) -> None:
+    conditions: what `condition` takes, class labels B int64 or sentence embeddings B E float32.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, condition: Condition, width: int, depth: int, heads: int) -> None:
         super().__init__()
         self.neighbours: Tensor
         self.offsets: Tensor
@@ -34,19 +39,18 @@ class SpectralTransformer(nn.Module):
         offsets = torch.cat([torch.full((s.stop - s.start,), _offset(tokenizer, s.codebook)) for s in self.spans])
         self.register_buffer("neighbours", neighbours, persistent=False)
         self.register_buffer("offsets", offsets, persistent=False)
-        self.none = sum({s.codebook: s.size for s in self.spans}.values())  # the id of a neighbour that does not exist
-        self.label = nn.Embedding(n_classes, width)
+        self.none = n_codes(tokenizer)  # the id of a neighbour that does not exist
+        self.condition = condition
         self.position = nn.Embedding(self.length, width)
         self.code = nn.Embedding(self.none + 1, CODE_WIDTH)
         self.context = nn.Linear(neighbours.shape[1] * CODE_WIDTH, width)
         self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
         self.heads = nn.ModuleList(nn.Linear(width, s.size) for s in self.spans)
-        for table in (self.label, self.position):
-            nn.init.normal_(table.weight, std=0.02)
+        nn.init.normal_(self.position.weight, std=0.02)
 
-    def forward(self, codes: Tensor, labels: Tensor) -> list[Tensor]:
-        h = self._inputs(self._ids(codes), labels, 0, self.length)
+    def forward(self, codes: Tensor, conditions: Tensor) -> list[Tensor]:
+        h = self._inputs(self._ids(codes), conditions, 0, self.length)
         for block in self.blocks:
             h = block(h)
         h = self.norm(h)
@@ -55,27 +59,44 @@ class SpectralTransformer(nn.Module):
     @torch.inference_mode()
     def sample(
         self,
-        labels: Tensor,
+        conditions: Tensor,
         uniforms: Tensor,
         temperature: float = 1.0,
         top_k: int | None = None,
         top_p: float | None = None,
+        guidance: float = 1.0,
+        prefix: Tensor | None = None,
         cached: bool = True,
     ) -> Tensor:
-        """Codes B L for labels B by inverse-CDF sampling with uniforms B L in [0, 1).
+        """Codes B L for B conditions by inverse-CDF sampling with uniforms B L in [0, 1).
 
         Equal uniforms give the same draw from equal distributions, so models can be compared sample by sample.
-        `cached=False` recomputes the whole prefix for each token: the reference the cache is tested against.
+        guidance: logits are unconditional + guidance · (conditional - unconditional) (Ho & Salimans, arXiv 2207.12598).
+        prefix: B k codes that are given; the rest is drawn. Raises UserError when it is longer than the sequence.
+        `cached=False` recomputes everything before each token: the reference the cache is tested against.
         """
-        batch = len(labels)
-        codes = labels.new_zeros(batch, self.length)
-        caches: list[Cache] = [Cache() for _ in self.blocks]
+        batch, given = len(conditions), 0 if prefix is None else prefix.shape[1]
+        if given > self.length:
+            raise UserError(f"a prefix of {given} codes is longer than the sequence of {self.length}: give fewer.")
+        codes = torch.zeros(batch, self.length, dtype=torch.long, device=conditions.device)
+        if prefix is not None:
+            codes[:, :given] = prefix
+        guided = guidance != 1
+        if guided:
+            conditions = torch.cat([conditions, self.condition.absent(conditions)])
+        caches = [Cache() for _ in self.blocks]
+        seen = 0  # positions the caches hold
         for span, head in zip(self.spans, self.heads, strict=True):
-            for t in range(span.start, span.stop):
-                h = self._inputs(self._ids(codes), labels, t if cached else 0, t + 1)
+            for t in range(max(span.start, given), span.stop):
+                ids = self._ids(codes)
+                h = self._inputs(ids.repeat(2, 1) if guided else ids, conditions, seen, t + 1)
                 for block, cache in zip(self.blocks, caches, strict=True):
                     h = block(h, cache if cached else None)
+                seen = t + 1 if cached else 0
                 logits = head(self.norm(h[:, -1]))
+                if guided:
+                    conditional, unconditional = logits.chunk(2)
+                    logits = unconditional + guidance * (conditional - unconditional)
                 codes[:, t] = _draw(logits, uniforms[:, t], temperature, top_k, top_p)
         return codes
 
@@ -83,14 +104,12 @@ class SpectralTransformer(nn.Module):
         """B L+1: codes made unique across codebooks; the last column is the id of a missing neighbour."""
         return F.pad(codes + self.offsets, (0, 1), value=self.none)
 
-    def _inputs(self, ids: Tensor, labels: Tensor, start: int, stop: int) -> Tensor:
+    def _inputs(self, ids: Tensor, conditions: Tensor, start: int, stop: int) -> Tensor:
         """B stop-start D: the summed embeddings of positions start..stop-1."""
-        batch, table = len(labels), self.neighbours[start:stop]
+        batch, table = len(conditions), self.neighbours[start:stop]
         near = self.code(ids[:, table.flatten()]).view(batch, stop - start, -1)
         index = torch.arange(start, stop, device=ids.device).expand(batch, -1).contiguous()
-        # Times √D: a class has B / classes records a step to move its row, and a short fit is over before it has.
-        label = self.label(labels[:, None]) * self.label.embedding_dim**0.5
-        return self.context(near) + self.position(index) + label
+        return self.context(near) + self.position(index) + self.condition(conditions)
 
 
 class Cache:
@@ -119,13 +138,15 @@ class Block(nn.Module):
         self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
 
     def forward(self, h: Tensor, cache: Cache | None = None) -> Tensor:
-        """h B t D -> B t D. With a cache, h holds the newest position alone and attends to all cached ones."""
+        """h B t D -> B t D. With a cache, h holds the newest t positions and attends to all cached ones besides."""
         batch, length, width = h.shape
         qkv = self.qkv(self.norm_attention(h)).view(batch, length, 3, self.n_heads, width // self.n_heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)
         if cache is not None:
             k, v = cache.append(k, v)
-        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=cache is None)
+        if length > 1 and k.shape[2] > length:
+            raise NotImplementedError("several new positions after cached ones would need a mask of their own")
+        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=length > 1)
         h = h + self.out(mixed.transpose(1, 2).reshape(batch, length, width))
         return h + self.down(F.gelu(self.up(self.norm_feedforward(h))))
 
@@ -151,6 +172,38 @@ def neighbour_table(positions: Tensor) -> Tensor:
         table.append([latest.get(place, length) for place in near])
         latest[scale, row, column] = t
     return torch.tensor(table)
+
+
+def n_codes(tokenizer: Tokenizer) -> int:
+    """Codes of all codebooks together."""
+    return sum({span.codebook: span.size for span in tokenizer.spans}.values())
+
+
+def cut(weights: dict[str, Tensor], public: Tokenizer, private: Tokenizer) -> dict[str, Tensor]:
+    """The weights of a model over the tokens of `public`, cut down to those of `private`, a prefix of them.
+
+    Positions, codes and heads of finer scales are left out: what a private fit does not have, neither loss nor gradient
+    nor noise can reach. Raises UserError as `require_prefix` does.
+    """
+    require_prefix(public, private)
+    codes, last = n_codes(private), n_codes(public)
+    unused = tuple(f"heads.{i}." for i in range(len(private.spans), len(public.spans)))
+    kept = {name: value for name, value in weights.items() if not unused or not name.startswith(unused)}
+    kept["position.weight"] = kept["position.weight"][: private.length]
+    kept["code.weight"] = torch.cat([kept["code.weight"][:codes], kept["code.weight"][last:]])
+    return kept
+
+
+def require_prefix(public: Tokenizer, private: Tokenizer) -> None:
+    """Raises UserError unless the tokens of `private` are the first ones of `public`, over the same codebooks."""
+    n = private.length
+    same = n <= public.length and torch.equal(public.positions[:n], private.positions)
+    if not same or [s.size for s in private.spans] != [s.size for s in public.spans[: len(private.spans)]]:
+        raise UserError(
+            f"the private tokens ({n}, codebooks {[s.size for s in private.spans]}) are no prefix of those the generator "
+            f"was pretrained on ({public.length}, codebooks {[s.size for s in public.spans]}): use one tokenizer for "
+            f"both, and a level it reaches."
+        )
 
 
 def _offset(tokenizer: Tokenizer, codebook: int) -> int:

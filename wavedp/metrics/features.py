@@ -18,6 +18,7 @@ import warnings
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -37,6 +38,7 @@ PACKAGE_SHA256 = "7ff4a85c3a6378f0dfc8433ffd789663b01176bec0a683a435651739c091fa
 # The first features of `_probe_image()` by that file: every copy of the network, in whichever file, must give them.
 PROBE_FEATURES = (0.55619, 0.15722, 0.00229, 0.10405, 0.06843, 1.00489, 0.31696, 0.0)
 
+Precision = Literal["float32", "bfloat16"]
 Report = Callable[[int, int], None]
 
 
@@ -54,7 +56,7 @@ def extract(
     """Pool features of uint8 images: B C H W -> B 2048 float32, on the CPU.
 
     Chunks of 500 images found in `cache_dir` are read instead of computed: the file name is the sha256 of the chunk's
-    pixels, the network file and the mode, so no change of any of them can meet an old file. `report(done, total)`
+    pixels, the network file, the mode and the precision, so no change of any of them can meet an old file. `report(done, total)`
     counts images. Raises UserError for other images than uint8 of 1 or 3 channels, for features that are not finite,
     and as `find_network` and `load_network` do.
     """
@@ -68,14 +70,15 @@ def extract(
     features = torch.empty(len(images), DIMENSIONS)
     for start in range(0, len(images), CHUNK):
         chunk = images[start : start + CHUNK].cpu().contiguous()
-        cached = cache_dir / f"{_chunk_key(chunk, network_sha256, config.mode)}.npy" if cache_dir else None
+        name = _chunk_key(chunk, network_sha256, f"{config.mode} {config.precision}")
+        cached = cache_dir / f"{name}.npy" if cache_dir else None
         if cached and cached.exists():
             features[start : start + len(chunk)] = torch.from_numpy(np.load(cached))
         else:
             network = load_network(path, str(device))
             for first in range(0, len(chunk), config.batch_size):
                 batch = chunk[first : first + config.batch_size].to(device)
-                features[start + first : start + first + len(batch)] = _forward(network, batch).cpu()
+                features[start + first : start + first + len(batch)] = _forward(network, batch, config.precision).cpu()
                 report(start + first + len(batch), len(images))
             if cached:
                 _save(cached, features[start : start + len(chunk)].numpy())
@@ -139,13 +142,14 @@ def load_network(path: Path, device: str) -> torch.nn.Module:
     return network
 
 
-def _forward(network: torch.nn.Module, batch: torch.Tensor) -> torch.Tensor:
+def _forward(network: torch.nn.Module, batch: torch.Tensor, precision: Precision = "float32") -> torch.Tensor:
     """uint8 B C H W -> float32 B 2048."""
     resized = clean_resize(batch).expand(-1, 3, -1, -1)
     normalized = ((resized - 128) / 128).contiguous(memory_format=torch.channels_last)
+    low = torch.autocast(batch.device.type, torch.bfloat16, enabled=precision == "bfloat16")
     # TF32 would change features by more than rounding.
-    with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-        return network(normalized).reshape(len(batch), -1)
+    with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False), low:
+        return network(normalized).reshape(len(batch), -1).float()
 
 
 def _probe_image() -> torch.Tensor:

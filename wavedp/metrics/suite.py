@@ -1,5 +1,6 @@
 """What a trial asks of its images, under names that say how each number was made.
 
+    fid_clean-bf16_…        the same with features in bfloat16
     fid_clean_1k_test       Fréchet distance, clean-fid's resize, 1,000 generated images against the whole test split
     kid_clean_1k_test2k     kernel distance, 1,000 generated against 2,000 of the test split
     acc_cnn400_2k_test      accuracy of a CNN after 400 steps on 2,000 generated images, on the whole test split
@@ -61,9 +62,10 @@ def names(config: MetricsConfig, n_reference: int, n_generated: int) -> dict[str
     """
     used = n_reference if config.reference_samples is None else min(config.reference_samples, n_reference)
     against = config.reference_split + ("" if used == n_reference else _count(used))
-    full = {"fid": f"fid_{config.mode}_{_count(config.fid_samples)}_{against}"}
+    how = config.mode + ("-bf16" if config.precision == "bfloat16" else "")
+    full = {"fid": f"fid_{how}_{_count(config.fid_samples)}_{against}"}
     if config.kid:
-        full["kid"] = f"kid_{config.mode}_{_count(config.fid_samples)}_{against}"
+        full["kid"] = f"kid_{how}_{_count(config.fid_samples)}_{against}"
     if config.downstream_steps:
         full["acc"] = f"acc_cnn{config.downstream_steps}_{_count(n_generated)}_{config.reference_split}"
     return full

@@ -79,7 +79,7 @@ def line_for_fit(
         "relation": config.relation,
         "dataset": dataset,
         "n_records": n_records,
-        "max_grad_norm": None if math.isinf(epsilon) else config.max_grad_norm,
+        "max_grad_norm": None if math.isinf(epsilon) or purpose == "class_means" else config.max_grad_norm,
         "stage_key": stage_key,
         "trials": list(trials),
         "time": time or _now(),

@@ -1,5 +1,9 @@
 """Tokenizers turn coarse images into a sequence of codes, coarse scales first, and back.
 
+    scalar     uniform quantisation of wavelet coefficients, no training
+    spectral   vector-quantised wavelet scales, learned on public images (arXiv 2412.09607)
+    raster     vector-quantised patches without wavelets, learned on public images: the baseline
+
 Protocol (what a generator may rely on):
 
     length                 L, tokens of one image
@@ -14,12 +18,19 @@ A tokenizer is fixed or trained on public images: encoding is then a per-record 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from torch import Tensor
 
 from wavedp.config import TokenizerConfig
 from wavedp.errors import UserError
+
+if TYPE_CHECKING:
+    from wavedp.tokenizers.spectral import SpectralNetwork
+
+Weights = dict[str, Tensor]
+
+NAMES = ("scalar", "spectral", "raster")
 
 
 @dataclass(frozen=True)
@@ -44,10 +55,43 @@ class Tokenizer(Protocol):
     def decode(self, codes: Tensor) -> Tensor: ...
 
 
-def build(config: TokenizerConfig, shape: tuple[int, int, int]) -> Tokenizer:
-    """The tokenizer for coarse images of `shape` (C, h, w). Raises UserError for an unknown name or bad bins."""
-    from wavedp.tokenizers.scalar import ScalarTokenizer
+def build(config: TokenizerConfig, shape: tuple[int, int, int], level: int, weights: Weights) -> Tokenizer:
+    """The tokenizer for the coarse images of `level` of full images of `shape` (C, H, W).
 
-    if config.name != "scalar":
-        raise UserError(f"tokenizer.name={config.name!r} is not built: use scalar.")
-    return ScalarTokenizer(config, shape)
+    weights: of a learned tokenizer, as `training.fit` gives them; ignored by `scalar`.
+    Raises UserError for an unknown name, settings or a level that do not fit the shape, or weights of another size.
+    """
+    from wavedp.tokenizers.scalar import ScalarTokenizer
+    from wavedp.tokenizers.spectral import SpectralTokenizer
+
+    if config.name == "scalar":
+        channels, height, width = shape
+        return ScalarTokenizer(config, (channels, height >> level, width >> level))
+    made = network(config, shape, level)
+    return SpectralTokenizer(made, level if config.name == "spectral" else 0, weights)
+
+
+def network(config: TokenizerConfig, shape: tuple[int, int, int], level: int) -> SpectralNetwork:
+    """The untrained network of a learned tokenizer. Raises UserError as `build` does."""
+    from wavedp.tokenizers.raster import raster_network
+    from wavedp.tokenizers.spectral import spectral_network
+
+    if config.name == "spectral":
+        return spectral_network(config, shape)
+    if config.name == "raster":
+        return raster_network(config, shape, level)
+    raise UserError(f"tokenizer.name={config.name!r} is not built: use one of {', '.join(NAMES)}.")
+
+
+def untrained(config: TokenizerConfig, shape: tuple[int, int, int], level: int) -> Tokenizer:
+    """The tokenizer with random weights: what length, spans and positions it has. Raises UserError as `build` does."""
+    learned = config.name != "scalar"
+    return build(config, shape, level, network(config, shape, level).state_dict() if learned else {})
+
+
+def training_level(config: TokenizerConfig, level: int) -> int | None:
+    """The level of the public images that a trial's tokenizer is trained on; None for one without training.
+
+    The spectral tokenizer learns every scale from full images, so all levels share it.
+    """
+    return {"spectral": 0, "raster": level}.get(config.name)

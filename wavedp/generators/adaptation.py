@@ -1,0 +1,80 @@
+"""Which weights a private fit may move.
+
+    all         every one
+    attention   keys, queries, values and outputs of attention, and the condition's embedding
+    lora        W + 2 U D with U D of low rank, for every linear layer of the blocks (arXiv 2106.09685), and the condition
+
+The condition's embedding is always among them: the sensitive classes are not the public ones. `merge` folds low-rank
+updates back, so that released weights have the layout of the public ones. By hand rather than with peft, which brings
+transformers and accelerate for these few lines and whose layers Opacus' hooks do not see through.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from wavedp.errors import UserError
+
+SCALE = 2.0  # α / r, as in the public DP fine-tuning of VAR (sprintml/finetuning_var_dp: r = 16, α = 32)
+Trained = Literal["all", "attention", "lora"]
+
+
+class LowRank(nn.Module):
+    """A frozen linear layer and its trainable update of rank r, zero at the start."""
+
+    def __init__(self, base: nn.Linear, rank: int) -> None:
+        super().__init__()
+        self.base = base.requires_grad_(False)
+        self.down = nn.Linear(base.in_features, rank, bias=False)
+        self.up = nn.Linear(rank, base.out_features, bias=False)
+        nn.init.normal_(self.down.weight, std=1 / math.sqrt(base.in_features))
+        nn.init.zeros_(self.up.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.base(x) + SCALE * self.up(self.down(x))
+
+
+def adapt(model: nn.Module, trained: Trained, rank: int, seed: int) -> None:
+    """Freeze what the fit may not move, and add low-rank updates, in place.
+
+    model: has `condition` and `blocks`, whose attention is `qkv` and `out`. Raises UserError for a rank that is no
+    restriction.
+    """
+    if trained == "all":
+        return
+    model.requires_grad_(False)
+    model.condition.requires_grad_(True)
+    torch.manual_seed(seed)
+    for block in model.blocks:  # type: ignore[union-attr]
+        for name, layer in list(block.named_children()):
+            if not isinstance(layer, nn.Linear):
+                continue
+            if trained == "attention":
+                layer.requires_grad_(name in ("qkv", "out"))
+            elif not 1 <= rank < min(layer.in_features, layer.out_features):
+                raise UserError(
+                    f"privacy.lora_rank={rank} is no low rank of a {layer.out_features}×{layer.in_features} layer: use "
+                    f"1 to {min(layer.in_features, layer.out_features) - 1}, or privacy.trained=all."
+                )
+            else:
+                setattr(block, name, LowRank(layer, rank).to(layer.weight.device))
+
+
+def merge(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The same weights with every low-rank update added to its layer, under the names it had before `adapt`."""
+    merged = {}
+    for name, value in weights.items():
+        layer, _, last = name.rpartition(".base.")
+        if layer and last == "weight":
+            value = value + SCALE * weights[f"{layer}.up.weight"] @ weights[f"{layer}.down.weight"]
+        if layer:
+            merged[f"{layer}.{last}"] = value
+        elif (
+            not name.endswith((".down.weight", ".up.weight")) or f"{name.rsplit('.', 2)[0]}.base.weight" not in weights
+        ):
+            merged[name] = value
+    return merged

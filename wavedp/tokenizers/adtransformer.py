@@ -1,0 +1,84 @@
+"""A transformer that treats approximation and detail tokens differently, in one sequence.
+
+Shapes: B records, L tokens, D width, S scales, N tokens of a scale.
+
+Keys, queries, values, layer norms and feed-forwards have one set of parameters for approximation tokens (scale 0) and
+one for detail tokens (scales 1..S-1); attention runs over all of them together. Source: arXiv 2412.09607
+(ADTransformer). The attention's output projection is not in the paper's list of unshared parts: it is shared here.
+Without details (`details=False`) it is a plain pre-norm transformer.
+
+With `scale_causal`, a token of scale s attends to scales 0..s alone: block lower triangular, both ways inside a scale.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class ADTransformer(nn.Module):
+    """forward(h B L D, scales L) -> B L D, the last layer norm included. scales: of each token, ascending."""
+
+    def __init__(self, width: int, depth: int, heads: int, scale_causal: bool, details: bool) -> None:
+        super().__init__()
+        self.scale_causal = scale_causal
+        self.blocks = nn.ModuleList(ADBlock(width, heads, details) for _ in range(depth))
+        self.norm = PerKind(lambda: nn.LayerNorm(width), details)
+
+    def forward(self, h: Tensor, scales: Tensor) -> Tensor:
+        n_approximation = int((scales == 0).sum())
+        ends = torch.bincount(scales).cumsum(0).tolist() if self.scale_causal else [h.shape[1]]
+        for block in self.blocks:
+            h = block(h, n_approximation, ends)
+        return self.norm(h, n_approximation)
+
+
+class ADBlock(nn.Module):
+    """Pre-norm attention and a GELU feed-forward of 4 D."""
+
+    def __init__(self, width: int, heads: int, details: bool) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm_attention = PerKind(lambda: nn.LayerNorm(width), details)
+        self.qkv = PerKind(lambda: nn.Linear(width, 3 * width), details)
+        self.out = nn.Linear(width, width)
+        self.norm_feedforward = PerKind(lambda: nn.LayerNorm(width), details)
+        self.up = PerKind(lambda: nn.Linear(width, 4 * width), details)
+        self.down = PerKind(lambda: nn.Linear(4 * width, width), details)
+
+    def forward(self, h: Tensor, n_approximation: int, ends: list[int]) -> Tensor:
+        """ends: tokens 0..end-1 see one another and nothing later, for each end in turn."""
+        batch, length, width = h.shape
+        qkv = self.qkv(self.norm_attention(h, n_approximation), n_approximation)
+        q, k, v = qkv.view(batch, length, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
+        # One dense attention per scale: what masking would give, at less work, and a coarser scale can't depend on a
+        # finer one even in its last bit, since the finer keys are not in the product at all.
+        starts = [0, *ends]
+        mixed = torch.cat(
+            [
+                F.scaled_dot_product_attention(q[:, :, start:end], k[:, :, :end], v[:, :, :end])
+                for start, end in zip(starts, ends, strict=False)
+            ],
+            dim=2,
+        )
+        h = h + self.out(mixed.transpose(1, 2).reshape(batch, length, width))
+        normed = self.norm_feedforward(h, n_approximation)
+        return h + self.down(F.gelu(self.up(normed, n_approximation)), n_approximation)
+
+
+class PerKind(nn.Module):
+    """One module for the first n tokens (approximation), another for the rest (details), if there are any."""
+
+    def __init__(self, make: Callable[[], nn.Module], details: bool) -> None:
+        super().__init__()
+        self.approximation = make()
+        self.details = make() if details else None
+
+    def forward(self, h: Tensor, n: int) -> Tensor:
+        if n == h.shape[1]:
+            return self.approximation(h)
+        assert self.details is not None
+        return torch.cat([self.approximation(h[:, :n]), self.details(h[:, n:])], dim=1)

@@ -1,0 +1,94 @@
+"""Public training of a learned tokenizer.
+
+Shapes: B images, C channels, h w pixels, V codes.
+
+    loss = 1.0 L2 + 0.25 commitment (+ 0.1 perceptual) (+ 0.1 adversarial)
+
+L2 is the mean squared error of pixels after the inverse DWT. The published weights of the last two are 0.1 each
+(arXiv 2412.09607); they are 0 by default, since both cost more than the rest together on a CPU. See `losses`.
+A code that no token chose for `RESTART_EVERY` steps is moved onto a random encoder output.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from wavedp.config import TokenizerConfig
+from wavedp.errors import UserError
+from wavedp.progress import Report
+from wavedp.seeds import derive_seed
+from wavedp.tokenizers import Weights
+from wavedp.tokenizers.codebook import health
+from wavedp.tokenizers.losses import Adversary, Perceptual
+from wavedp.tokenizers.spectral import SpectralNetwork
+
+RESTART_EVERY = 50
+WARM_UP = 0.2  # share of the steps in which the learning rate rises
+
+
+def fit(
+    network: Callable[[], SpectralNetwork], images: Tensor, config: TokenizerConfig, device: str, report: Report
+) -> tuple[Weights, dict[str, Any]]:
+    """Train on public images B C h w in [0, 1] and their mirror images; returns weights and what to say of them.
+
+    network: makes the untrained one, from torch's generator as `fit` seeds it.
+
+    The report has `psnr` in dB of the last 10 batches, and for each codebook `usage`, `perplexity` (over the last
+    `RESTART_EVERY` steps) and `restarts`. Seeded by config.public_seed. Raises UserError without images.
+    """
+    if not len(images):
+        raise UserError(
+            f"tokenizer.name={config.name} is trained on public images and there are none: set public, or use scalar."
+        )
+    torch.manual_seed(derive_seed(config.public_seed, "tokenizer"))
+    model = network().to(device).train()
+    optimizer = torch.optim.Adam(model.parameters(), lr=config.train_learning_rate, betas=(0.9, 0.99))
+    # Warm-up and clipping: without them the first steps throw the network far off, and most of a short run is return.
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, config.train_learning_rate, max(config.train_steps, 2), pct_start=WARM_UP, cycle_momentum=False
+    )
+    perceptual = Perceptual(device) if config.perceptual else None
+    adversary = Adversary(images.shape[1], config.train_learning_rate, device) if config.adversarial else None
+    counts = [torch.zeros(len(book.codes)) for book in model.codebooks]
+    restarts, errors = [0] * len(counts), []
+    for step in range(config.train_steps):
+        batch = images[torch.randint(len(images), (config.train_batch,))].to(device)
+        batch = batch.flip(-1) if step % 2 else batch
+        rebuilt, quantised = model(batch)
+        error = F.mse_loss(rebuilt, batch)
+        loss = error + config.commitment * sum(part.commitment for part in quantised)
+        if perceptual:
+            loss = loss + config.perceptual * perceptual(rebuilt, batch)
+        if adversary:
+            loss = loss + config.adversarial * adversary.generator_loss(rebuilt)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        if adversary:
+            adversary.step(batch, rebuilt.detach())
+        errors.append(float(error.detach()))
+        for count, part in zip(counts, quantised, strict=True):
+            count += torch.bincount(part.codes.flatten().cpu(), minlength=len(count))
+        # Not at the very end: a restarted code needs steps to find its place.
+        if (step + 1) % RESTART_EVERY == 0 and step + 1 < 0.9 * config.train_steps:
+            with torch.no_grad():
+                features = model.features(batch)
+            for i, (book, count, z) in enumerate(zip(model.codebooks, counts, features, strict=True)):
+                restarts[i] += book.restart_dead(count.to(device), z.flatten(0, 1))
+        if (step + 1) % RESTART_EVERY == 0 and step + 1 < config.train_steps:
+            counts = [torch.zeros_like(count) for count in counts]
+        report(step + 1, config.train_steps)
+    weights = {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
+    error = sum(errors[-10:]) / len(errors[-10:])
+    books = {
+        name: {**health(count), "size": len(count), "restarts": n}
+        for name, count, n in zip(("approximation", "details"), counts, restarts, strict=False)
+    }
+    return weights, {"psnr": float(-10 * torch.tensor(error).log10()), "codebooks": books}
