@@ -12,6 +12,8 @@ from typing import Any
 
 import yaml
 
+from sweeps.study import identity_of
+from wavedp.config import TrialConfig, from_dict
 from wavedp.errors import UserError
 from wavedp.privacy import ledger
 from wavedp.store import write_atomically
@@ -53,7 +55,7 @@ def claim_folder(folder: Path, study: dict[str, Any], trial_ids: list[str]) -> N
     if path.exists():
         made = yaml.safe_load(path.read_text())
         remedy = f"choose another name with study=NAME, or remove {folder}"
-        differing = sorted(_differences(made.get("identity", {}), study["identity"]))
+        differing = sorted(_differences(_identity(made), study["identity"]))
         if differing:
             raise UserError(f"{folder} was made by another configuration ({differing[0]} differs): {remedy}.")
         recorded = read_jsonl(folder / "trials.jsonl")
@@ -77,6 +79,14 @@ def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> None:
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
     """The rows of a JSON-lines file that `Records` wrote, so that no line is torn; [] when it does not exist."""
     return [json.loads(row) for row in path.read_text().splitlines()] if path.exists() else []
+
+
+def _identity(made: dict[str, Any]) -> dict[str, Any]:
+    """The identity of a recorded study, in today's fields: one that did not exist then had its default's effect."""
+    try:
+        return identity_of(from_dict(TrialConfig, made["config"]))
+    except (KeyError, UserError):  # a field of that time is gone
+        return made.get("identity", {})
 
 
 def _differences(old: Any, new: Any, at: str = "") -> list[str]:

@@ -37,7 +37,7 @@ def describe_study(
         "command": "python -m sweeps.run " + " ".join(overrides),
         "axes": {kind: sweep[kind] for kind in ("grid", "zip", "cases", "seeds", "search") if sweep.get(kind)},
         "primary_metric": suite.primary(metrics, n_reference),
-        "identity": _plain(identity_of(trial)),
+        "identity": identity_of(trial),
         "config": _plain(to_dict(trial)),
         "versions": {name: importlib.metadata.version(name) for name in VERSIONED},
         "commit": commit(),
@@ -46,13 +46,13 @@ def describe_study(
 
 
 def identity_of(trial: TrialConfig) -> dict[str, Any]:
-    """The PRIVACY and RESULT fields of a trial, by section."""
+    """The PRIVACY and RESULT fields of a trial, by section, as YAML keeps them."""
     found = {"trial": identity(trial)}
     for name in sections(TrialConfig):
         section = getattr(trial, name)
         if hasattr(section, "__dataclass_fields__"):
             found[name] = identity(section)
-    return found
+    return _plain(found)
 
 
 def commit() -> str:

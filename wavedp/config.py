@@ -66,7 +66,7 @@ class TokenizerConfig:
     patch: side of a patch of the coarsest scale, in its pixels. codes, detail_codes: of the codebook for the
     approximation (raster: the only one) and for all details. code_width: of a code vector.
     width, heads, encoder_depth, decoder_depth: of the transformers. scale_causal: which of them see no finer scale.
-    train_steps, train_batch, train_learning_rate: of the public training; the rate rises, then falls to 0 along a cosine.
+    train_steps, train_batch, train_learning_rate: of the public training; the rate rises, then falls along a cosine.
     commitment, perceptual, adversarial: weights of the losses (the last two published as 0.1; 0: off).
     """
 
@@ -194,8 +194,8 @@ class MetricsConfig:
     """What `evaluate` measures.
 
     fid_samples: generated images used for FID and KID. reference_samples: real images of `reference_split` (None: all).
-    mode: clean (clean-fid's resize). precision: of the feature network; bfloat16 is twice as fast on recent CPUs, moves
-    FID (0.6 upwards where it was measured) and is part of the metric's name. downstream_steps: optimiser steps of the small CNN (0: no downstream accuracy).
+    mode: clean (clean-fid's resize). precision: of the feature network; bfloat16 takes half the time on recent CPUs and
+    gives another number, under another name. downstream_steps: optimiser steps of the small CNN (0: no accuracy).
     inception: path of the FID network (None: search). batch_size: images a forward pass.
     """
 

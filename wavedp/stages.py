@@ -3,8 +3,9 @@
     reference ─────────────────────────────────────────────────────────────┐
     tokenizer → pretrain → private_fit → coarse_samples → upscale → evaluate
 
-`tokenizer` and `pretrain` see public images alone; later stages take both from them where they need them. `private_fit` is the only stage that trains on sensitive images; `reference` looks at the sensitive set's evaluation
-split. Both leave lines for the privacy ledger in their artifact. Every stage after `private_fit` is post-processing.
+`tokenizer` and `pretrain` see public images alone, and later stages use what they made. `private_fit` is the only stage
+that trains on sensitive images; `reference` looks at the sensitive set's evaluation split. These two leave lines for
+the privacy ledger in their artifact. Every stage after `private_fit` is post-processing.
 
 A stage's key is the sha256 of its name, its code version, the PRIVACY and RESULT fields it reads, the keys of its
 inputs and the fingerprints of the data it reads. Two trials that agree on all of these share the artifact, so trials
@@ -19,7 +20,7 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,6 +31,7 @@ from wavedp import data, generators, text, tokenizers, upscalers
 from wavedp.config import DataConfig, TokenizerConfig, TrialConfig, identity
 from wavedp.errors import UserError
 from wavedp.generators import FitSettings, Generator
+from wavedp.generators.spectral_ar import SpectralAR
 from wavedp.generators.transformer import require_prefix
 from wavedp.metrics import suite
 from wavedp.privacy import accounting, ledger
@@ -161,8 +163,10 @@ def make_coarse_samples(work: Work) -> None:
 def make_upscale(work: Work) -> None:
     """Stage two: the coarse samples brought to full size by a public super-resolution model."""
     if work.trial.upscaler.name == "spectral":
-        public, temperature = work.inputs["pretrain"].tensors("weights"), work.trial.upscaler.temperature
-        upscaler: Upscaler = SpectralUpscaler(lambda part: _generator(work).complete(public, part, temperature))
+        generator, public = _generator(work), work.inputs["pretrain"].tensors("weights")
+        assert isinstance(generator, SpectralAR)  # as `check` saw to
+        complete = partial(generator.complete, public, temperature=work.trial.upscaler.temperature)
+        upscaler: Upscaler = SpectralUpscaler(complete)
     else:
         upscaler = upscalers.build(work.trial.upscaler)
     factor = 2**work.trial.level
@@ -367,10 +371,10 @@ def check_models(trial: TrialConfig) -> None:
 
 # A study of thousands of trials asks the same again and again. A process looks at its data's files once: change the
 # files of a dataset between runs, not during one.
-_fingerprint = lru_cache(maxsize=None)(data.fingerprint)
-_n_records = lru_cache(maxsize=None)(data.n_records)
-_check_metrics = lru_cache(maxsize=None)(suite.check)
-_check_upscaler = lru_cache(maxsize=None)(upscalers.check)
+_fingerprint = cache(data.fingerprint)
+_n_records = cache(data.n_records)
+_check_metrics = cache(suite.check)
+_check_upscaler = cache(upscalers.check)
 
 
 def _check_tokenizer(trial: TrialConfig) -> None:

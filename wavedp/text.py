@@ -53,8 +53,8 @@ def encode(sentences: Sequence[str], device: str = "cpu", batch_size: int = 256)
 def embed_captions(captions: Sequence[str] | None, views: int) -> Tensor:
     """B V 384: what each of `views` views of a record is described by; a record's captions are newline-separated.
 
-    View v takes caption v modulo their number, so that all captions of an image stay inside its one record. Raises
-    UserError when the images have no captions, or fewer views than an image has captions would silently ignore some.
+    View v takes caption v modulo their number, so that all captions of an image stay inside its one record; views
+    beyond them repeat, captions beyond the views are not used. Raises UserError when the images have no captions.
     """
     if captions is None:
         raise UserError(

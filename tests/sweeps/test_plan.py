@@ -80,6 +80,19 @@ def test_the_big_grid_shares_its_releases():
     assert belongs[trials[-1].keys["private_fit"]] == same_fit[0]
 
 
+def test_cases_are_named_sets_of_changes():
+    cases = {"as it is": {}, "two": {"privacy.steps": 7, "upscaler": "nearest"}, "ε": {"epsilon": 2}}
+    trials = plan(BASE, {"grid": {"level": [1]}, "cases": cases, "seeds": [3]}, load_option)
+    assert [t.axes for t in trials] == [{"level": 1, "case": name, "seed": 3} for name in cases]
+    plain, two, other = (t.config for t in trials)
+    assert (two.privacy.steps, two.upscaler.name) == (7, "nearest")
+    assert dataclasses.replace(two, privacy=plain.privacy, upscaler=plain.upscaler) == plain
+    assert other.privacy.epsilon == 2
+    assert "case=two" in trials[1].id
+    with pytest.raises(UserError, match=r"privacy\.sigma"):
+        plan(BASE, {"cases": {"x": {"privacy.sigma": 1}}}, load_option)
+
+
 def test_equal_points_make_one_trial():
     assert len(plan(BASE, {"grid": {"level": [1, 1]}}, load_option)) == 1
 

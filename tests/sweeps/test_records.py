@@ -1,9 +1,12 @@
 """The study's folder: whole files, one line a release, one configuration a folder."""
 
+import dataclasses
+
 import pytest
 
 from sweeps.records import Records, claim_folder, read_jsonl
-from wavedp.config import PrivacyConfig
+from sweeps.study import identity_of
+from wavedp.config import PrivacyConfig, TrialConfig, to_dict
 from wavedp.errors import UserError
 from wavedp.privacy.accounting import Mechanism
 from wavedp.privacy.ledger import line_for_fit
@@ -44,6 +47,17 @@ def test_a_folder_belongs_to_one_configuration(tmp_path):
     claim_folder(tmp_path, {**STUDY, "created": "later"}, ["a"])
     with pytest.raises(UserError, match=r"another configuration \(privacy.steps differs\).*study=NAME"):
         claim_folder(tmp_path, {**STUDY, "identity": {"privacy": {"steps": 6}}}, ["a"])
+
+
+def test_a_field_that_did_not_exist_then_is_taken_at_its_default(tmp_path):
+    trial = TrialConfig()
+    made = {**STUDY, "config": to_dict(trial), "identity": identity_of(trial)}
+    del made["config"]["privacy"]["views"], made["identity"]["privacy"]["views"]
+    claim_folder(tmp_path, made, ["a"])
+    claim_folder(tmp_path, {**STUDY, "identity": identity_of(trial)}, ["a"])
+    other = dataclasses.replace(trial, privacy=PrivacyConfig(views=2))
+    with pytest.raises(UserError, match=r"privacy\.views differs"):
+        claim_folder(tmp_path, {**STUDY, "identity": identity_of(other)}, ["a"])
 
 
 def test_axes_may_grow_but_not_lose_recorded_trials(tmp_path):

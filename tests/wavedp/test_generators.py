@@ -131,7 +131,7 @@ def test_guidance_extrapolates_from_the_unconditional_logits():
 @pytest.mark.parametrize("name", ["scalar", "spectral"])
 @pytest.mark.parametrize("level", [1, 2])
 def test_the_private_model_is_the_public_one_cut_to_the_coarse_tokens(name, level):
-    """Equal logits, and no weight that belongs to finer scales alone: nothing there for a gradient or noise to touch."""
+    """Equal logits, and no weight of finer scales alone: there is nothing for a gradient or noise to touch."""
     public, private = (tokenizer(28, level=each, name=name) for each in (0, level))
     model = transformer(made=public)
     small = transformer(made=private)

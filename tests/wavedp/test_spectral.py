@@ -72,10 +72,12 @@ def test_a_finer_band_leaves_coarser_codes_and_decodings_bit_equal(shape):
     other = codes.clone()
     other[:, -n:] = (other[:, -n:] + 1) % 16
     vectors = [
-        book.look_up(part) for book, part in zip(made.network.codebooks, codes.split([n, codes.shape[1] - n], 1))
+        book.look_up(part)
+        for book, part in zip(made.network.books, codes.split([n, codes.shape[1] - n], 1), strict=True)
     ]
     changed = [
-        book.look_up(part) for book, part in zip(made.network.codebooks, other.split([n, codes.shape[1] - n], 1))
+        book.look_up(part)
+        for book, part in zip(made.network.books, other.split([n, codes.shape[1] - n], 1), strict=True)
     ]
     x, y = (
         decompose(made.network.synthesise(vectors), scales - 1),
@@ -112,7 +114,9 @@ def test_prefixes_hold_exactly_where_the_mask_says_so(scale_causal, encoder, dec
         small = made.decode(codes[:, : (3 - level) * 49])
         assert small.shape == (8, 1, 28 >> level, 28 >> level)
         n = made.network.tokens
-        vectors = [book.look_up(part) for book, part in zip(made.network.codebooks, codes.split([n, 2 * n], 1))]
+        vectors = [
+            book.look_up(part) for book, part in zip(made.network.books, codes.split([n, 2 * n], 1), strict=True)
+        ]
         whole = coarse(made.network.synthesise(vectors), level).clamp(0, 1)
         assert torch.allclose(small, whole, atol=1e-4) == decoder
 
@@ -239,8 +243,14 @@ def test_perceptual_and_adversarial_losses_tell_a_blur_from_the_picture():
 
 
 def test_the_spectral_upscaler_keeps_the_coarse_image():
-    images = torch.rand(4, 1, 14, 14) * 0.5 + 0.25
-    upscaler = SpectralUpscaler(lambda part: torch.rand(len(part), 1, 28, 28) * 0.1 + 0.45)
-    full = upscaler.upscale(images, 2)
+    images = torch.rand(4, 1, 14, 14).round(decimals=1)  # black and white among them, where details have no room
+    drawn = torch.rand(4, 1, 28, 28)
+    full = SpectralUpscaler(lambda part: drawn).upscale(images, 2)
     assert full.shape == (4, 1, 28, 28)
-    torch.testing.assert_close(coarse(full, 1), images, rtol=0, atol=1e-5)
+    assert full.min() >= 0
+    assert full.max() <= 1
+    torch.testing.assert_close(coarse(full, 1), images, rtol=0, atol=1e-6)
+    weak = SpectralUpscaler(lambda part: 0.5 + 0.01 * drawn).upscale(images * 0.5 + 0.25, 2)
+    detail = weak - coarse(weak, 1).repeat_interleave(2, -1).repeat_interleave(2, -2)
+    expected = 0.01 * (drawn - coarse(drawn, 1).repeat_interleave(2, -1).repeat_interleave(2, -2))
+    torch.testing.assert_close(detail, expected, rtol=0, atol=1e-6)

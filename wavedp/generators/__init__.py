@@ -4,9 +4,9 @@
     fit_private(weights, images, conditions, fit, report)     -> PrivateFit, from sensitive coarse images
     sample(weights, conditions, sampling, seed, report)       -> coarse images, one per condition
 
-Images are B C h w float32 in [0, 1], weights flat dicts of tensors. Conditions are labels B int64, or sentence embeddings
-float32: B E, and B V E with one for each view in `fit_private`. `fit_private` states every
-mechanism it ran, so that the ledger can price it; whatever it returns counts as released.
+Images are B C h w float32 in [0, 1], weights flat dicts of tensors. Conditions are labels B int64, or float32 sentence
+embeddings: B E, and in `fit_private` B V E with one for each view. `fit_private` states every mechanism it ran, so that
+the ledger can price it; whatever it returns counts as released.
 To add one: write a class with these methods in its own file, give it a line in `NAMES` and `build`, and run
 tests/wavedp/test_generators.py, which takes its names from there.
 """
@@ -46,8 +46,8 @@ class FitSettings:
 
 @dataclass(frozen=True)
 class PrivateFit:
-    """weights: what is released. mechanisms: those that saw the sensitive images, by purpose and in order (σ = 0: without
-    privacy); empty for the anchors, which run none."""
+    """weights: what is released. mechanisms: those that saw the sensitive images, by purpose and in order (σ = 0:
+    without privacy); empty for the anchors, which run none."""
 
     weights: Weights
     mechanisms: dict[str, Mechanism]

@@ -2,7 +2,8 @@
 
     all         every one
     attention   keys, queries, values and outputs of attention, and the condition's embedding
-    lora        W + 2 U D with U D of low rank, for every linear layer of the blocks (arXiv 2106.09685), and the condition
+    lora        W + 2 U D with U D of low rank, for every linear layer of the blocks (arXiv 2106.09685), and the
+                condition's embedding
 
 The condition's embedding is always among them: the sensitive classes are not the public ones. `merge` folds low-rank
 updates back, so that released weights have the layout of the public ones. By hand rather than with peft, which brings

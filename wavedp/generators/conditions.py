@@ -32,7 +32,7 @@ class ClassCondition(nn.Module):
 
 
 class TextCondition(nn.Module):
-    """Sentence embeddings B E of unit length (wavedp.text); zeros are "none". The encoder is frozen, this map is not."""
+    """Sentence embeddings B E of unit length (wavedp.text); zeros are "none". Their encoder is frozen, not this map."""
 
     def __init__(self, width: int) -> None:
         super().__init__()

@@ -96,7 +96,7 @@ class SpectralAR:
             device=self.device,
             report=report,
         )
-        spent = {"class_means": mechanism for mechanism in means} | {"private_fit": fitted}
+        spent = dict(zip(["class_means", "private_fit"][-len(fit.mechanisms) :], fit.mechanisms, strict=True))
         return PrivateFit(merge({name: value.cpu() for name, value in done.ema.items()}), spent)
 
     def _warm_up(

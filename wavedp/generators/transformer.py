@@ -200,9 +200,9 @@ def require_prefix(public: Tokenizer, private: Tokenizer) -> None:
     same = n <= public.length and torch.equal(public.positions[:n], private.positions)
     if not same or [s.size for s in private.spans] != [s.size for s in public.spans[: len(private.spans)]]:
         raise UserError(
-            f"the private tokens ({n}, codebooks {[s.size for s in private.spans]}) are no prefix of those the generator "
-            f"was pretrained on ({public.length}, codebooks {[s.size for s in public.spans]}): use one tokenizer for "
-            f"both, and a level it reaches."
+            f"the private tokens ({n}, codebooks {[s.size for s in private.spans]}) are no prefix of those the "
+            f"generator was pretrained on ({public.length}, codebooks {[s.size for s in public.spans]}): use one "
+            f"tokenizer for both, and a level it reaches."
         )
 
 

@@ -56,9 +56,9 @@ def extract(
     """Pool features of uint8 images: B C H W -> B 2048 float32, on the CPU.
 
     Chunks of 500 images found in `cache_dir` are read instead of computed: the file name is the sha256 of the chunk's
-    pixels, the network file, the mode and the precision, so no change of any of them can meet an old file. `report(done, total)`
-    counts images. Raises UserError for other images than uint8 of 1 or 3 channels, for features that are not finite,
-    and as `find_network` and `load_network` do.
+    pixels, the network file, the mode and the precision, so no change of any of them can meet an old file.
+    `report(done, total)` counts images. Raises UserError for other images than uint8 of 1 or 3 channels, for features
+    that are not finite, and as `find_network` and `load_network` do.
     """
     if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3):
         raise UserError(

@@ -25,8 +25,8 @@ SIDE = 64  # smaller images are enlarged to it, or the deepest stage would see a
 
 
 class Perceptual:
-    """LPIPS-style distance of images B C h w in [0, 1]: unit-normalised features of EfficientNet-Lite0, compared by mean
-    squared error at three depths, without learned weights between them. Raises UserError without its packages."""
+    """LPIPS-style distance of images B C h w in [0, 1]: unit-normalised features of EfficientNet-Lite0, compared by
+    mean squared error at three depths, without learned weights between them. Raises UserError without its packages."""
 
     def __init__(self, device: str) -> None:
         missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]

@@ -1,9 +1,9 @@
 """The baseline without wavelets: plain vector-quantised patches in raster order, as DP-LlamaGen has them.
 
 It is the spectral network with a single scale: the coarse image itself, in as many patches as the spectral tokenizer's
-coarsest scale has (N codes at every level, each for a larger patch at a finer level), trained on public coarse images of
-the trial's level. LlamaGen's own tokenizer (arXiv 2406.06525) is convolutional; sharing our transformer leaves wavelets
-and scales as the only difference between the two.
+coarsest scale has (N codes at every level, each for a larger patch at a finer level), trained on public coarse images
+of the trial's level. LlamaGen's own tokenizer (arXiv 2406.06525) is convolutional; sharing our transformer leaves
+wavelets and scales as the only difference between the two.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ def raster_network(config: TokenizerConfig, shape: tuple[int, int, int], level: 
     deepest = wavelet_levels(config, shape)
     if level > deepest:
         raise UserError(
-            f"level={level} has fewer pixels than the raster grid of {height}×{width} has patches: use level<={deepest} "
-            f"or a lower tokenizer.coarsest."
+            f"level={level} has fewer pixels than the raster grid of {height}×{width} has patches: use "
+            f"level<={deepest} or a lower tokenizer.coarsest."
         )
     return SpectralNetwork(
         config, (channels, height >> level, width >> level), levels=0, patch=config.patch << (deepest - level)

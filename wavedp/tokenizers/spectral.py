@@ -6,16 +6,16 @@ Shapes: B records, C channels, H W pixels of the full image, S scales, N tokens 
           -> decoder -> linear un-embedding per scale -> inverse Haar pyramid -> image
 
 Scale 0 is the approximation, scale s ≥ 1 the H, V, D details of its level on the channel axis. A patch's side doubles
-from one detail scale to the next, so every scale has the same N and high frequencies are compressed harder. One codebook
-serves the approximation, another all details. Coefficients are divided by 2^level, so that they have the image's range.
+from one detail scale to the next, so every scale has the same N and high frequencies are compressed harder. One
+codebook serves the approximation, another all details. Coefficients are divided by 2^level, to have the image's range.
 
 Scale-causal: with `scale_causal` both or decoder, the first k N codes decode to the image at the k-th scale's
 resolution; with both or encoder, encoding a coarse image gives the prefix of encoding the whole one. The pipeline needs
 both (a private coarse image is all that a record may show), and that is the default.
 
 Trained on public images alone (`wavedp.tokenizers.training`): encoding is then a per-record map and costs no ε.
-Source: arXiv 2412.09607 (SIT; SIT-SC is `both`, SIT-SCD `decoder`, SIT-SCE `encoder`). The paper's sizes are 8,192 codes
-twice, 8 encoder and 32 decoder layers of width 1,280; ours are fields with small defaults.
+Source: arXiv 2412.09607 (SIT; SIT-SC is `both`, SIT-SCD `decoder`, SIT-SCE `encoder`). The paper's sizes are 8,192
+codes twice, 8 encoder and 32 decoder layers of width 1,280; ours are fields with small defaults.
 """
 
 from __future__ import annotations
@@ -67,9 +67,14 @@ class SpectralNetwork(nn.Module):
         self.to_code = nn.ModuleList(nn.Linear(config.width, config.code_width) for _ in books)
         self.from_code = nn.ModuleList(nn.Linear(config.code_width, config.width) for _ in books)
 
+    @property
+    def books(self) -> list[Codebook]:
+        """Of the approximation, and of the details if there are any."""
+        return list(self.codebooks)  # type: ignore[arg-type]
+
     def forward(self, images: Tensor) -> tuple[Tensor, list[Quantised]]:
         """Reconstructions of full images B C H W, not clipped, and what each codebook did."""
-        parts = [book(z) for book, z in zip(self.codebooks, self.features(images), strict=False)]
+        parts = [book(z) for book, z in zip(self.books, self.features(images), strict=False)]
         return self.synthesise([part.vectors for part in parts]), parts
 
     def features(self, images: Tensor) -> list[Tensor]:
@@ -127,16 +132,16 @@ class SpectralTokenizer:
         try:
             network.load_state_dict(weights)
         except RuntimeError as error:
-            first = (str(error).splitlines() + [""])[1].strip()
+            first = [*str(error).splitlines(), ""][1].strip()
             raise UserError(
                 f"the tokenizer's weights are of another configuration ({first}): train it again."
             ) from None
         self.network = network.eval().requires_grad_(False)
         tokens, scales = network.tokens, network.scales - level
         self.length = scales * tokens
-        self.spans: tuple[Span, ...] = (Span(0, tokens, 0, len(network.codebooks[0].codes)),)
+        self.spans: tuple[Span, ...] = (Span(0, tokens, 0, len(network.books[0].codes)),)
         if scales > 1:
-            self.spans += (Span(tokens, self.length, 1, len(network.codebooks[1].codes)),)
+            self.spans += (Span(tokens, self.length, 1, len(network.books[1].codes)),)
         grid = torch.cartesian_prod(*(torch.arange(n) for n in (scales, *network.grid)))
         self.positions = grid.view(-1, 3)
 
@@ -145,7 +150,7 @@ class SpectralTokenizer:
         """Codes B kN int64 of images B C h w in [0, 1], at the size of any of the tokenizer's scales."""
         self.network.to(images.device)
         found = self.network.features(images)
-        return torch.cat([book.nearest(z) for book, z in zip(self.network.codebooks, found, strict=False)], dim=1)
+        return torch.cat([book.nearest(z) for book, z in zip(self.network.books, found, strict=False)], dim=1)
 
     @torch.no_grad()
     def decode(self, codes: Tensor) -> Tensor:
@@ -160,7 +165,7 @@ class SpectralTokenizer:
                 f"give a multiple of {tokens}, up to {network.scales * tokens}."
             )
         split = (codes[:, :tokens], codes[:, tokens:])
-        vectors = [book.look_up(part) for book, part in zip(network.codebooks, split, strict=False) if part.shape[1]]
+        vectors = [book.look_up(part) for book, part in zip(network.books, split, strict=False) if part.shape[1]]
         return network.synthesise(vectors).clamp(0, 1)
 
 

@@ -11,6 +11,7 @@ A code that no token chose for `RESTART_EVERY` steps is moved onto a random enco
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -54,7 +55,7 @@ def fit(
     )
     perceptual = Perceptual(device) if config.perceptual else None
     adversary = Adversary(images.shape[1], config.train_learning_rate, device) if config.adversarial else None
-    counts = [torch.zeros(len(book.codes)) for book in model.codebooks]
+    counts = [torch.zeros(len(book.codes)) for book in model.books]
     restarts, errors = [0] * len(counts), []
     for step in range(config.train_steps):
         batch = images[torch.randint(len(images), (config.train_batch,))].to(device)
@@ -80,15 +81,15 @@ def fit(
         if (step + 1) % RESTART_EVERY == 0 and step + 1 < 0.9 * config.train_steps:
             with torch.no_grad():
                 features = model.features(batch)
-            for i, (book, count, z) in enumerate(zip(model.codebooks, counts, features, strict=True)):
+            for i, (book, count, z) in enumerate(zip(model.books, counts, features, strict=True)):
                 restarts[i] += book.restart_dead(count.to(device), z.flatten(0, 1))
         if (step + 1) % RESTART_EVERY == 0 and step + 1 < config.train_steps:
             counts = [torch.zeros_like(count) for count in counts]
         report(step + 1, config.train_steps)
     weights = {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
-    error = sum(errors[-10:]) / len(errors[-10:])
+    last = sum(errors[-10:]) / len(errors[-10:])
     books = {
         name: {**health(count), "size": len(count), "restarts": n}
         for name, count, n in zip(("approximation", "details"), counts, restarts, strict=False)
     }
-    return weights, {"psnr": float(-10 * torch.tensor(error).log10()), "codebooks": books}
+    return weights, {"psnr": -10 * math.log10(last), "codebooks": books}

@@ -9,15 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch.nn.functional as F
 from torch import Tensor
 
-from wavedp.wavelets import Pyramid, decompose, reconstruct
+from wavedp.wavelets import coarse
 
 
 class SpectralUpscaler:
-    """complete: coarse images B C h w -> full images B C H W of any coarse band; see wavedp.upscalers for the protocol.
+    """complete: coarse images B C h w -> full images B C H W; see wavedp.upscalers for the protocol.
 
-    The output's coarse band is the coarse image itself: quantisation touches the details alone.
+    The output's block means are the coarse image itself, whatever quantisation did to it: only the deviations from them
+    are taken from the drawn image, each block's shrunk where they would leave [0, 1].
     """
 
     name = "spectral"
@@ -27,10 +29,18 @@ class SpectralUpscaler:
 
     def upscale(self, images: Tensor, factor: int) -> Tensor:
         """B C h*factor w*factor float32 in [0, 1]; factor 2^level."""
-        level = factor.bit_length() - 1
-        pyramid = decompose(self.complete(images), level)
-        return reconstruct(Pyramid(images * factor, pyramid.details)).clamp(0, 1)
+        drawn, base = self.complete(images), _spread(images, factor)
+        deviation = drawn - _spread(coarse(drawn, factor.bit_length() - 1), factor)
+        room = base.where(deviation < 0, 1 - base)
+        share = (room / deviation.abs().clamp(min=1e-6)).clamp(max=1)
+        smallest = -F.max_pool2d(-share, factor)
+        return (base + _spread(smallest, factor) * deviation).clamp(0, 1)
 
     def bridge(self, factor: int) -> str | None:
         """It draws at its own size."""
         return None
+
+
+def _spread(images: Tensor, factor: int) -> Tensor:
+    """Every pixel as a block of factor × factor."""
+    return images.repeat_interleave(factor, -1).repeat_interleave(factor, -2)

@@ -1,0 +1,110 @@
+"""The chain itself, in miniature and without Ray: what each kind of trial makes, and what its ledger says."""
+
+import dataclasses
+import math
+
+import pytest
+import torch
+
+from wavedp import stages
+from wavedp.config import (
+    DataConfig,
+    GeneratorConfig,
+    PrivacyConfig,
+    SamplingConfig,
+    TokenizerConfig,
+    TrialConfig,
+    UpscalerConfig,
+)  # fmt: skip
+from wavedp.errors import UserError
+from wavedp.store import Store
+from wavedp.wavelets import coarse
+
+TINY = TrialConfig(
+    level=1,
+    data=DataConfig(name="procedural", n_records=256),
+    public=DataConfig(name="procedural", n_records=96, limit=96),
+    tokenizer=TokenizerConfig(width=16, heads=2, encoder_depth=1, decoder_depth=1, train_steps=4, train_batch=8),
+    generator=GeneratorConfig(width=16, depth=1, heads=2, pretrain_steps=3, pretrain_batch=8),
+    privacy=PrivacyConfig(epsilon=4.0, batch_size=16, steps=2),
+    sampling=SamplingConfig(n=12),
+    upscaler=UpscalerConfig(name="bicubic"),
+)
+TINY = dataclasses.replace(TINY, metrics=dataclasses.replace(TINY.metrics, fid_samples=8, downstream_steps=0))
+
+
+def trial(level=1, **sections):
+    changed = {name: dataclasses.replace(getattr(TINY, name), **fields) for name, fields in sections.items()}
+    return dataclasses.replace(TINY, level=level, **changed)
+
+
+def upscaled(config, tmp_path):
+    stages.check(config)
+    stages.check_models(config)
+    store = Store(str(tmp_path / "store"))
+    artifact, made = stages.make(stages.STAGE["upscale"], config, store, "cpu")
+    assert made
+    found = {name: store.open(name, key) for name, key in stages.keys(config).items() if store.has(name, key)}
+    return artifact.tensors("samples"), found
+
+
+@pytest.mark.parametrize("level", [0, 1, 2])
+@pytest.mark.parametrize("name", ["scalar", "spectral", "raster"])
+def test_every_tokenizer_at_every_level(name, level, tmp_path):
+    upscaler = {"name": "identity" if level == 0 else "nearest"}
+    samples, found = upscaled(trial(level, tokenizer={"name": name}, upscaler=upscaler), tmp_path)
+    assert samples["images"].shape == (12, 1, 28, 28)
+    assert samples["images"].dtype == torch.uint8
+    (line,) = found["private_fit"].json("ledger")
+    assert (line["kind"], line["purpose"], line["steps"]) == ("dp_sgd", "private_fit", 2)
+    assert (name == "scalar") == (found["tokenizer"].tensors("weights") == {})
+    if name != "scalar":
+        assert {"psnr", "codebooks"} <= set(found["tokenizer"].json("tokenizer"))
+
+
+def test_the_public_generator_completes_the_finer_scales(tmp_path):
+    config = trial(
+        tokenizer={"name": "spectral"},
+        generator={"pretrain_level": 0, "condition_dropout": 0.2},
+        sampling={"guidance": 2.0},
+        upscaler={"name": "spectral"},
+        privacy={"views": 2, "mean_share": 0.2, "trained": "lora", "lora_rank": 2},
+    )
+    samples, found = upscaled(config, tmp_path)
+    small = found["coarse_samples"].tensors("samples")["images"]
+    again = coarse(samples["images"].float() / 255, 1)
+    assert (again - small).abs().max() <= 0.5 / 255 + 1e-5  # rounding to bytes lies between
+    assert [line["purpose"] for line in found["private_fit"].json("ledger")] == ["class_means", "private_fit"]
+    kinds = {line["purpose"]: line["kind"] for line in found["private_fit"].json("ledger")}
+    assert kinds == {"class_means": "gaussian", "private_fit": "dp_sgd"}
+
+
+def test_captions_condition_a_trial_from_public_prompts(tmp_path):
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("a small bright disk\na large dark square\n")
+    config = trial(
+        generator={"conditioning": "text", "condition_dropout": 0.1}, sampling={"prompts": str(prompts)},
+        privacy={"views": 2},
+    )  # fmt: skip
+    samples, _ = upscaled(config, tmp_path)
+    assert len(samples["images"]) == 12
+    before = stages.keys(config)
+    moved = tmp_path / "moved.txt"
+    moved.write_text(prompts.read_text())
+    assert stages.keys(dataclasses.replace(config, sampling=SamplingConfig(n=12, prompts=str(moved)))) == before
+    moved.write_text("a small grey disk\n")
+    after = stages.keys(dataclasses.replace(config, sampling=SamplingConfig(n=12, prompts=str(moved))))
+    assert [name for name in before if before[name] != after[name]] == ["coarse_samples", "upscale", "evaluate"]
+
+
+def test_captions_that_are_not_there_are_refused():
+    config = trial(generator={"conditioning": "text"}, data={"name": "fashion_mnist", "n_records": 2048})
+    with pytest.raises(UserError, match="needs captions and fashion_mnist has none"):
+        stages.check(config)
+    with pytest.raises(UserError, match="mean_share releases class means"):
+        stages.check(trial(generator={"conditioning": "text"}, privacy={"mean_share": 0.1}))
+
+
+def test_without_privacy_both_mechanisms_are_nonprivate_looks(tmp_path):
+    _, found = upscaled(trial(privacy={"epsilon": math.inf, "mean_share": 0.1}), tmp_path)
+    assert [line["kind"] for line in found["private_fit"].json("ledger")] == ["nonprivate", "nonprivate"]
