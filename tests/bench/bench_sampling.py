@@ -43,7 +43,7 @@ def main():
                 seconds[cached].append(time.perf_counter() - start)
         with_cache, without = (statistics.median(seconds[cached]) for cached in (True, False))
         print(
-            f"{name:>8} level {level}, {tokenizer.length:>3} tokens  cache {with_cache:7.2f} s  without {without:7.2f} s  "
+            f"{name:>8} level {level} {tokenizer.length:>4} tokens  cache {with_cache:.2f} s, without {without:.2f} s  "
             f"ratio {without / with_cache:5.1f}x  {options.images / with_cache:7.1f} images/s"
         )
 

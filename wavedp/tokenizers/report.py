@@ -9,8 +9,8 @@ One line of reconstruction.jsonl for each tokenizer and level it decodes to:
     cost     of scale-causality is the difference of the spectral rows: `both` masks encoder and decoder, `none` neither
 
 A tokenizer without a causal decoder decodes whole images only. Trained tokenizers are the artifacts of the `tokenizer`
-stage, found in the store or made. Looking at the test split is a line in ledger.jsonl; no image is written but the
-first ten, side by side, in reconstruction.png.
+stage, found in the store or made. Looking at the test split is a line in ledger.jsonl, and none of its images is
+written: reconstruction.png shows ten public test images and what each row makes of them, in the order of the rows.
 """
 
 from __future__ import annotations
@@ -52,7 +52,9 @@ def variants(base: TokenizerConfig) -> Iterator[TokenizerConfig]:
 
 
 def measure(trial: TrialConfig, n_images: int, store: Store, device: str) -> Iterator[tuple[dict[str, Any], Tensor]]:
-    """One row and the first reconstructions (uint8) for each tokenizer and level. Raises UserError as the stages do."""
+    """A row, and reconstructions of public images (uint8), for each tokenizer and level. Raises UserError as the stages
+    do."""
+    shown = public_examples(trial)
     real = torch.tensor(data.load(trial.data, "test").images[:n_images]).float() / 255
     shape, deepest = data.shape(trial.data), wavelet_levels(trial.tokenizer, data.shape(trial.data))
     features: dict[int, Tensor] = {}
@@ -84,7 +86,14 @@ def measure(trial: TrialConfig, n_images: int, store: Store, device: str) -> Ite
                 "training_seconds": round(seconds, 1) if made else None,
                 "key": artifact.key,
             }
-            yield row, _pixels(rebuilt[:SHOWN])
+            yield row, _pixels(_rebuild(tokenizer, config, shown, level))
+
+
+def public_examples(trial: TrialConfig) -> Tensor:
+    """The first images of the public test split, float in [0, 1]."""
+    if trial.public is None:
+        raise UserError("learned tokenizers need public images: set public.")
+    return torch.tensor(data.load(trial.public, "test").images[:SHOWN]).float() / 255
 
 
 def _rebuild(tokenizer: tokenizers.Tokenizer, config: TokenizerConfig, images: Tensor, level: int) -> Tensor:
@@ -120,7 +129,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     chosen = parser.parse_args(arguments)
     trial = TrialConfig(metrics=MetricsConfig(precision=chosen.precision))
-    rows, shown = [], [torch.tensor(data.load(trial.data, "test").images[:SHOWN])]
+    rows, shown = [], [_pixels(public_examples(trial))]
     try:
         for row, images in measure(trial, chosen.images, Store(chosen.store), chosen.device):
             rows.append(row)
