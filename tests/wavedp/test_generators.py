@@ -125,7 +125,14 @@ def test_guidance_extrapolates_from_the_unconditional_logits():
     assert torch.equal(model.sample(labels, uniforms, guidance=1.0), model.sample(labels, uniforms))
     none = model.condition.absent(labels)
     assert torch.equal(model.sample(labels, uniforms, guidance=0.0), model.sample(none, uniforms))
-    assert not torch.equal(model.sample(labels, uniforms, guidance=4.0), model.sample(labels, uniforms))
+    guided = model.sample(labels, uniforms, guidance=4.0)
+    with torch.no_grad():
+        conditional, unconditional = (
+            torch.stack([part[:, 0] for part in model(guided, c)[:1]])[0] for c in (labels, none)
+        )
+    first = _draw(unconditional + 4 * (conditional - unconditional), uniforms[:, 0], 1.0, None, None)
+    assert torch.equal(guided[:, 0], first)
+    assert not torch.equal(guided, model.sample(labels, uniforms))
 
 
 @pytest.mark.parametrize("name", ["scalar", "spectral"])
