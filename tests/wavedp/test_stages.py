@@ -77,6 +77,8 @@ def test_the_public_generator_completes_the_finer_scales(tmp_path):
     assert [line["purpose"] for line in found["private_fit"].json("ledger")] == ["class_means", "private_fit"]
     kinds = {line["purpose"]: line["kind"] for line in found["private_fit"].json("ledger")}
     assert kinds == {"class_means": "gaussian", "private_fit": "dp_sgd"}
+    norms = [line["max_grad_norm"] for line in found["private_fit"].json("ledger")]
+    assert norms == [None, config.privacy.max_grad_norm]  # no gradient is clipped for the means
 
 
 def test_captions_condition_a_trial_from_public_prompts(tmp_path):
