@@ -178,12 +178,15 @@ def _hover(p: FrontPoint) -> str:
 
 def _label_fronts(figure: go.Figure, axes: _Axes, fronts: list[tuple[Front, str]]) -> None:
     """Names at the right edge, in the colour and at the height of each front's last point."""
-    ends = [axes.y(front.points[-1].value.mean) for front, _ in fronts]
-    heights = spread(ends, LABEL_GAP * (axes.top - axes.bottom))
-    for (front, colour), height in zip(fronts, heights, strict=True):
-        text = "<br>".join(textwrap.wrap(front.label, 26))
-        place = {"x": 1.01, "xref": "paper", "xanchor": "left", "y": height, "yanchor": "middle", "align": "left"}
-        figure.add_annotation(text=text, showarrow=False, font={"color": colour, "size": 13}, **place)
+    # In plot heights, not in values: plotly leaves out what lies beyond the axis, and spreading may push a name there.
+    ends = [(axes.y(front.points[-1].value.mean) - axes.bottom) / (axes.top - axes.bottom) for front, _ in fronts]
+    names = [textwrap.wrap(front.label, 26) for front, _ in fronts]
+    heights = spread(ends, LABEL_GAP * (1 + 0.75 * (max(map(len, names), default=1) - 1)))
+    for (_, colour), name, height in zip(fronts, names, heights, strict=True):
+        place = {"x": 1.01, "xref": "paper", "xanchor": "left", "y": height, "yref": "paper", "yanchor": "middle"}
+        figure.add_annotation(
+            text="<br>".join(name), showarrow=False, font={"color": colour, "size": 13}, align="left", **place
+        )
 
 
 def _label_anchor(figure: go.Figure, axes: _Axes, front: Front) -> None:

@@ -252,6 +252,17 @@ def test_labels_caption_and_direction_are_there(data: ParetoData) -> None:
     assert "$" not in figure.to_json()
 
 
+def test_names_of_crowded_fronts_are_all_drawn_and_do_not_overlap(data: ParetoData) -> None:
+    (front, *_) = data.fronts
+    names = [f"tokens number {i}, level {i}, with a name of two lines" for i in range(5)]
+    crowded = dataclasses.replace(data, fronts=[dataclasses.replace(front, label=name) for name in names])
+    notes = [n for n in pareto_figure(crowded).layout.annotations if n.text.replace("<br>", " ") in names]
+    assert len(notes) == 5
+    assert {note.yref for note in notes} == {"paper"}  # one in data coordinates vanishes beyond the axis
+    heights = sorted(note.y for note in notes)
+    assert min(b - a for a, b in itertools.pairwise(heights)) > 0.09  # two lines are 0.08 high
+
+
 def test_pale_markers_are_the_dominated_ones(data: ParetoData) -> None:
     figure = pareto_figure(data)
     filled = set(drawn(figure, "realesrgan_x4plus")[-1].marker.color)
