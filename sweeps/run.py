@@ -175,7 +175,7 @@ def _option_loader(overrides: list[str], base: dict[str, Any]) -> Any:
 def _make_paths_absolute(base: dict[str, Any]) -> None:
     """Workers run in folders of their own: a relative path means the folder the user started in."""
     for group, field in (("data", "home"), ("data", "path"), ("public", "home"), ("public", "path"),
-                         ("upscaler", "weights"), ("metrics", "inception")):  # fmt: skip
+                         ("upscaler", "weights"), ("metrics", "inception"), ("sampling", "prompts")):  # fmt: skip
         section = base.get(group)
         if section and section.get(field):
             section[field] = str(Path(section[field]).expanduser().absolute())

@@ -39,6 +39,7 @@ from wavedp.progress import Report, silent
 from wavedp.seeds import derive_seed
 from wavedp.store import Artifact, Draft, Store
 from wavedp.tokenizers import training as tokenizer_training
+from wavedp.tokenizers.losses import Perceptual
 from wavedp.upscalers import Upscaler
 from wavedp.upscalers.spectral import SpectralUpscaler
 from wavedp.views import view
@@ -363,6 +364,8 @@ def check_models(trial: TrialConfig) -> None:
     if trial.generator.conditioning == "text":
         text.check()
         _prompts(trial)
+    if trial.tokenizer.perceptual and tokenizers.training_level(trial.tokenizer, trial.level) is not None:
+        Perceptual("cpu")
     if trial.upscaler.name != "spectral":
         _check_upscaler(trial.upscaler, 2**trial.level, _coarse_shape(trial))
     n_reference = _n_records(trial.data, trial.metrics.reference_split)
@@ -391,6 +394,8 @@ def _check_tokenizer(trial: TrialConfig) -> None:
         )
     if tokenizers.training_level(trial.tokenizer, level) is not None and trial.public is None:
         raise UserError(f"tokenizer={trial.tokenizer.name} is learned on public images: set public, or use scalar.")
+    if trial.tokenizer.train_steps < 1:
+        raise UserError(f"tokenizer.train_steps={trial.tokenizer.train_steps} trains nothing: use 1 or more.")
     _require_prefix(trial.tokenizer, data.shape(trial.data), level, finest)
     if trial.upscaler.name == "spectral" and (trial.generator.name == "real" or finest != 0 or trial.public is None):
         raise UserError(
@@ -407,6 +412,8 @@ def _check_conditioning(trial: TrialConfig) -> None:
                     f"generator.conditioning=text needs captions and {config.name} has none: use conditioning=class, "
                     "or a dataset with captions."
                 )
+        if trial.generator.name == "real":
+            raise UserError("generator=real draws images by class: use generator.conditioning=class.")
         if trial.privacy.mean_share:
             raise UserError(
                 "privacy.mean_share releases class means, and generator.conditioning=text has no classes: set it to 0."
@@ -425,6 +432,16 @@ def _check_conditioning(trial: TrialConfig) -> None:
             f"generator.condition_dropout={trial.generator.condition_dropout} is no share: use 0 <= dropout < 1."
         )
     view(torch.zeros(1, 1, 2, 2), trial.privacy.views - 1)
+    if trial.privacy.views > 1 and trial.privacy.grad_sample_mode == "ghost":
+        raise UserError(
+            f"privacy.grad_sample_mode=ghost sees one forward pass a record, privacy.views={trial.privacy.views} makes "
+            "several: use hooks."
+        )
+    if trial.privacy.trained == "lora" and not 1 <= trial.privacy.lora_rank < trial.generator.width:
+        raise UserError(
+            f"privacy.lora_rank={trial.privacy.lora_rank} is no low rank of layers {trial.generator.width} wide: use "
+            f"1 to {trial.generator.width - 1}, or privacy.trained=all."
+        )
 
 
 @cache

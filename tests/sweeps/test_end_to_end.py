@@ -321,6 +321,16 @@ def test_every_shipped_sweep_plans(path, tmp_path, monkeypatch, capsys):
     assert "trials" in capsys.readouterr().out
 
 
+def test_relative_paths_mean_the_folder_the_user_started_in(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    base = {"sampling": {"prompts": "prompts.txt"}, "data": {"home": "d", "path": None}, "public": None}
+    sweeps.run._make_paths_absolute(base)
+    assert base == {
+        "sampling": {"prompts": str(tmp_path / "prompts.txt")}, "data": {"home": str(tmp_path / "d"), "path": None},
+        "public": None,
+    }  # fmt: skip
+
+
 def test_the_gpu_preset_is_the_cpu_pipeline_at_another_size():
     with hydra.initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         values = OmegaConf.to_container(hydra.compose("config", overrides=["preset=gpu"]), resolve=True)

@@ -81,7 +81,7 @@ class SpectralAR:
     ) -> PrivateFit:
         """DP fine-tuning on coarse images; conditions: labels B, or embeddings B V E with one for each view."""
         model = self._model(self.tokenizer, self.n_classes, cut(weights, self.public, self.tokenizer))
-        *means, fitted = fit.mechanisms
+        *means, planned = fit.mechanisms
         if means:
             self._warm_up(model, images, conditions, means[0].noise_multiplier, fit)
         adapt(model, fit.privacy.trained, fit.privacy.lora_rank, derive_seed(fit.seed, "adaptation"))
@@ -90,13 +90,14 @@ class SpectralAR:
             record_loss(self.tokenizer, fit.privacy, self.config.condition_dropout),
             (images, conditions),
             fit.privacy,
-            noise_multiplier=fitted.noise_multiplier,
+            noise_multiplier=planned.noise_multiplier,
             seed=fit.seed,
             checkpoint=fit.checkpoint,
             device=self.device,
             report=report,
         )
-        spent = dict(zip(["class_means", "private_fit"][-len(fit.mechanisms) :], fit.mechanisms, strict=True))
+        (ran,) = done.history  # what was run, not what was planned
+        spent = {**({"class_means": means[0]} if means else {}), "private_fit": ran}
         return PrivateFit(merge({name: value.cpu() for name, value in done.ema.items()}), spent)
 
     def _warm_up(

@@ -144,8 +144,7 @@ class Block(nn.Module):
         q, k, v = qkv.permute(2, 0, 3, 1, 4)
         if cache is not None:
             k, v = cache.append(k, v)
-        if length > 1 and k.shape[2] > length:
-            raise NotImplementedError("several new positions after cached ones would need a mask of their own")
+        assert length == 1 or k.shape[2] == length, "several new positions after cached ones need a mask of their own"
         mixed = F.scaled_dot_product_attention(q, k, v, is_causal=length > 1)
         h = h + self.out(mixed.transpose(1, 2).reshape(batch, length, width))
         return h + self.down(F.gelu(self.up(self.norm_feedforward(h))))
