@@ -194,7 +194,7 @@ class MetricsConfig:
     """What `evaluate` measures.
 
     fid_samples: generated images used for FID and KID. reference_samples: real images of `reference_split` (None: all).
-    mode: clean (clean-fid's resize). precision: of the feature network; bfloat16 takes half the time on recent CPUs and
+    mode: clean (clean-fid's resize). precision: of the feature network; bfloat16 is faster on CPUs made for it and
     gives another number, under another name. downstream_steps: optimiser steps of the small CNN (0: no accuracy).
     inception: path of the FID network (None: search). batch_size: images a forward pass.
     """
