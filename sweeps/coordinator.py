@@ -15,7 +15,7 @@ from typing import Any
 import ray
 
 from sweeps.records import Records
-from wavedp import stages
+from wavedp import chain, stages
 from wavedp.config import TrialConfig, from_dict
 from wavedp.store import Store
 
@@ -29,7 +29,7 @@ def run_stage(name: str, trial: dict[str, Any], settings: dict[str, Any], coordi
 
     torch.set_num_threads(max(1, int(settings["stages"][name].get("num_cpus", 1))))
     config = from_dict(TrialConfig, trial)
-    key, started, told = stages.keys(config)[name], time.time(), 0.0
+    key, started, told = chain.keys(config)[name], time.time(), 0.0
 
     def report(done: int, total: int) -> None:
         nonlocal told
@@ -37,7 +37,7 @@ def run_stage(name: str, trial: dict[str, Any], settings: dict[str, Any], coordi
             told = time.time()
             coordinator.tell.remote(key, done / total)
 
-    artifact, made = stages.make(stages.STAGE[name], config, Store(settings["store"]), settings["device"], report)
+    artifact, made = stages.make(name, config, Store(settings["store"]), settings["device"], report)
     lines = artifact.json("ledger") if "ledger.json" in artifact.files else []
     return {"key": key, "made": made, "seconds": round(time.time() - started, 2), "ledger": lines}
 

@@ -36,13 +36,16 @@ CONDUCTOR_RETRIES = 5  # deaths of a conductor, its node or the coordinator befo
 
 
 def start_ray(options: dict[str, Any]) -> None:
-    """Join the cluster at options["address"], or start a local one of the machine's cores. Already started: kept."""
+    """Join the cluster at options["address"], or start one of this machine's cores. Already started: kept.
+
+    One's own cluster is "local": without an address Ray would join whatever RAY_ADDRESS or another user's cluster says.
+    """
     if ray.is_initialized():
         return
     address = options.get("address")
     local: dict[str, Any] = {} if address else {"num_cpus": options.get("num_cpus"), "object_store_memory": 200 * 2**20}
     ray.init(
-        address=address,
+        address=address or "local",
         include_dashboard=False if not address else None,
         logging_level=logging.ERROR,
         log_to_driver=False,

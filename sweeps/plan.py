@@ -18,7 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any
 
-from wavedp import stages
+from wavedp import chain
 from wavedp.config import TrialConfig, from_dict
 from wavedp.errors import UserError
 
@@ -97,7 +97,7 @@ def planned(
         else:
             _assign(values, ALIASES.get(axis, axis), value)
     config = from_dict(TrialConfig, values)
-    keys = stages.keys(config)
+    keys = chain.keys(config)
     label = "-".join(f"{axis.rsplit('.', 1)[-1]}={value}" for axis, value in point.items())
     safe = re.sub(r"[^A-Za-z0-9=._-]+", "_", label)
     return PlannedTrial(f"{safe}-{keys['evaluate'][:8]}", point, config, keys)

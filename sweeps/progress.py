@@ -14,7 +14,7 @@ from typing import Any, TextIO
 import ray
 from ray.exceptions import RayError
 
-from wavedp.stages import CHAIN
+from wavedp.chain import CHAIN
 
 ENDED = ("done", "failed", "infeasible")
 ORDER = [stage.name for stage in CHAIN]

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import hydra
-import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -22,7 +21,7 @@ from sweeps.plan import PlannedTrial, load_options, plan
 from sweeps.records import claim_folder
 from sweeps.study import commit, describe_study
 from sweeps.summary import describe
-from wavedp import stages
+from wavedp import chain, checks
 from wavedp.config import TrialConfig, from_dict, sections
 from wavedp.errors import InfeasibleError, UserError
 from wavedp.privacy import ledger
@@ -63,8 +62,11 @@ def run(config: DictConfig, overrides: list[str]) -> int:
     if values["dry_run"]:
         print(describe(trials, store, infeasible))
         return 0
+
+    from wavedp.stages import check_models  # and with it torch, which a dry run does without
+
     for trial in trials:
-        stages.check_models(trial.config)
+        check_models(trial.config)
     device = _device(values["device"], values["ray"])
     if len(infeasible) == len(trials):
         raise next(iter(infeasible.values()))
@@ -90,7 +92,7 @@ def _search(
     corners = [{axis: value} for axis, options in choices.items() for value in options]
     options = load_options(corners, load_option)
     trial = from_dict(TrialConfig, base)
-    stages.check(trial)
+    checks.check(trial)
     device = _device(values["device"], values["ray"])
     study = describe_study(values, base, sweep, overrides, None)
     name = hashlib.sha256(json.dumps([study["identity"], search], sort_keys=True).encode()).hexdigest()[:16]
@@ -100,7 +102,10 @@ def _search(
             "level or generator is a private release, and all of them compose."
         )
         return 0
-    stages.check_models(trial)
+
+    from wavedp.stages import check_models
+
+    check_models(trial)
     claim_folder(folder, study, [])
     return _execute(
         values,
@@ -143,7 +148,7 @@ def _check(trials: list[PlannedTrial]) -> dict[str, InfeasibleError]:
     warnings: dict[str, None] = {}
     for trial in trials:
         try:
-            warnings |= dict.fromkeys(stages.check(trial.config))
+            warnings |= dict.fromkeys(checks.check(trial.config))
         except InfeasibleError as error:
             infeasible[trial.id] = error
     for warning in warnings:
@@ -182,7 +187,7 @@ def _make_paths_absolute(base: dict[str, Any]) -> None:
 
 
 def _stage_resources(ray_options: dict[str, Any], device: str) -> dict[str, dict[str, Any]]:
-    resources = {name: dict(ray_options["stages"].get(name) or {"num_cpus": 1}) for name in stages.STAGE}
+    resources = {name: dict(ray_options["stages"].get(name) or {"num_cpus": 1}) for name in chain.STAGE}
     if device != "cuda":
         for asked in resources.values():
             asked.pop("num_gpus", None)
@@ -191,6 +196,8 @@ def _stage_resources(ray_options: dict[str, Any], device: str) -> dict[str, dict
 
 def _device(asked: str, ray_options: dict[str, Any]) -> str:
     """cpu or cuda. Raises UserError for a GPU that is not there (a cluster's are counted once it was joined)."""
+    import torch
+
     if asked == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if asked == "cuda" and not ray_options["address"] and not torch.cuda.is_available():

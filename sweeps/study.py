@@ -12,7 +12,6 @@ from typing import Any
 from sweeps.plan import PlannedTrial
 from wavedp import data
 from wavedp.config import TrialConfig, from_dict, identity, sections, to_dict
-from wavedp.metrics import suite
 
 ROOT = Path(__file__).resolve().parent.parent
 VERSIONED = (
@@ -28,6 +27,8 @@ def describe_study(
     first: PlannedTrial | None,
 ) -> dict[str, Any]:
     """The content of study.yaml (fields as documented in results/README.md)."""
+    from wavedp.metrics import suite  # which imports torch: a dry run never comes here
+
     trial = from_dict(TrialConfig, base)
     metrics = (first.config if first else trial).metrics
     n_reference = data.n_records((first.config if first else trial).data, metrics.reference_split)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 from sweeps.plan import PlannedTrial
-from wavedp import data, stages
+from wavedp import chain, data
 from wavedp.errors import InfeasibleError
 from wavedp.privacy import accounting
 from wavedp.store import Store
@@ -17,14 +17,14 @@ def describe(trials: list[PlannedTrial], store_url: str, infeasible: dict[str, I
     feasible = [trial for trial in trials if trial.id not in infeasible]
     lines = [f"{len(trials)} trials" + (f", {len(infeasible)} of them infeasible" if infeasible else "")]
     lines.append(f"  {'stage':<15}{'unique':>8}{'in store':>10}{'to make':>9}")
-    for stage in stages.CHAIN:
+    for stage in chain.CHAIN:
         unique = {trial.keys[stage.name] for trial in feasible}
         have = sum(store.has(stage.name, key) for key in unique)
         lines.append(f"  {stage.name:<15}{len(unique):>8}{have:>10}{len(unique) - have:>9}")
     releases = {trial.keys["private_fit"]: trial for trial in feasible}
-    private = {key: trial for key, trial in releases.items() if stages.fit_kind(trial.config) == "dp"}
+    private = {key: trial for key, trial in releases.items() if chain.fit_kind(trial.config) == "dp"}
     new = sum(not store.has("private_fit", key) for key in private)
-    looks = sum(stages.fit_kind(trial.config) in ("nonprivate", "real") for trial in releases.values())
+    looks = sum(chain.fit_kind(trial.config) in ("nonprivate", "real") for trial in releases.values())
     lines.append(f"private releases: {len(private)} ({new} new); non-private uses of the training images: {looks}")
     lines += _composed(list(private.values()))
     return "\n".join(lines)
@@ -38,7 +38,7 @@ def _composed(releases: list[PlannedTrial]) -> list[str]:
     lines = []
     for fingerprint, members in by_dataset.items():
         n_records = data.n_records(members[0].config.data, "train")
-        mechanisms = [item for trial in members for item in stages.mechanisms(trial.config)]
+        mechanisms = [item for trial in members for item in chain.mechanisms(trial.config)]
         delta = max(accounting.delta(trial.config.privacy, n_records) for trial in members)
         epsilon = accounting.compose(mechanisms, delta)
         asked = Counter(trial.config.privacy.epsilon for trial in members)

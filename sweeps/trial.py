@@ -19,7 +19,7 @@ from PIL import Image
 from ray.exceptions import RayTaskError
 
 from sweeps.plan import PlannedTrial
-from wavedp import data, stages
+from wavedp import chain, checks, data, stages
 from wavedp.config import to_dict
 from wavedp.errors import InfeasibleError, UserError
 from wavedp.privacy import accounting, ledger
@@ -35,7 +35,7 @@ def conduct(trial: PlannedTrial, coordinator: Any, folder: str, store: str, comm
     """
     row = blank_row(trial, commit)
     try:
-        stages.check(trial.config)
+        checks.check(trial.config)
         stages.check_models(trial.config)
         results = _walk(trial, coordinator)
     except InfeasibleError as error:
@@ -57,7 +57,7 @@ def conduct(trial: PlannedTrial, coordinator: Any, folder: str, store: str, comm
             "seconds": {name: result["seconds"] for name, result in results.items() if made[name]},
             "notes": [bridge] if bridge else [],
         }
-        if stages.fit_kind(trial.config) != "real":  # results/ is for publishing: no sensitive image goes there
+        if chain.fit_kind(trial.config) != "real":  # results/ is for publishing: no sensitive image goes there
             _keep_samples(artifacts, trial, Path(folder))
     ray.get(coordinator.finish.remote(row))
     return row
@@ -93,7 +93,7 @@ def _walk(trial: PlannedTrial, coordinator: Any) -> dict[str, dict[str, Any]]:
     """Ask for every stage once its inputs are published; {stage: its task's result}."""
     config = to_dict(trial.config)
     tasks: dict[str, Any] = {}
-    for stage in stages.CHAIN:
+    for stage in chain.CHAIN:
         ray.get([tasks[name] for name in stage.inputs])
         request = coordinator.request.remote(stage.name, trial.keys[stage.name], config, trial.id)
         (tasks[stage.name],) = ray.get(request)

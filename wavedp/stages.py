@@ -1,4 +1,4 @@
-"""The method, as a chain of keyed stages.
+"""The method: what every stage of the chain does.
 
     reference ─────────────────────────────────────────────────────────────┐
     tokenizer → pretrain → private_fit → coarse_samples → upscale → evaluate
@@ -7,34 +7,30 @@
 that trains on sensitive images; `reference` looks at the sensitive set's evaluation split. These two leave lines for
 the privacy ledger in their artifact. Every stage after `private_fit` is post-processing.
 
-A stage's key is the sha256 of its name, its code version, the PRIVACY and RESULT fields it reads, the keys of its
-inputs and the fingerprints of the data it reads. Two trials that agree on all of these share the artifact, so trials
-that differ only in the super-resolution model share one private fit. Nothing else may reach a stage: its `make`
-function gets the trial, its inputs' artifacts and a place to write. Bump `version` when the code's results change.
+`wavedp.chain` lists what each stage reads: the fields and data that its key is made of. Nothing else may reach a stage:
+its function gets the trial, its inputs' artifacts and a place to write. Bump the chain's `version` of a stage when the
+results of its code change.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from wavedp import data, generators, text, tokenizers, upscalers
-from wavedp.config import DataConfig, TokenizerConfig, TrialConfig, identity
+from wavedp.chain import STAGE, coarse_shape, fit_kind, keys, mechanisms, n_records, pretrain_level
+from wavedp.config import DataConfig, TrialConfig
 from wavedp.errors import UserError
 from wavedp.generators import FitSettings, Generator
 from wavedp.generators.spectral_ar import SpectralAR
-from wavedp.generators.transformer import require_prefix
 from wavedp.metrics import suite
-from wavedp.privacy import accounting, ledger
+from wavedp.privacy import ledger
 from wavedp.progress import Report, silent
 from wavedp.seeds import derive_seed
 from wavedp.store import Artifact, Draft, Store
@@ -42,8 +38,7 @@ from wavedp.tokenizers import training as tokenizer_training
 from wavedp.tokenizers.losses import Perceptual
 from wavedp.upscalers import Upscaler
 from wavedp.upscalers.spectral import SpectralUpscaler
-from wavedp.views import view
-from wavedp.wavelets import check_level, coarse
+from wavedp.wavelets import coarse
 
 
 @dataclass
@@ -58,18 +53,6 @@ class Work:
     cache: Path  # content-addressed features, shared by all stages
     device: str
     report: Report = silent
-
-
-@dataclass(frozen=True)
-class Stage:
-    """fields: what of the trial's configuration enters the key. reads: the datasets and splits it looks at."""
-
-    name: str
-    make: Callable[[Work], None]
-    inputs: tuple[str, ...] = ()
-    fields: Callable[[TrialConfig], Any] = lambda trial: None
-    reads: Callable[[TrialConfig], list[tuple[DataConfig, str]]] = lambda trial: []
-    version: int = 1
 
 
 def make_reference(work: Work) -> None:
@@ -107,10 +90,10 @@ def make_pretrain(work: Work) -> None:
     """The generator's weights after public pretraining, at the trial's level or a finer one."""
     trial, generator = work.trial, _generator(work)
     if trial.public is None or trial.generator.pretrain_steps == 0:
-        images, conditions = torch.zeros(0, *_coarse_shape(trial)), torch.zeros(0, dtype=torch.long)
+        images, conditions = torch.zeros(0, *coarse_shape(trial)), torch.zeros(0, dtype=torch.long)
     else:
         public = data.load(trial.public, "train")
-        images, conditions = _coarse_images(public, _pretrain_level(trial)), _conditions(public, trial, views=1)
+        images, conditions = _coarse_images(public, pretrain_level(trial)), _conditions(public, trial, views=1)
         conditions = conditions[:, 0] if conditions.ndim == 3 else conditions
     work.draft.tensors("weights", generator.fit_public(images, conditions, trial.generator.public_seed, work.report))
 
@@ -121,7 +104,7 @@ def make_private_fit(work: Work) -> None:
     weights = work.inputs["pretrain"].tensors("weights")
     kind = fit_kind(trial)
     if kind == "public":
-        nothing = torch.zeros(0, *_coarse_shape(trial)), torch.zeros(0, dtype=torch.long)
+        nothing = torch.zeros(0, *coarse_shape(trial)), torch.zeros(0, dtype=torch.long)
         settings = FitSettings(trial.privacy, [], 0, work.folder / "none")
         work.draft.tensors("weights", generator.fit_private(weights, *nothing, settings, work.report).weights)
         work.draft.json("ledger", [])
@@ -197,257 +180,56 @@ def make_evaluate(work: Work) -> None:
     work.draft.json("metrics", metrics)
 
 
-def fit_kind(trial: TrialConfig) -> Literal["dp", "nonprivate", "real", "public"]:
-    """How a trial's private_fit uses sensitive images: with differential privacy, without (ε = ∞), by keeping them as
-    they are (the anchor `real`), or not at all (the anchor `public`)."""
-    if trial.generator.name in ("real", "public"):
-        return "real" if trial.generator.name == "real" else "public"
-    return "nonprivate" if math.isinf(trial.privacy.epsilon) else "dp"
+MAKE: dict[str, Callable[[Work], None]] = {
+    "reference": make_reference,
+    "tokenizer": make_tokenizer,
+    "pretrain": make_pretrain,
+    "private_fit": make_private_fit,
+    "coarse_samples": make_coarse_samples,
+    "upscale": make_upscale,
+    "evaluate": make_evaluate,
+}
 
 
-def mechanisms(trial: TrialConfig) -> list[accounting.Mechanism]:
-    """What the trial's private fit will run, calibrated to its budget (σ = 0 for ε = ∞). Raises InfeasibleError."""
-    return accounting.mechanisms(trial.privacy, _n_records(trial.data, "train"))
-
-
-def _reference_data(trial: TrialConfig) -> list[tuple[DataConfig, str]]:
-    return [(trial.data, trial.metrics.reference_split)]
-
-
-def _tokenizer_data(trial: TrialConfig) -> list[tuple[DataConfig, str]]:
-    learned = tokenizers.training_level(trial.tokenizer, trial.level) is not None
-    return [(trial.public, "train")] if learned and trial.public is not None else []
-
-
-def _public_data(trial: TrialConfig) -> list[tuple[DataConfig, str]]:
-    return [(trial.public, "train")] if trial.public is not None and trial.generator.pretrain_steps else []
-
-
-def _prompt_data(trial: TrialConfig) -> list[tuple[DataConfig, str]]:
-    from_public = trial.generator.conditioning == "text" and trial.sampling.prompts is None
-    return [(trial.public, "test")] if from_public and trial.public is not None else []
-
-
-CHAIN = (
-    Stage(
-        "reference",
-        make_reference,
-        fields=lambda t: [t.metrics.mode, t.metrics.precision, t.metrics.reference_split, t.metrics.reference_samples],
-        reads=_reference_data,
-    ),
-    Stage(
-        "tokenizer",
-        make_tokenizer,
-        fields=lambda t: [identity(t.tokenizer), data.shape(t.data), tokenizers.training_level(t.tokenizer, t.level)],
-        reads=_tokenizer_data,
-    ),
-    Stage(
-        "pretrain",
-        make_pretrain,
-        inputs=("tokenizer",),
-        fields=lambda t: [
-            identity(t.generator),
-            _pretrain_level(t),
-            t.blur,
-            data.shape(t.data),
-            data.n_classes(t.data),
-        ],
-        reads=_public_data,
-    ),
-    Stage(
-        "private_fit",
-        make_private_fit,
-        inputs=("tokenizer", "pretrain"),
-        fields=lambda t: [identity(t.privacy) if fit_kind(t) in ("dp", "nonprivate") else None, t.level, t.seed],
-        reads=lambda t: [(t.data, "train")] if fit_kind(t) != "public" else [],
-    ),
-    Stage(
-        "coarse_samples",
-        make_coarse_samples,
-        inputs=("tokenizer", "private_fit"),
-        fields=lambda t: [identity(t.sampling), _prompt_file(t), t.seed],
-        reads=_prompt_data,
-    ),
-    Stage(
-        "upscale",
-        make_upscale,
-        inputs=("tokenizer", "pretrain", "coarse_samples"),
-        fields=lambda t: identity(t.upscaler),
-    ),
-    Stage(
-        "evaluate",
-        make_evaluate,
-        inputs=("reference", "upscale"),
-        fields=lambda t: [identity(t.metrics), t.seed],
-        reads=_reference_data,
-    ),
-)
-
-
-def keys(trial: TrialConfig) -> dict[str, str]:
-    """The key of every stage of a trial (64 hex digits each); nothing is run, no image decoded."""
-    found: dict[str, str] = {}
-    for stage in CHAIN:
-        content = [
-            stage.name,
-            stage.version,
-            stage.fields(trial),
-            [found[name] for name in stage.inputs],
-            [_fingerprint(config, split) for config, split in stage.reads(trial)],
-        ]
-        canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-        found[stage.name] = hashlib.sha256(canonical.encode()).hexdigest()
-    return found
-
-
-def make(stage: Stage, trial: TrialConfig, store: Store, device: str, report: Report = silent) -> tuple[Artifact, bool]:
-    """The stage's artifact and whether this call made it (False: it was in the store). Inputs must be published.
+def make(stage: str, trial: TrialConfig, store: Store, device: str, report: Report = silent) -> tuple[Artifact, bool]:
+    """The artifact of the stage so named and whether this call made it (False: it was in the store), its inputs first.
 
     Holds the key's lock meanwhile, so two processes never make the same release; the second finds the first's.
     """
     names = keys(trial)
-    key = names[stage.name]
-    with store.lock(stage.name, key):
-        published = store.open(stage.name, key)
+    key = names[stage]
+    with store.lock(stage, key):
+        published = store.open(stage, key)
         if published is not None:
             return published, False
         inputs = {}
-        for name in stage.inputs:
+        for name in STAGE[stage].inputs:
             artifact = store.open(name, names[name])
             if artifact is None:
-                artifact, _ = make(STAGE[name], trial, store, device, report)
+                artifact, _ = make(name, trial, store, device, report)
             inputs[name] = artifact
-        folder = store.work_folder(stage.name, key)
+        folder = store.work_folder(stage, key)
         work = Work(trial, inputs, Draft(), key, folder, folder.parent / "features", device, report)
-        stage.make(work)
-        return store.publish(stage.name, key, work.draft), True
-
-
-STAGE = {stage.name: stage for stage in CHAIN}
-
-
-def check(trial: TrialConfig) -> list[str]:
-    """What can be known to be wrong from the configuration and the data alone. Returns warnings.
-
-    Raises UserError (InfeasibleError for a budget no noise meets) with one sentence of cause and one of remedy.
-    """
-    channels, height, width = data.shape(trial.data)
-    if trial.generator.width % trial.generator.heads:
-        raise UserError(
-            f"generator.width={trial.generator.width} can't be shared by {trial.generator.heads} heads: use a multiple."
-        )
-    check_level(trial.level, height, width)
-    if trial.blur != "none":
-        raise UserError(
-            f"blur={trial.blur} needs a generator that diffuses, generator.name={trial.generator.name} has no blur "
-            "schedule: use blur=none."
-        )
-    if trial.generator.name not in generators.NAMES:
-        raise UserError(
-            f"generator.name={trial.generator.name!r} is not a generator: use one of {', '.join(generators.NAMES)}."
-        )
-    if trial.public is not None and data.shape(trial.public) != (channels, height, width):
-        raise UserError(
-            f"public images are {data.shape(trial.public)} (C, H, W), sensitive ones {(channels, height, width)}: "
-            "set public.size and public.channels to match."
-        )
-    if trial.public is not None and trial.generator.pretrain_steps:
-        _n_records(trial.public, "train")
-    _check_tokenizer(trial)
-    _check_conditioning(trial)
-    return accounting.check(trial.privacy, _n_records(trial.data, "train"))
+        MAKE[stage](work)
+        return store.publish(stage, key, work.draft), True
 
 
 def check_models(trial: TrialConfig) -> None:
     """That stage two and the metrics can run: their weights are there, whole, and take this trial's images. Opens the
-    weight files, which `check` does not, so that a dry run stays quick. Raises UserError."""
+    weight files, which `checks.check` does not, so that a dry run stays quick. Raises UserError."""
     if trial.generator.conditioning == "text":
         text.check()
         _prompts(trial)
     if trial.tokenizer.perceptual and tokenizers.training_level(trial.tokenizer, trial.level) is not None:
         Perceptual("cpu")
     if trial.upscaler.name != "spectral":
-        _check_upscaler(trial.upscaler, 2**trial.level, _coarse_shape(trial))
-    n_reference = _n_records(trial.data, trial.metrics.reference_split)
+        _check_upscaler(trial.upscaler, 2**trial.level, coarse_shape(trial))
+    n_reference = n_records(trial.data, trial.metrics.reference_split)
     _check_metrics(trial.metrics, n_reference, trial.sampling.n, labelled=True)
 
 
-# A study of thousands of trials asks the same again and again. A process looks at its data's files once: change the
-# files of a dataset between runs, not during one.
-_fingerprint = cache(data.fingerprint)
-_n_records = cache(data.n_records)
 _check_metrics = cache(suite.check)
 _check_upscaler = cache(upscalers.check)
-
-
-def _check_tokenizer(trial: TrialConfig) -> None:
-    """That the trial's tokens are a prefix of those the generator is pretrained on, and that stage two can use them."""
-    level, finest = trial.level, _pretrain_level(trial)
-    if not 0 <= finest <= level:
-        raise UserError(
-            f"generator.pretrain_level={finest} is coarser than level={level}: use 0 to {level}, or null for the level."
-        )
-    if trial.tokenizer.name == "raster" and finest != level:
-        raise UserError(
-            f"generator.pretrain_level={finest} is not level={level}, and tokenizer=raster has other codes at every "
-            "level: use pretrain_level=null."
-        )
-    if tokenizers.training_level(trial.tokenizer, level) is not None and trial.public is None:
-        raise UserError(f"tokenizer={trial.tokenizer.name} is learned on public images: set public, or use scalar.")
-    if trial.tokenizer.train_steps < 1:
-        raise UserError(f"tokenizer.train_steps={trial.tokenizer.train_steps} trains nothing: use 1 or more.")
-    _require_prefix(trial.tokenizer, data.shape(trial.data), level, finest)
-    if trial.upscaler.name == "spectral" and (trial.generator.name == "real" or finest != 0 or trial.public is None):
-        raise UserError(
-            "upscaler=spectral completes images with the public generator: use generator=spectral_ar, "
-            "generator.pretrain_level=0 and a public dataset."
-        )
-
-
-def _check_conditioning(trial: TrialConfig) -> None:
-    if trial.generator.conditioning == "text":
-        for config in (trial.data, trial.public):
-            if config is not None and not data.has_captions(config):
-                raise UserError(
-                    f"generator.conditioning=text needs captions and {config.name} has none: use conditioning=class, "
-                    "or a dataset with captions."
-                )
-        if trial.generator.name == "real":
-            raise UserError("generator=real draws images by class: use generator.conditioning=class.")
-        if trial.privacy.mean_share:
-            raise UserError(
-                "privacy.mean_share releases class means, and generator.conditioning=text has no classes: set it to 0."
-            )
-        if trial.metrics.downstream_steps:
-            raise UserError(
-                "metrics.downstream_steps needs class labels, which images made from prompts lack: set it to 0."
-            )
-    if trial.sampling.guidance != 1 and trial.generator.condition_dropout == 0:
-        raise UserError(
-            f"sampling.guidance={trial.sampling.guidance} needs a model that has seen images without condition: set "
-            "generator.condition_dropout, such as 0.1, or guidance=1."
-        )
-    if not 0 <= trial.generator.condition_dropout < 1:
-        raise UserError(
-            f"generator.condition_dropout={trial.generator.condition_dropout} is no share: use 0 <= dropout < 1."
-        )
-    view(torch.zeros(1, 1, 2, 2), trial.privacy.views - 1)
-    if trial.privacy.views > 1 and trial.privacy.grad_sample_mode == "ghost":
-        raise UserError(
-            f"privacy.grad_sample_mode=ghost sees one forward pass a record, privacy.views={trial.privacy.views} makes "
-            "several: use hooks."
-        )
-    if trial.privacy.trained == "lora" and not 1 <= trial.privacy.lora_rank < trial.generator.width:
-        raise UserError(
-            f"privacy.lora_rank={trial.privacy.lora_rank} is no low rank of layers {trial.generator.width} wide: use "
-            f"1 to {trial.generator.width - 1}, or privacy.trained=all."
-        )
-
-
-@cache
-def _require_prefix(config: TokenizerConfig, shape: tuple[int, int, int], level: int, finest: int) -> None:
-    private, public = (tokenizers.untrained(config, shape, each) for each in (level, finest))
-    require_prefix(public, private)
 
 
 def _coarse_images(dataset: data.Dataset, level: int) -> Tensor:
@@ -471,26 +253,10 @@ def _prompts(trial: TrialConfig) -> list[str]:
     return [line for record in captions for line in record.splitlines()[:1]]
 
 
-def _prompt_file(trial: TrialConfig) -> str | None:
-    """sha256 of the prompts; the path is no part of a trial's identity."""
-    if trial.generator.conditioning != "text" or trial.sampling.prompts is None:
-        return None
-    return hashlib.sha256("\n".join(text.read_prompts(trial.sampling.prompts)).encode()).hexdigest()
-
-
 def _public(trial: TrialConfig) -> DataConfig:
     if trial.public is None:
         raise UserError("there are no public images (public=null) and this trial needs some: set public.")
     return trial.public
-
-
-def _pretrain_level(trial: TrialConfig) -> int:
-    return trial.level if trial.generator.pretrain_level is None else trial.generator.pretrain_level
-
-
-def _coarse_shape(trial: TrialConfig) -> tuple[int, int, int]:
-    channels, height, width = data.shape(trial.data)
-    return channels, height >> trial.level, width >> trial.level
 
 
 def _generator(work: Work) -> Generator:
@@ -498,6 +264,6 @@ def _generator(work: Work) -> Generator:
     trial, weights = work.trial, work.inputs["tokenizer"].tensors("weights")
     private, public = (
         tokenizers.build(trial.tokenizer, data.shape(trial.data), level, weights)
-        for level in (trial.level, _pretrain_level(trial))
+        for level in (trial.level, pretrain_level(trial))
     )
     return generators.build(trial.generator, private, public, data.n_classes(trial.data), work.device)

@@ -19,12 +19,13 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
-from safetensors.torch import load, save
-from torch import Tensor
+
+if TYPE_CHECKING:  # a plan asks the store what it has, and needs no torch for it
+    from torch import Tensor
 
 MANIFEST = "manifest.json"
 
@@ -38,6 +39,8 @@ class Artifact:
 
     def tensors(self, name: str) -> dict[str, Tensor]:
         """The tensors of `<name>.safetensors`."""
+        from safetensors.torch import load
+
         return load(self.files[f"{name}.safetensors"])
 
     def json(self, name: str) -> Any:
@@ -52,6 +55,8 @@ class Draft:
         self.files: dict[str, bytes] = {}
 
     def tensors(self, name: str, tensors: dict[str, Tensor]) -> None:
+        from safetensors.torch import save
+
         self.files[f"{name}.safetensors"] = save({key: value.contiguous() for key, value in tensors.items()})
 
     def json(self, name: str, value: Any) -> None:

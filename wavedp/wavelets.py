@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from wavedp.errors import UserError
+from wavedp.levels import check_level
 
 Mode = Literal["symmetric", "reflect", "periodic", "constant", "zero"]
 # np.pad's names for PyWavelets' ways of extending a signal beyond its ends.
@@ -76,19 +77,6 @@ def coarse(images: Tensor, level: int) -> Tensor:
     """
     check_level(level, images.shape[-2], images.shape[-1])
     return decompose(images, level).approximation / 2**level
-
-
-def check_level(level: int, height: int, width: int) -> None:
-    """Raises UserError unless images of height × width have a coarse image of this level."""
-    block = 2**level if level >= 0 else 0
-    if level < 0 or height % block or width % block:
-        deepest = 0
-        while height % 2 ** (deepest + 1) == 0 and width % 2 ** (deepest + 1) == 0:
-            deepest += 1
-        raise UserError(
-            f"level={level} needs images divisible by {block or 'a power of two'}, got {height}×{width}: "
-            f"use a level from 0 to {deepest}, or another data.size."
-        )
 
 
 def _filters(wavelet: str, side: Literal["analysis", "synthesis"], like: Tensor) -> tuple[Tensor, Tensor]:

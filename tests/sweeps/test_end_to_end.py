@@ -16,7 +16,7 @@ import torch
 from omegaconf import OmegaConf
 
 import sweeps.run
-from wavedp import stages
+from wavedp import chain
 from wavedp.config import TrialConfig, from_dict, sections
 from wavedp.errors import UserError
 from wavedp.privacy import ledger
@@ -115,9 +115,10 @@ def test_smoke_leaves_a_complete_folder(smoke):
 
 
 @pytest.mark.slow
-def test_the_same_command_again_makes_nothing(smoke):
+def test_the_same_command_again_makes_nothing_whatever_cluster_is_about(smoke, monkeypatch):
     folder, _ = smoke
     before = rows(folder, name="ledger.jsonl")
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")  # of a cluster that ray=local has no business with
     again = run(folder, "+sweep=smoke")
     assert again.returncode == 0, again.stderr
     assert all(set(row["reused"]) == set(row["keys"]) for row in rows(folder))
@@ -299,10 +300,14 @@ def test_a_delta_of_one_in_n_is_a_warning(tmp_path):
     assert "Warning: privacy.delta=0.01 is not below 1/N" in done.stderr
 
 
-def test_dry_run_of_180_trials_counts_and_prices(tmp_path):
+def test_dry_run_of_180_trials_counts_and_prices_without_torch(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPROFILEIMPORTTIME", "1")  # every import, on standard error
     started = time.time()
     done = run(tmp_path, "+sweep=full_grid", "preset=tiny", "dry_run=true")
     assert done.returncode == 0, done.stderr
+    imported = {line.rsplit("|", 1)[-1].strip() for line in done.stderr.splitlines()}
+    assert {"hydra", "dp_accounting"} <= imported
+    assert not {"torch", "ray"} & imported
     assert "180 trials" in done.stdout
     assert "private releases: 36 (36 new); non-private uses of the training images: 9" in done.stdout
     assert "all 36 composed" in done.stdout
@@ -337,7 +342,7 @@ def test_the_gpu_preset_is_the_cpu_pipeline_at_another_size():
     trial = from_dict(TrialConfig, {name: values[name] for name in sections(TrialConfig)})
     assert (trial.device, trial.metrics.fid_samples, trial.metrics.reference_samples) == ("cuda", 10_000, None)
     assert trial.generator.width % trial.generator.heads == 0
-    assert stages.mechanisms(trial)[-1].noise_multiplier > 0
+    assert chain.mechanisms(trial)[-1].noise_multiplier > 0
 
 
 @pytest.mark.slow

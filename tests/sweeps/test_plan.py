@@ -6,7 +6,7 @@ import math
 import pytest
 
 from sweeps.plan import owners, plan, points
-from wavedp import stages
+from wavedp import chain, checks, stages
 from wavedp.config import DataConfig, TrialConfig, fields_of, from_dict, to_dict
 from wavedp.errors import InfeasibleError, UserError
 
@@ -61,7 +61,7 @@ def test_the_big_grid_shares_its_releases():
     }
     trials = plan(BASE, sweep, lambda group, option: upscalers[option])
     assert len(trials) == len({trial.id for trial in trials}) == 180
-    unique = {stage.name: len({trial.keys[stage.name] for trial in trials}) for stage in stages.CHAIN}
+    unique = {stage.name: len({trial.keys[stage.name] for trial in trials}) for stage in chain.CHAIN}
     assert unique == {
         "reference": 1,
         "tokenizer": 1,
@@ -72,7 +72,7 @@ def test_the_big_grid_shares_its_releases():
         "evaluate": 180,
     }
     fits = {trial.keys["private_fit"]: trial for trial in trials}.values()
-    assert sum(stages.fit_kind(trial.config) == "dp" for trial in fits) == 36
+    assert sum(chain.fit_kind(trial.config) == "dp" for trial in fits) == 36
     belongs = owners(trials)
     assert {belongs[trial.keys["reference"]] for trial in trials} == {trials[0].id}
     same_fit = [trial.id for trial in trials if trial.keys["private_fit"] == trials[-1].keys["private_fit"]]
@@ -117,17 +117,17 @@ CHANGED = {
 
 @pytest.mark.parametrize("field", CHANGED)
 def test_privacy_and_result_fields_change_the_release_performance_fields_nothing(field):
-    before, after = stages.keys(trial()), stages.keys(trial(**{f"privacy__{field}": CHANGED[field]}))
+    before, after = chain.keys(trial()), chain.keys(trial(**{f"privacy__{field}": CHANGED[field]}))
     performance = field in fields_of(trial().privacy, "performance")
     assert (before == after) == performance
     assert all(before[name] == after[name] for name in ("reference", "tokenizer", "pretrain"))
 
 
 def test_what_each_change_leaves_shared():
-    before = stages.keys(trial())
+    before = chain.keys(trial())
 
     def changed(**changes):
-        after = stages.keys(trial(**changes))
+        after = chain.keys(trial(**changes))
         return [name for name in before if before[name] != after[name]]
 
     assert changed(upscaler__name="nearest") == ["upscale", "evaluate"]
@@ -145,17 +145,17 @@ def test_what_each_change_leaves_shared():
 
 def test_the_spectral_tokenizer_and_its_pretraining_serve_every_level_and_no_private_input_reaches_them():
     learned = {"tokenizer__name": "spectral", "generator__pretrain_level": 0}
-    a, b = (stages.keys(trial(level=level, **learned)) for level in (1, 2))
+    a, b = (chain.keys(trial(level=level, **learned)) for level in (1, 2))
     assert [name for name in a if a[name] != b[name]] == ["private_fit", "coarse_samples", "upscale", "evaluate"]
-    other = stages.keys(trial(level=1, **learned, data__n_records=100, seed=3, privacy__epsilon=2.0))
+    other = chain.keys(trial(level=1, **learned, data__n_records=100, seed=3, privacy__epsilon=2.0))
     assert all(a[name] == other[name] for name in ("tokenizer", "pretrain"))
-    raster = [stages.keys(trial(level=level, tokenizer__name="raster"))["tokenizer"] for level in (1, 2)]
+    raster = [chain.keys(trial(level=level, tokenizer__name="raster"))["tokenizer"] for level in (1, 2)]
     assert raster[0] != raster[1]
 
 
 def test_anchors_do_not_depend_on_the_budget():
     for name in ("public", "real"):
-        a, b = (stages.keys(trial(generator__name=name, privacy__epsilon=e)) for e in (1.0, 5.0))
+        a, b = (chain.keys(trial(generator__name=name, privacy__epsilon=e)) for e in (1.0, 5.0))
         assert a == b
 
 
@@ -208,16 +208,16 @@ def test_check_refuses_before_any_training(changes, words):
 
 
 def check_all(config):
-    stages.check(config)
+    checks.check(config)
     stages.check_models(config)
 
 
 def test_a_budget_no_noise_meets_is_infeasible():
     with pytest.raises(InfeasibleError, match="epsilon=1e-05"):
-        stages.check(trial(privacy__batch_size=256, privacy__epsilon=1e-5, privacy__steps=10**6))
+        checks.check(trial(privacy__batch_size=256, privacy__epsilon=1e-5, privacy__steps=10**6))
 
 
 def test_a_large_delta_is_a_warning():
-    (warning,) = stages.check(trial(privacy__batch_size=64, privacy__delta=0.01))
+    (warning,) = checks.check(trial(privacy__batch_size=64, privacy__delta=0.01))
     assert "not below 1/N" in warning
-    assert stages.check(trial(privacy__batch_size=64)) == []
+    assert checks.check(trial(privacy__batch_size=64)) == []

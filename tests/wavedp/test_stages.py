@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from wavedp import stages
+from wavedp import chain, checks, stages
 from wavedp.config import (
     DataConfig,
     GeneratorConfig,
@@ -39,12 +39,12 @@ def trial(level=1, **sections):
 
 
 def upscaled(config, tmp_path):
-    stages.check(config)
+    checks.check(config)
     stages.check_models(config)
     store = Store(str(tmp_path / "store"))
-    artifact, made = stages.make(stages.STAGE["upscale"], config, store, "cpu")
+    artifact, made = stages.make("upscale", config, store, "cpu")
     assert made
-    found = {name: store.open(name, key) for name, key in stages.keys(config).items() if store.has(name, key)}
+    found = {name: store.open(name, key) for name, key in chain.keys(config).items() if store.has(name, key)}
     return artifact.tensors("samples"), found
 
 
@@ -90,21 +90,21 @@ def test_captions_condition_a_trial_from_public_prompts(tmp_path):
     )  # fmt: skip
     samples, _ = upscaled(config, tmp_path)
     assert len(samples["images"]) == 12
-    before = stages.keys(config)
+    before = chain.keys(config)
     moved = tmp_path / "moved.txt"
     moved.write_text(prompts.read_text())
-    assert stages.keys(dataclasses.replace(config, sampling=SamplingConfig(n=12, prompts=str(moved)))) == before
+    assert chain.keys(dataclasses.replace(config, sampling=SamplingConfig(n=12, prompts=str(moved)))) == before
     moved.write_text("a small grey disk\n")
-    after = stages.keys(dataclasses.replace(config, sampling=SamplingConfig(n=12, prompts=str(moved))))
+    after = chain.keys(dataclasses.replace(config, sampling=SamplingConfig(n=12, prompts=str(moved))))
     assert [name for name in before if before[name] != after[name]] == ["coarse_samples", "upscale", "evaluate"]
 
 
 def test_captions_that_are_not_there_are_refused():
     config = trial(generator={"conditioning": "text"}, data={"name": "fashion_mnist", "n_records": 2048})
     with pytest.raises(UserError, match="needs captions and fashion_mnist has none"):
-        stages.check(config)
+        checks.check(config)
     with pytest.raises(UserError, match="mean_share releases class means"):
-        stages.check(trial(generator={"conditioning": "text"}, privacy={"mean_share": 0.1}))
+        checks.check(trial(generator={"conditioning": "text"}, privacy={"mean_share": 0.1}))
 
 
 def test_without_privacy_both_mechanisms_are_nonprivate_looks(tmp_path):

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wavedp.errors import UserError
-from wavedp.wavelets import Pyramid, check_level, coarse, decompose, reconstruct
+from wavedp.levels import check_level
+from wavedp.wavelets import Pyramid, coarse, decompose, reconstruct
 
 WAVELETS = pywt.wavelist(kind="discrete")
 

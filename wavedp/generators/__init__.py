@@ -15,19 +15,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from wavedp.config import GeneratorConfig, PrivacyConfig, SamplingConfig
 from wavedp.errors import UserError
 from wavedp.privacy.accounting import Mechanism
 from wavedp.progress import Report
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # torch too: plans are made without it
+    from torch import Tensor
+
     from wavedp.tokenizers import Tokenizer
 
-Weights = dict[str, Tensor]
+Weights: TypeAlias = "dict[str, Tensor]"
 
 
 @dataclass(frozen=True)

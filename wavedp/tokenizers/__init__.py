@@ -18,17 +18,17 @@ A tokenizer is fixed or trained on public images: encoding is then a per-record 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from wavedp.config import TokenizerConfig
 from wavedp.errors import UserError
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # torch too: plans are made without it
+    from torch import Tensor
+
     from wavedp.tokenizers.spectral import SpectralNetwork
 
-Weights = dict[str, Tensor]
+Weights: TypeAlias = "dict[str, Tensor]"
 
 NAMES = ("scalar", "spectral", "raster")
 
@@ -53,6 +53,20 @@ class Tokenizer(Protocol):
     def encode(self, images: Tensor) -> Tensor: ...
 
     def decode(self, codes: Tensor) -> Tensor: ...
+
+
+def check(config: TokenizerConfig) -> None:
+    """Raises UserError for settings that suit no image."""
+    if config.train_steps < 1:
+        raise UserError(f"tokenizer.train_steps={config.train_steps} trains nothing: use 1 or more.")
+    if config.name != "scalar":
+        return
+    if config.bins < 2:
+        raise UserError(f"tokenizer.bins={config.bins} can't tell values apart: use 2 or more.")
+    if config.detail_bins < 3 or config.detail_bins % 2 == 0:
+        raise UserError(f"tokenizer.detail_bins={config.detail_bins} has no level at 0: use an odd number ≥ 3.")
+    if config.wavelet != "haar":
+        raise UserError(f"tokenizer.wavelet={config.wavelet!r} leaves ragged scales: the scalar tokenizer uses haar.")
 
 
 def build(config: TokenizerConfig, shape: tuple[int, int, int], level: int, weights: Weights) -> Tokenizer:

@@ -63,7 +63,7 @@ def measure(trial: TrialConfig, n_images: int, store: Store, device: str) -> Ite
         for level in [0] if whole_only else range(deepest + 1):
             start = time.perf_counter()
             of_level = dataclasses.replace(trial, tokenizer=config, level=level)
-            artifact, made = stages.make(stages.STAGE["tokenizer"], of_level, store, device)
+            artifact, made = stages.make("tokenizer", of_level, store, device)
             tokenizer = tokenizers.build(config, shape, level, artifact.tensors("weights"))
             target, seconds = coarse(real, level), time.perf_counter() - start
             rebuilt = torch.cat([_rebuild(tokenizer, config, part, level) for part in real.split(250)])

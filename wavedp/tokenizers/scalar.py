@@ -19,23 +19,15 @@ import torch
 from torch import Tensor
 
 from wavedp.config import TokenizerConfig
-from wavedp.errors import UserError
-from wavedp.tokenizers import Span
+from wavedp.tokenizers import Span, check
 from wavedp.wavelets import Pyramid, decompose, reconstruct
 
 
 class ScalarTokenizer:
-    """See the module's docstring. Raises UserError for bins < 2 or detail_bins that is not an odd number ≥ 3."""
+    """See the module's docstring. Raises UserError as `tokenizers.check` does."""
 
     def __init__(self, config: TokenizerConfig, shape: tuple[int, int, int]) -> None:
-        if config.bins < 2:
-            raise UserError(f"tokenizer.bins={config.bins} can't tell values apart: use 2 or more.")
-        if config.detail_bins < 3 or config.detail_bins % 2 == 0:
-            raise UserError(f"tokenizer.detail_bins={config.detail_bins} has no level at 0: use an odd number ≥ 3.")
-        if config.wavelet != "haar":
-            raise UserError(
-                f"tokenizer.wavelet={config.wavelet!r} leaves ragged scales: the scalar tokenizer uses haar."
-            )
+        check(config)
         self.config, self.shape = config, shape
         channels, height, width = shape
         self.depth = 0

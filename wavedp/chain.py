@@ -1,0 +1,161 @@
+"""The chain of stages: what each one reads, and the key that names its artifact. `wavedp.stages` says what they do.
+
+    reference ─────────────────────────────────────────────────────────────┐
+    tokenizer → pretrain → private_fit → coarse_samples → upscale → evaluate
+
+A stage's key is the sha256 of its name, its code version, the PRIVACY and RESULT fields it reads, the keys of its
+inputs and the fingerprints of the data it reads. Two trials that agree on all of these share the artifact, so trials
+that differ only in the super-resolution model share one private fit. Bump `version` when the code's results change.
+
+Nothing here imports torch, so that a study of hundreds of trials is planned in seconds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Literal
+
+from wavedp import data, tokenizers
+from wavedp.config import DataConfig, TrialConfig, identity
+from wavedp.privacy import accounting
+
+
+@dataclass(frozen=True)
+class Stage:
+    """fields: what of the trial's configuration enters the key. reads: the datasets and splits it looks at."""
+
+    name: str
+    inputs: tuple[str, ...] = ()
+    fields: Callable[[TrialConfig], Any] = lambda trial: None
+    reads: Callable[[TrialConfig], list[tuple[DataConfig, str]]] = lambda trial: []
+    version: int = 1
+
+
+# A study of thousands of trials asks the same again and again. A process looks at its data's files once: change the
+# files of a dataset between runs, not during one.
+fingerprint = cache(data.fingerprint)
+n_records = cache(data.n_records)
+
+
+def pretrain_level(trial: TrialConfig) -> int:
+    """The level of public pretraining: the trial's own, or a finer one."""
+    return trial.level if trial.generator.pretrain_level is None else trial.generator.pretrain_level
+
+
+def coarse_shape(trial: TrialConfig) -> tuple[int, int, int]:
+    """C, h, w of the images that the private generator makes."""
+    channels, height, width = data.shape(trial.data)
+    return channels, height >> trial.level, width >> trial.level
+
+
+def fit_kind(trial: TrialConfig) -> Literal["dp", "nonprivate", "real", "public"]:
+    """How a trial's private_fit uses sensitive images: with differential privacy, without (ε = ∞), by keeping them as
+    they are (the anchor `real`), or not at all (the anchor `public`)."""
+    if trial.generator.name in ("real", "public"):
+        return "real" if trial.generator.name == "real" else "public"
+    return "nonprivate" if math.isinf(trial.privacy.epsilon) else "dp"
+
+
+def mechanisms(trial: TrialConfig) -> list[accounting.Mechanism]:
+    """What the trial's private fit will run, calibrated to its budget (σ = 0 for ε = ∞). Raises InfeasibleError."""
+    return accounting.mechanisms(trial.privacy, n_records(trial.data, "train"))
+
+
+def _reference_data(trial: TrialConfig) -> list[tuple[DataConfig, str]]:
+    return [(trial.data, trial.metrics.reference_split)]
+
+
+def _tokenizer_data(trial: TrialConfig) -> list[tuple[DataConfig, str]]:
+    learned = tokenizers.training_level(trial.tokenizer, trial.level) is not None
+    return [(trial.public, "train")] if learned and trial.public is not None else []
+
+
+def _public_data(trial: TrialConfig) -> list[tuple[DataConfig, str]]:
+    return [(trial.public, "train")] if trial.public is not None and trial.generator.pretrain_steps else []
+
+
+def _prompt_data(trial: TrialConfig) -> list[tuple[DataConfig, str]]:
+    from_public = trial.generator.conditioning == "text" and trial.sampling.prompts is None
+    return [(trial.public, "test")] if from_public and trial.public is not None else []
+
+
+CHAIN = (
+    Stage(
+        "reference",
+        fields=lambda t: [t.metrics.mode, t.metrics.precision, t.metrics.reference_split, t.metrics.reference_samples],
+        reads=_reference_data,
+    ),
+    Stage(
+        "tokenizer",
+        fields=lambda t: [identity(t.tokenizer), data.shape(t.data), tokenizers.training_level(t.tokenizer, t.level)],
+        reads=_tokenizer_data,
+    ),
+    Stage(
+        "pretrain",
+        inputs=("tokenizer",),
+        fields=lambda t: [
+            identity(t.generator),
+            pretrain_level(t),
+            t.blur,
+            data.shape(t.data),
+            data.n_classes(t.data),
+        ],
+        reads=_public_data,
+    ),
+    Stage(
+        "private_fit",
+        inputs=("tokenizer", "pretrain"),
+        fields=lambda t: [identity(t.privacy) if fit_kind(t) in ("dp", "nonprivate") else None, t.level, t.seed],
+        reads=lambda t: [(t.data, "train")] if fit_kind(t) != "public" else [],
+    ),
+    Stage(
+        "coarse_samples",
+        inputs=("tokenizer", "private_fit"),
+        fields=lambda t: [identity(t.sampling), _prompt_file(t), t.seed],
+        reads=_prompt_data,
+    ),
+    Stage(
+        "upscale",
+        inputs=("tokenizer", "pretrain", "coarse_samples"),
+        fields=lambda t: identity(t.upscaler),
+    ),
+    Stage(
+        "evaluate",
+        inputs=("reference", "upscale"),
+        fields=lambda t: [identity(t.metrics), t.seed],
+        reads=_reference_data,
+    ),
+)
+
+
+STAGE = {stage.name: stage for stage in CHAIN}
+
+
+def keys(trial: TrialConfig) -> dict[str, str]:
+    """The key of every stage of a trial (64 hex digits each); nothing is run, no image decoded."""
+    found: dict[str, str] = {}
+    for stage in CHAIN:
+        content = [
+            stage.name,
+            stage.version,
+            stage.fields(trial),
+            [found[name] for name in stage.inputs],
+            [fingerprint(config, split) for config, split in stage.reads(trial)],
+        ]
+        canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+        found[stage.name] = hashlib.sha256(canonical.encode()).hexdigest()
+    return found
+
+
+def _prompt_file(trial: TrialConfig) -> str | None:
+    """sha256 of the prompts; the path is no part of a trial's identity."""
+    if trial.generator.conditioning != "text" or trial.sampling.prompts is None:
+        return None
+    from wavedp import text  # which imports torch
+
+    return hashlib.sha256("\n".join(text.read_prompts(trial.sampling.prompts)).encode()).hexdigest()

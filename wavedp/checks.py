@@ -1,0 +1,129 @@
+"""What can be known to be wrong with a trial before anything runs, from its configuration and its data alone.
+
+Weight files are not opened: `stages.check_models` does that, before training. Nothing here imports torch for trials
+with scalar tokens at one level, so that a dry run stays quick.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+from wavedp import data, generators, tokenizers
+from wavedp.chain import n_records, pretrain_level
+from wavedp.config import TokenizerConfig, TrialConfig
+from wavedp.errors import UserError
+from wavedp.levels import check_level
+from wavedp.privacy import accounting
+
+
+def check(trial: TrialConfig) -> list[str]:
+    """What can be known to be wrong from the configuration and the data alone. Returns warnings.
+
+    Raises UserError (InfeasibleError for a budget no noise meets) with one sentence of cause and one of remedy.
+    """
+    channels, height, width = data.shape(trial.data)
+    if trial.generator.width % trial.generator.heads:
+        raise UserError(
+            f"generator.width={trial.generator.width} can't be shared by {trial.generator.heads} heads: use a multiple."
+        )
+    check_level(trial.level, height, width)
+    if trial.blur != "none":
+        raise UserError(
+            f"blur={trial.blur} needs a generator that diffuses, generator.name={trial.generator.name} has no blur "
+            "schedule: use blur=none."
+        )
+    if trial.generator.name not in generators.NAMES:
+        raise UserError(
+            f"generator.name={trial.generator.name!r} is not a generator: use one of {', '.join(generators.NAMES)}."
+        )
+    if trial.public is not None and data.shape(trial.public) != (channels, height, width):
+        raise UserError(
+            f"public images are {data.shape(trial.public)} (C, H, W), sensitive ones {(channels, height, width)}: "
+            "set public.size and public.channels to match."
+        )
+    if trial.public is not None and trial.generator.pretrain_steps:
+        n_records(trial.public, "train")
+    _check_tokenizer(trial)
+    _check_conditioning(trial)
+    return accounting.check(trial.privacy, n_records(trial.data, "train"))
+
+
+def _check_tokenizer(trial: TrialConfig) -> None:
+    """That the trial's tokens are a prefix of those the generator is pretrained on, and that stage two can use them."""
+    level, finest = trial.level, pretrain_level(trial)
+    if not 0 <= finest <= level:
+        raise UserError(
+            f"generator.pretrain_level={finest} is coarser than level={level}: use 0 to {level}, or null for the level."
+        )
+    if trial.tokenizer.name == "raster" and finest != level:
+        raise UserError(
+            f"generator.pretrain_level={finest} is not level={level}, and tokenizer=raster has other codes at every "
+            "level: use pretrain_level=null."
+        )
+    if tokenizers.training_level(trial.tokenizer, level) is not None and trial.public is None:
+        raise UserError(f"tokenizer={trial.tokenizer.name} is learned on public images: set public, or use scalar.")
+    tokenizers.check(trial.tokenizer)
+    if finest != level or trial.tokenizer.name != "scalar":
+        _require_prefix(trial.tokenizer, data.shape(trial.data), level, finest)
+    if trial.upscaler.name == "spectral" and (trial.generator.name == "real" or finest != 0 or trial.public is None):
+        raise UserError(
+            "upscaler=spectral completes images with the public generator: use generator=spectral_ar, "
+            "generator.pretrain_level=0 and a public dataset."
+        )
+
+
+def _check_conditioning(trial: TrialConfig) -> None:
+    if trial.generator.conditioning == "text":
+        for config in (trial.data, trial.public):
+            if config is not None and not data.has_captions(config):
+                raise UserError(
+                    f"generator.conditioning=text needs captions and {config.name} has none: use conditioning=class, "
+                    "or a dataset with captions."
+                )
+        if trial.generator.name == "real":
+            raise UserError("generator=real draws images by class: use generator.conditioning=class.")
+        if trial.privacy.mean_share:
+            raise UserError(
+                "privacy.mean_share releases class means, and generator.conditioning=text has no classes: set it to 0."
+            )
+        if trial.metrics.downstream_steps:
+            raise UserError(
+                "metrics.downstream_steps needs class labels, which images made from prompts lack: set it to 0."
+            )
+    if trial.sampling.guidance != 1 and trial.generator.condition_dropout == 0:
+        raise UserError(
+            f"sampling.guidance={trial.sampling.guidance} needs a model that has seen images without condition: set "
+            "generator.condition_dropout, such as 0.1, or guidance=1."
+        )
+    if not 0 <= trial.generator.condition_dropout < 1:
+        raise UserError(
+            f"generator.condition_dropout={trial.generator.condition_dropout} is no share: use 0 <= dropout < 1."
+        )
+    if trial.privacy.views != 1:
+        _require_views(trial.privacy.views)
+    if trial.privacy.views > 1 and trial.privacy.grad_sample_mode == "ghost":
+        raise UserError(
+            f"privacy.grad_sample_mode=ghost sees one forward pass a record, privacy.views={trial.privacy.views} makes "
+            "several: use hooks."
+        )
+    if trial.privacy.trained == "lora" and not 1 <= trial.privacy.lora_rank < trial.generator.width:
+        raise UserError(
+            f"privacy.lora_rank={trial.privacy.lora_rank} is no low rank of layers {trial.generator.width} wide: use "
+            f"1 to {trial.generator.width - 1}, or privacy.trained=all."
+        )
+
+
+@cache
+def _require_prefix(config: TokenizerConfig, shape: tuple[int, int, int], level: int, finest: int) -> None:
+    from wavedp.generators.transformer import require_prefix
+
+    private, public = (tokenizers.untrained(config, shape, each) for each in (level, finest))
+    require_prefix(public, private)
+
+
+def _require_views(number: int) -> None:
+    import torch
+
+    from wavedp.views import view
+
+    view(torch.zeros(1, 1, 2, 2), number - 1)
