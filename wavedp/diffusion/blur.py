@@ -43,10 +43,10 @@ class BlurSchedule:
 
     num_train_timesteps: T, unless trained_betas are given: then their number is. beta_schedule: linear (from beta_start
     to beta_end) or cosine (s = 0.008, β ≤ 0.999; Nichol & Dhariwal 2021). blur_schedule: the form of f(i), from
-    blur_f_min to blur_f_max, in units of the base kernel's variance added per step; `none` is DDPM. blur_sigma: standard
-    deviation in pixels of the Gaussian whose samples, normalised, are the base kernel. blur_basis: dct (borders reflect)
-    or zero_pad (black beyond the borders: the paper's, which darkens edges). heat_sigma_max: pixels, read by
-    blur_schedule=heat alone, which in turn reads neither f nor blur_sigma.
+    blur_f_min to blur_f_max, in units of the base kernel's variance added per step; `none` is DDPM. blur_sigma:
+    standard deviation in pixels of the Gaussian whose samples, normalised, are the base kernel. blur_basis: dct
+    (borders reflect) or zero_pad (black beyond the borders: the paper's, which darkens edges). heat_sigma_max: pixels,
+    read by blur_schedule=heat alone, which in turn reads neither f nor blur_sigma.
     Raises UserError for unknown names and values out of range.
     """
 
@@ -273,7 +273,7 @@ def _log_coefficients(
 
 
 def _modes(schedule: BlurSchedule, side: int) -> tuple[Tensor, Tensor]:
-    """The basis of one axis (side side, a mode a row, low to high frequency) and each mode's exponent (side), float64."""
+    """One axis's basis (side side, a mode a row, low to high frequency) and its modes' exponents (side), float64."""
     if schedule.blur_basis == "dct":
         # DCT-II: the cosines that stay the same when a signal is mirrored at half a pixel beyond its ends.
         k = torch.arange(side, dtype=torch.float64)

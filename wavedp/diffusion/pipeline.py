@@ -24,7 +24,7 @@ OUTPUTS = ("pil", "np", "pt")
 class BlurDiffusionPipeline(DiffusionPipeline):
     """unet: of class labels if it has num_class_embeds. scheduler: the one that the network was trained with."""
 
-    model_cpu_offload_seq = "unet"
+    model_cpu_offload_seq: Any = "unet"
     unet: Any  # a UNet2DModel; its config is typed as a dict, and read as an object
     scheduler: BlurDiffusionScheduler
 
@@ -47,8 +47,8 @@ class BlurDiffusionPipeline(DiffusionPipeline):
         """Generate `batch_size` images.
 
         class_labels: one for each image, or one for all. height, width: pixels, by default the U-Net's sample_size.
-        num_inference_steps: 1 to T. generator: one, or one for each image, whose noise then is that of
-        the image alone. output_type: pil (list of images), np (B H W C float32 in [0, 1]) or pt (B C H W float32 in [0, 1]).
+        num_inference_steps: 1 to T. generator: one, or one for each image, which then does not depend on
+        the others. output_type: pil (a list), np (B H W C float32 in [0, 1]) or pt (B C H W float32 in [0, 1]).
         Returns ImagePipelineOutput, or a tuple of the images alone.
         Raises UserError for labels, sizes, steps and names that do not fit.
         """
@@ -63,7 +63,7 @@ class BlurDiffusionPipeline(DiffusionPipeline):
         images = randn_tensor(shape, generator=generator, device=device) * self.scheduler.init_noise_sigma
         for t in self.progress_bar(self.scheduler.timesteps):
             output = self.unet(images.to(self.unet.dtype), t, class_labels=labels).sample
-            images = self.scheduler.step(output, t, images, generator=generator).prev_sample
+            images = self.scheduler.step(output, t, images, generator=generator, return_dict=False)[0]
         images = (images / 2 + 0.5).clamp(0, 1)
         if output_type != "pt":
             images = images.cpu().permute(0, 2, 3, 1).numpy()
