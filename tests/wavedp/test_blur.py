@@ -133,7 +133,7 @@ def test_the_cosine_basis_keeps_a_constant_and_the_papers_darkens_its_border():
     assert at["zero_pad"][0, 0] == pytest.approx(0.24, abs=0.01)
 
 
-# F_999 and effective blur in pixels after 999 and 500 steps of the reference program, from sources other than this code.
+# F_999, and effective blur in pixels after 999 and 500 steps, as another program computed them.
 @pytest.mark.parametrize(
     ("name", "power", "late", "middle"),
     [
@@ -171,7 +171,7 @@ def test_noise_schedules_are_the_published_ones():
 
 def test_strong_blur_neither_underflows_nor_loses_the_first_step():
     operator = BlurOperator(blur.PAPER_LOG, 64, 64)
-    log_a, log_s = operator.log_coefficients(torch.tensor([0, 999]))
+    log_a, _ = operator.log_coefficients(torch.tensor([0, 999]))
     assert log_a[1].min() < -150  # float32 ends at -103
     assert log_a.isfinite().all()
     # s² = β_1 + (1-β_1)(1 - D^2f) with f(1) ~ 1e-7, in more digits than float64 has
@@ -237,9 +237,11 @@ def test_a_base_kernel_too_wide_to_compute_with_is_refused(basis):
 
 
 def test_a_step_that_sharpens_more_than_its_noise_hides_is_named():
-    # f(i) falls from 0 to -0.1: the finest mode (log D = -0.35) grows by 2 · 0.35 · 0.1 · (i-1)/999 > β_i first at i = 3.
+    # f(i) falls from 0 to -0.1: the finest mode (log D = -0.35) gains 2 · 0.35 · 0.1 · (i-1)/999 > β_i first at i = 3.
     schedule = BlurSchedule(blur_schedule="linear", blur_f_max=-0.1, beta_start=1e-4, beta_end=2e-4)
-    with pytest.raises(UserError, match=r"blur_schedule=linear sharpens at step t=2,.*variance -.*: use blur_f_min >= 0"):
+    with pytest.raises(
+        UserError, match=r"blur_schedule=linear sharpens at step t=2,.*variance -.*: use blur_f_min >= 0"
+    ):
         BlurOperator(schedule, 16, 16)
 
 

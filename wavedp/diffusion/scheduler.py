@@ -173,13 +173,19 @@ class BlurDiffusionScheduler(SchedulerMixin, ConfigMixin):
         log_a, log_s = operator.log_coefficients(t)
         log_a_next, log_s_next = operator.log_coefficients(r)
         modes = operator.to_modes(sample)
-        data = self._predicted_data(operator.to_modes(model_output), modes, log_a, log_s)
+        output = operator.to_modes(model_output)
+        data = self._predicted_data(output, modes, log_a, log_s)
         pixels = operator.to_pixels(data)
         if self.config.clip_sample:
             pixels = pixels.clamp(-1, 1)
             data = operator.to_modes(pixels)
         used = data
-        if self.config.algorithm_type == "dpmsolver++":
+        if self.config.algorithm_type == "reverse_diffusion":
+            # a û_0; with ε̂ at hand it needs no division by a, which may be tiny
+            from_noise = self.config.prediction_type == "epsilon" and not self.config.clip_sample
+            a, s = _like(log_a.exp(), modes), _like(log_s.exp(), modes)
+            used = modes - s * output if from_noise else a * data
+        elif self.config.algorithm_type == "dpmsolver++":
             snr = log_a - log_s
             if self._last is not None and self._following(self._last.t) == t and r >= 0:
                 ratio = (log_a_next - log_s_next - snr) / (snr - self._last.log_snr)
@@ -210,13 +216,11 @@ class BlurDiffusionScheduler(SchedulerMixin, ConfigMixin):
     def _weights(
         self, log_a: Tensor, log_s: Tensor, log_a_next: Tensor, log_s_next: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Of û_0, u_t and z in u_r, each 1 H W: the module's formulas, with ε̂ = (u_t - a û_0)/s put in."""
+        """Of û_0 (for reverse_diffusion: a û_0), u_t and z in u_r, each 1 H W: the module's, for ε̂ = (u_t - a û_0)/s."""
         h = (log_a_next - log_s_next) - (log_a - log_s)  # infinite on the way to the data, where s_r = 0
-        fresh = -torch.expm1(
-            -2 * h
-        )  # 1 - e^-2h, the share of s² that this step's noise made: s²_{t|r} = s² (1 - e^-2h)
+        fresh = -torch.expm1(-2 * h)  # 1 - e^-2h: s²_{t|r} = s² (1 - e^-2h) is the noise that forward step adds
         if self.config.algorithm_type == "reverse_diffusion":
-            return fresh * log_a.exp(), 2 - (log_a - log_a_next).exp() - fresh, log_s.exp() * fresh.sqrt()
+            return fresh, 2 - (log_a - log_a_next).exp() - fresh, log_s.exp() * fresh.sqrt()
         eta = {"ancestral": 1.0, "ddim": self.config.eta, "dpmsolver++": 0.0}[self.config.algorithm_type]
         kept = (1 - eta**2 * fresh).sqrt()
         of_data = log_a_next.exp() * (1 - kept * (-h).exp())
