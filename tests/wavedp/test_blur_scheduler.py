@@ -141,6 +141,24 @@ def test_what_the_network_predicts_does_not_matter(prediction, algorithm, blurre
             torch.testing.assert_close(step.pred_original_sample, data, rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("basis", ["dct", "zero_pad"])
+def test_the_data_in_a_noisy_rgb_image_is_blurred_by_plain_convolution(basis):
+    images = torch.rand(2, 3, 12, 17, generator=seeded())
+    scheduler = BlurDiffusionScheduler(
+        blur_schedule="linear", blur_f_min=1.0, blur_f_max=1.0, blur_basis=basis, blur_sigma=0.6
+    )  # at t, the kernel of 0.6 pixels t + 1 times
+    taps = np.exp(-(np.arange(-4, 5) ** 2) / (2 * 0.6**2))
+    kernel = torch.from_numpy(np.outer(taps, taps) / taps.sum() ** 2).float().expand(3, 1, 9, 9)
+    expected = images
+    for t in range(4):
+        mode = "symmetric" if basis == "dct" else "constant"
+        padded = torch.from_numpy(np.pad(expected.numpy(), ((0, 0), (0, 0), (4, 4), (4, 4)), mode=mode))
+        expected = torch.nn.functional.conv2d(padded, kernel, groups=3)
+        noisy = scheduler.add_noise(images, torch.zeros_like(images), torch.tensor([t]))
+        alpha_bar = torch.cumprod(1 - scheduler.betas, 0)[t].float()
+        assert (noisy - alpha_bar.sqrt() * expected).abs().max() <= 1e-5
+
+
 @pytest.mark.parametrize("blurred", BLURS)
 @pytest.mark.parametrize(("t", "steps"), [(999, 1000), (400, 1000), (1, 1000), (0, 1000), (999, 7)])
 def test_ancestral_draws_from_the_exact_posterior(blurred, t, steps):

@@ -183,14 +183,13 @@ class BlurDiffusionScheduler(SchedulerMixin, ConfigMixin):
         if self.config.algorithm_type == "reverse_diffusion":
             # a û_0; with ε̂ at hand it needs no division by a, which may be tiny
             from_noise = self.config.prediction_type == "epsilon" and not self.config.clip_sample
-            a, s = _like(log_a.exp(), modes), _like(log_s.exp(), modes)
-            used = modes - s * output if from_noise else a * data
+            used = modes - _like(log_s.exp(), modes) * output if from_noise else _like(log_a.exp(), modes) * data
         elif self.config.algorithm_type == "dpmsolver++":
-            snr = log_a - log_s
-            if self._last is not None and self._following(self._last.t) == t and r >= 0:
-                ratio = (log_a_next - log_s_next - snr) / (snr - self._last.log_snr)
-                used = data + _like(ratio / 2, data) * (data - self._last.data)
-            self._last = _Step(t, snr, data)
+            here, last = log_a - log_s, self._last
+            if last is not None and self._following(last.t) == t and r >= 0:
+                ratio = (log_a_next - log_s_next - here) / (here - last.log_snr)
+                used = data + _like(ratio / 2, data) * (data - last.data)
+            self._last = _Step(t, here, data)
         of_data, of_sample, of_noise = self._weights(log_a, log_s, log_a_next, log_s_next)
         modes = _like(of_data, modes) * used + _like(of_sample, modes) * modes
         if r >= 0 and bool(of_noise.any()):
@@ -216,7 +215,8 @@ class BlurDiffusionScheduler(SchedulerMixin, ConfigMixin):
     def _weights(
         self, log_a: Tensor, log_s: Tensor, log_a_next: Tensor, log_s_next: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Of û_0 (for reverse_diffusion: a û_0), u_t and z in u_r, each 1 H W: the module's, for ε̂ = (u_t - a û_0)/s."""
+        """What multiplies û_0 (for reverse_diffusion: a û_0), u_t and z in u_r, each 1 H W: the module's formulas, with
+        ε̂ = (u_t - a û_0)/s put in."""
         h = (log_a_next - log_s_next) - (log_a - log_s)  # infinite on the way to the data, where s_r = 0
         fresh = -torch.expm1(-2 * h)  # 1 - e^-2h: s²_{t|r} = s² (1 - e^-2h) is the noise that forward step adds
         if self.config.algorithm_type == "reverse_diffusion":
