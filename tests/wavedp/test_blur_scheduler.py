@@ -518,8 +518,8 @@ def unet(n_classes=None, channels=1, size=8):
     ).eval()
 
 
-def pipeline(*args, **kwargs):
-    pipe = BlurDiffusionPipeline(unet(*args, **kwargs), BlurDiffusionScheduler())
+def pipeline(*args, scheduler=None, **kwargs):
+    pipe = BlurDiffusionPipeline(unet(*args, **kwargs), scheduler or BlurDiffusionScheduler())
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
@@ -539,8 +539,18 @@ def test_images_of_each_output_type(channels):
     np.testing.assert_allclose(np.asarray(pictures[0]), (arrays[0] * 255).squeeze(), atol=0.51)
 
 
-def test_a_seed_is_an_image():
-    pipe = pipeline()
+@pytest.mark.parametrize(("bias", "grey"), [(0.0, 0.5), (0.5, 0.75), (-1.0, 0.0), (3.0, 1.0)])
+def test_data_from_minus_one_to_one_become_images_from_zero_to_one(bias, grey):
+    pipe = pipeline(scheduler=scheduler_of("sample"))
+    torch.nn.init.zeros_(pipe.unet.conv_out.weight)
+    torch.nn.init.constant_(pipe.unet.conv_out.bias, bias)
+    images = pipe(2, num_inference_steps=3, output_type="pt").images
+    assert (images - grey).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_a_seed_is_an_image(algorithm):
+    pipe = pipeline(scheduler=scheduler_of(algorithm=algorithm))
     one, same, other = (
         pipe(2, num_inference_steps=4, output_type="pt", generator=seeded(seed)).images for seed in (1, 1, 2)
     )
