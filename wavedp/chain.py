@@ -53,6 +53,11 @@ def coarse_shape(trial: TrialConfig) -> tuple[int, int, int]:
     return channels, height >> trial.level, width >> trial.level
 
 
+def diffuses(trial: TrialConfig) -> bool:
+    """Whether the generator has a blur schedule."""
+    return trial.generator.name == "blur_diffusion"
+
+
 def fit_kind(trial: TrialConfig) -> Literal["dp", "nonprivate", "real", "public"]:
     """How a trial's private_fit uses sensitive images: with differential privacy, without (ε = ∞), by keeping them as
     they are (the anchor `real`), or not at all (the anchor `public`)."""
@@ -104,6 +109,7 @@ CHAIN = (
             t.blur,
             data.shape(t.data),
             data.n_classes(t.data),
+            *([identity(t.diffusion)] if diffuses(t) else []),
         ],
         reads=_public_data,
     ),

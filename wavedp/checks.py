@@ -6,11 +6,12 @@ with scalar tokens at one level, so that a dry run stays quick.
 
 from __future__ import annotations
 
+import math
 from functools import cache
 
 from wavedp import data, generators, tokenizers
-from wavedp.chain import n_records, pretrain_level
-from wavedp.config import TokenizerConfig, TrialConfig
+from wavedp.chain import coarse_shape, diffuses, n_records, pretrain_level
+from wavedp.config import DiffusionConfig, TokenizerConfig, TrialConfig
 from wavedp.errors import UserError
 from wavedp.levels import check_level
 from wavedp.privacy import accounting
@@ -27,10 +28,10 @@ def check(trial: TrialConfig) -> list[str]:
             f"generator.width={trial.generator.width} can't be shared by {trial.generator.heads} heads: use a multiple."
         )
     check_level(trial.level, height, width)
-    if trial.blur != "none":
+    if trial.blur != "none" and not diffuses(trial):
         raise UserError(
             f"blur={trial.blur} needs a generator that diffuses, generator.name={trial.generator.name} has no blur "
-            "schedule: use blur=none."
+            "schedule: use blur=none, or generator=blur_diffusion."
         )
     if trial.generator.name not in generators.NAMES:
         raise UserError(
@@ -44,6 +45,8 @@ def check(trial: TrialConfig) -> list[str]:
     if trial.public is not None and trial.generator.pretrain_steps:
         n_records(trial.public, "train")
     _check_tokenizer(trial)
+    if diffuses(trial):
+        _check_diffusion(trial)
     _check_conditioning(trial)
     return accounting.check(trial.privacy, n_records(trial.data, "train"))
 
@@ -65,11 +68,47 @@ def _check_tokenizer(trial: TrialConfig) -> None:
     tokenizers.check(trial.tokenizer)
     if finest != level or trial.tokenizer.name != "scalar":
         _require_prefix(trial.tokenizer, data.shape(trial.data), level, finest)
-    if trial.upscaler.name == "spectral" and (trial.generator.name == "real" or finest != 0 or trial.public is None):
+    without_tokens = trial.generator.name == "real" or diffuses(trial)
+    if trial.upscaler.name == "spectral" and (without_tokens or finest != 0 or trial.public is None):
         raise UserError(
             "upscaler=spectral completes images with the public generator: use generator=spectral_ar, "
             "generator.pretrain_level=0 and a public dataset."
         )
+
+
+def _check_diffusion(trial: TrialConfig) -> None:
+    """What generator=blur_diffusion cannot do; its schedule is built once, which refuses impossible ones."""
+    config, sampling, level = trial.diffusion, trial.sampling, trial.level
+    if pretrain_level(trial) != level:
+        raise UserError(
+            f"generator.pretrain_level={pretrain_level(trial)} is not level={level}, and generator=blur_diffusion "
+            "learns one size of image: use pretrain_level=null."
+        )
+    if config.channels < 16 or config.channels % 16:
+        raise UserError(f"diffusion.channels={config.channels} has no groups of equal size: use a multiple of 16.")
+    if config.layers < 1 or config.multiplicity < 1:
+        raise UserError(
+            f"diffusion.layers={config.layers} and multiplicity={config.multiplicity} must both be 1 or more: raise "
+            "them."
+        )
+    if config.snr_gamma < 0:
+        raise UserError(f"diffusion.snr_gamma={config.snr_gamma} is no bound of a ratio: use 0 (off) or more.")
+    if not 1 <= sampling.diffusion_steps <= config.timesteps:
+        raise UserError(
+            f"sampling.diffusion_steps={sampling.diffusion_steps} does not fit {config.timesteps} timesteps: use 1 to "
+            f"{config.timesteps}."
+        )
+    if trial.privacy.mean_share or trial.privacy.scale_decay != 1:
+        raise UserError(
+            "privacy.mean_share and privacy.scale_decay are for scales of tokens, which generator=blur_diffusion has "
+            "not: set them to 0 and 1."
+        )
+    if trial.privacy.grad_sample_mode == "ghost" and math.isfinite(trial.privacy.epsilon):
+        raise UserError(
+            "privacy.grad_sample_mode=ghost sees one forward pass a record, and diffusion.multiplicity makes several: "
+            "use hooks."
+        )
+    _require_process(config, trial.blur, coarse_shape(trial))
 
 
 def _check_conditioning(trial: TrialConfig) -> None:
@@ -106,10 +145,11 @@ def _check_conditioning(trial: TrialConfig) -> None:
             f"privacy.grad_sample_mode=ghost sees one forward pass a record, privacy.views={trial.privacy.views} makes "
             "several: use hooks."
         )
-    if trial.privacy.trained == "lora" and not 1 <= trial.privacy.lora_rank < trial.generator.width:
+    width = 2 * trial.diffusion.channels if diffuses(trial) else trial.generator.width
+    if trial.privacy.trained == "lora" and not 1 <= trial.privacy.lora_rank < width:
         raise UserError(
-            f"privacy.lora_rank={trial.privacy.lora_rank} is no low rank of layers {trial.generator.width} wide: use "
-            f"1 to {trial.generator.width - 1}, or privacy.trained=all."
+            f"privacy.lora_rank={trial.privacy.lora_rank} is no low rank of layers {width} wide: use 1 to {width - 1}, "
+            "or privacy.trained=all."
         )
 
 
@@ -119,6 +159,14 @@ def _require_prefix(config: TokenizerConfig, shape: tuple[int, int, int], level:
 
     private, public = (tokenizers.untrained(config, shape, each) for each in (level, finest))
     require_prefix(public, private)
+
+
+@cache
+def _require_process(config: DiffusionConfig, blur: str, shape: tuple[int, int, int]) -> None:
+    from wavedp.diffusion.blur import BlurOperator
+    from wavedp.generators.blur_diffusion import forward_process
+
+    BlurOperator(forward_process(config, blur), *shape[1:])
 
 
 def _require_views(number: int) -> None:

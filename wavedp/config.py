@@ -98,7 +98,7 @@ class TokenizerConfig:
 class GeneratorConfig:
     """Stage one's model and its public pretraining.
 
-    name: spectral_ar | public | real (see wavedp.generators). width, depth, heads: of the transformer.
+    name: spectral_ar | blur_diffusion | public | real (see wavedp.generators). width, depth, heads: of the transformer.
     conditioning: on the class, or on captions through a frozen sentence encoder (wavedp.text).
     condition_dropout: how often a training image is shown without its condition, which guidance needs.
     pretrain_level: wavelet level of the public images (None: the trial's; 0: every scale, which all levels then share
@@ -117,6 +117,29 @@ class GeneratorConfig:
     pretrain_batch: int = result(128)
     pretrain_learning_rate: float = result(4e-3)
     public_seed: int = result(0)
+
+
+@dataclass(frozen=True)
+class DiffusionConfig:
+    """What generator=blur_diffusion diffuses, and with which network.
+
+    timesteps: T. noise_schedule: of β (wavedp.diffusion.blur). blur_f_max: f(T), in variances of the base kernel (None:
+    the paper's 0.600625 for blur=log, 0.140625 for the others). blur_sigma: of the base kernel, pixels. basis: dct
+    reflects at the borders, zero_pad darkens them as in the paper. heat_sigma_max: of blur=heat, pixels.
+    channels: of the U-Net's first level, a multiple of 16. layers: residual blocks a level. multiplicity: times and
+    noises a view, averaged before clipping. snr_gamma: of the loss weights (0: none).
+    """
+
+    timesteps: int = result(1000)
+    noise_schedule: Literal["linear", "cosine"] = result("cosine")
+    blur_f_max: float | None = result(None)
+    blur_sigma: float = result(0.4)
+    basis: Literal["dct", "zero_pad"] = result("dct")
+    heat_sigma_max: float = result(20.0)
+    channels: int = result(16)
+    layers: int = result(1)
+    multiplicity: int = result(2)
+    snr_gamma: float = result(5.0)
 
 
 @dataclass(frozen=True)
@@ -167,6 +190,7 @@ class SamplingConfig:
     guidance: 1 samples the conditional model; above 1 it moves on from the unconditional one (needs condition_dropout).
     prompts: a file with one public prompt a line, for conditioning=text (None: the captions of the public test split).
     Its content enters the key, not its path.
+    diffusion_steps, algorithm, timestep_spacing: of generator=blur_diffusion (wavedp.diffusion.scheduler).
     """
 
     n: int = result(2000)
@@ -174,6 +198,9 @@ class SamplingConfig:
     top_k: int | None = result(None)
     top_p: float | None = result(None)
     guidance: float = result(1.0)
+    diffusion_steps: int = result(20)
+    algorithm: Literal["reverse_diffusion", "ancestral", "ddim", "dpmsolver++"] = result("dpmsolver++")
+    timestep_spacing: Literal["uniform", "quadratic", "logsnr", "blur_aware"] = result("logsnr")
     prompts: str | None = performance(None)
     batch_size: int = performance(500)
 
@@ -214,8 +241,9 @@ class MetricsConfig:
 class TrialConfig:
     """One point of a study.
 
-    level: wavelet level of the private coarse image (side H / 2^level). blur: f(i) of blur diffusion, `none` for
-    generators without one. seed: replicate; it moves the private fit, the samples and the downstream test.
+    level: wavelet level of the private coarse image (side H / 2^level). blur: f(i) of blur diffusion (none, linear,
+    log, quadratic, cubic, quartic, triangular, heat), `none` for generators without one. seed: replicate; it moves the
+    private fit, the samples and the downstream test.
     """
 
     level: int = result(1)
@@ -226,6 +254,7 @@ class TrialConfig:
     public: DataConfig | None = field(default_factory=lambda: DataConfig(name="openclipart"))
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     generator: GeneratorConfig = field(default_factory=GeneratorConfig)
+    diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
     privacy: PrivacyConfig = field(default_factory=PrivacyConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     upscaler: UpscalerConfig = field(default_factory=UpscalerConfig)

@@ -266,4 +266,13 @@ def _generator(work: Work) -> Generator:
         tokenizers.build(trial.tokenizer, data.shape(trial.data), level, weights)
         for level in (trial.level, pretrain_level(trial))
     )
-    return generators.build(trial.generator, private, public, data.n_classes(trial.data), work.device)
+    return generators.build(
+        trial.generator,
+        private,
+        public,
+        data.n_classes(trial.data),
+        work.device,
+        coarse_shape(trial),
+        trial.diffusion,
+        trial.blur,
+    )

@@ -153,6 +153,23 @@ def test_the_spectral_tokenizer_and_its_pretraining_serve_every_level_and_no_pri
     assert raster[0] != raster[1]
 
 
+DIFFUSING = {"generator__name": "blur_diffusion"}
+
+
+def test_a_sampler_of_diffusion_costs_no_release_and_a_schedule_does():
+    before = chain.keys(trial(**DIFFUSING))
+
+    def changed(**changes):
+        after = chain.keys(trial(**DIFFUSING, **changes))
+        return [name for name in before if before[name] != after[name]]
+
+    after_sampling = ["coarse_samples", "upscale", "evaluate"]
+    assert changed(sampling__diffusion_steps=7, sampling__algorithm="ddim") == after_sampling
+    assert changed(blur="quartic") == ["pretrain", "private_fit", *after_sampling]
+    assert changed(diffusion__multiplicity=2) == ["pretrain", "private_fit", *after_sampling]
+    assert chain.keys(trial(diffusion__multiplicity=2)) == chain.keys(trial())  # nobody else reads it
+
+
 def test_anchors_do_not_depend_on_the_budget():
     for name in ("public", "real"):
         a, b = (chain.keys(trial(generator__name=name, privacy__epsilon=e)) for e in (1.0, 5.0))
@@ -168,6 +185,16 @@ def test_anchors_do_not_depend_on_the_budget():
         ({"privacy__delta": 1.0}, "delta=1.0 is out of range"),
         ({"privacy__batch_size": 512}, "batch_size=512 cannot be drawn from 256 records"),
         ({"blur": "quartic"}, "blur=quartic needs a generator that diffuses"),
+        ({**DIFFUSING, "blur": "octic"}, "blur_schedule='octic' is not offered"),
+        ({**DIFFUSING, "blur": "quartic", "diffusion__blur_f_max": -1.0}, "sharpens at step"),
+        ({**DIFFUSING, "generator__pretrain_level": 0}, "generator=blur_diffusion learns one size of image"),
+        ({**DIFFUSING, "diffusion__channels": 24}, "channels=24 has no groups of equal size"),
+        ({**DIFFUSING, "diffusion__multiplicity": 0}, "multiplicity=0 must both be 1 or more"),
+        ({**DIFFUSING, "diffusion__snr_gamma": -1.0}, "snr_gamma=-1.0 is no bound"),
+        ({**DIFFUSING, "sampling__diffusion_steps": 1001}, "diffusion_steps=1001 does not fit 1000 timesteps"),
+        ({**DIFFUSING, "privacy__mean_share": 0.1}, "which generator=blur_diffusion has not"),
+        ({**DIFFUSING, "privacy__grad_sample_mode": "ghost"}, "multiplicity makes several: use hooks"),
+        ({**DIFFUSING, "upscaler__name": "spectral"}, "upscaler=spectral completes images with the public generator"),
         ({"generator__heads": 5}, "generator.width=64 can't be shared by 5 heads"),
         ({"generator__name": "gan"}, "generator.name='gan'"),
         ({"upscaler__name": "magic"}, "upscaler.name='magic' is not known"),

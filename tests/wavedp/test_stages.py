@@ -62,6 +62,21 @@ def test_every_tokenizer_at_every_level(name, level, tmp_path):
         assert {"psnr", "codebooks"} <= set(found["tokenizer"].json("tokenizer"))
 
 
+@pytest.mark.parametrize("blur", ["none", "quartic", "heat"])
+def test_blur_diffusion_at_every_schedule_and_the_whole_image(blur, tmp_path):
+    config = trial(
+        level=0 if blur == "none" else 1,
+        generator={"name": "blur_diffusion"},
+        diffusion={"channels": 16, "multiplicity": 1},
+        sampling={"diffusion_steps": 3},
+        upscaler={"name": "identity" if blur == "none" else "nearest"},
+    )
+    samples, found = upscaled(dataclasses.replace(config, blur=blur), tmp_path)
+    assert samples["images"].shape == (12, 1, 28, 28)
+    (line,) = found["private_fit"].json("ledger")
+    assert (line["kind"], line["steps"]) == ("dp_sgd", 2)
+
+
 def test_the_public_generator_completes_the_finer_scales(tmp_path):
     config = trial(
         tokenizer={"name": "spectral"},

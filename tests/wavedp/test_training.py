@@ -285,6 +285,23 @@ def test_sgd_and_microbatches_change_nothing_else():
         assert_close(fits[0].ema.values(), other.ema.values())
 
 
+def test_draws_are_one_row_a_record_whatever_the_microbatches():
+    seen = {}
+
+    def spy(model, codes, labels, draws):
+        seen.setdefault(size, []).append(draws)
+        return loss_fn(model, codes, labels) * (1 + draws.sum(1))
+
+    for size in (1, 3, 64):
+        config = make_config(microbatch_size=size)
+        fit_private(make_model(), spy, make_records(), config, noise_multiplier=0.7, seed=3, draws=2)
+    rows = {size: torch.cat(parts) for size, parts in seen.items()}
+    assert torch.equal(rows[1], rows[3])
+    assert torch.equal(rows[1], rows[64])
+    assert len(rows[1].unique()) == rows[1].numel()  # new ones for every record and step
+    assert 0 <= rows[1].min() <= rows[1].max() < 1
+
+
 class Killed(Exception):
     pass
 

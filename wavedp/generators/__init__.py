@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
-from wavedp.config import GeneratorConfig, PrivacyConfig, SamplingConfig
+from wavedp.config import DiffusionConfig, GeneratorConfig, PrivacyConfig, SamplingConfig
 from wavedp.errors import UserError
 from wavedp.privacy.accounting import Mechanism
 from wavedp.progress import Report
@@ -67,19 +67,33 @@ class Generator(Protocol):
     ) -> Tensor: ...
 
 
-NAMES = ("spectral_ar", "public", "real")
+NAMES = ("spectral_ar", "blur_diffusion", "public", "real")
 
 
-def build(config: GeneratorConfig, tokenizer: Tokenizer, public: Tokenizer, n_classes: int, device: str) -> Generator:
-    """The generator for the coarse images of `tokenizer`, pretrained on those of `public`, with `n_classes` classes.
+def build(
+    config: GeneratorConfig,
+    tokenizer: Tokenizer,
+    public: Tokenizer,
+    n_classes: int,
+    device: str,
+    shape: tuple[int, int, int],
+    diffusion: DiffusionConfig | None = None,
+    blur: str = "none",
+) -> Generator:
+    """The generator for coarse images of `shape` (C, h, w) with `n_classes` classes.
 
-    Raises UserError for an unknown name.
+    tokenizer: of these images, and public: of those it is pretrained on; read by generators over tokens. diffusion,
+    blur: read by generators that diffuse. Raises UserError for an unknown name.
     """
     from wavedp.generators.anchors import PublicOnly, Real
     from wavedp.generators.spectral_ar import SpectralAR
 
     if config.name == "real":
         return Real()
+    if config.name == "blur_diffusion":
+        from wavedp.generators.blur_diffusion import BlurDiffusion
+
+        return BlurDiffusion(config, diffusion or DiffusionConfig(), blur, shape, n_classes, device)
     if config.name == "public":
         return PublicOnly(config, tokenizer, public, n_classes, device)
     if config.name == "spectral_ar":

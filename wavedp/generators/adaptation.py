@@ -2,8 +2,8 @@
 
     all         every one
     attention   keys, queries, values and outputs of attention, and the condition's embedding
-    lora        W + 2 U D with U D of low rank, for every linear layer of the blocks (arXiv 2106.09685), and the
-                condition's embedding
+    lora        W + 2 U D with U D of low rank, for every linear layer of the transformer's blocks, or of the U-Net's
+                attention (arXiv 2106.09685), and the condition's embedding
 
 The condition's embedding is always among them: the sensitive classes are not the public ones. `merge` folds low-rank
 updates back, so that released weights have the layout of the public ones. By hand rather than with peft, which brings
@@ -42,27 +42,28 @@ class LowRank(nn.Module):
 def adapt(model: nn.Module, trained: Trained, rank: int, seed: int) -> None:
     """Freeze what the fit may not move, and add low-rank updates, in place.
 
-    model: has `condition` and `blocks`, whose attention is `qkv` and `out`. Raises UserError for a rank that is no
-    restriction.
+    model: has `condition`; its attention layers are named as in SpectralTransformer or in diffusers. Raises UserError
+    for a rank that is no restriction.
     """
     if trained == "all":
         return
     model.requires_grad_(False)
     model.condition.requires_grad_(True)
     torch.manual_seed(seed)
-    for block in model.blocks:  # type: ignore[union-attr]
-        for name, layer in list(block.named_children()):
-            if not isinstance(layer, nn.Linear):
+    for path, parent in list(model.named_modules()):
+        of_block, of_attention = path.startswith("blocks."), ".attentions." in path
+        for name, layer in list(parent.named_children()):
+            if not isinstance(layer, nn.Linear) or not (of_block or of_attention):
                 continue
             if trained == "attention":
-                layer.requires_grad_(name in ("qkv", "out"))
+                layer.requires_grad_(of_attention or name in ("qkv", "out"))
             elif not 1 <= rank < min(layer.in_features, layer.out_features):
                 raise UserError(
                     f"privacy.lora_rank={rank} is no low rank of a {layer.out_features}×{layer.in_features} layer: use "
                     f"1 to {min(layer.in_features, layer.out_features) - 1}, or privacy.trained=all."
                 )
             else:
-                setattr(block, name, LowRank(layer, rank).to(layer.weight.device))
+                parent.register_module(name, LowRank(layer, rank).to(layer.weight.device))
 
 
 def merge(weights: dict[str, Tensor]) -> dict[str, Tensor]:

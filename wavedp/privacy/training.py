@@ -79,6 +79,7 @@ def fit_private(
     *,
     noise_multiplier: float,
     seed: int,
+    draws: int = 0,
     checkpoint: Path | None = None,
     device: torch.device | str = "cpu",
     report: Callable[[int, int], None] | None = None,
@@ -86,8 +87,10 @@ def fit_private(
     """Train `model` on `records` for config.steps steps under differential privacy; see the module for the guarantee.
 
     model: moved to `device` and trained in place; it ends with the last weights, not the average.
-    loss_fn: (model, *batch) -> Tensor[b], one loss per record. What it draws at random (dropout, views) comes from
+    loss_fn: (model, *batch) -> Tensor[b], one loss per record. What it draws at random by itself (dropout) comes from
     torch's global generator, seeded per microbatch and put back: such a loss depends on microbatch_size and device.
+    draws: how many uniform numbers in [0, 1) each record's loss gets anew at each step, as a last argument [b, draws]
+    float32 (for diffusion's times and noises): they depend on neither.
     records: tensors with first dimension N, such as codes [N, L] int64 and labels [N]; on any device.
     noise_multiplier: that of accounting.mechanisms(config, N)[-1], 0 exactly when epsilon is inf.
     checkpoint: a file, replaced atomically every config.checkpoint_every steps and at the end; resumed from if present.
@@ -118,8 +121,11 @@ def fit_private(
         for step in range(first, config.steps):
             drawn = poisson_sample(n_records, rate, sampling)
             sums = [torch.zeros_like(parameter) for parameter in parameters]
+            chance = torch.Generator().manual_seed(derive_seed(seed, "draws", release, step))
             for rows in drawn.split(config.microbatch_size) if len(drawn) else ():
                 batch = [tensor[rows.to(tensor.device)].to(device) for tensor in records]
+                if draws:
+                    batch.append(torch.rand(len(rows), draws, generator=chance).to(device))
                 with torch.random.fork_rng([device] if device.type == "cuda" else []):
                     torch.manual_seed(derive_seed(seed, "loss", release, step, int(rows[0])))
                     part = gradients.clipped_sum(loss_fn, batch) if gradients else plain_sum(model, loss_fn, batch)

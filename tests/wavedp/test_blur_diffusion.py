@@ -1,0 +1,119 @@
+"""The generator that diffuses: its loss record by record, its draws, and what it learns."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from opacus.grad_sample import GradSampleHooks
+
+from wavedp.config import DiffusionConfig, GeneratorConfig, PrivacyConfig, SamplingConfig
+from wavedp.diffusion.blur import BlurOperator
+from wavedp.generators import FitSettings
+from wavedp.generators.blur_diffusion import BlurDiffusion, draws_of, forward_process, record_loss, standard_normal
+from wavedp.privacy.accounting import Mechanism
+from wavedp.progress import silent
+
+SHAPE = (1, 8, 8)
+SMALL = DiffusionConfig(channels=16, multiplicity=2)
+
+
+def generator(blur="quartic", config=SMALL, shape=SHAPE, **changes):
+    settings = GeneratorConfig(name="blur_diffusion", **{"pretrain_steps": 2, "pretrain_batch": 8, **changes})
+    return BlurDiffusion(settings, config, blur, shape, 2, "cpu")
+
+
+class Nothing(torch.nn.Module):
+    """Predicts 0, so that the loss is the weighted mean square of its target."""
+
+    condition = None
+
+    def forward(self, noisy, times, conditions):
+        return torch.zeros_like(noisy)
+
+
+def test_the_loss_is_the_weighted_velocity_error_of_each_draw():
+    process = forward_process(SMALL, "quartic")
+    images = torch.rand(3, *SHAPE)
+    draws = torch.rand(3, draws_of(SHAPE, views=2, multiplicity=2))
+    loss = record_loss(process, SMALL, 0.0, 2, 2)(Nothing(), images, torch.zeros(3, dtype=torch.long), draws)
+    operator, expected = BlurOperator(process, 8, 8), torch.zeros(3)
+    for record in range(3):
+        for number, shown in enumerate((images[record], images[record].flip(-1))):  # views 0 and 1
+            for row in draws[record].view(2, 2, -1)[number]:
+                t = int(row[0] * 1000)
+                a, s = (coefficients.exp()[0] for coefficients in operator.log_coefficients(t))
+                modes = operator.to_modes(2 * shown[None].double() - 1)
+                noise = operator.to_modes(standard_normal(row[1:]).view(1, *SHAPE).double())
+                snr = (a / s).square().mean()
+                weight = snr.clamp(max=5) / (snr + 1)
+                expected[record] += (weight * (a * noise - s * modes).square().mean() / 4).float()
+    torch.testing.assert_close(loss, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_uniform_numbers_become_normal_ones():
+    normal = standard_normal(torch.rand(200_000, generator=torch.Generator().manual_seed(0)))
+    assert normal.mean().abs() < 0.01
+    assert (normal.std() - 1).abs() < 0.01
+    assert standard_normal(torch.tensor([0.0, 1 - 2.0**-24])).isfinite().all()
+
+
+@pytest.mark.parametrize("shape", [(1, 7, 7), (1, 14, 14), (3, 8, 8)])
+def test_every_record_has_the_gradient_of_its_own_loss(shape):
+    """Opacus' hooks against autograd, layer by layer: the attention's memory layout once made two of them zero."""
+    torch.manual_seed(0)
+    made = generator(shape=shape)
+    model = made._model(2)
+    batch = torch.rand(3, *shape), torch.arange(3) % 2, torch.rand(3, draws_of(shape, 2, 2))
+    loss_fn = record_loss(made.process, SMALL, 0.0, 2, 2)
+    hooks = GradSampleHooks(model, loss_reduction="sum")
+    loss_fn(model, *batch).sum().backward()
+    found = {name: parameter.grad_sample for name, parameter in model.named_parameters()}
+    hooks.cleanup()
+    for record in range(3):
+        alone = loss_fn(model, *(item[record : record + 1] for item in batch))
+        exact = torch.autograd.grad(alone.sum(), list(model.parameters()))
+        for name, gradient in zip(found, exact, strict=True):
+            torch.testing.assert_close(found[name][record], gradient, rtol=1e-3, atol=1e-5, msg=name)
+
+
+def test_a_fit_does_not_depend_on_its_microbatches(tmp_path: Path):
+    made = generator()
+    images, labels = torch.rand(30, *SHAPE), torch.arange(30) % 2
+    weights = made.fit_public(images, labels, 0, silent)
+    fits = []
+    for size in (3, 64):
+        privacy = PrivacyConfig(epsilon=1.0, batch_size=10, steps=2, microbatch_size=size, optimizer="sgd")
+        settings = FitSettings(privacy, [Mechanism(10 / 30, 1.3, 2)], 5, tmp_path / str(size))
+        fits.append(made.fit_private(weights, images, labels, settings, silent).weights)
+    for name, one in fits[0].items():
+        torch.testing.assert_close(one, fits[1][name], rtol=1e-4, atol=1e-5, msg=name)
+
+
+def test_it_learns_which_class_is_bright(tmp_path):
+    """Two flat classes: samples of one are dark, of the other bright."""
+    torch.manual_seed(0)
+    images = torch.cat([torch.full((40, *SHAPE), 0.1), torch.full((40, *SHAPE), 0.9)])
+    labels = torch.arange(80) // 40
+    made = generator(pretrain_steps=150, pretrain_batch=32, pretrain_learning_rate=3e-3)
+    weights = made.fit_public(images, labels, 0, silent)
+    mean = weights["condition.table.weight"][:2]
+    assert torch.equal(mean[0], mean[1])  # public classes are not kept
+    privacy = PrivacyConfig(epsilon=float("inf"), batch_size=32, steps=60, learning_rate=3e-3)
+    fit = FitSettings(privacy, [Mechanism(32 / 80, 0.0, 60)], 1, tmp_path / "c")
+    fitted = made.fit_private(weights, images, labels, fit, silent).weights
+    samples = made.sample(fitted, torch.tensor([0] * 8 + [1] * 8), SamplingConfig(diffusion_steps=8), 0, silent)
+    assert samples[:8].mean() < 0.35
+    assert samples[8:].mean() > 0.65
+
+
+@pytest.mark.parametrize("algorithm", ["ancestral", "ddim", "reverse_diffusion", "dpmsolver++"])
+def test_samples_depend_on_their_own_row_alone(algorithm):
+    torch.manual_seed(0)
+    made = generator("log")
+    weights = made.fit_public(torch.rand(8, *SHAPE), torch.arange(8) % 2, 0, silent)
+    sampling = SamplingConfig(diffusion_steps=4, algorithm=algorithm, batch_size=3)
+    labels = torch.arange(5) % 2
+    all_five = made.sample(weights, labels, sampling, 7, silent)
+    first_two = made.sample(weights, labels[:2], sampling, 7, silent)
+    torch.testing.assert_close(all_five[:2], first_two, rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(all_five[0], all_five[2], atol=1e-2)

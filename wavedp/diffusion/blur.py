@@ -1,0 +1,334 @@
+"""The forward process of blur diffusion, mode by mode: u_t = a_k(t) u_0 + s_k(t) ε.
+
+Shapes: B records, C channels, H W pixels, T diffusion steps, k one of the H·W modes of an image.
+
+u = Uᵀ x are an image's modes in an orthonormal basis that diagonalises a small blur. Time t = 0 … T-1 counts as
+diffusers does; the paper's step is i = t + 1, and t = -1 is the data (a = 1, s = 0). Two families:
+
+    f(i)  Lee et al. 2022 (arXiv 2207.11192): step i blurs by the f(i)-th power of a kernel with eigenvalues D_k, and
+          noise fills each mode up to variance one: log a = ½ log ᾱ_i + F_i log D_k, F_i = Σ_{j≤i} f(j), s² = 1 - a²
+    heat  Hoogeboom & Salimans 2023 (arXiv 2209.05557): a = √ᾱ d_k, s² = 1 - ᾱ for every mode, so a² + s² ≤ 1;
+          d = (1 - c) exp(-λ_k σ_B²/2) + c with c = 0.001 and σ_B = σ_max sin²(πi/2T)
+
+Everything is kept as float64 logarithms: ᾱ D^2F underflows float32 for a third of the modes of strong blurs, and
+1 - a² loses all its digits at the first steps unless it comes from expm1. Nothing of T × H·W numbers is ever built.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from wavedp.errors import UserError
+
+BLURS = ("none", "linear", "log", "quadratic", "cubic", "quartic", "triangular", "heat")
+NOISES = ("linear", "cosine")
+BASES = ("dct", "zero_pad")
+
+HEAT_FLOOR = 0.001
+"""What heat leaves of every mode: without it the reverse step would divide by nothing."""
+
+_SMALLEST_EIGENVALUE = 1e-8  # below, its rounding error shows in log D
+
+
+@dataclass(frozen=True)
+class BlurSchedule:
+    """A forward process; its fields are named as the scheduler's config arguments are.
+
+    num_train_timesteps: T, unless trained_betas are given: then their number is. beta_schedule: linear (from beta_start
+    to beta_end) or cosine (s = 0.008, β ≤ 0.999; Nichol & Dhariwal 2021). blur_schedule: the form of f(i), from
+    blur_f_min to blur_f_max, in units of the base kernel's variance added per step; `none` is DDPM. blur_sigma:
+    standard deviation in pixels of the Gaussian whose samples, normalised, are the base kernel. blur_basis: dct
+    (borders reflect) or zero_pad (black beyond the borders: the paper's, which darkens edges). heat_sigma_max: pixels,
+    read by blur_schedule=heat alone, which in turn reads neither f nor blur_sigma.
+    Raises UserError for unknown names and values out of range.
+    """
+
+    num_train_timesteps: int = 1000
+    beta_start: float = 1e-4
+    beta_end: float = 0.02
+    beta_schedule: str = "linear"
+    trained_betas: tuple[float, ...] | None = None
+    blur_schedule: str = "quartic"
+    blur_f_min: float = 0.0
+    blur_f_max: float = 0.140625
+    blur_sigma: float = 0.4
+    blur_basis: str = "dct"
+    heat_sigma_max: float = 20.0
+
+    def __post_init__(self) -> None:
+        check_name("blur_schedule", self.blur_schedule, BLURS)
+        check_name("beta_schedule", self.beta_schedule, NOISES)
+        check_name("blur_basis", self.blur_basis, BASES)
+        if self.blur_schedule == "heat" and self.blur_basis != "dct":
+            raise UserError(f"blur_schedule=heat is made of cosines, not of {self.blur_basis}: use blur_basis=dct.")
+        if self.trained_betas is None and self.num_train_timesteps < 1:
+            raise UserError(f"num_train_timesteps={self.num_train_timesteps} diffuses nothing: use 1 or more.")
+        for name in ("blur_sigma", "heat_sigma_max"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise UserError(f"{name}={getattr(self, name)} is no width: use a finite number of pixels > 0.")
+        for name in ("blur_f_min", "blur_f_max"):
+            if not math.isfinite(getattr(self, name)):
+                raise UserError(f"{name}={getattr(self, name)} is no power of a blur: use a finite number >= 0.")
+        betas = noise_variances(self)
+        if not ((betas > 0) & (betas < 1)).all():
+            wrong = float(betas[~((betas > 0) & (betas < 1))][0])
+            raise UserError(f"a noise variance of {wrong:g} per step is out of range: use betas > 0 and < 1.")
+
+    @property
+    def steps(self) -> int:
+        """T."""
+        return self.num_train_timesteps if self.trained_betas is None else len(self.trained_betas)
+
+
+class BlurOperator:
+    """One schedule at one image size: the change of basis, and the coefficients of any times.
+
+    Holds an H × H and a W × W matrix, vectors of T + 1, H and W; no more.
+    device, dtype: of the change of basis, float32 or float64. Coefficients are float64 (on the CPU for mps,
+    which has none).
+    Raises UserError when a step would need noise of negative variance (it would sharpen more than the noise hides).
+    """
+
+    def __init__(
+        self,
+        schedule: BlurSchedule,
+        height: int,
+        width: int,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float64,
+    ) -> None:
+        self.schedule = schedule
+        (rows, row_exponents), (columns, column_exponents) = (_modes(schedule, side) for side in (height, width))
+        self.rows, self.columns = rows.to(device, dtype), columns.to(device, dtype)  # H H, W W
+        tables = torch.device("cpu") if torch.device(device).type == "mps" else torch.device(device)
+        self.row_exponents, self.column_exponents = row_exponents.to(tables), column_exponents.to(tables)  # H, W
+        self.log_alpha_bar, self.blur = (
+            log_alpha_bars(schedule).to(tables),
+            cumulated_blur(schedule).to(tables),
+        )  # T + 1
+        self._check_variances()
+
+    def to_modes(self, images: Tensor) -> Tensor:
+        """Uᵀ x: B C H W of any float type -> B C H W of this operator's; each channel by itself."""
+        with _full_precision(images.device):
+            return self.rows @ images.to(self.rows.dtype) @ self.columns.T
+
+    def to_pixels(self, modes: Tensor) -> Tensor:
+        """U u: the inverse of `to_modes`."""
+        with _full_precision(modes.device):
+            return self.rows.T @ modes.to(self.rows.dtype) @ self.columns
+
+    def log_coefficients(self, timesteps: Tensor | int) -> tuple[Tensor, Tensor]:
+        """log a and log s, each B H W float64, at times B in -1 … T-1 (one integer: B = 1). At -1: 0 and -inf."""
+        i = torch.as_tensor(timesteps, device=self.blur.device).reshape(-1, 1, 1).long() + 1
+        exponents = self.row_exponents[:, None] + self.column_exponents  # H W: log D, or -λ
+        return _log_coefficients(self.schedule, self.log_alpha_bar[i], self.blur[i], exponents)
+
+    def mean_snr(self, timesteps: Tensor | int) -> Tensor:
+        """The signal-to-noise ratio a²/s² averaged over all modes, B float64, for weights such as min-SNR-γ."""
+        log_a, log_s = self.log_coefficients(timesteps)
+        return (2 * (log_a - log_s)).exp().mean((1, 2))
+
+    def _check_variances(self) -> None:
+        """s²_{t|s} = s_t² - (a_t/a_s)² s_s² = s_t² (1 - SNR_t/SNR_s) >= 0, one step after another.
+
+        The ratio of SNRs is monotone in a mode's exponent, so the two extreme modes stand for all.
+        """
+        rows, columns = self.row_exponents, self.column_exponents
+        extremes = torch.stack([rows.min() + columns.min(), rows.max() + columns.max()])
+        log_a, log_s = _log_coefficients(self.schedule, self.log_alpha_bar[:, None], self.blur[:, None], extremes)
+        log_ratio = torch.diff(2 * (log_a - log_s), dim=0)  # T 2
+        if bool((log_ratio > 0).any()):
+            t = int((log_ratio > 0).any(1).nonzero()[0])
+            mode = int(log_ratio[t].argmax())
+            variance = float(-log_ratio[t, mode].expm1() * (2 * log_s[t + 1, mode]).exp())
+            raise UserError(
+                f"blur_schedule={self.schedule.blur_schedule} sharpens at step t={t}, where the noise to add would "
+                f"have variance {variance:.3g}: use blur_f_min >= 0 and blur_f_max >= 0, or more noise at that step."
+            )
+
+
+def blur_coefficients(
+    schedule: BlurSchedule, height: int, width: int, timesteps: Tensor | int
+) -> tuple[Tensor, Tensor]:
+    """a and s of u_t = a u_0 + s ε, each B H W float64 in [0, 1], at times B in -1 … T-1 for images height × width.
+
+    Raises UserError as `BlurOperator`.
+    """
+    log_a, log_s = BlurOperator(schedule, height, width).log_coefficients(timesteps)
+    return log_a.exp(), log_s.exp()
+
+
+def effective_blur(schedule: BlurSchedule) -> Tensor:
+    """Standard deviation in pixels of all blur up to each time, T float64: σ_B for heat, else √(F_i Σ n² g_n), since
+    variances of kernels add. The sampled kernel's is 0.0808 px² for blur_sigma = 0.4, half the nominal 0.16."""
+    blur = cumulated_blur(schedule)[1:]
+    if schedule.blur_schedule == "heat":
+        return (2 * blur).sqrt()
+    taps, offsets = _kernel(schedule.blur_sigma)
+    return (blur * (taps * offsets.square()).sum()).sqrt()
+
+
+def noise_variances(schedule: BlurSchedule) -> Tensor:
+    """β_1 … β_T, float64."""
+    if schedule.trained_betas is not None:
+        return torch.tensor(schedule.trained_betas, dtype=torch.float64)
+    steps = schedule.num_train_timesteps
+    if schedule.beta_schedule == "linear":
+        return torch.linspace(schedule.beta_start, schedule.beta_end, steps, dtype=torch.float64)
+    alpha_bar = (torch.linspace(0, 1, steps + 1, dtype=torch.float64).add(0.008).div(1.008) * math.pi / 2).cos() ** 2
+    return (1 - alpha_bar[1:] / alpha_bar[:-1]).clamp(max=0.999)
+
+
+def blur_powers(schedule: BlurSchedule) -> Tensor:
+    """f(1) … f(T), float64: the blur of each step in units of the base kernel's variance. Not for heat.
+
+    The forms of Lee et al.'s program. `triangular` ends at f(T) = f_min - (f_max - f_min)/(T-1), which is negative for
+    f_min = 0: kept as it is, since that step's noise (β_T) hides far more than it sharpens; where it does not, building
+    an operator fails.
+    """
+    first, last, steps = schedule.blur_f_min, schedule.blur_f_max, schedule.steps
+    i = torch.arange(1, steps + 1, dtype=torch.float64)
+
+    def line(i: Tensor) -> Tensor:
+        return first + (last - first) * (i - 1) / max(steps - 1, 1)
+
+    if schedule.blur_schedule == "none":
+        return torch.zeros_like(i)
+    if schedule.blur_schedule == "linear":
+        return line(i)
+    if schedule.blur_schedule == "log":
+        return first + (last - first) * (i + 1e-6).log() / math.log(steps + 1e-6)
+    if schedule.blur_schedule == "quadratic":
+        return first + (last - first) * (i.square() - 1) / max(steps**2 - 1, 1)
+    if schedule.blur_schedule == "triangular":
+        return torch.where(i < steps / 2, line(i), line(steps - i))
+    return first + (last - first) * (i / steps) ** {"cubic": 3, "quartic": 4}[schedule.blur_schedule]
+
+
+def log_alpha_bars(schedule: BlurSchedule) -> Tensor:
+    """log ᾱ_0 … log ᾱ_T, float64, T + 1."""
+    return torch.cat([torch.zeros(1, dtype=torch.float64), torch.log1p(-noise_variances(schedule)).cumsum(0)])
+
+
+def cumulated_blur(schedule: BlurSchedule) -> Tensor:
+    """F_0 … F_T, or σ_B²/2 in px² for heat; float64, T + 1. It multiplies log D_k, or -λ_k."""
+    if schedule.blur_schedule == "heat":
+        time = torch.linspace(0, 1, schedule.steps + 1, dtype=torch.float64)
+        return (schedule.heat_sigma_max * (time * math.pi / 2).sin() ** 2) ** 2 / 2
+    return torch.cat([torch.zeros(1, dtype=torch.float64), blur_powers(schedule).cumsum(0)])
+
+
+def log_snr(schedule: BlurSchedule) -> Tensor:
+    """T float64: λ = log(a/s) = ½ log(ᾱ/(1-ᾱ)) of a mode that is not blurred."""
+    log_alpha_bar = log_alpha_bars(schedule)[1:]
+    return (log_alpha_bar - torch.log(-torch.expm1(log_alpha_bar))) / 2
+
+
+def mean_log_snr(schedule: BlurSchedule, least: float) -> Tensor:
+    """T float64: λ = log(a/s) of each mode, no less than `least`, averaged over the modes of images of any size.
+
+    A 16 × 16 grid of frequencies stands for all: eigenvalues depend on the frequency alone.
+    """
+    exponents = _exponents(schedule, (torch.arange(16, dtype=torch.float64) + 0.5) * math.pi / 16)
+    both = (exponents[:, None] + exponents).flatten()  # 256
+    log_alpha_bar, blur = log_alpha_bars(schedule)[1:, None], cumulated_blur(schedule)[1:, None]
+    log_a, log_s = _log_coefficients(schedule, log_alpha_bar, blur, both)
+    return (log_a - log_s).clamp(min=least).mean(1)
+
+
+def check_name(field: str, value: str, names: tuple[str, ...]) -> None:
+    """Raises UserError unless the value is one of the names."""
+    if value not in names:
+        raise UserError(f"{field}={value!r} is not offered: use one of {', '.join(names)}.")
+
+
+# The rows of the paper's Table 1 (its basis, FID-10K at 64², one run each). The published figures come from a reference
+# program that scrambles the eigenvalues of RGB images, so a correct operator need not repeat them.
+PAPER_NONE = BlurSchedule(blur_schedule="none", blur_basis="zero_pad")
+"""DDPM: bedroom 9.24, church 6.04."""
+PAPER_QUARTIC = BlurSchedule(blur_schedule="quartic", blur_f_max=0.140625, blur_basis="zero_pad")
+"""The best: bedroom 7.86, church 5.89."""
+PAPER_LOG = BlurSchedule(blur_schedule="log", blur_f_max=0.600625, blur_basis="zero_pad")
+"""Too much blur too early: bedroom 73.23."""
+
+
+def _log_coefficients(
+    schedule: BlurSchedule, log_alpha_bar: Tensor, blur: Tensor, exponents: Tensor
+) -> tuple[Tensor, Tensor]:
+    if schedule.blur_schedule == "heat":
+        kept = math.log1p(-HEAT_FLOOR) + blur * exponents
+        log_a = log_alpha_bar / 2 + torch.logaddexp(kept, torch.full_like(kept, math.log(HEAT_FLOOR)))
+        log_s = torch.log(-torch.expm1(log_alpha_bar)) / 2
+        return log_a, log_s.expand_as(log_a)
+    log_a = log_alpha_bar / 2 + blur * exponents
+    return log_a, torch.log(-torch.expm1(2 * log_a)) / 2
+
+
+def _modes(schedule: BlurSchedule, side: int) -> tuple[Tensor, Tensor]:
+    """One axis's basis (side side, a mode a row, low to high frequency) and its modes' exponents (side), float64."""
+    if schedule.blur_basis == "dct":
+        # DCT-II: the cosines that stay the same when a signal is mirrored at half a pixel beyond its ends.
+        k = torch.arange(side, dtype=torch.float64)
+        basis = torch.cos(math.pi / side * k[:, None] * (k + 0.5)) * math.sqrt(2 / side)
+        basis[0] /= math.sqrt(2)
+        return basis, _exponents(schedule, k * math.pi / side)
+    taps, offsets = _kernel(schedule.blur_sigma)
+    distance = torch.arange(side)[:, None] - torch.arange(side)
+    matrix = torch.zeros(side, side, dtype=torch.float64)
+    for tap, offset in zip(taps, offsets, strict=True):
+        matrix[distance == offset] = tap
+    eigenvalues, vectors = torch.linalg.eigh(matrix)
+    return vectors.T.flip(0).contiguous(), _log_eigenvalues(schedule, eigenvalues.flip(0))
+
+
+def _exponents(schedule: BlurSchedule, frequencies: Tensor) -> Tensor:
+    """log D of the base kernel (or -λ for heat) at frequencies in [0, π) radians per pixel."""
+    if schedule.blur_schedule == "heat":
+        return -frequencies.square()
+    taps, offsets = _kernel(schedule.blur_sigma)
+    return _log_eigenvalues(schedule, torch.cos(frequencies[:, None] * offsets) @ taps)
+
+
+def _log_eigenvalues(schedule: BlurSchedule, eigenvalues: Tensor) -> Tensor:
+    if eigenvalues.min() < _SMALLEST_EIGENVALUE:
+        raise UserError(
+            f"blur_sigma={schedule.blur_sigma} leaves {float(eigenvalues.min()):.1g} of the finest details in one "
+            f"unit of blur, less than can be computed with: use blur_sigma <= 1.5 and a larger blur_f_max."
+        )
+    return eigenvalues.clamp(max=1).log()  # a kernel of sum one amplifies nothing; rounding would
+
+
+def _kernel(sigma: float) -> tuple[Tensor, Tensor]:
+    """The base kernel's taps, of sum one, and their offsets in pixels, as far as float64 can tell (9 σ)."""
+    reach = math.ceil(9 * sigma)
+    offsets = torch.arange(-reach, reach + 1, dtype=torch.float64)
+    taps = torch.exp(-offsets.square() / (2 * sigma**2))
+    return taps / taps.sum(), offsets
+
+
+@contextmanager
+def _full_precision(device: torch.device) -> Iterator[None]:
+    """Neither autocast nor TF32: a change of basis must come back as it went."""
+    backends: list[Any] = [torch.backends.cuda.matmul]
+    name: str = "allow_tf32"
+    exact: str | bool = False
+    if hasattr(backends[0], "fp32_precision"):  # torch >= 2.9, where the CPU's matmul has one too
+        cpu: Any = torch.backends.mkldnn
+        backends, name, exact = [*backends, cpu.matmul], "fp32_precision", "ieee"
+    before = [getattr(backend, name) for backend in backends]
+    try:
+        for backend in backends:
+            setattr(backend, name, exact)
+        with torch.autocast(device.type, enabled=False):
+            yield
+    finally:
+        for backend, value in zip(backends, before, strict=True):
+            setattr(backend, name, value)
