@@ -122,7 +122,7 @@ CHAIN = (
     Stage(
         "coarse_samples",
         inputs=("tokenizer", "private_fit"),
-        fields=lambda t: [identity(t.sampling), _prompt_file(t), t.seed],
+        fields=lambda t: [_sampling(t), _prompt_file(t), t.seed],
         reads=_prompt_data,
     ),
     Stage(
@@ -156,6 +156,13 @@ def keys(trial: TrialConfig) -> dict[str, str]:
         canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
         found[stage.name] = hashlib.sha256(canonical.encode()).hexdigest()
     return found
+
+
+def _sampling(trial: TrialConfig) -> dict[str, Any]:
+    """The sampling fields that the trial's kind of generator reads."""
+    of_tokens, of_diffusion = ("temperature", "top_k", "top_p"), ("diffusion_steps", "algorithm", "timestep_spacing")
+    unread = of_tokens if diffuses(trial) else of_diffusion
+    return {name: value for name, value in identity(trial.sampling).items() if name not in unread}
 
 
 def _prompt_file(trial: TrialConfig) -> str | None:

@@ -166,8 +166,11 @@ def test_a_sampler_of_diffusion_costs_no_release_and_a_schedule_does():
     after_sampling = ["coarse_samples", "upscale", "evaluate"]
     assert changed(sampling__diffusion_steps=7, sampling__algorithm="ddim") == after_sampling
     assert changed(blur="quartic") == ["pretrain", "private_fit", *after_sampling]
-    assert changed(diffusion__multiplicity=2) == ["pretrain", "private_fit", *after_sampling]
-    assert chain.keys(trial(diffusion__multiplicity=2)) == chain.keys(trial())  # nobody else reads it
+    assert changed(diffusion__multiplicity=3) == ["pretrain", "private_fit", *after_sampling]
+    assert changed(sampling__guidance=2.0) == after_sampling
+    assert changed(sampling__temperature=0.5, sampling__top_k=3, sampling__top_p=0.5) == []
+    # Nobody else reads them:
+    assert chain.keys(trial(diffusion__multiplicity=3, sampling__diffusion_steps=7)) == chain.keys(trial())
 
 
 def test_anchors_do_not_depend_on_the_budget():
