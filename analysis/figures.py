@@ -1,6 +1,6 @@
 """Draw a study:  python -m analysis.figures results/<study> [pareto samples table] [--metric NAME] [--published]
 
-    pareto    figures/pareto.html and .json, with a browser also .png and .pdf
+    pareto    figures/pareto.html and .json, with a browser also .png and .pdf (of one ε: a row for each series)
     samples   figures/samples.png, samples_coarse.png, samples.json
     table     results.md
 
@@ -62,13 +62,14 @@ def render(
 
 
 def _pareto(study: Study, figures: Path, metric: str | None, published: bool) -> list[Path]:
+    from analysis.ablation_figure import ablation_figure, has_one_budget
     from analysis.pareto import pareto_data
     from analysis.pareto_figure import pareto_figure
 
     data = pareto_data(study, metric, with_published=published)
     if published and not data.published:
         _notice(f"no published numbers in the family of {data.metric} for this data set in analysis/published/")
-    figure = pareto_figure(data)
+    figure = ablation_figure(data) if has_one_budget(data) else pareto_figure(data)
     name = (
         "pareto"
         + ("" if data.metric == study.metric() else f"_{data.metric}")

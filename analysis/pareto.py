@@ -17,6 +17,8 @@ from analysis.load import Study, Trial, lower_is_better
 from analysis.price import composed, releases
 from analysis.replicates import Interval, Point, points
 
+DOMINANCE = "Filled points: no other point has both a lower ε and a better mean; pale points are dominated."
+
 
 @dataclass(frozen=True)
 class FrontPoint:
@@ -113,7 +115,7 @@ def _title(study: Study) -> str:
 def _caption(study: Study, metric: str, counts: list[int], papers: list[Published]) -> str:
     sentences = [
         captions.seeds_sentence(counts),
-        "Filled points: no other point has both a lower ε and a better mean; pale points are dominated.",
+        DOMINANCE,
         captions.metric_sentence(metric),
         captions.privacy_sentence(study),
         captions.nonprivate_sentence(study),
