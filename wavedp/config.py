@@ -193,7 +193,7 @@ class SamplingConfig:
     diffusion_steps, algorithm, timestep_spacing: of generator=blur_diffusion (wavedp.diffusion.scheduler).
     """
 
-    n: int = result(2000)
+    n: int = result(1000)
     temperature: float = result(0.85)
     top_k: int | None = result(None)
     top_p: float | None = result(None)
@@ -234,7 +234,7 @@ class MetricsConfig:
     kid: bool = result(True)
     downstream_steps: int = result(400)
     inception: str | None = performance(None)
-    batch_size: int = performance(50)
+    batch_size: int = performance(10)
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,7 @@
 
 Images are resized to 299x299 by Pillow's bicubic filter in float32, without rounding (Parmar, Zhang & Zhu, CVPR 2022,
 "On Aliased Resizing and Surprising Subtleties in GAN Evaluation"), grey is repeated to three channels, and the pool
-layer of the 2015 Inception network is read. Measured on one CPU thread: 9.0 images a second with channels-last tensors,
-7.5 with plain ones.
+layer of the 2015 Inception network is read. On a CPU, small batches are quicker (results/bench).
 """
 
 from __future__ import annotations
