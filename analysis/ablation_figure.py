@@ -8,10 +8,10 @@ import plotly.graph_objects as go
 
 from analysis.captions import count_text
 from analysis.pareto import DOMINANCE, ParetoData
-from analysis.pareto_figure import CAPTION_COLUMNS, CAPTION_LINE, GREY, INK, PALETTE, WIDTH
+from analysis.pareto_figure import AXIS, CAPTION_COLUMNS, CAPTION_LINE, GREY, INK, PALETTE, WIDTH, add_caption
 from analysis.replicates import epsilon_text
 
-ROW, TOP, LEFT, RIGHT, AXIS = 26, 70, 230, 90, 62  # pixels
+ROW, TOP, LEFT, RIGHT = 26, 70, 230, 90  # pixels
 
 
 def has_one_budget(data: ParetoData) -> bool:
@@ -56,18 +56,5 @@ def ablation_figure(data: ParetoData) -> go.Figure:
         yaxis={"autorange": "reversed", **grid},
         meta=data.provenance,
     )
-    figure.add_annotation(
-        text="<br>".join(lines),
-        x=0,
-        xref="paper",
-        xanchor="left",
-        xshift=-LEFT + 14,
-        y=0,
-        yref="paper",
-        yanchor="top",
-        yshift=-AXIS,
-        align="left",
-        showarrow=False,
-        font={"size": 11, "color": "#555555"},
-    )
+    add_caption(figure, lines, LEFT)
     return figure

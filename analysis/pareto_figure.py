@@ -322,12 +322,17 @@ def _lay_out(figure: go.Figure, axes: _Axes, data: ParetoData) -> None:
         },
         meta=data.provenance,
     )
+    add_caption(figure, caption, LEFT)
+
+
+def add_caption(figure: go.Figure, lines: list[str], left: int) -> None:
+    """Lines of small text under the axis title, from the left edge of a figure with this left margin in pixels."""
     figure.add_annotation(
-        text="<br>".join(caption),
+        text="<br>".join(lines),
         x=0,
         xref="paper",
         xanchor="left",
-        xshift=-LEFT + 14,
+        xshift=-left + 14,
         y=0,
         yref="paper",
         yanchor="top",

@@ -89,6 +89,23 @@ def test_a_fit_does_not_depend_on_its_microbatches(tmp_path: Path):
         torch.testing.assert_close(one, fits[1][name], rtol=1e-4, atol=1e-5, msg=name)
 
 
+@pytest.mark.parametrize("trained", ["attention", "lora"])
+def test_only_attention_and_condition_move_when_asked_to(trained, tmp_path):
+    made = generator()
+    images, labels = torch.rand(30, *SHAPE), torch.arange(30) % 2
+    weights = made.fit_public(images, labels, 0, silent)
+    privacy = PrivacyConfig(epsilon=1.0, batch_size=10, steps=3, trained=trained, lora_rank=2)
+    fit = FitSettings(privacy, [Mechanism(10 / 30, 1.5, 3)], 5, tmp_path / "c")
+    fitted = made.fit_private(weights, images, labels, fit, silent).weights
+    assert fitted.keys() == weights.keys()
+    moved = {name.rsplit(".", 1)[0] for name in weights if not torch.equal(weights[name], fitted[name])}
+    attention = "unet.mid_block.attentions.0."
+    assert moved == {"condition.table", *(attention + name for name in ("to_q", "to_k", "to_v", "to_out.0"))}
+    if trained == "lora":
+        change = fitted[attention + "to_v.weight"] - weights[attention + "to_v.weight"]
+        assert torch.linalg.matrix_rank(change) == 2
+
+
 def test_it_learns_which_class_is_bright(tmp_path):
     """Two flat classes: samples of one are dark, of the other bright."""
     torch.manual_seed(0)

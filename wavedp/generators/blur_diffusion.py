@@ -24,7 +24,7 @@ from wavedp.diffusion.blur import PAPER_LOG, PAPER_QUARTIC, BlurSchedule
 from wavedp.diffusion.scheduler import BlurDiffusionScheduler
 from wavedp.generators import FitSettings, PrivateFit, Weights
 from wavedp.generators.adaptation import adapt, merge
-from wavedp.generators.conditions import ClassCondition, Condition, TextCondition, drop
+from wavedp.generators.conditions import ClassCondition, Condition, TextCondition, drop, forget_classes
 from wavedp.privacy.training import fit_private
 from wavedp.progress import Report
 from wavedp.seeds import derive_seed
@@ -72,11 +72,7 @@ class BlurDiffusion:
             schedule.step()
             report(step + 1, steps)
         weights = {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
-        if by_class:
-            table = weights["condition.table.weight"]
-            mean = table[:-1].mean(0, keepdim=True).repeat(self.n_classes, 1)
-            weights["condition.table.weight"] = torch.cat([mean, table[-1:]])
-        return weights
+        return forget_classes(weights, self.n_classes) if by_class else weights
 
     def fit_private(
         self, weights: Weights, images: Tensor, conditions: Tensor, fit: FitSettings, report: Report

@@ -58,3 +58,10 @@ def drop(condition: Condition, conditions: Tensor, rate: float) -> Tensor:
         return conditions
     kept = torch.rand(len(conditions)).to(conditions.device) >= rate
     return torch.where(kept.view(-1, *[1] * (conditions.ndim - 1)), conditions, condition.absent(conditions))
+
+
+def forget_classes(weights: dict[str, Tensor], n_classes: int) -> dict[str, Tensor]:
+    """The weights of a model with a ClassCondition named `condition`, for other classes: each starts from the mean."""
+    table = weights["condition.table.weight"]
+    mean = table[:-1].mean(0, keepdim=True).repeat(n_classes, 1)
+    return {**weights, "condition.table.weight": torch.cat([mean, table[-1:]])}

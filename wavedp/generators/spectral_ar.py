@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from wavedp.config import GeneratorConfig, PrivacyConfig, SamplingConfig
 from wavedp.generators import FitSettings, PrivateFit, Weights
 from wavedp.generators.adaptation import adapt, merge
-from wavedp.generators.conditions import ClassCondition, Condition, TextCondition, drop
+from wavedp.generators.conditions import ClassCondition, Condition, TextCondition, drop, forget_classes
 from wavedp.generators.transformer import SpectralTransformer, cut
 from wavedp.privacy.clipping import trainable
 from wavedp.privacy.statistics import class_means
@@ -70,11 +70,7 @@ class SpectralAR:
             schedule.step()
             report(step + 1, steps)
         weights = {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
-        if by_class:
-            table = weights["condition.table.weight"]
-            mean = table[:-1].mean(0, keepdim=True).repeat(self.n_classes, 1)
-            weights["condition.table.weight"] = torch.cat([mean, table[-1:]])
-        return weights
+        return forget_classes(weights, self.n_classes) if by_class else weights
 
     def fit_private(
         self, weights: Weights, images: Tensor, conditions: Tensor, fit: FitSettings, report: Report
