@@ -187,7 +187,7 @@ def _make_paths_absolute(base: dict[str, Any]) -> None:
 
 
 def _stage_resources(ray_options: dict[str, Any], device: str) -> dict[str, dict[str, Any]]:
-    resources = {name: dict(ray_options["stages"].get(name) or {"num_cpus": 1}) for name in chain.STAGE}
+    resources = {name: dict(ray_options["stages"].get(name) or {"num_cpus": 1}) for name in chain.NAMES}
     if device != "cuda":
         for asked in resources.values():
             asked.pop("num_gpus", None)

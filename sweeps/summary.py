@@ -18,7 +18,9 @@ def describe(trials: list[PlannedTrial], store_url: str, infeasible: dict[str, I
     lines = [f"{len(trials)} trials" + (f", {len(infeasible)} of them infeasible" if infeasible else "")]
     lines.append(f"  {'stage':<15}{'unique':>8}{'in store':>10}{'to make':>9}")
     for stage in chain.CHAIN:
-        unique = {trial.keys[stage.name] for trial in feasible}
+        unique = {trial.keys[stage.name] for trial in feasible if stage.name in trial.keys}
+        if not unique and feasible:
+            continue
         have = sum(store.has(stage.name, key) for key in unique)
         lines.append(f"  {stage.name:<15}{len(unique):>8}{have:>10}{len(unique) - have:>9}")
     releases = {trial.keys["private_fit"]: trial for trial in feasible}

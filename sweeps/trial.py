@@ -93,7 +93,7 @@ def _walk(trial: PlannedTrial, coordinator: Any) -> dict[str, dict[str, Any]]:
     """Ask for every stage once its inputs are published; {stage: its task's result}."""
     config = to_dict(trial.config)
     tasks: dict[str, Any] = {}
-    for stage in chain.CHAIN:
+    for stage in chain.chain_of(trial.config):
         ray.get([tasks[name] for name in stage.inputs])
         request = coordinator.request.remote(stage.name, trial.keys[stage.name], config, trial.id)
         (tasks[stage.name],) = ray.get(request)

@@ -2,16 +2,19 @@
 
     reference ─────────────────────────────────────────────────────────────┐
     tokenizer → pretrain → private_fit → coarse_samples → upscale → evaluate
+    upscaler ────────────────────────────────────────────────┘
 
-A stage's key is the sha256 of its name, its code version, the PRIVACY and RESULT fields it reads, the keys of its
-inputs and the fingerprints of the data it reads. Two trials that agree on all of these share the artifact, so trials
-that differ only in the super-resolution model share one private fit. Bump `version` when the code's results change.
+`upscaler` is there for trials alone whose stage two has to be trained. A stage's key is the sha256 of its name, its
+code version, the PRIVACY and RESULT fields it reads, the keys of its inputs and the fingerprints of the data it reads.
+Two trials that agree on all of these share the artifact, so trials that differ only in the super-resolution model share
+one private fit. Bump `version` when the code's results change.
 
 Nothing here imports torch, so that a study of hundreds of trials is planned in seconds.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import math
@@ -27,12 +30,14 @@ from wavedp.privacy import accounting
 
 @dataclass(frozen=True)
 class Stage:
-    """fields: what of the trial's configuration enters the key. reads: the datasets and splits it looks at."""
+    """fields: what of the trial's configuration enters the key. reads: the datasets and splits it looks at. applies:
+    whether a trial has this stage at all; in `inputs`, stages that it has not count for nothing."""
 
     name: str
     inputs: tuple[str, ...] = ()
     fields: Callable[[TrialConfig], Any] = lambda trial: None
     reads: Callable[[TrialConfig], list[tuple[DataConfig, str]]] = lambda trial: []
+    applies: Callable[[TrialConfig], bool] = lambda trial: True
     version: int = 1
 
 
@@ -56,6 +61,11 @@ def coarse_shape(trial: TrialConfig) -> tuple[int, int, int]:
 def diffuses(trial: TrialConfig) -> bool:
     """Whether the generator has a blur schedule."""
     return trial.generator.name == "blur_diffusion"
+
+
+def trains_upscaler(trial: TrialConfig) -> bool:
+    """Whether stage two is a model of our own, trained on public images."""
+    return trial.upscaler.name == "blur_diffusion"
 
 
 def fit_kind(trial: TrialConfig) -> Literal["dp", "nonprivate", "real", "public"]:
@@ -96,6 +106,12 @@ CHAIN = (
         reads=_reference_data,
     ),
     Stage(
+        "upscaler",
+        fields=lambda t: [_upscaler_training(t), data.shape(t.data), identity(t.diffusion)],
+        reads=lambda t: [(t.public, "train")] if t.public is not None else [],
+        applies=trains_upscaler,
+    ),
+    Stage(
         "tokenizer",
         fields=lambda t: [identity(t.tokenizer), data.shape(t.data), tokenizers.training_level(t.tokenizer, t.level)],
         reads=_tokenizer_data,
@@ -127,8 +143,8 @@ CHAIN = (
     ),
     Stage(
         "upscale",
-        inputs=("tokenizer", "pretrain", "coarse_samples"),
-        fields=lambda t: identity(t.upscaler),
+        inputs=("tokenizer", "pretrain", "coarse_samples", "upscaler"),
+        fields=lambda t: _upscaling(t),
     ),
     Stage(
         "evaluate",
@@ -139,13 +155,22 @@ CHAIN = (
 )
 
 
-STAGE = {stage.name: stage for stage in CHAIN}
+NAMES = tuple(stage.name for stage in CHAIN)
+
+
+def chain_of(trial: TrialConfig) -> list[Stage]:
+    """The stages that this trial has, inputs before those that use them."""
+    present = [stage for stage in CHAIN if stage.applies(trial)]
+    names = {stage.name for stage in present}
+    return [
+        dataclasses.replace(stage, inputs=tuple(name for name in stage.inputs if name in names)) for stage in present
+    ]
 
 
 def keys(trial: TrialConfig) -> dict[str, str]:
     """The key of every stage of a trial (64 hex digits each); nothing is run, no image decoded."""
     found: dict[str, str] = {}
-    for stage in CHAIN:
+    for stage in chain_of(trial):
         content = [
             stage.name,
             stage.version,
@@ -163,6 +188,20 @@ def _sampling(trial: TrialConfig) -> dict[str, Any]:
     of_tokens, of_diffusion = ("temperature", "top_k", "top_p"), ("diffusion_steps", "algorithm", "timestep_spacing")
     unread = of_tokens if diffuses(trial) else of_diffusion
     return {name: value for name, value in identity(trial.sampling).items() if name not in unread}
+
+
+_UPSCALER_TRAINING = ("blur", "train_steps", "train_batch", "train_learning_rate", "public_seed")
+
+
+def _upscaler_training(trial: TrialConfig) -> dict[str, Any]:
+    """The upscaler's fields that its training reads."""
+    return {name: value for name, value in identity(trial.upscaler).items() if name in _UPSCALER_TRAINING}
+
+
+def _upscaling(trial: TrialConfig) -> dict[str, Any]:
+    """The upscaler's fields that its use reads: steps for a trained one, a temperature for the others."""
+    unread = (*_UPSCALER_TRAINING, "temperature" if trains_upscaler(trial) else "diffusion_steps")
+    return {name: value for name, value in identity(trial.upscaler).items() if name not in unread}
 
 
 def _prompt_file(trial: TrialConfig) -> str | None:

@@ -10,7 +10,7 @@ import math
 from functools import cache
 
 from wavedp import data, generators, tokenizers
-from wavedp.chain import coarse_shape, diffuses, n_records, pretrain_level
+from wavedp.chain import coarse_shape, diffuses, n_records, pretrain_level, trains_upscaler
 from wavedp.config import DiffusionConfig, TokenizerConfig, TrialConfig
 from wavedp.errors import UserError
 from wavedp.levels import check_level
@@ -47,6 +47,8 @@ def check(trial: TrialConfig) -> list[str]:
     _check_tokenizer(trial)
     if diffuses(trial):
         _check_diffusion(trial)
+    if trains_upscaler(trial):
+        _check_trained_upscaler(trial)
     _check_conditioning(trial)
     return accounting.check(trial.privacy, n_records(trial.data, "train"))
 
@@ -84,20 +86,7 @@ def _check_diffusion(trial: TrialConfig) -> None:
             f"generator.pretrain_level={pretrain_level(trial)} is not level={level}, and generator=blur_diffusion "
             "learns one size of image: use pretrain_level=null."
         )
-    if config.channels < 16 or config.channels % 16:
-        raise UserError(f"diffusion.channels={config.channels} has no groups of equal size: use a multiple of 16.")
-    if config.layers < 1 or config.multiplicity < 1:
-        raise UserError(
-            f"diffusion.layers={config.layers} and multiplicity={config.multiplicity} must both be 1 or more: raise "
-            "them."
-        )
-    if config.snr_gamma < 0:
-        raise UserError(f"diffusion.snr_gamma={config.snr_gamma} is no bound of a ratio: use 0 (off) or more.")
-    if not 1 <= sampling.diffusion_steps <= config.timesteps:
-        raise UserError(
-            f"sampling.diffusion_steps={sampling.diffusion_steps} does not fit {config.timesteps} timesteps: use 1 to "
-            f"{config.timesteps}."
-        )
+    _check_network("sampling", config, sampling.diffusion_steps)
     if trial.privacy.mean_share or trial.privacy.scale_decay != 1:
         raise UserError(
             "privacy.mean_share and privacy.scale_decay are for scales of tokens, which generator=blur_diffusion has "
@@ -109,6 +98,38 @@ def _check_diffusion(trial: TrialConfig) -> None:
             "use hooks."
         )
     _require_process(config, trial.blur, coarse_shape(trial))
+
+
+def _check_trained_upscaler(trial: TrialConfig) -> None:
+    """What upscaler=blur_diffusion cannot do."""
+    config, upscaler = trial.diffusion, trial.upscaler
+    if trial.public is None:
+        raise UserError("upscaler=blur_diffusion is trained on public images: set public, or use another upscaler.")
+    if upscaler.train_steps < 1 or upscaler.train_batch < 1:
+        raise UserError(
+            f"upscaler.train_steps={upscaler.train_steps} and train_batch={upscaler.train_batch} must both be 1 or "
+            "more: raise them."
+        )
+    _check_network("upscaler", config, upscaler.diffusion_steps)
+    _require_process(config, upscaler.blur, data.shape(trial.data))
+    _require_blur(config, upscaler.blur, 2**trial.level)
+
+
+def _check_network(section: str, config: DiffusionConfig, steps: int) -> None:
+    """The U-Net, and how many steps it draws in."""
+    if config.channels < 16 or config.channels % 16:
+        raise UserError(f"diffusion.channels={config.channels} has no groups of equal size: use a multiple of 16.")
+    if config.layers < 1 or config.multiplicity < 1:
+        raise UserError(
+            f"diffusion.layers={config.layers} and multiplicity={config.multiplicity} must both be 1 or more: raise "
+            "them."
+        )
+    if config.snr_gamma < 0:
+        raise UserError(f"diffusion.snr_gamma={config.snr_gamma} is no bound of a ratio: use 0 (off) or more.")
+    if not 1 <= steps <= config.timesteps:
+        raise UserError(
+            f"{section}.diffusion_steps={steps} does not fit {config.timesteps} timesteps: use 1 to {config.timesteps}."
+        )
 
 
 def _check_conditioning(trial: TrialConfig) -> None:
@@ -167,6 +188,13 @@ def _require_process(config: DiffusionConfig, blur: str, shape: tuple[int, int, 
     from wavedp.generators.blur_diffusion import forward_process
 
     BlurOperator(forward_process(config, blur), *shape[1:])
+
+
+@cache
+def _require_blur(config: DiffusionConfig, blur: str, factor: int) -> None:
+    from wavedp.generators.blur_diffusion import forward_process, matching_time
+
+    matching_time(forward_process(config, blur), factor)
 
 
 def _require_views(number: int) -> None:

@@ -208,11 +208,20 @@ class SamplingConfig:
 @dataclass(frozen=True)
 class UpscalerConfig:
     """Stage two. name: identity, nearest, bilinear, bicubic, lanczos, realesrgan_x4plus, realsr_df2k_x4,
-    animevideov3_x2, animevideov3_x3, animevideov3_x4, or spectral: the public generator completes the finer scales.
-    temperature: of the tokens that spectral draws. weights: folder that holds the model's files (None: search)."""
+    animevideov3_x2, animevideov3_x3, animevideov3_x4; spectral: the public generator completes the finer scales;
+    blur_diffusion: a U-Net trained on public images, of the size and process in DiffusionConfig, deblurs. temperature:
+    of the tokens that spectral draws. blur, train_steps, train_batch, train_learning_rate, public_seed: f(i) and the
+    training of blur_diffusion, one for all levels. diffusion_steps: it draws in, counted from pure noise; it enters
+    where the blur is the level's. weights: folder that holds the model's files (None: search)."""
 
     name: str = result("realsr_df2k_x4")
     temperature: float = result(1.0)
+    blur: str = result("quartic")
+    train_steps: int = result(600)
+    train_batch: int = result(64)
+    train_learning_rate: float = result(2e-3)
+    public_seed: int = result(0)
+    diffusion_steps: int = result(20)
     weights: str | None = performance(None)
 
 

@@ -2,10 +2,12 @@
 
     reference ─────────────────────────────────────────────────────────────┐
     tokenizer → pretrain → private_fit → coarse_samples → upscale → evaluate
+    upscaler ────────────────────────────────────────────────┘
 
-`tokenizer` and `pretrain` see public images alone, and later stages use what they made. `private_fit` is the only stage
-that trains on sensitive images; `reference` looks at the sensitive set's evaluation split. These two leave lines for
-the privacy ledger in their artifact. Every stage after `private_fit` is post-processing.
+`tokenizer`, `pretrain` and `upscaler` see public images alone, and later stages use what they made; a trial has the
+stage `upscaler` when its stage two is a model of ours that must be trained. `private_fit` is the only stage that trains
+on sensitive images; `reference` looks at the sensitive set's evaluation split. These two leave lines for the privacy
+ledger in their artifact. Every stage after `private_fit` is post-processing.
 
 `wavedp.chain` lists what each stage reads: the fields and data that its key is made of. Nothing else may reach a stage:
 its function gets the trial, its inputs' artifacts and a place to write. Bump the chain's `version` of a stage when the
@@ -18,14 +20,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from wavedp import data, generators, text, tokenizers, upscalers
-from wavedp.chain import STAGE, coarse_shape, fit_kind, keys, mechanisms, n_records, pretrain_level
-from wavedp.config import DataConfig, TrialConfig
+from wavedp.chain import chain_of, coarse_shape, fit_kind, keys, mechanisms, n_records, pretrain_level
+from wavedp.config import DataConfig, GeneratorConfig, TrialConfig
 from wavedp.errors import UserError
 from wavedp.generators import FitSettings, Generator
 from wavedp.generators.spectral_ar import SpectralAR
@@ -36,9 +38,12 @@ from wavedp.seeds import derive_seed
 from wavedp.store import Artifact, Draft, Store
 from wavedp.tokenizers import training as tokenizer_training
 from wavedp.tokenizers.losses import Perceptual
-from wavedp.upscalers import Upscaler
-from wavedp.upscalers.spectral import SpectralUpscaler
+from wavedp.upscalers import Upscaler, completion
+from wavedp.upscalers.completion import Completion
 from wavedp.wavelets import coarse
+
+if TYPE_CHECKING:
+    from wavedp.generators.blur_diffusion import BlurDiffusion
 
 
 @dataclass
@@ -144,16 +149,17 @@ def make_coarse_samples(work: Work) -> None:
     work.draft.tensors("samples", {"images": images, "labels": labels})
 
 
+def make_upscaler(work: Work) -> None:
+    """Stage two's model, where it is one of ours: trained on full-size public images, for every level alike."""
+    images = _coarse_images(data.load(_public(work.trial), "train"), level=0)
+    nothing = torch.zeros(len(images), dtype=torch.long)
+    seed = work.trial.upscaler.public_seed
+    work.draft.tensors("weights", _deblurring(work).fit_public(images, nothing, seed, work.report))
+
+
 def make_upscale(work: Work) -> None:
     """Stage two: the coarse samples brought to full size by a public super-resolution model."""
-    if work.trial.upscaler.name == "spectral":
-        generator, public = _generator(work), work.inputs["pretrain"].tensors("weights")
-        assert isinstance(generator, SpectralAR)  # as `check` saw to
-        complete = partial(generator.complete, public, temperature=work.trial.upscaler.temperature)
-        upscaler: Upscaler = SpectralUpscaler(complete)
-    else:
-        upscaler = upscalers.build(work.trial.upscaler)
-    factor = 2**work.trial.level
+    factor, upscaler = 2**work.trial.level, _upscaler(work)
     samples = work.inputs["coarse_samples"].tensors("samples")
     parts = []
     for part in samples["images"].split(50):
@@ -186,6 +192,7 @@ MAKE: dict[str, Callable[[Work], None]] = {
     "pretrain": make_pretrain,
     "private_fit": make_private_fit,
     "coarse_samples": make_coarse_samples,
+    "upscaler": make_upscaler,
     "upscale": make_upscale,
     "evaluate": make_evaluate,
 }
@@ -203,7 +210,7 @@ def make(stage: str, trial: TrialConfig, store: Store, device: str, report: Repo
         if published is not None:
             return published, False
         inputs = {}
-        for name in STAGE[stage].inputs:
+        for name in next(item for item in chain_of(trial) if item.name == stage).inputs:
             artifact = store.open(name, names[name])
             if artifact is None:
                 artifact, _ = make(name, trial, store, device, report)
@@ -222,7 +229,7 @@ def check_models(trial: TrialConfig) -> None:
         _prompts(trial)
     if trial.tokenizer.perceptual and tokenizers.training_level(trial.tokenizer, trial.level) is not None:
         Perceptual("cpu")
-    if trial.upscaler.name != "spectral":
+    if trial.upscaler.name not in completion.NAMES:
         _check_upscaler(trial.upscaler, 2**trial.level, coarse_shape(trial))
     n_reference = n_records(trial.data, trial.metrics.reference_split)
     _check_metrics(trial.metrics, n_reference, trial.sampling.n, labelled=True)
@@ -257,6 +264,33 @@ def _public(trial: TrialConfig) -> DataConfig:
     if trial.public is None:
         raise UserError("there are no public images (public=null) and this trial needs some: set public.")
     return trial.public
+
+
+def _upscaler(work: Work) -> Upscaler:
+    """The trial's upscaler: one that is ready, or a public model that another stage has trained."""
+    config = work.trial.upscaler
+    if config.name == "spectral":
+        generator, public = _generator(work), work.inputs["pretrain"].tensors("weights")
+        assert isinstance(generator, SpectralAR)  # as `check` saw to
+        return Completion(config.name, partial(generator.complete, public, temperature=config.temperature))
+    if config.name == "blur_diffusion":
+        weights = work.inputs["upscaler"].tensors("weights")
+        return Completion(config.name, partial(_deblurring(work).complete, weights, steps=config.diffusion_steps))
+    return upscalers.build(config)
+
+
+def _deblurring(work: Work) -> BlurDiffusion:
+    """The full-size, classless model of upscaler=blur_diffusion."""
+    from wavedp.generators.blur_diffusion import BlurDiffusion
+
+    trial, upscaler = work.trial, work.trial.upscaler
+    training = GeneratorConfig(
+        name="blur_diffusion",
+        pretrain_steps=upscaler.train_steps,
+        pretrain_batch=upscaler.train_batch,
+        pretrain_learning_rate=upscaler.train_learning_rate,
+    )
+    return BlurDiffusion(training, trial.diffusion, upscaler.blur, data.shape(trial.data), 1, work.device)
 
 
 def _generator(work: Work) -> Generator:

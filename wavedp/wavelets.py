@@ -79,6 +79,11 @@ def coarse(images: Tensor, level: int) -> Tensor:
     return decompose(images, level).approximation / 2**level
 
 
+def spread(images: Tensor, factor: int) -> Tensor:
+    """Every pixel as a block of factor × factor: B C h w -> B C h*factor w*factor, whose block means are `images`."""
+    return images.repeat_interleave(factor, -1).repeat_interleave(factor, -2)
+
+
 def _filters(wavelet: str, side: Literal["analysis", "synthesis"], like: Tensor) -> tuple[Tensor, Tensor]:
     try:
         bank = pywt.Wavelet(wavelet)

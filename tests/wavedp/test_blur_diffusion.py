@@ -7,11 +7,21 @@ import torch
 from opacus.grad_sample import GradSampleHooks
 
 from wavedp.config import DiffusionConfig, GeneratorConfig, PrivacyConfig, SamplingConfig
-from wavedp.diffusion.blur import BlurOperator
+from wavedp.diffusion.blur import BlurOperator, effective_blur
+from wavedp.errors import UserError
 from wavedp.generators import FitSettings
-from wavedp.generators.blur_diffusion import BlurDiffusion, draws_of, forward_process, record_loss, standard_normal
+from wavedp.generators.blur_diffusion import (
+    BlurDiffusion,
+    draws_of,
+    forward_process,
+    matching_time,
+    record_loss,
+    standard_normal,
+)
 from wavedp.privacy.accounting import Mechanism
 from wavedp.progress import silent
+from wavedp.upscalers.completion import Completion
+from wavedp.wavelets import coarse, spread
 
 SHAPE = (1, 8, 8)
 SMALL = DiffusionConfig(channels=16, multiplicity=2)
@@ -39,7 +49,7 @@ def test_the_loss_is_the_weighted_velocity_error_of_each_draw():
     operator, expected = BlurOperator(process, 8, 8), torch.zeros(3)
     for record in range(3):
         for number, shown in enumerate((images[record], images[record].flip(-1))):  # views 0 and 1
-            for row in draws[record].view(2, 2, -1)[number]:
+            for row in draws[record].view(2, -1)[number, 1:].view(2, -1):
                 t = int(row[0] * 1000)
                 a, s = (coefficients.exp()[0] for coefficients in operator.log_coefficients(t))
                 modes = operator.to_modes(2 * shown[None].double() - 1)
@@ -57,6 +67,7 @@ def test_uniform_numbers_become_normal_ones():
     assert standard_normal(torch.tensor([0.0, 1 - 2.0**-24])).isfinite().all()
 
 
+@pytest.mark.filterwarnings("ignore:Full backward hook is firing")  # the first layer's input is data
 @pytest.mark.parametrize("shape", [(1, 7, 7), (1, 14, 14), (3, 8, 8)])
 def test_every_record_has_the_gradient_of_its_own_loss(shape):
     """Opacus' hooks against autograd, layer by layer: the attention's memory layout once made two of them zero."""
@@ -76,8 +87,9 @@ def test_every_record_has_the_gradient_of_its_own_loss(shape):
             torch.testing.assert_close(found[name][record], gradient, rtol=1e-3, atol=1e-5, msg=name)
 
 
-def test_a_fit_does_not_depend_on_its_microbatches(tmp_path: Path):
-    made = generator()
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_a_fit_does_not_depend_on_its_microbatches(dropout, tmp_path: Path):
+    made = generator(condition_dropout=dropout)
     images, labels = torch.rand(30, *SHAPE), torch.arange(30) % 2
     weights = made.fit_public(images, labels, 0, silent)
     fits = []
@@ -134,3 +146,44 @@ def test_samples_depend_on_their_own_row_alone(algorithm):
     first_two = made.sample(weights, labels[:2], sampling, 7, silent)
     torch.testing.assert_close(all_five[:2], first_two, rtol=1e-4, atol=1e-4)
     assert not torch.allclose(all_five[0], all_five[2], atol=1e-2)
+
+
+@pytest.mark.parametrize("factor", [2, 4])
+@pytest.mark.parametrize("shape", [(1, 28, 28), (3, 16, 24)])
+def test_deblurring_keeps_the_coarse_image_and_is_a_function_of_it(factor, shape):
+    made = generator(shape=shape)
+    weights = made.fit_public(torch.rand(8, *shape), torch.zeros(8, dtype=torch.long), 0, silent)
+    images = torch.rand(3, shape[0], shape[1] // factor, shape[2] // factor)
+    upscaler = Completion("blur_diffusion", lambda part: made.complete(weights, part, steps=4))
+    full = upscaler.upscale(images, factor)
+    assert full.shape == (3, *shape)
+    assert full.min() >= 0
+    assert full.max() <= 1
+    torch.testing.assert_close(coarse(full, factor.bit_length() - 1), images, rtol=0, atol=1e-5)
+    assert not torch.allclose(full, spread(images, factor), atol=0.01)
+    assert torch.equal(full, upscaler.upscale(images, factor))
+    torch.testing.assert_close(upscaler.upscale(images[1:2], factor)[0], full[1], rtol=0, atol=1e-4)
+
+
+def test_deblurring_begins_where_the_blur_is_that_of_block_means():
+    process = forward_process(SMALL, "quartic")
+    blur = effective_blur(process)
+    for factor in (2, 4):
+        t = matching_time(process, factor)
+        box = torch.arange(factor).double() - (factor - 1) / 2
+        assert blur[t - 1] < box.square().mean().sqrt() <= blur[t]
+    assert matching_time(process, 1) == 0
+    with pytest.raises(UserError, match=r"blurs up to 1\.51 pixels, less than the 2\.29 of 8×8 block means"):
+        matching_time(process, 8)
+
+
+def test_deblurring_enters_the_process_where_it_would_be():
+    """Data as blurred as the process has them at the beginning: the state later on is the process's own."""
+    made = generator()
+    operator = BlurOperator(made.process, 8, 8)
+    sharp, noise, start, t = torch.rand(2, *SHAPE).double() * 2 - 1, torch.randn(2, *SHAPE).double(), 500, 600
+    (first, _), (log_a, log_s) = operator.log_coefficients(start), operator.log_coefficients(t)
+    alone = first - operator.log_alpha_bar[start + 1] / 2  # blur without the fading of noise
+    blurred = operator.to_pixels(alone.exp() * operator.to_modes(sharp))
+    expected = operator.to_pixels(log_a.exp() * operator.to_modes(sharp) + log_s.exp() * operator.to_modes(noise))
+    torch.testing.assert_close(made._blurred_so_far(blurred, noise, start, t), expected, rtol=0, atol=1e-9)

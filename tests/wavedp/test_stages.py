@@ -77,6 +77,34 @@ def test_blur_diffusion_at_every_schedule_and_the_whole_image(blur, tmp_path):
     assert (line["kind"], line["steps"]) == ("dp_sgd", 2)
 
 
+def test_a_public_model_deblurs_the_samples_of_any_generator(tmp_path):
+    upscaler = {"name": "blur_diffusion", "train_steps": 3, "train_batch": 8, "diffusion_steps": 4}
+    config = trial(upscaler=upscaler, diffusion={"channels": 16})
+    samples, found = upscaled(config, tmp_path)
+    small = found["coarse_samples"].tensors("samples")["images"]
+    again = coarse(samples["images"].float() / 255, 1)
+    assert (again - small).abs().max() <= 0.5 / 255 + 1e-5
+    one, other = (chain.keys(trial(level, upscaler=upscaler, privacy={"epsilon": e})) for level, e in ((1, 1), (2, 5)))
+    assert one["upscaler"] == other["upscaler"]  # one model for all levels and budgets
+    assert "upscaler" not in chain.keys(TINY)
+
+
+@pytest.mark.parametrize(
+    ("level", "changes", "sentence"),
+    [
+        (1, {"blur": "none"}, "upscaler.blur=none blurs up to 0.00 pixels, less than the 0.50 of 2×2 block means"),
+        (1, {"blur": "fast"}, "blur_schedule='fast' is not offered"),
+        (1, {"train_steps": 0}, "upscaler.train_steps=0 and train_batch=64 must both be 1 or more"),
+        (1, {"diffusion_steps": 2000}, "upscaler.diffusion_steps=2000 does not fit 1000 timesteps"),
+    ],
+)
+def test_a_deblurring_that_cannot_be_is_refused(level, changes, sentence):
+    with pytest.raises(UserError, match=sentence):
+        checks.check(trial(level, upscaler={"name": "blur_diffusion", **changes}))
+    with pytest.raises(UserError, match="trained on public images: set public"):
+        checks.check(dataclasses.replace(trial(upscaler={"name": "blur_diffusion"}), public=None))
+
+
 def test_the_public_generator_completes_the_finer_scales(tmp_path):
     config = trial(
         tokenizer={"name": "spectral"},

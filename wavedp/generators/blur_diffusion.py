@@ -17,18 +17,22 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wavedp.config import DiffusionConfig, GeneratorConfig, SamplingConfig
-from wavedp.diffusion.blur import PAPER_LOG, PAPER_QUARTIC, BlurSchedule
+from wavedp.diffusion.blur import PAPER_LOG, PAPER_QUARTIC, BlurSchedule, effective_blur
 from wavedp.diffusion.scheduler import BlurDiffusionScheduler
+from wavedp.errors import UserError
 from wavedp.generators import FitSettings, PrivateFit, Weights
 from wavedp.generators.adaptation import adapt, merge
 from wavedp.generators.conditions import ClassCondition, Condition, TextCondition, drop, forget_classes
+from wavedp.generators.denoiser import Denoiser
 from wavedp.privacy.training import fit_private
 from wavedp.progress import Report
 from wavedp.seeds import derive_seed
 from wavedp.views import view
+from wavedp.wavelets import coarse, spread
 
 
 class BlurDiffusion:
@@ -118,6 +122,44 @@ class BlurDiffusion:
         return torch.cat(images)
 
     @torch.inference_mode()
+    def complete(self, weights: Weights, images: Tensor, steps: int) -> Tensor:
+        """Images of this model's size whose block means are `images` B C h w, deblurred by the public model: diffusion
+        begins at the time whose blur is that of block means, and every prediction's means are set to the known ones
+        (the null-space form of Wang et al., arXiv 2212.00490). Block means rather than the lowest cosines, since those
+        are what a coarse image says exactly.
+
+        weights: `fit_public`'s of class 0 alone. steps: of the whole way from noise, most of which lies before the
+        beginning. The draws of an image depend on that image alone. Raises UserError where `matching_time` does.
+        """
+        model, factor = self._model(self.n_classes, weights).eval(), self.shape[-1] // images.shape[-1]
+        level, start = factor.bit_length() - 1, matching_time(self.process, factor)
+        by_velocity = _scheduler(self.process)
+        by_data = _scheduler(self.process, prediction_type="sample", clip_sample=False)
+        by_data.set_timesteps(steps)
+        times = [t for t in by_data.timesteps.tolist() if t > start]
+        times = [*times[-1:], *(t for t in by_data.timesteps.tolist() if t <= start)]  # the first is at or after it
+        known = spread(images, factor).to(self.device) * 2 - 1
+        noise = torch.stack([_own_noise(image, self.shape) for image in images])
+        x = self._blurred_so_far(F.interpolate(images, self.shape[1:], mode="bicubic") * 2 - 1, noise, start, times[0])
+        x = x.to(self.device)
+        shown = torch.zeros(len(images), dtype=torch.long, device=self.device)
+        for t in times:
+            with self._autocast():
+                velocity = model(x, torch.full((len(x),), t, device=self.device), shown).float()
+            data: Tensor = by_velocity.step(velocity, t, x, return_dict=False)[1]
+            data = data + known - spread(coarse(data, level), factor)
+            x = by_data.step(data, t, x).prev_sample  # type: ignore[union-attr]
+        return ((x + 1) / 2).cpu()
+
+    def _blurred_so_far(self, data: Tensor, noise: Tensor, start: int, t: int) -> Tensor:
+        """The state at time t >= start of images that are already as blurred as those at `start` are."""
+        operator = _scheduler(self.process).operator(data)
+        (log_a, log_s), (first, _) = operator.log_coefficients(t), operator.log_coefficients(start)
+        faded = (log_a - first).exp() * (operator.log_alpha_bar[start + 1] / 2).exp()  # 1 H W
+        modes = faded.to(data) * operator.to_modes(data) + log_s.exp().to(data) * operator.to_modes(noise)
+        return operator.to_pixels(modes)
+
+    @torch.inference_mode()
     def _denoise(
         self,
         model: Denoiser,
@@ -158,42 +200,6 @@ class BlurDiffusion:
         return torch.autocast("cuda", torch.bfloat16, enabled=self.device == "cuda")
 
 
-class Denoiser(nn.Module):
-    """diffusers' U-Net: GroupNorm alone, so that nothing mixes records; the condition joins the time's embedding.
-
-    forward(noisy B C h w in about [-1, 1], timesteps B int64 in 0..T-1, conditions) -> B C h w, the predicted v.
-    Its depth is as many halvings as the sides allow, up to two; attention is in the middle.
-    """
-
-    def __init__(self, shape: tuple[int, int, int], condition: Condition, config: DiffusionConfig) -> None:
-        super().__init__()
-        from diffusers import UNet2DModel  # slow to import, and only this generator needs it
-
-        channels, height, width = shape
-        levels = 1
-        while levels < 3 and height % 2**levels == 0 and width % 2**levels == 0:
-            levels += 1
-        self.condition = condition
-        self.unet = UNet2DModel(
-            in_channels=channels,
-            out_channels=channels,
-            layers_per_block=config.layers,
-            block_out_channels=tuple(config.channels * min(2**i, 2) for i in range(levels)),
-            down_block_types=("DownBlock2D",) * levels,
-            up_block_types=("UpBlock2D",) * levels,
-            norm_num_groups=8,
-            attention_head_dim=16,
-            class_embed_type="identity",
-        )
-        # Attention leaves images channels-last, and there Opacus' convolutions (1.6) find a record's gradient zero.
-        for layer in self.unet.mid_block.attentions:  # type: ignore[attr-defined]
-            layer.register_forward_hook(lambda layer, inputs, output: output.contiguous())
-
-    def forward(self, noisy: Tensor, timesteps: Tensor, conditions: Tensor) -> Tensor:
-        found = self.unet(noisy, timesteps, class_labels=self.condition(conditions)[:, 0])  # type: ignore[operator]
-        return found.sample
-
-
 def forward_process(config: DiffusionConfig, blur: str) -> BlurSchedule:
     """The blur schedule of a trial's f(i). blur_f_max=None: the paper's value for log, and quartic's for the others."""
     usual = PAPER_LOG.blur_f_max if blur == "log" else PAPER_QUARTIC.blur_f_max
@@ -208,10 +214,24 @@ def forward_process(config: DiffusionConfig, blur: str) -> BlurSchedule:
     )
 
 
+def matching_time(process: BlurSchedule, factor: int) -> int:
+    """The first time at which images are as blurred as means of factor × factor blocks, whose standard deviation is
+    √((factor² - 1)/12) pixels. Raises UserError when the schedule never blurs as much."""
+    wanted, blur = ((factor**2 - 1) / 12) ** 0.5, effective_blur(process)
+    if blur.max() < wanted:
+        raise UserError(
+            f"upscaler.blur={process.blur_schedule} blurs up to {float(blur.max()):.2f} pixels, less than the "
+            f"{wanted:.2f} of {factor}×{factor} block means: use upscaler.blur=heat, a larger diffusion.blur_f_max, or "
+            "a lower level."
+        )
+    return int((blur >= wanted).nonzero()[0])
+
+
 def draws_of(shape: tuple[int, int, int], views: int, multiplicity: int) -> int:
-    """How many uniform numbers a record's loss takes: for each noise of each view a time, and one a pixel."""
+    """How many uniform numbers a record's loss takes: for each view one that may drop its condition, and for each of
+    its noises a time and one a pixel."""
     channels, height, width = shape
-    return views * multiplicity * (1 + channels * height * width)
+    return views * (1 + multiplicity * (1 + channels * height * width))
 
 
 def record_loss(
@@ -227,11 +247,12 @@ def record_loss(
 
     def loss(model: Denoiser, images: Tensor, conditions: Tensor, draws: Tensor) -> Tensor:
         total = torch.zeros(len(images), device=images.device)
-        each = draws.view(len(images), views, multiplicity, -1)
+        of_views = draws.view(len(images), views, -1)
+        each = of_views[:, :, 1:].reshape(len(images), views, multiplicity, -1)
         for number in range(views):
             data = view(images, number) * 2 - 1
             shown = conditions[:, number] if conditions.ndim == 3 else conditions
-            shown = drop(model.condition, shown, dropout)
+            shown = drop(model.condition, shown, dropout, of_views[:, number, 0])
             for k in range(multiplicity):
                 times = (each[:, number, k, 0] * process.steps).long()
                 noise = standard_normal(each[:, number, k, 1:]).view_as(data)
@@ -252,7 +273,14 @@ def standard_normal(uniforms: Tensor) -> Tensor:
     return torch.special.ndtri(uniforms.double() + 2.0**-25).float()
 
 
+def _own_noise(image: Tensor, shape: tuple[int, int, int]) -> Tensor:
+    """White noise of this shape that is a function of the image."""
+    seed = derive_seed(0, "complete", image.cpu().numpy().tobytes().hex())
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
 def _scheduler(process: BlurSchedule, **options: Any) -> BlurDiffusionScheduler:
+    arguments: dict[str, Any] = {"clip_sample": True, **options}
     return BlurDiffusionScheduler(
         num_train_timesteps=process.num_train_timesteps,
         beta_schedule=process.beta_schedule,
@@ -261,6 +289,5 @@ def _scheduler(process: BlurSchedule, **options: Any) -> BlurDiffusionScheduler:
         blur_sigma=process.blur_sigma,
         blur_basis=process.blur_basis,
         heat_sigma_max=process.heat_sigma_max,
-        clip_sample=True,
-        **options,
+        **arguments,
     )

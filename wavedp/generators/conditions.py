@@ -52,11 +52,12 @@ class TextCondition(nn.Module):
 Condition = ClassCondition | TextCondition
 
 
-def drop(condition: Condition, conditions: Tensor, rate: float) -> Tensor:
-    """The conditions, each replaced by "none" with this probability, drawn from torch's global generator."""
+def drop(condition: Condition, conditions: Tensor, rate: float, chances: Tensor | None = None) -> Tensor:
+    """The conditions, each replaced by "none" where its chance, of B in [0, 1), is below the rate. None: chances come
+    from torch's global generator."""
     if rate == 0:
         return conditions
-    kept = torch.rand(len(conditions)).to(conditions.device) >= rate
+    kept = (torch.rand(len(conditions)) if chances is None else chances).to(conditions.device) >= rate
     return torch.where(kept.view(-1, *[1] * (conditions.ndim - 1)), conditions, condition.absent(conditions))
 
 

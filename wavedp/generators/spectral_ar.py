@@ -29,7 +29,7 @@ from wavedp.seeds import derive_seed
 from wavedp.text import EMBEDDING_WIDTH
 from wavedp.tokenizers import Tokenizer
 from wavedp.views import view
-from wavedp.wavelets import coarse
+from wavedp.wavelets import coarse, spread
 
 WARM_UP_STEPS = 20  # on the class means; more, and every sample of a class is its mean
 
@@ -88,6 +88,7 @@ class SpectralAR:
             fit.privacy,
             noise_multiplier=planned.noise_multiplier,
             seed=fit.seed,
+            draws=fit.privacy.views if self.config.condition_dropout else 0,
             checkpoint=fit.checkpoint,
             device=self.device,
             report=report,
@@ -109,7 +110,7 @@ class SpectralAR:
         means = class_means(
             coarse(images, levels), labels, self.n_classes, noise_multiplier=noise_multiplier, seed=fit.seed
         )
-        flat = means.repeat_interleave(2**levels, -1).repeat_interleave(2**levels, -2)  # no details
+        flat = spread(means, 2**levels)  # no details
         codes, coarsest = self.tokenizer.encode(flat).to(self.device), (scales == 0).to(self.device)
         classes = torch.arange(self.n_classes, device=self.device)
         optimizer = torch.optim.Adam(trainable(model).values(), lr=fit.privacy.learning_rate)
@@ -187,17 +188,18 @@ def token_losses(model: nn.Module, codes: Tensor, conditions: Tensor) -> Tensor:
 
 
 def record_loss(tokenizer: Tokenizer, privacy: PrivacyConfig, dropout: float) -> Callable[..., Tensor]:
-    """loss(model, images, conditions) -> B: what one record asks of the weights, averaged over its views and tokens."""
+    """loss(model, images, conditions, chances) -> B: what one record asks of the weights, averaged over its views and
+    tokens. chances: B × views uniform numbers that may drop its conditions; none when dropout = 0."""
     scales = tokenizer.positions[:, 0]
     weight = privacy.scale_decay ** scales.double()
     weight = (weight / weight.mean()).float()
 
-    def loss(model: SpectralTransformer, images: Tensor, conditions: Tensor) -> Tensor:
+    def loss(model: SpectralTransformer, images: Tensor, conditions: Tensor, chances: Tensor | None = None) -> Tensor:
         total = torch.zeros(len(images), device=images.device)
         for number in range(privacy.views):
             codes = tokenizer.encode(view(images, number))
             shown = conditions if conditions.ndim == 1 else conditions[:, number]
-            shown = drop(model.condition, shown, dropout)
+            shown = drop(model.condition, shown, dropout, None if chances is None else chances[:, number])
             total = total + (token_losses(model, codes, shown) * weight.to(codes.device)).mean(1)
         return total / privacy.views
 

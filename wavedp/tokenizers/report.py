@@ -38,7 +38,7 @@ from wavedp.metrics.frechet import frechet_distance_of
 from wavedp.privacy import ledger
 from wavedp.store import Store, write_atomically
 from wavedp.tokenizers.spectral import wavelet_levels
-from wavedp.wavelets import coarse
+from wavedp.wavelets import coarse, spread
 
 SHOWN = 10
 
@@ -112,7 +112,7 @@ def _sheet(rows: list[Tensor], side: int) -> Image.Image:
     large = []
     for row in rows:
         times = side // row.shape[-1]
-        large.append(row.repeat_interleave(times, -1).repeat_interleave(times, -2))
+        large.append(spread(row, times))
     picture = torch.cat([torch.cat(list(row), dim=-1) for row in large], dim=-2).permute(1, 2, 0).numpy()
     return Image.fromarray(np.ascontiguousarray(picture[..., 0] if picture.shape[-1] == 1 else picture))
 

@@ -38,6 +38,7 @@ import torch
 
 from wavedp.config import UpscalerConfig
 from wavedp.errors import UserError
+from wavedp.upscalers import completion
 from wavedp.upscalers.classical import Classical, Identity
 from wavedp.upscalers.ncnn_graph import WEIGHTS, NcnnGraph
 
@@ -73,7 +74,8 @@ def build(config: UpscalerConfig) -> Upscaler:
     Raises UserError for an unknown name or weights that are not there.
     """
     if config.name not in UPSCALERS:
-        raise UserError(f"upscaler.name={config.name!r} is not known: use one of {', '.join(UPSCALERS)}.")
+        known = ", ".join((*UPSCALERS, *completion.NAMES))
+        raise UserError(f"upscaler.name={config.name!r} is not known: use one of {known}.")
     return UPSCALERS[config.name](config.weights)
 
 
