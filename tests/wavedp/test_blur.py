@@ -1,6 +1,7 @@
 """wavedp.diffusion.blur against direct convolution, composed steps and published numbers."""
 
 import dataclasses
+import itertools
 import math
 
 import numpy as np
@@ -20,10 +21,13 @@ from wavedp.errors import UserError
 @pytest.mark.parametrize("steps", [10, 1000])
 @pytest.mark.parametrize("side", [16, 32])
 @pytest.mark.parametrize("basis", blur.BASES)
-@pytest.mark.parametrize("name", [name for name in blur.BLURS if name != "heat"])
-def test_one_step_after_another_gives_the_marginal(name, basis, side, steps):
+@pytest.mark.parametrize(
+    ("name", "order"),
+    [(name, blur.ORDERS[0]) for name in blur.BLURS if name != "heat"] + [("quartic", blur.ORDERS[1])],
+)
+def test_one_step_after_another_gives_the_marginal(name, order, basis, side, steps):
     # Proposition 1: u_i = √(1-β_i) D^f(i) u_{i-1} + √(1 - (1-β_i) D^2f(i)) z, written out from the schedule.
-    schedule = BlurSchedule(num_train_timesteps=steps, blur_schedule=name, blur_basis=basis)
+    schedule = BlurSchedule(num_train_timesteps=steps, blur_schedule=name, blur_basis=basis, blur_order=order)
     operator = BlurOperator(schedule, side, side)
     log_eigenvalues = operator.row_exponents[:, None] + operator.column_exponents
     factor, variance = torch.ones(side, side, dtype=torch.float64), torch.zeros(side, side, dtype=torch.float64)
@@ -50,6 +54,32 @@ def test_heat_is_hoogeboom_and_salimans(side, steps):
     torch.testing.assert_close(s, (1 - alpha_bar).sqrt().expand_as(s))
     assert (a[-1, -1, -1] ** 2 + s[-1, -1, -1] ** 2) < 1  # not variance preserving
     torch.testing.assert_close(effective_blur(schedule)[t], sigma.double(), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "basis"),
+    [("heat", "dct"), *itertools.product([b for b in blur.BLURS if b not in ("none", "heat")], blur.BASES)],
+)
+def test_fine_to_coarse_deals_the_same_factors_out_in_reverse(name, basis):
+    t = torch.tensor([-1, 0, 30, 999])
+    coarse, fine = (BlurSchedule(blur_schedule=name, blur_basis=basis, blur_order=order) for order in blur.ORDERS)
+    for there, back in zip(blur_coefficients(coarse, 6, 9, t), blur_coefficients(fine, 6, 9, t), strict=True):
+        assert torch.equal(back, there.flip((1, 2)))
+    operators = BlurOperator(coarse, 6, 9), BlurOperator(fine, 6, 9)
+    assert torch.equal(operators[0].rows, operators[1].rows)  # the modes stay where they are
+    a, s = (x[2] for x in blur_coefficients(fine, 6, 9, t))
+    snr = (a / s).square()
+    assert (snr.diff(dim=0) > 0).all()  # from coarse to fine, the later to be lost
+    assert (snr.diff(dim=1) > 0).all()
+    torch.testing.assert_close(operators[1].mean_snr(t[1:]), operators[0].mean_snr(t[1:]), rtol=1e-12, atol=0)
+
+
+def test_the_coefficients_are_those_from_before_there_was_an_order():
+    # Computed at commit e7e3c42.
+    a, s = blur_coefficients(BlurSchedule(), 6, 10, torch.tensor([500, 999]))
+    found = [float(x) for x in (a[0, 0, 0], a[0, 5, 9], a[1, 2, 3], s[0, 5, 9])]
+    known = [0.27892052338439344, 0.20688420106104574, 0.0007642642500369425, 0.9783654365068979]
+    assert found == pytest.approx(known, rel=1e-12)
 
 
 @pytest.mark.parametrize("name", blur.BLURS)
@@ -213,6 +243,7 @@ def test_an_operator_holds_no_more_than_the_image_and_the_schedule():
         ("blur_schedule", "sqrt", "blur_schedule='sqrt' is not offered: use one of none, linear, log, quadratic"),
         ("beta_schedule", "exp", "beta_schedule='exp' is not offered: use one of linear, cosine"),
         ("blur_basis", "fft", "blur_basis='fft' is not offered: use one of dct, zero_pad"),
+        ("blur_order", "up", "blur_order='up' is not offered: use one of coarse_to_fine, fine_to_coarse"),
         ("num_train_timesteps", 0, "num_train_timesteps=0 diffuses nothing: use 1 or more"),
         ("blur_sigma", 0, "blur_sigma=0 is no width: use a finite number of pixels > 0"),
         ("heat_sigma_max", math.nan, "heat_sigma_max=nan is no width"),

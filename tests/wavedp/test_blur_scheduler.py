@@ -11,7 +11,7 @@ import torch
 from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler, UNet2DModel
 
 from wavedp.diffusion import report
-from wavedp.diffusion.blur import BlurSchedule, blur_coefficients
+from wavedp.diffusion.blur import ORDERS, BlurSchedule, blur_coefficients
 from wavedp.diffusion.pipeline import BlurDiffusionPipeline
 from wavedp.diffusion.report import generated_std, photograph_spectrum
 from wavedp.diffusion.scheduler import ALGORITHMS, PREDICTIONS, SPACINGS, BlurDiffusionScheduler
@@ -263,6 +263,25 @@ def test_a_saved_scheduler_steps_as_before(prediction, algorithm, blurred, tmp_p
         "_class_name",
         "_diffusers_version",
     ]
+
+
+def test_the_order_of_blur_is_kept_on_disk_and_moves_the_noise(tmp_path):
+    coarse, fine = (BlurDiffusionScheduler(blur_order=order) for order in ORDERS)
+    fine.save_pretrained(tmp_path)
+    loaded = BlurDiffusionScheduler.from_pretrained(tmp_path)
+    assert loaded.config.blur_order == "fine_to_coarse"
+    constant, t = torch.ones(1, 1, 8, 8, dtype=torch.float64), torch.tensor([999])
+    kept = [float(each.add_noise(constant, torch.zeros_like(constant), t).mean()) for each in (coarse, fine, loaded)]
+    assert kept[2] == kept[1] < 1e-3 * kept[0]  # the mean goes first
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("blurred", BLURS[1:3], ids=["quartic", "log"])
+def test_samplers_treat_a_mode_by_its_factor_in_either_order(algorithm, blurred):
+    spectrum = photograph_spectrum(6, 8)
+    coarse, fine = (scheduler_of(algorithm=algorithm, blurred=blurred, blur_order=order) for order in ORDERS)
+    expected = generated_std(coarse, spectrum, 12).flip((0, 1))
+    torch.testing.assert_close(generated_std(fine, spectrum.flip((0, 1)), 12), expected)
 
 
 @every_kind

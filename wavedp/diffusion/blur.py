@@ -10,6 +10,11 @@ diffusers does; the paper's step is i = t + 1, and t = -1 is the data (a = 1, s 
     heat  Hoogeboom & Salimans 2023 (arXiv 2209.05557): a = √ᾱ d_k, s² = 1 - ᾱ for every mode, so a² + s² ≤ 1;
           d = (1 - c) exp(-λ_k σ_B²/2) + c with c = 0.001 and σ_B = σ_max sin²(πi/2T)
 
+Blur takes the finest modes first, so generation goes from coarse to fine. blur_order=fine_to_coarse is the control:
+mode (k, l) gets the factor of mode (H-1-k, W-1-l), so the mean goes first and the finest mode last, and the modes have
+the same signal-to-noise ratios at every time, dealt out in reverse. (Lee et al.'s control, I - D in place of D, is
+none: it multiplies every mode by less than 2e-15.)
+
 Everything is kept as float64 logarithms: ᾱ D^2F underflows float32 for a third of the modes of strong blurs, and
 1 - a² loses all its digits at the first steps unless it comes from expm1. Nothing of T × H·W numbers is ever built.
 """
@@ -30,6 +35,7 @@ from wavedp.errors import UserError
 BLURS = ("none", "linear", "log", "quadratic", "cubic", "quartic", "triangular", "heat")
 NOISES = ("linear", "cosine")
 BASES = ("dct", "zero_pad")
+ORDERS = ("coarse_to_fine", "fine_to_coarse")
 
 HEAT_FLOOR = 0.001
 """What heat leaves of every mode: without it the reverse step would divide by nothing."""
@@ -46,7 +52,8 @@ class BlurSchedule:
     blur_f_min to blur_f_max, in units of the base kernel's variance added per step; `none` is DDPM. blur_sigma:
     standard deviation in pixels of the Gaussian whose samples, normalised, are the base kernel. blur_basis: dct
     (borders reflect) or zero_pad (black beyond the borders: the paper's, which darkens edges). heat_sigma_max: pixels,
-    read by blur_schedule=heat alone, which in turn reads neither f nor blur_sigma.
+    read by blur_schedule=heat alone, which in turn reads neither f nor blur_sigma. blur_order: of generation,
+    coarse_to_fine or fine_to_coarse.
     Raises UserError for unknown names and values out of range.
     """
 
@@ -61,11 +68,13 @@ class BlurSchedule:
     blur_sigma: float = 0.4
     blur_basis: str = "dct"
     heat_sigma_max: float = 20.0
+    blur_order: str = "coarse_to_fine"
 
     def __post_init__(self) -> None:
         check_name("blur_schedule", self.blur_schedule, BLURS)
         check_name("beta_schedule", self.beta_schedule, NOISES)
         check_name("blur_basis", self.blur_basis, BASES)
+        check_name("blur_order", self.blur_order, ORDERS)
         if self.blur_schedule == "heat" and self.blur_basis != "dct":
             raise UserError(f"blur_schedule=heat is made of cosines, not of {self.blur_basis}: use blur_basis=dct.")
         if self.trained_betas is None and self.num_train_timesteps < 1:
@@ -106,6 +115,8 @@ class BlurOperator:
     ) -> None:
         self.schedule = schedule
         (rows, row_exponents), (columns, column_exponents) = (_modes(schedule, side) for side in (height, width))
+        if schedule.blur_order == "fine_to_coarse":
+            row_exponents, column_exponents = row_exponents.flip(0), column_exponents.flip(0)
         self.rows, self.columns = rows.to(device, dtype), columns.to(device, dtype)  # H H, W W
         tables = torch.device("cpu") if torch.device(device).type == "mps" else torch.device(device)
         self.row_exponents, self.column_exponents = row_exponents.to(tables), column_exponents.to(tables)  # H, W
@@ -168,7 +179,8 @@ def blur_coefficients(
 
 def effective_blur(schedule: BlurSchedule) -> Tensor:
     """Standard deviation in pixels of all blur up to each time, T float64: σ_B for heat, else √(F_i Σ n² g_n), since
-    variances of kernels add. The sampled kernel's is 0.0808 px² for blur_sigma = 0.4, half the nominal 0.16."""
+    variances of kernels add. The sampled kernel's is 0.0808 px² for blur_sigma = 0.4, half the nominal 0.16. Of
+    fine_to_coarse, which blurs nothing, it is the blur whose factors are reversed."""
     blur = cumulated_blur(schedule)[1:]
     if schedule.blur_schedule == "heat":
         return (2 * blur).sqrt()
@@ -235,7 +247,8 @@ def log_snr(schedule: BlurSchedule) -> Tensor:
 def mean_log_snr(schedule: BlurSchedule, least: float) -> Tensor:
     """T float64: λ = log(a/s) of each mode, no less than `least`, averaged over the modes of images of any size.
 
-    A 16 × 16 grid of frequencies stands for all: eigenvalues depend on the frequency alone.
+    A 16 × 16 grid of frequencies stands for all: eigenvalues depend on the frequency alone, and blur_order deals the
+    same ones out in another order.
     """
     exponents = _exponents(schedule, (torch.arange(16, dtype=torch.float64) + 0.5) * math.pi / 16)
     both = (exponents[:, None] + exponents).flatten()  # 256

@@ -43,7 +43,7 @@ _PURE_NOISE = -5.0  # a mode's λ below which blur_aware spends no steps on it
 class BlurDiffusionScheduler(SchedulerMixin, ConfigMixin):
     """Forward process and samplers of a BlurSchedule, in place of diffusers' DDPM, DDIM and DPM-Solver schedulers.
 
-    num_train_timesteps … heat_sigma_max: as BlurSchedule. prediction_type: what the network is trained to give, in
+    num_train_timesteps … blur_order: as BlurSchedule. prediction_type: what the network is trained to give, in
     pixels: epsilon (the noise), sample (the data), or v_prediction (a ε - s u_0 in every mode), the only one that is
     well scaled at all times. algorithm_type: see the module. timestep_spacing: of a run's steps, from T-1 to 0:
 
@@ -75,6 +75,7 @@ class BlurDiffusionScheduler(SchedulerMixin, ConfigMixin):
         blur_sigma: float = 0.4,
         blur_basis: str = "dct",
         heat_sigma_max: float = 20.0,
+        blur_order: str = "coarse_to_fine",
         prediction_type: str = "v_prediction",
         algorithm_type: str = "dpmsolver++",
         timestep_spacing: str = "logsnr",
@@ -98,6 +99,7 @@ class BlurDiffusionScheduler(SchedulerMixin, ConfigMixin):
             blur_sigma=blur_sigma,
             blur_basis=blur_basis,
             heat_sigma_max=heat_sigma_max,
+            blur_order=blur_order,
         )
         self.betas = noise_variances(self.schedule)
         self.init_noise_sigma = 1.0
