@@ -125,7 +125,8 @@ class DiffusionConfig:
 
     timesteps: T. noise_schedule: of β (wavedp.diffusion.blur). blur_f_max: f(T), in variances of the base kernel (None:
     the paper's 0.600625 for blur=log, 0.140625 for the others). blur_sigma: of the base kernel, pixels. basis: dct
-    reflects at the borders, zero_pad darkens them as in the paper. heat_sigma_max: of blur=heat, pixels.
+    reflects at the borders, zero_pad darkens them as in the paper. heat_sigma_max: of blur=heat, pixels. blur_order: of
+    generation; fine_to_coarse is the control that takes the lowest frequencies first.
     channels: of the U-Net's first level, a multiple of 16. layers: residual blocks a level. multiplicity: times and
     noises a view, averaged before clipping. snr_gamma: of the loss weights (0: none).
     """
@@ -136,6 +137,7 @@ class DiffusionConfig:
     blur_sigma: float = result(0.4)
     basis: Literal["dct", "zero_pad"] = result("dct")
     heat_sigma_max: float = result(20.0)
+    blur_order: Literal["coarse_to_fine", "fine_to_coarse"] = result("coarse_to_fine")
     channels: int = result(16)
     layers: int = result(1)
     multiplicity: int = result(2)

@@ -154,7 +154,8 @@ def make_upscaler(work: Work) -> None:
     images = _coarse_images(data.load(_public(work.trial), "train"), level=0)
     nothing = torch.zeros(len(images), dtype=torch.long)
     seed = work.trial.upscaler.public_seed
-    work.draft.tensors("weights", _deblurring(work).fit_public(images, nothing, seed, work.report))
+    generator = deblurring(work.trial, work.device)
+    work.draft.tensors("weights", generator.fit_public(images, nothing, seed, work.report))
 
 
 def make_upscale(work: Work) -> None:
@@ -235,6 +236,20 @@ def check_models(trial: TrialConfig) -> None:
     _check_metrics(trial.metrics, n_reference, trial.sampling.n, labelled=True)
 
 
+def deblurring(trial: TrialConfig, device: str) -> BlurDiffusion:
+    """The full-size, classless model of the stage `upscaler`."""
+    from wavedp.generators.blur_diffusion import BlurDiffusion  # and with it diffusers
+
+    upscaler = trial.upscaler
+    training = GeneratorConfig(
+        name="blur_diffusion",
+        pretrain_steps=upscaler.train_steps,
+        pretrain_batch=upscaler.train_batch,
+        pretrain_learning_rate=upscaler.train_learning_rate,
+    )
+    return BlurDiffusion(training, trial.diffusion, upscaler.blur, data.shape(trial.data), 1, device)
+
+
 _check_metrics = cache(suite.check)
 _check_upscaler = cache(upscalers.check)
 
@@ -275,22 +290,9 @@ def _upscaler(work: Work) -> Upscaler:
         return Completion(config.name, partial(generator.complete, public, temperature=config.temperature))
     if config.name == "blur_diffusion":
         weights = work.inputs["upscaler"].tensors("weights")
-        return Completion(config.name, partial(_deblurring(work).complete, weights, steps=config.diffusion_steps))
+        public_model = deblurring(work.trial, work.device)
+        return Completion(config.name, partial(public_model.complete, weights, steps=config.diffusion_steps))
     return upscalers.build(config)
-
-
-def _deblurring(work: Work) -> BlurDiffusion:
-    """The full-size, classless model of upscaler=blur_diffusion."""
-    from wavedp.generators.blur_diffusion import BlurDiffusion
-
-    trial, upscaler = work.trial, work.trial.upscaler
-    training = GeneratorConfig(
-        name="blur_diffusion",
-        pretrain_steps=upscaler.train_steps,
-        pretrain_batch=upscaler.train_batch,
-        pretrain_learning_rate=upscaler.train_learning_rate,
-    )
-    return BlurDiffusion(training, trial.diffusion, upscaler.blur, data.shape(trial.data), 1, work.device)
 
 
 def _generator(work: Work) -> Generator:

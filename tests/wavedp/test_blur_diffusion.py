@@ -1,12 +1,16 @@
 """The generator that diffuses: its loss record by record, its draws, and what it learns."""
 
+import dataclasses
+import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from opacus.grad_sample import GradSampleHooks
 
-from wavedp.config import DiffusionConfig, GeneratorConfig, PrivacyConfig, SamplingConfig
+from wavedp.config import DataConfig, DiffusionConfig, GeneratorConfig, PrivacyConfig, SamplingConfig
+from wavedp.diffusion import reverse
 from wavedp.diffusion.blur import BlurOperator, effective_blur
 from wavedp.errors import UserError
 from wavedp.generators import FitSettings
@@ -173,6 +177,9 @@ def test_deblurring_begins_where_the_blur_is_that_of_block_means():
         box = torch.arange(factor).double() - (factor - 1) / 2
         assert blur[t - 1] < box.square().mean().sqrt() <= blur[t]
     assert matching_time(process, 1) == 0
+    control = forward_process(dataclasses.replace(SMALL, blur_order="fine_to_coarse"), "quartic")
+    with pytest.raises(UserError, match="blur_order=fine_to_coarse has no time that looks like a coarse image"):
+        matching_time(control, 2)
     with pytest.raises(UserError, match=r"blurs up to 1\.51 pixels, less than the 2\.29 of 8×8 block means"):
         matching_time(process, 8)
 
@@ -187,3 +194,31 @@ def test_deblurring_enters_the_process_where_it_would_be():
     blurred = operator.to_pixels(alone.exp() * operator.to_modes(sharp))
     expected = operator.to_pixels(log_a.exp() * operator.to_modes(sharp) + log_s.exp() * operator.to_modes(noise))
     torch.testing.assert_close(made._blurred_so_far(blurred, noise, start, t), expected, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("algorithm", ["dpmsolver++", "ancestral"])
+def test_the_trace_of_a_sample_ends_at_it(algorithm):
+    made, labels = generator(), torch.tensor([0, 1, 1])
+    weights = made.fit_public(torch.rand(8, *SHAPE), torch.arange(8) % 2, 0, silent)
+    sampling = SamplingConfig(diffusion_steps=5, algorithm=algorithm)
+    noisy, predicted = made.trace(weights, labels, sampling, seed=3)
+    assert noisy.shape == predicted.shape == (3, 5, *SHAPE)
+    assert made.times(sampling).tolist()[0] == 999
+    images = made.sample(weights, labels, sampling, 3, silent)
+    torch.testing.assert_close(((predicted[:, -1] + 1) / 2).clamp(0, 1), images)
+    torch.testing.assert_close(made.sample(weights, labels[:1], sampling, 3, silent)[0], images[0])
+
+
+def test_the_ways_of_three_schedules_are_written(tmp_path, capsys):
+    """The command on procedural images: models of different schedules, the same first noise."""
+    public = DataConfig(name="procedural", n_records=40)
+    arguments = ["--train-steps", "2", "--steps", "4", "--store", str(tmp_path / "store"), "--results", str(tmp_path)]
+    assert reverse.main(arguments, public=public) == 0
+    stored = np.load(tmp_path / "reverse.npz")
+    about = json.loads(str(stored["about"]))
+    assert stored["noisy"].shape == stored["predicted"].shape == (3, 6, 4, 1, 28, 28)
+    assert len(set(about["models"])) == 3
+    assert (stored["noisy"][0, :, 0] == stored["noisy"][1, :, 0]).all()
+    assert (stored["predicted"][0, :, -1] != stored["predicted"][1, :, -1]).any()
+    assert reverse.main([*arguments, "--steps", "2000"], public=public) == 2
+    assert "does not fit" in capsys.readouterr().err

@@ -37,7 +37,7 @@ PREDICTIONS = ("epsilon", "v_prediction", "sample")
 ALGORITHMS = ("reverse_diffusion", "ancestral", "ddim", "dpmsolver++")
 SPACINGS = ("uniform", "quadratic", "logsnr", "blur_aware")
 
-_PURE_NOISE = -5.0  # a mode's λ below which blur_aware spends no steps on it
+_PURE_NOISE = -5.0  # a mode's λ below which no steps are spent on it: cosine noise ends at -9.9
 
 
 class BlurDiffusionScheduler(SchedulerMixin, ConfigMixin):
@@ -49,8 +49,8 @@ class BlurDiffusionScheduler(SchedulerMixin, ConfigMixin):
 
         uniform      equal in t
         quadratic    equal in √t
-        logsnr       equal in the log-SNR of a mode that is not blurred
-        blur_aware   equal in the mean of that and the average over all modes, each floored at pure noise (λ = -5)
+        logsnr       equal in the log-SNR of a mode that is not blurred, floored at pure noise (λ = -5)
+        blur_aware   equal in the mean of that and the average over all modes, each floored likewise
 
     clip_sample: clip the predicted data to [-1, 1], in pixels. eta: the noise of ddim, 0 (none) to 1 (ancestral).
     Raises UserError for unknown names and values out of range. With epsilon and a blur so strong that float32 holds
@@ -146,6 +146,15 @@ class BlurDiffusionScheduler(SchedulerMixin, ConfigMixin):
     def get_velocity(self, sample: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """a ε - s u_0 of data `sample` at `timesteps` (B, or 1 for all), in pixels: what v_prediction is trained on."""
         return self._mix(sample, noise, timesteps, velocity=True)
+
+    def predict_data(self, model_output: Tensor, timestep: int | Tensor, sample: Tensor) -> Tensor:
+        """u_0 as the model's output for `sample` at `timestep` has it, in pixels: B C H W of the sample's type. It is
+        the pred_original_sample of `step`."""
+        operator = self.operator(sample)
+        log_a, log_s = operator.log_coefficients(timestep)
+        data = self._predicted_data(operator.to_modes(model_output), operator.to_modes(sample), log_a, log_s)
+        pixels = operator.to_pixels(data)
+        return (pixels.clamp(-1, 1) if self.config.clip_sample else pixels).to(sample.dtype)
 
     def step(
         self,
@@ -248,7 +257,7 @@ class BlurDiffusionScheduler(SchedulerMixin, ConfigMixin):
         elif spacing == "quadratic":
             grid = np.linspace(0, math.sqrt(last), n_steps) ** 2
         else:
-            measure = -log_snr(self.schedule)  # rises with t
+            measure = -log_snr(self.schedule).clamp(min=_PURE_NOISE)  # rises with t
             if spacing == "blur_aware":
                 measure = (measure - mean_log_snr(self.schedule, _PURE_NOISE)) / 2
             knots = measure.numpy()

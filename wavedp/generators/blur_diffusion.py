@@ -12,6 +12,7 @@ them come from the uniform numbers that `fit_private` draws for the record, so t
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
@@ -107,21 +108,37 @@ class BlurDiffusion:
         """One coarse image per condition, in sampling.diffusion_steps steps. Image i starts from noise of its own row,
         the same for every model, and later noise (ancestral, reverse_diffusion) comes from its own generator."""
         model = self._model(self.n_classes, weights).eval()
-        scheduler = _scheduler(
-            self.process, algorithm_type=sampling.algorithm, timestep_spacing=sampling.timestep_spacing
-        )
-        generators = [
-            torch.Generator().manual_seed(derive_seed(seed, "coarse_samples", row)) for row in range(len(conditions))
-        ]
-        first = torch.stack([torch.randn(self.shape, generator=generator) for generator in generators])
+        times = self.times(sampling).tolist()
+        first, generators = self._noise(len(conditions), seed)
         images = []
         for start in range(0, len(conditions), sampling.batch_size):
             part = slice(start, start + sampling.batch_size)
-            images.append(self._denoise(model, scheduler, first[part], conditions[part], sampling, generators[part]))
+            data = self._denoise(model, first[part], conditions[part], sampling, times, generators=generators[part])
+            images.append(((data + 1) / 2).clamp(0, 1).cpu())
             report(min(start + sampling.batch_size, len(conditions)), len(conditions))
         return torch.cat(images)
 
-    @torch.inference_mode()
+    def trace(self, weights: Weights, conditions: Tensor, sampling: SamplingConfig, seed: int) -> tuple[Tensor, Tensor]:
+        """The way of `sample`'s images: what each of S steps starts from, and the data that the model predicts there,
+        each B S C h w in about [-1, 1]. `times` says when."""
+        states: list[tuple[Tensor, Tensor]] = []
+        first, generators = self._noise(len(conditions), seed)
+        self._denoise(
+            self._model(self.n_classes, weights).eval(),
+            first,
+            conditions,
+            sampling,
+            self.times(sampling).tolist(),
+            generators=generators,
+            watch=lambda x, predicted: states.append((x.cpu(), predicted.cpu())),
+        )
+        noisy, predicted = (torch.stack(kind, dim=1) for kind in zip(*states, strict=True))
+        return noisy, predicted
+
+    def times(self, sampling: SamplingConfig) -> Tensor:
+        """The times that `sample` steps from, S int64, descending."""
+        return self._sampler(sampling).timesteps
+
     def complete(self, weights: Weights, images: Tensor, steps: int) -> Tensor:
         """Images of this model's size whose block means are `images` B C h w, deblurred by the public model: diffusion
         begins at the time whose blur is that of block means, and every prediction's means are set to the known ones
@@ -133,23 +150,23 @@ class BlurDiffusion:
         """
         model, factor = self._model(self.n_classes, weights).eval(), self.shape[-1] // images.shape[-1]
         level, start = factor.bit_length() - 1, matching_time(self.process, factor)
-        by_velocity = _scheduler(self.process)
-        by_data = _scheduler(self.process, prediction_type="sample", clip_sample=False)
-        by_data.set_timesteps(steps)
-        times = [t for t in by_data.timesteps.tolist() if t > start]
-        times = [*times[-1:], *(t for t in by_data.timesteps.tolist() if t <= start)]  # the first is at or after it
-        known = spread(images, factor).to(self.device) * 2 - 1
+        settings = SamplingConfig(diffusion_steps=steps)
+        grid = self.times(settings).tolist()
+        times = grid[max(sum(t >= start for t in grid) - 1, 0) :]  # from the last one that is not yet past the start
+        blurred = F.interpolate(images, self.shape[1:], mode="bicubic") * 2 - 1
         noise = torch.stack([_own_noise(image, self.shape) for image in images])
-        x = self._blurred_so_far(F.interpolate(images, self.shape[1:], mode="bicubic") * 2 - 1, noise, start, times[0])
-        x = x.to(self.device)
-        shown = torch.zeros(len(images), dtype=torch.long, device=self.device)
-        for t in times:
-            with self._autocast():
-                velocity = model(x, torch.full((len(x),), t, device=self.device), shown).float()
-            data: Tensor = by_velocity.step(velocity, t, x, return_dict=False)[1]
-            data = data + known - spread(coarse(data, level), factor)
-            x = by_data.step(data, t, x).prev_sample  # type: ignore[union-attr]
-        return ((x + 1) / 2).cpu()
+        known = spread(images, factor).to(self.device) * 2 - 1
+
+        def keep_means(data: Tensor) -> Tensor:
+            return data + known - spread(coarse(data, level), factor)
+
+        x, shown = self._blurred_so_far(blurred, noise, start, times[0]), torch.zeros(len(images), dtype=torch.long)
+        return ((self._denoise(model, x, shown, settings, times, keep_means) + 1) / 2).cpu()
+
+    def _noise(self, count: int, seed: int) -> tuple[Tensor, list[torch.Generator]]:
+        """What each image starts from, count C h w, and the generator of its later noise."""
+        generators = [torch.Generator().manual_seed(derive_seed(seed, "coarse_samples", row)) for row in range(count)]
+        return torch.stack([torch.randn(self.shape, generator=generator) for generator in generators]), generators
 
     def _blurred_so_far(self, data: Tensor, noise: Tensor, start: int, t: int) -> Tensor:
         """The state at time t >= start of images that are already as blurred as those at `start` are."""
@@ -163,27 +180,45 @@ class BlurDiffusion:
     def _denoise(
         self,
         model: Denoiser,
-        scheduler: BlurDiffusionScheduler,
-        noise: Tensor,
+        x: Tensor,
         conditions: Tensor,
         sampling: SamplingConfig,
-        generators: list[torch.Generator],
+        times: list[int],
+        amend: Callable[[Tensor], Tensor] = lambda data: data,
+        generators: list[torch.Generator] | None = None,
+        watch: Callable[[Tensor, Tensor], None] = lambda x, predicted: None,
     ) -> Tensor:
-        scheduler.set_timesteps(sampling.diffusion_steps)
-        x, shown = noise.to(self.device), conditions.to(self.device)
+        """From x B C h w at times[0] to the data, about [-1, 1].
+
+        amend: changes the data that the model predicts at each step. watch: is shown each step's x and predicted data.
+        """
+        velocity, data = _scheduler(self.process, clip_sample=True), self._sampler(sampling)
+        x, shown = x.to(self.device), conditions.to(self.device)
         guided = sampling.guidance != 1
         if guided:
             shown = torch.cat([shown, model.condition.absent(shown)])
-        for t in scheduler.timesteps.tolist():
-            seen = x.repeat(2, 1, 1, 1) if guided else x
-            times = torch.full((len(seen),), t, device=self.device)
+        for t in times:
             with self._autocast():
-                output = model(seen, times, shown).float()
+                seen = x.repeat(2, 1, 1, 1) if guided else x
+                output = model(seen, torch.full((len(seen),), t, device=self.device), shown).float()
             if guided:
                 conditional, unconditional = output.chunk(2)
                 output = unconditional + sampling.guidance * (conditional - unconditional)
-            x = scheduler.step(output, t, x, generator=generators).prev_sample  # type: ignore[union-attr]
-        return ((x + 1) / 2).clamp(0, 1).cpu()
+            predicted = amend(velocity.predict_data(output, t, x))
+            watch(x, predicted)
+            x = data.step(predicted, t, x, generator=generators, return_dict=False)[0]
+        return x
+
+    def _sampler(self, sampling: SamplingConfig) -> BlurDiffusionScheduler:
+        """The scheduler that a run of these settings steps with, from predicted data."""
+        scheduler = _scheduler(
+            self.process,
+            prediction_type="sample",
+            algorithm_type=sampling.algorithm,
+            timestep_spacing=sampling.timestep_spacing,
+        )
+        scheduler.set_timesteps(sampling.diffusion_steps)
+        return scheduler
 
     def _model(self, n_classes: int, weights: Weights | None = None) -> Denoiser:
         width = 4 * self.diffusion.channels
@@ -211,12 +246,18 @@ def forward_process(config: DiffusionConfig, blur: str) -> BlurSchedule:
         blur_sigma=config.blur_sigma,
         blur_basis=config.basis,
         heat_sigma_max=config.heat_sigma_max,
+        blur_order=config.blur_order,
     )
 
 
 def matching_time(process: BlurSchedule, factor: int) -> int:
     """The first time at which images are as blurred as means of factor × factor blocks, whose standard deviation is
-    √((factor² - 1)/12) pixels. Raises UserError when the schedule never blurs as much."""
+    √((factor² - 1)/12) pixels. Raises UserError when the schedule never blurs as much, or not the finest first."""
+    if process.blur_order != "coarse_to_fine":
+        raise UserError(
+            f"diffusion.blur_order={process.blur_order} has no time that looks like a coarse image, where "
+            "upscaler=blur_diffusion begins: use coarse_to_fine, or another upscaler."
+        )
     wanted, blur = ((factor**2 - 1) / 12) ** 0.5, effective_blur(process)
     if blur.max() < wanted:
         raise UserError(
@@ -280,14 +321,4 @@ def _own_noise(image: Tensor, shape: tuple[int, int, int]) -> Tensor:
 
 
 def _scheduler(process: BlurSchedule, **options: Any) -> BlurDiffusionScheduler:
-    arguments: dict[str, Any] = {"clip_sample": True, **options}
-    return BlurDiffusionScheduler(
-        num_train_timesteps=process.num_train_timesteps,
-        beta_schedule=process.beta_schedule,
-        blur_schedule=process.blur_schedule,
-        blur_f_max=process.blur_f_max,
-        blur_sigma=process.blur_sigma,
-        blur_basis=process.blur_basis,
-        heat_sigma_max=process.heat_sigma_max,
-        **arguments,
-    )
+    return BlurDiffusionScheduler(**dataclasses.asdict(process), **options)
