@@ -8,9 +8,9 @@ Definition. An image's modes are its coefficients in the orthonormal DCT-II (Ahm
 borders where a Fourier transform would see an edge. Mode (k, l) has √((k/2H)² + (l/2W)²) cycles per pixel, from 0 (the
 mean) to 0.71; its power is its square, averaged over channels. Band 0 is the mean alone and band j what lies above
 (j-1)/N and up to j/N, N = max(H, W); so each axis gives it an odd and an even mode (centred objects have little of the
-odd ones, and narrower bands would show a saw). A band's power is the mean over its modes, and so is its frequency. White
-noise of variance v has power v in every band, and powers times numbers of modes add up to Σ pixel², averaged over
-channels (Parseval).
+odd ones, and narrower bands would show a saw). A band's power and frequency are means over its modes. White noise of
+variance v has power v in every band, and powers times numbers of modes add up to Σ pixel², averaged over channels
+(Parseval).
 
 The command writes spectra.jsonl: a line for the data (the split and number of images that the study's FID is measured
 against) and one for each finished trial whose samples were kept, pixels in [0, 1]. The data's spectrum is a look at
@@ -46,8 +46,10 @@ ROUNDING = 1 / (12 * 255**2)
 
 CHUNK = 256  # images transformed at a time
 
-TRIAL_FIELDS = ("trial", "status", "seed", "generator", "level", "blur", "upscaler", "epsilon", "epsilon_spent", "axes")
-"""What a line of spectra.jsonl takes over from the trial's own."""
+TRIAL_FIELDS = (
+    "trial", "status", "seed", "generator", "level", "blur", "upscaler", "epsilon", "epsilon_spent", "delta", "axes",
+)  # fmt: skip
+"""What a line of spectra.jsonl takes over from the trial's own, so that a figure needs no other file."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,13 @@ def measure(folder: Path, home: str | None = None) -> tuple[list[dict[str, Any]]
     split, count = (meta["config"]["metrics"][name] for name in ("reference_split", "reference_samples"))
     samples = {trial["trial"]: _samples(folder, trial, data.shape(config)) for trial in trials}
     real = spectrum(draw(torch.tensor(data.load(config, split).images), count))
-    about = {"study": meta["study"], "dataset": config.name, "split": split, "size": list(data.shape(config))}
+    about: dict[str, Any] = {
+        "study": meta["study"],
+        "dataset": config.name,
+        "split": split,
+        "size": list(data.shape(config)),
+    }
+    about |= {"floor": ROUNDING, "accountant": meta["config"]["privacy"]["accountant"]}
     rows: list[dict[str, Any]] = [{"trial": None, **about, **_row(real)}]
     for trial in trials:
         made = spectrum(samples[trial["trial"]])
