@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from wavedp.errors import UserError
 
 DASHES = ("solid", "dash", "dot", "dashdot")
 EPSILON_SCALE, LIGHTEST = "Viridis", 0.85  # its upper end is weak on white
+REST = {"color": "#c8c8c8", "width": 1}  # of series without a look of their own
 DECIBEL = 10 / math.log(10)  # of a small relative change
 
 
@@ -79,19 +81,25 @@ def spectra_data(path: Path) -> Spectra:
 def spectra_figure(spectra: Spectra) -> go.Figure:
     """Draw `spectra_data`: powers on the left, their ratio to the data's in dB on the right."""
     figure = two_panels("power of a mode (logarithmic)", "power against the data's, dB")
-    styles = _styles(spectra.lines)
-    several = len({line.series for line in spectra.lines}) > 1
+    styles, series = _styles(spectra.lines), {line.series for line in spectra.lines}
+    kept = {name for (name, _), style in styles.items() if style != REST}
     real = {"color": INK, "width": 3}
     figure.add_scatter(x=spectra.frequencies, y=spectra.data.power, name="data", mode="lines", line=real, row=1, col=1)
     own = DECIBEL * spectra.data.standard_error / np.maximum(spectra.data.power, spectra.floor)
     _add_ratio(figure, spectra.frequencies, np.zeros_like(own), own, real)
-    for line, style in zip(spectra.lines, styles, strict=True):
-        name = f"ε = {epsilon_text(line.epsilon)}{f', {line.series}' if several else ''}: {line.distance:.2f} dB"
-        figure.add_scatter(x=spectra.frequencies, y=line.power, name=name, mode="lines", line=style, row=1, col=1)
+    for line in sorted(spectra.lines, key=lambda line: line.series in kept):  # grey below
+        style = styles[line.series, line.epsilon]
+        name = (
+            f"ε = {epsilon_text(line.epsilon)}{f', {line.series}' if len(series) > 1 else ''}: {line.distance:.2f} dB"
+        )
+        look = {"name": name, "showlegend": None if line.series in kept else False, "mode": "lines", "line": style}
+        figure.add_scatter(x=spectra.frequencies, y=line.power, row=1, col=1, **look)
         power = np.maximum(line.power, spectra.floor)
         ratio = 10 * np.log10(power / np.maximum(spectra.data.power, spectra.floor))
         _add_ratio(figure, spectra.frequencies, ratio, DECIBEL * line.standard_error / power, style)
-    lay_out(figure, spectra.title, "frequency, cycles per pixel", spectra.caption, spectra.provenance)
+    further = len(series) - len(kept)
+    grey = f" Grey lines: {further} further series, farther from the data at their best." if further else ""
+    lay_out(figure, spectra.title, "frequency, cycles per pixel", spectra.caption + grey, spectra.provenance)
     figure.update_yaxes(type="log", exponentformat="none", dtick=1, row=1, col=1)
     figure.update_layout(legend_title={"text": "log-spectral distance to the data", "font_size": 12})
     return figure
@@ -111,24 +119,24 @@ def _line(series: str, epsilon: float, rows: list[dict[str, Any]]) -> Line:
     return Line(series, epsilon, power.mean(0), np.sqrt(np.square(error).sum(0)) / len(rows), distance)
 
 
-def _styles(lines: list[Line]) -> list[dict[str, Any]]:
-    """Colours by ε, from dark to light, and dashes by series; of one ε, colours by series."""
+def _styles(lines: list[Line]) -> dict[tuple[str, float], dict[str, Any]]:
+    """The look of each series and ε: colours by ε, from dark to light, and dashes by series; of one ε, both by series.
+
+    Where series outnumber the looks, those that come nearest to the data have them.
+    """
     budgets = sorted({line.epsilon for line in lines})
-    series = list(dict.fromkeys(line.series for line in lines))
-    if len(budgets) == 1:
-        return [
-            {"color": PALETTE[i % len(PALETTE)], "dash": DASHES[i // len(PALETTE) % len(DASHES)], "width": 2}
-            for i, _ in enumerate(lines)
-        ]
-    scale = sample_colorscale(EPSILON_SCALE, np.linspace(0, LIGHTEST, len(budgets)).tolist())
-    return [
-        {
-            "color": scale[budgets.index(line.epsilon)],
-            "dash": DASHES[series.index(line.series) % len(DASHES)],
-            "width": 2,
-        }
+    looks = [(None, dash) for dash in DASHES] if len(budgets) > 1 else list(product(PALETTE, DASHES))
+    looks.sort(key=lambda look: DASHES.index(look[1]))
+    nearest = list(dict.fromkeys(line.series for line in sorted(lines, key=lambda line: line.distance)))
+    kept = [series for series in dict.fromkeys(line.series for line in lines) if series in nearest[: len(looks)]]
+    own = dict(zip(kept, looks, strict=False))
+    scale = dict(zip(budgets, sample_colorscale(EPSILON_SCALE, np.linspace(0, LIGHTEST, len(budgets))), strict=True))
+    return {
+        (line.series, line.epsilon): REST
+        if line.series not in own
+        else {"color": own[line.series][0] or scale[line.epsilon], "dash": own[line.series][1], "width": 2}
         for line in lines
-    ]
+    }
 
 
 def _caption(about: dict[str, Any], made: list[dict[str, Any]], trials: list[Trial], seeds: int) -> str:

@@ -96,6 +96,26 @@ def test_series_of_one_epsilon_have_colours_of_their_own(tmp_path: Path) -> None
     assert len(looks) == 8
 
 
+def test_series_beyond_the_dashes_are_grey_and_the_legend_holds_the_rest(tmp_path: Path) -> None:
+    rows = [trial(epsilon, 0, 2 + i, f"upscaler{6 - i}") for i in range(7) for epsilon in (1, 3, 10)]
+    figure = spectra_figure(spectra_data(written(tmp_path, *rows)))
+    entries = [trace for trace in figure.data if trace.showlegend is not False]
+    assert {trace.name.split(", ")[1].split(":")[0] for trace in entries[1:]} == {f"upscaler{i}" for i in (3, 4, 5, 6)}
+    assert len({(trace.line.color, trace.line.dash) for trace in entries}) == len(entries) == 13
+    assert "Grey lines: 3 further series" in figure.layout.annotations[-1].text.replace("<br>", " ")
+    assert len(figure.data) == 2 * 22  # all are drawn
+
+
+def test_a_long_legend_has_room(tmp_path: Path) -> None:
+    def plot_height(count: int) -> float:
+        layout = spectra_figure(
+            spectra_data(written(tmp_path, *[trial(1, 0, 2, f"u{i}") for i in range(count)]))
+        ).layout
+        return layout.height - layout.margin.t - layout.margin.b
+
+    assert plot_height(24) >= 26 * 19 > plot_height(2)  # plotly's lines of 12 px text are 19 px high
+
+
 def test_the_caption_says_counts_split_study_and_the_look(tmp_path: Path) -> None:
     figure = spectra_figure(spectra_data(written(tmp_path, trial(1, 0, 2), trial(1, 1, 2))))
     text = figure.layout.annotations[-1].text.replace("<br>", " ")
