@@ -75,10 +75,15 @@ def _pareto(study: Study, figures: Path, metric: str | None, published: bool) ->
         + ("" if data.metric == study.metric() else f"_{data.metric}")
         + ("_published" if data.published else "")
     )
-    html, json = figures / f"{name}.html", figures / f"{name}.json"
+    return write_figure(figure, figures / name)
+
+
+def write_figure(figure: go.Figure, stem: Path) -> list[Path]:
+    """stem.html (with plotly.min.js beside it) and stem.json; stem.png and stem.pdf where there is a browser."""
+    html, json = stem.with_name(f"{stem.name}.html"), stem.with_name(f"{stem.name}.json")
     figure.write_html(html, include_plotlyjs="directory", include_mathjax=False)
     figure.write_json(json)
-    return [html, json, *_pictures(figure, figures / name)]
+    return [html, json, *_pictures(figure, stem)]
 
 
 def _pictures(figure: go.Figure, stem: Path) -> list[Path]:

@@ -88,8 +88,8 @@ class Study:
         """What a figure of this study rests on: sha256 of the two record files, commit and command of the study."""
         return {
             "study": self.name,
-            "trials_sha256": _sha256(self.folder / "trials.jsonl"),
-            "ledger_sha256": _sha256(self.folder / "ledger.jsonl"),
+            "trials_sha256": sha256(self.folder / "trials.jsonl"),
+            "ledger_sha256": sha256(self.folder / "ledger.jsonl"),
             "commit": self.meta.get("commit"),
             "command": self.meta.get("command"),
         }
@@ -109,12 +109,12 @@ def load(folder: str | Path) -> Study:
             raise UserError(
                 f"{folder} has no {name}, so it is not a study: run the sweep first, or give another folder."
             )
-    trials = {trial.trial: trial for trial in map(_trial, *_numbered(folder / "trials.jsonl"))}
+    trials = {trial.trial: trial for trial in map(read_trial, *read_lines(folder / "trials.jsonl"))}
     if not trials:
         raise UserError(
             f"{folder / 'trials.jsonl'} holds no trial yet: wait for the first to end, or run the sweep again."
         )
-    ledger, places = _numbered(folder / "ledger.jsonl") if (folder / "ledger.jsonl").is_file() else ([], [])
+    ledger, places = read_lines(folder / "ledger.jsonl") if (folder / "ledger.jsonl").is_file() else ([], [])
     for line, place in zip(ledger, places, strict=True):
         if "kind" not in line or "stage_key" not in line:
             raise UserError(
@@ -129,8 +129,9 @@ def lower_is_better(metric: str) -> bool:
     return metric.split("_")[0] not in HIGHER_IS_BETTER
 
 
-def _numbered(path: Path) -> tuple[list[dict[str, Any]], list[str]]:
-    """The JSON objects of a .jsonl file and where each stands, for messages."""
+def read_lines(path: Path) -> tuple[list[dict[str, Any]], list[str]]:
+    """The JSON objects of a .jsonl file and where each stands, for messages. A torn last line is left out; raises
+    UserError for any other broken one."""
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
     objects, places = [], []
     for number, line in enumerate(lines, start=1):
@@ -151,7 +152,8 @@ def _numbered(path: Path) -> tuple[list[dict[str, Any]], list[str]]:
     return objects, places
 
 
-def _trial(values: dict[str, Any], place: str) -> Trial:
+def read_trial(values: dict[str, Any], place: str) -> Trial:
+    """A line's Trial, fields of other kinds ignored. Raises UserError, naming the place, for one that is none."""
     known = {item.name for item in fields(Trial)}
     # A null means "not reached"; the field's default says the same.
     chosen = {name: value for name, value in values.items() if name in known and value is not None}
@@ -169,5 +171,5 @@ def _trial(values: dict[str, Any], place: str) -> Trial:
     return Trial(**chosen)
 
 
-def _sha256(path: Path) -> str | None:
+def sha256(path: Path) -> str | None:
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None

@@ -57,7 +57,7 @@ class _Axes:
     def ticks(self) -> list[float]:
         """The ε asked for, then 1-2-5 steps over what the composed prices reach beyond them."""
         beyond = max(self.asked, default=10**self.low / 2) * 1.6
-        found = self.asked + [step for step in _steps(self.low, self.high) if step > beyond]
+        found = self.asked + [step for step in decimal_steps(self.low, self.high) if step > beyond]
         return [0.0] * self.has_zero + found + [math.inf] * self.has_infinity
 
 
@@ -101,7 +101,7 @@ def _colours(data: ParetoData) -> dict[str, str]:
     return dict(zip(kept, PALETTE, strict=False))
 
 
-def _steps(low: float, high: float) -> list[float]:
+def decimal_steps(low: float, high: float) -> list[float]:
     """1, 2, 5, 10, 20, ... between 10^low and 10^high."""
     steps = [m * 10.0**k for k in range(math.floor(low), math.ceil(high) + 1) for m in (1, 2, 5)]
     return [step for step in steps if low <= math.log10(step) <= high]
@@ -315,7 +315,7 @@ def _lay_out(figure: go.Figure, axes: _Axes, data: ParetoData) -> None:
         },
         yaxis={
             "type": "log" if axes.log_y else "linear",
-            "tickvals": _steps(axes.bottom, axes.top) if axes.log_y else None,
+            "tickvals": decimal_steps(axes.bottom, axes.top) if axes.log_y else None,
             "range": [axes.bottom, axes.top],
             "title": {"text": f"{data.metric}   {arrow}"},
             **grid,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -93,29 +94,53 @@ def _merge(blocks: dict[str, list[Row]], sources: dict[str, tuple[str, ...]]) ->
 
 
 def samples_picture(sheet: SampleSheet) -> Image.Image:
-    """The sheet in RGB: a heading for each block, ε to the left of each row, cells enlarged without smoothing."""
-    font, mark = _font()
-    texts = {row.trial: f"ε = {epsilon_text(row.epsilon)}" for rows in sheet.blocks.values() for row in rows}
-    if not mark:
-        texts = {name: text.replace("ε", "eps").replace("∞", "inf") for name, text in texts.items()}
-    gutter = 2 * MARGIN + math.ceil(max(font.getlength(text) for text in texts.values()))
-    cells = {row.trial: _enlarge(row.images) for rows in sheet.blocks.values() for row in rows}
-    cell = max(images.shape[1] for images in cells.values())
-    heading = FONT_SIZE + 2 * MARGIN
-    rows_in_all = sum(map(len, sheet.blocks.values()))
-    width = gutter + len(sheet.indices) * (cell + GAP) - GAP + MARGIN
-    height = len(sheet.blocks) * heading + rows_in_all * (cell + GAP) + MARGIN
-    width = max([width] + [2 * MARGIN + math.ceil(font.getlength(series)) for series in sheet.blocks])
-    picture = Image.new("RGB", (width, height), "white")
-    draw, top = ImageDraw.Draw(picture), 0
-    for series, rows in sheet.blocks.items():
-        draw.text((MARGIN, top + heading / 2), series, fill="black", font=font, anchor="lm")
-        top += heading
-        for row in rows:
-            draw.text((MARGIN, top + cell / 2), texts[row.trial], fill="black", font=font, anchor="lm")
-            for column, image in enumerate(cells[row.trial]):
+    """The sheet in RGB: a heading for each block, ε to the left of each row."""
+    return picture_of(
+        {
+            series: [(f"ε = {epsilon_text(row.epsilon)}", row.images) for row in rows]
+            for series, rows in sheet.blocks.items()
+        }
+    )
+
+
+def picture_of(
+    blocks: Mapping[str, Sequence[tuple[str, np.ndarray]]], columns: Sequence[str] = (), notes: Sequence[str] = ()
+) -> Image.Image:
+    """Rows of images uint8 [n C H W] in RGB, enlarged without smoothing, each row with its text to the left.
+
+    blocks: the rows under each heading. columns: texts above the columns; notes: lines below all.
+    """
+    font, has_greek = _font()
+
+    def plain(text: str) -> str:
+        return text if has_greek else text.replace("ε", "eps").replace("∞", "inf").replace("ᾱ", "alpha-bar")
+
+    cells = {heading: [(plain(text), _enlarge(images)) for text, images in rows] for heading, rows in blocks.items()}
+    rows = [row for block in cells.values() for row in block]
+    gutter = 2 * MARGIN + math.ceil(max(font.getlength(text) for text, _ in rows))
+    cell, count = max(images.shape[1] for _, images in rows), max(len(images) for _, images in rows)
+    heading_height = FONT_SIZE + 2 * MARGIN
+    lines = [*map(plain, cells), *map(plain, notes)]
+    width = max([gutter + count * (cell + GAP) - GAP] + [MARGIN + math.ceil(font.getlength(line)) for line in lines])
+    top = heading_height if columns else 0
+    below = MARGIN + (MARGIN + len(notes) * (FONT_SIZE + GAP) if notes else 0)
+    height = top + len(cells) * heading_height + len(rows) * (cell + GAP) + below
+    picture = Image.new("RGB", (width + MARGIN, height), "white")
+    draw = ImageDraw.Draw(picture)
+    for column, text in enumerate(columns):
+        middle = gutter + column * (cell + GAP) + cell / 2
+        draw.text((middle, heading_height / 2), plain(text), fill="black", font=font, anchor="mm")
+    for heading, block in cells.items():
+        draw.text((MARGIN, top + heading_height / 2), plain(heading), fill="black", font=font, anchor="lm")
+        top += heading_height
+        for text, images in block:
+            draw.text((MARGIN, top + cell / 2), text, fill="black", font=font, anchor="lm")
+            for column, image in enumerate(images):
                 picture.paste(Image.fromarray(image), (gutter + column * (cell + GAP), top))
             top += cell + GAP
+    for note in notes:
+        draw.text((MARGIN, top + MARGIN), plain(note), fill="black", font=font, anchor="lt")
+        top += FONT_SIZE + GAP
     return picture
 
 

@@ -16,7 +16,7 @@ from sweeps.study import identity_of
 from wavedp.config import TrialConfig, from_dict
 from wavedp.errors import UserError
 from wavedp.privacy import ledger
-from wavedp.store import write_atomically
+from wavedp.store import write_atomically, write_jsonl
 
 
 class Records:
@@ -69,11 +69,6 @@ def claim_folder(folder: Path, study: dict[str, Any], trial_ids: list[str]) -> N
         elif made.get("axes") == study["axes"]:
             return
     write_atomically(path, yaml.safe_dump(study, sort_keys=False, allow_unicode=True).encode())
-
-
-def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Replace the file by these rows in one step."""
-    write_atomically(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -151,6 +151,11 @@ def write_atomically(path: Path, data: bytes) -> None:
     write_synced(temporary, data)
     os.replace(temporary, path)
     _sync_folder(path.parent)
+
+
+def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """Replace the file by these rows, one JSON object a line, in one step."""
+    write_atomically(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())
 
 
 def _sync_folder(folder: Path) -> None:

@@ -347,7 +347,7 @@ def test_evaluate_gives_what_names_promise(reference, cache):
     assert [done for done, _ in seen] == sorted(done for done, _ in seen)
     assert 0 <= values["acc_cnn10_30_test"] <= 1
 
-    chosen = suite._draw(images, 24)
+    chosen = suite.draw(images, 24)
     theirs = cleanfid.kernel_distance(
         extract(chosen, config, cache).numpy().astype(float), reference.features.numpy().astype(float), 1, 24
     )
@@ -368,10 +368,10 @@ def test_evaluate_orders_images_by_quality(reference, cache):
 
 def test_the_drawn_part_is_not_the_beginning_and_grows_by_appending():
     images = torch.arange(100)
-    part = suite._draw(images, 20)
+    part = suite.draw(images, 20)
     assert part.float().mean() > 30, "a set sorted by class must not be cut after its first classes"
-    assert torch.equal(suite._draw(images, 50)[:20], part)
-    assert sorted(suite._draw(images, None).tolist()) == list(range(100))
+    assert torch.equal(suite.draw(images, 50)[:20], part)
+    assert sorted(suite.draw(images, None).tolist()) == list(range(100))
 
 
 @pytest.mark.parametrize(

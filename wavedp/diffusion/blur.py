@@ -257,6 +257,17 @@ def mean_log_snr(schedule: BlurSchedule, least: float) -> Tensor:
     return (log_a - log_s).clamp(min=least).mean(1)
 
 
+def cosine_basis(side: int) -> Tensor:
+    """The orthonormal DCT-II, side side float64, a mode a row: mode k has k/(2 side) cycles per pixel.
+
+    Its cosines stay the same when a signal is mirrored at half a pixel beyond its ends.
+    """
+    k = torch.arange(side, dtype=torch.float64)
+    basis = torch.cos(math.pi / side * k[:, None] * (k + 0.5)) * math.sqrt(2 / side)
+    basis[0] /= math.sqrt(2)
+    return basis
+
+
 def check_name(field: str, value: str, names: tuple[str, ...]) -> None:
     """Raises UserError unless the value is one of the names."""
     if value not in names:
@@ -288,11 +299,7 @@ def _log_coefficients(
 def _modes(schedule: BlurSchedule, side: int) -> tuple[Tensor, Tensor]:
     """One axis's basis (side side, a mode a row, low to high frequency) and its modes' exponents (side), float64."""
     if schedule.blur_basis == "dct":
-        # DCT-II: the cosines that stay the same when a signal is mirrored at half a pixel beyond its ends.
-        k = torch.arange(side, dtype=torch.float64)
-        basis = torch.cos(math.pi / side * k[:, None] * (k + 0.5)) * math.sqrt(2 / side)
-        basis[0] /= math.sqrt(2)
-        return basis, _exponents(schedule, k * math.pi / side)
+        return cosine_basis(side), _exponents(schedule, torch.arange(side, dtype=torch.float64) * math.pi / side)
     taps, offsets = _kernel(schedule.blur_sigma)
     distance = torch.arange(side)[:, None] - torch.arange(side)
     matrix = torch.zeros(side, side, dtype=torch.float64)

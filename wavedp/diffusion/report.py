@@ -28,7 +28,7 @@ from torch import Tensor
 
 from wavedp.diffusion.scheduler import BlurDiffusionScheduler
 from wavedp.errors import UserError
-from wavedp.store import write_atomically
+from wavedp.store import write_jsonl
 
 SCHEDULES: tuple[tuple[str, float], ...] = (
     ("none", 0.0),
@@ -50,6 +50,12 @@ def photograph_spectrum(height: int, width: int, pixel_variance: float = 0.25) -
     squares = rows[:, None].square() + columns.square()
     squares[0, 0] = min(squares[0, 1], squares[1, 0])
     return pixel_variance / squares / (1 / squares).mean()
+
+
+def low_modes(size: int) -> Tensor:
+    """Which modes of images size × size lie below a quarter of both axes' frequencies: H W bool."""
+    quarter = torch.arange(size) < size / 4
+    return quarter[:, None] & quarter
 
 
 def generated_std(scheduler: BlurDiffusionScheduler, spectrum: Tensor, num_inference_steps: int) -> Tensor:
@@ -79,8 +85,7 @@ def generated_std(scheduler: BlurDiffusionScheduler, spectrum: Tensor, num_infer
 def measure(size: int, steps: Sequence[int]) -> Iterator[dict[str, Any]]:
     """The rows for images size × size. Raises UserError as the scheduler does."""
     spectrum = photograph_spectrum(size, size)
-    quarter = torch.arange(size) < size / 4
-    low = quarter[:, None] & quarter
+    low = low_modes(size)
     for (blur, f_max), (algorithm, spacing) in itertools.product(SCHEDULES, SAMPLERS):
         scheduler = BlurDiffusionScheduler(
             blur_schedule=blur,
@@ -121,7 +126,7 @@ def main(arguments: list[str] | None = None) -> int:
     except UserError as error:
         print(f"Error: {error}", file=sys.stderr)
         return 2
-    write_atomically(chosen.results / "blur_samplers.jsonl", "".join(json.dumps(row) + "\n" for row in rows).encode())
+    write_jsonl(chosen.results / "blur_samplers.jsonl", rows)
     print(f"{chosen.results}/blur_samplers.jsonl")
     return 0
 

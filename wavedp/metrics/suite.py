@@ -51,7 +51,7 @@ def make_reference(
 
     Raises UserError as `features.extract` does.
     """
-    chosen = _draw(images, config.reference_samples)
+    chosen = draw(images, config.reference_samples)
     return Reference(extract(chosen, config, cache_dir, report, device), images, labels, config.reference_split)
 
 
@@ -119,7 +119,7 @@ def evaluate(
     labelled = labels is not None and reference.labels is not None
     check(config, len(reference.images), len(images), labelled)
     total = config.fid_samples + config.downstream_steps
-    chosen = _draw(images, config.fid_samples)
+    chosen = draw(images, config.fid_samples)
     features = extract(chosen, config, cache_dir, lambda done, _: report(done, total), device)
     values = {"fid": frechet_distance_of(features, reference.features)}
     if config.kid:
@@ -139,7 +139,7 @@ def evaluate(
     return {full[name]: value for name, value in values.items()}
 
 
-def _draw(images: torch.Tensor, count: int | None) -> torch.Tensor:
+def draw(images: torch.Tensor, count: int | None) -> torch.Tensor:
     """`count` images (None: all) in one fixed random order: sets sorted by class would begin with one class.
 
     A larger count begins with the same images, so their cached features are found again.

@@ -36,7 +36,7 @@ from wavedp.errors import UserError
 from wavedp.metrics.features import extract
 from wavedp.metrics.frechet import frechet_distance_of
 from wavedp.privacy import ledger
-from wavedp.store import Store, write_atomically
+from wavedp.store import Store, write_jsonl
 from wavedp.tokenizers.spectral import wavelet_levels
 from wavedp.wavelets import coarse, spread
 
@@ -146,8 +146,7 @@ def main(arguments: list[str] | None = None) -> int:
         trials=[],
     )
     for name, lines in (("reconstruction.jsonl", rows), ("ledger.jsonl", [look])):
-        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-        write_atomically(chosen.results / name, text.encode())
+        write_jsonl(chosen.results / name, lines)
     _sheet(shown, 2 * shown[0].shape[-1]).save(chosen.results / "reconstruction.png")
     print(f"{chosen.results}/reconstruction.jsonl, reconstruction.png, ledger.jsonl")
     return 0

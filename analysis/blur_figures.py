@@ -1,0 +1,186 @@
+"""Draw blur and spectra:  python -m analysis.blur_figures results/blur_forward [results/<study> ...]
+
+    curves    of curves.jsonl (python -m wavedp.diffusion.forward): f(i) and the width of the blur against time
+    strips    of strips.npz (the same): public images on their way to noise
+    spectra   of spectra.jsonl (python -m wavedp.metrics.spectrum): see analysis.spectrum_figure
+
+Each folder gets, in its figures/, those of the three that it has a file for: curves and spectra as .html and .json,
+with a browser also .png and .pdf (see analysis.figures), strips as .png.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+
+from analysis.figures import write_figure
+from analysis.load import read_lines, sha256
+from analysis.panels import lay_out, two_panels
+from analysis.pareto_figure import GREY, INK, PALETTE, decimal_steps
+from analysis.samples import picture_of
+from analysis.spectrum_figure import spectra_data, spectra_figure
+from wavedp.errors import UserError
+
+LEAST_BLUR = 0.05  # pixels: the logarithmic axis of widths begins here
+NOTE_COLUMNS = 220  # characters
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One schedule: f(i) (None for heat) and the standard deviation of all blur in pixels, at times t."""
+
+    name: str
+    label: str
+    times: list[int]
+    f: list[float] | None
+    blur_pixels: list[float]
+
+
+@dataclass(frozen=True)
+class Curves:
+    """What the figure `curves` shows."""
+
+    curves: list[Curve]
+    caption: str
+    provenance: dict[str, Any]
+
+
+def curves_data(path: Path) -> Curves:
+    """Of curves.jsonl. Raises UserError for a broken line."""
+    rows, _ = read_lines(path)
+    first = rows[0]
+    caption = (
+        f"T = {first['num_train_timesteps']} steps (i = t + 1), {first['beta_schedule']} noise; base kernel: a sampled "
+        f"Gaussian of {first['blur_sigma']:g} px, {first['blur_basis']} basis, computed at {first['size']}×"
+        f"{first['size']} px. Left: blur of each step in units of the base kernel's variance; in brackets f_max. "
+        f"triangular is linear up to T/2. heat has no f(i): its width rises to {first['heat_sigma_max']:g} px as sin². "
+        f"Right: standard deviation of all blur so far, drawn from {LEAST_BLUR:g} px; none has no width."
+    )
+    curves = [Curve(row["blur_schedule"], _label(row), row["times"], row["f"], row["blur_pixels"]) for row in rows]
+    return Curves(curves, caption, {"curves_sha256": sha256(path)})
+
+
+def curves_figure(data: Curves) -> go.Figure:
+    """Draw `curves_data`: a colour for each form of f(i), dashed where a form comes a second time."""
+    figure = two_panels("f(i), blur added by a step", "width of all blur, px (logarithmic)")
+    forms = list(dict.fromkeys(curve.name for curve in data.curves if curve.name not in ("none", "heat")))
+    colours = {"none": GREY, "heat": INK, **dict(zip(forms, PALETTE, strict=False))}
+    seen: set[str] = set()
+    for curve in data.curves:
+        style = {
+            "name": curve.label,
+            "legendgroup": curve.label,
+            "mode": "lines",
+            "line": {"color": colours[curve.name], "dash": "dash" if curve.name in seen else "solid", "width": 2},
+        }
+        seen.add(curve.name)
+        # Present without points where there is nothing to draw, so that the legend is whole.
+        figure.add_scatter(x=curve.times, y=curve.f or [math.nan] * len(curve.times), row=1, col=1, **style)
+        widths = [width if width > 0 else math.nan for width in curve.blur_pixels]
+        figure.add_scatter(x=curve.times, y=widths, showlegend=False, row=1, col=2, **style)
+    lay_out(figure, "Blur schedules", "time t", data.caption, data.provenance)
+    most = max(width for curve in data.curves for width in curve.blur_pixels)
+    low, high = np.log10([LEAST_BLUR, 1.25 * most]).tolist()
+    figure.update_yaxes(type="log", range=[low, high], tickvals=decimal_steps(low, high), row=1, col=2)
+    return figure
+
+
+@dataclass(frozen=True)
+class Strips:
+    """What strips.png shows: rows of cells uint8 [n C H W] under each schedule, heads of the columns, notes below."""
+
+    blocks: dict[str, list[tuple[str, np.ndarray]]]
+    columns: list[str]
+    notes: list[str]
+
+
+def strips_data(path: Path) -> Strips:
+    """Of strips.npz. Signals are divided by √ᾱ, so that their row shows blur alone, the other one noise too."""
+    arrays = np.load(path)
+    about = json.loads(arrays["about"].item())
+    times, root = arrays["times"].tolist(), np.sqrt(arrays["alpha_bar"])[:, None, None, None]  # K 1 1 1
+    blocks = {
+        _heading(schedule): [
+            ("noisy", _side_by_side(noisy)),
+            ("signal", _side_by_side(signal / root)),
+        ]
+        for schedule, noisy, signal in zip(about["schedules"], arrays["noisy"], arrays["signal"], strict=True)
+    }
+    heads = [f"t={t}" for t in times]
+    shown, first = about["images"], about["schedules"][0]
+    note = (
+        f"Records {', '.join(map(str, shown['records']))} of {shown['name']} ({shown['split']}, public), "
+        f"{arrays['noisy'].shape[-1]} px, in [-1, 1]; T = {first['num_train_timesteps']}, {first['beta_schedule']} "
+        f"noise, one noise image (seed {about['noise_seed']}) for all; in brackets f_max. noisy: a u + s ε, clipped to "
+        "[-1, 1]. signal: a u alone, divided by the root of ᾱ, so that only blur changes it."
+    )
+    columns = [*heads, *(["", *heads] * (len(shown["records"]) - 1))]
+    return Strips(blocks, columns, [*textwrap.wrap(note, NOTE_COLUMNS), f"strips.npz sha256 {sha256(path)}"])
+
+
+def render(folder: Path) -> list[Path]:
+    """Write the figures of one folder and return their files. Raises UserError when it holds nothing to draw."""
+    figures = folder / "figures"
+    written: list[Path] = []
+    if (folder / "curves.jsonl").is_file():
+        figures.mkdir(exist_ok=True)
+        written += write_figure(curves_figure(curves_data(folder / "curves.jsonl")), figures / "curves")
+    if (folder / "strips.npz").is_file():
+        figures.mkdir(exist_ok=True)
+        strips = strips_data(folder / "strips.npz")
+        picture_of(strips.blocks, strips.columns, strips.notes).save(figures / "strips.png", optimize=True)
+        written.append(figures / "strips.png")
+    if (folder / "spectra.jsonl").is_file():
+        figures.mkdir(exist_ok=True)
+        written += write_figure(spectra_figure(spectra_data(folder / "spectra.jsonl")), figures / "spectra")
+    if not written:
+        raise UserError(
+            f"{folder} has none of curves.jsonl, strips.npz and spectra.jsonl: run python -m wavedp.diffusion.forward, "
+            f"or python -m wavedp.metrics.spectrum {folder} for a study."
+        )
+    return written
+
+
+def _label(schedule: dict[str, Any]) -> str:
+    """`quartic (0.140625)`: the form, and f_max where it has a meaning."""
+    name = str(schedule["blur_schedule"])
+    return name if name in ("none", "heat") else f"{name} ({schedule['blur_f_max']:g})"
+
+
+def _heading(schedule: dict[str, Any]) -> str:
+    order = schedule["blur_order"].replace("_", " ")
+    return _label(schedule) if schedule["blur_schedule"] == "none" else f"{_label(schedule)}, {order}"
+
+
+def _side_by_side(states: np.ndarray) -> np.ndarray:
+    """n K C H W in [-1, 1] to uint8: K columns for each image, with an empty one between images."""
+    pixels = np.clip((states.astype(np.float64) + 1) * 127.5, 0, 255).round().astype(np.uint8)
+    empty = np.full_like(pixels[0, :1], 255)
+    return np.concatenate([part for each in pixels for part in (empty, each)][1:])
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line; see the module. Exit status 2 for a UserError."""
+    parser = argparse.ArgumentParser(prog="python -m analysis.blur_figures", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("folders", type=Path, nargs="+", help="results/blur_forward, results/<study>")
+    try:
+        for folder in parser.parse_args(arguments).folders:
+            print("\n".join(map(str, render(folder))))
+    except UserError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
