@@ -2,10 +2,11 @@
 
     curves    of curves.jsonl (python -m wavedp.diffusion.forward): f(i) and the width of the blur against time
     strips    of strips.npz (the same): public images on their way to noise
+    reverse   of reverse.npz (python -m wavedp.diffusion.reverse): images on their way from noise
     spectra   of spectra.jsonl (python -m wavedp.metrics.spectrum): see analysis.spectrum_figure
 
-Each folder gets, in its figures/, those of the three that it has a file for: curves and spectra as .html and .json,
-with a browser also .png and .pdf (see analysis.figures), strips as .png.
+Each folder gets, in its figures/, those of the four that it has a file for: curves and spectra as .html and .json,
+with a browser also .png and .pdf (see analysis.figures), strips and reverse as .png.
 """
 
 from __future__ import annotations
@@ -97,7 +98,7 @@ def curves_figure(data: Curves) -> go.Figure:
 
 @dataclass(frozen=True)
 class Strips:
-    """What strips.png shows: rows of cells uint8 [n C H W] under each schedule, heads of the columns, notes below."""
+    """What strips.png and reverse.png show: rows of cells uint8 [n C H W] under each schedule, heads of the columns, notes below."""
 
     blocks: dict[str, list[tuple[str, np.ndarray]]]
     columns: list[str]
@@ -116,7 +117,6 @@ def strips_data(path: Path) -> Strips:
         ]
         for schedule, noisy, signal in zip(about["schedules"], arrays["noisy"], arrays["signal"], strict=True)
     }
-    heads = [f"t={t}" for t in times]
     shown, first = about["images"], about["schedules"][0]
     note = (
         f"Records {', '.join(map(str, shown['records']))} of {shown['name']} ({shown['split']}, public), "
@@ -124,8 +124,25 @@ def strips_data(path: Path) -> Strips:
         f"noise, one noise image (seed {about['noise_seed']}) for all; in brackets f_max. noisy: a u + s ε, clipped to "
         "[-1, 1]. signal: a u alone, divided by the root of ᾱ, so that only blur changes it."
     )
-    columns = [*heads, *(["", *heads] * (len(shown["records"]) - 1))]
-    return Strips(blocks, columns, [*textwrap.wrap(note, NOTE_COLUMNS), f"strips.npz sha256 {sha256(path)}"])
+    return Strips(blocks, _columns(times, len(shown["records"])), _notes(note, path))
+
+
+def reverse_data(path: Path) -> Strips:
+    """Of reverse.npz."""
+    arrays = np.load(path)
+    about = json.loads(arrays["about"].item())
+    blocks = {
+        _heading(schedule): [("state", _side_by_side(noisy)), ("predicted", _side_by_side(predicted))]
+        for schedule, noisy, predicted in zip(about["schedules"], arrays["noisy"], arrays["predicted"], strict=True)
+    }
+    first = about["schedules"][0]
+    note = (
+        f"Public models of {arrays['noisy'].shape[-1]} px, each of {about['train_steps']} training steps; "
+        f"{about['steps']} steps of sampling from the same noise (seed {about['seed']}), {len(arrays['times'])} of them "
+        f"shown; T = {first['num_train_timesteps']}, {first['beta_schedule']} noise; in brackets f_max. state: what "
+        "the step starts from. predicted: the image that the model expects there. Both clipped to [-1, 1]."
+    )
+    return Strips(blocks, _columns(arrays["times"].tolist(), arrays["noisy"].shape[1]), _notes(note, path))
 
 
 def render(folder: Path) -> list[Path]:
@@ -135,18 +152,19 @@ def render(folder: Path) -> list[Path]:
     if (folder / "curves.jsonl").is_file():
         figures.mkdir(exist_ok=True)
         written += write_figure(curves_figure(curves_data(folder / "curves.jsonl")), figures / "curves")
-    if (folder / "strips.npz").is_file():
-        figures.mkdir(exist_ok=True)
-        strips = strips_data(folder / "strips.npz")
-        picture_of(strips.blocks, strips.columns, strips.notes).save(figures / "strips.png", optimize=True)
-        written.append(figures / "strips.png")
+    for name, read in (("strips", strips_data), ("reverse", reverse_data)):
+        if (folder / f"{name}.npz").is_file():
+            figures.mkdir(exist_ok=True)
+            strips = read(folder / f"{name}.npz")
+            picture_of(strips.blocks, strips.columns, strips.notes).save(figures / f"{name}.png", optimize=True)
+            written.append(figures / f"{name}.png")
     if (folder / "spectra.jsonl").is_file():
         figures.mkdir(exist_ok=True)
         written += write_figure(spectra_figure(spectra_data(folder / "spectra.jsonl")), figures / "spectra")
     if not written:
         raise UserError(
-            f"{folder} has none of curves.jsonl, strips.npz and spectra.jsonl: run python -m wavedp.diffusion.forward, "
-            f"or python -m wavedp.metrics.spectrum {folder} for a study."
+            f"{folder} has none of curves.jsonl, strips.npz, reverse.npz and spectra.jsonl: run python -m "
+            f"wavedp.diffusion.forward or reverse, or python -m wavedp.metrics.spectrum {folder} for a study."
         )
     return written
 
@@ -160,6 +178,16 @@ def _label(schedule: dict[str, Any]) -> str:
 def _heading(schedule: dict[str, Any]) -> str:
     order = schedule["blur_order"].replace("_", " ")
     return _label(schedule) if schedule["blur_schedule"] == "none" else f"{_label(schedule)}, {order}"
+
+
+def _columns(times: Sequence[int], n_images: int) -> list[str]:
+    """Heads of `_side_by_side`'s columns."""
+    heads = [f"t={t}" for t in times]
+    return [*heads, *(["", *heads] * (n_images - 1))]
+
+
+def _notes(note: str, path: Path) -> list[str]:
+    return [*textwrap.wrap(note, NOTE_COLUMNS), f"{path.name} sha256 {sha256(path)}"]
 
 
 def _side_by_side(states: np.ndarray) -> np.ndarray:

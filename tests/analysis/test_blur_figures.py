@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from analysis import blur_figures
-from analysis.blur_figures import LEAST_BLUR, curves_data, curves_figure, main, strips_data
+from analysis.blur_figures import LEAST_BLUR, curves_data, curves_figure, main, render, reverse_data, strips_data
 from analysis.samples import CELL, picture_of
 from wavedp.diffusion import forward
 from wavedp.diffusion.blur import BlurSchedule
@@ -91,6 +91,31 @@ def test_strips_hold_the_states_and_undo_only_the_noise_schedule(folder: Path) -
     assert any("Records 0, 1, 2 of procedural (test, public), 8 px" in note for note in strips.notes)
 
 
+def test_the_way_back_has_a_block_for_each_schedule(tmp_path: Path) -> None:
+    states = np.random.default_rng(0).uniform(-1, 1, (2, 2, 3, 1, 8, 8)).astype(np.float16)  # P n K C H W
+    schedule = {"blur_f_max": 0.14, "num_train_timesteps": 1000, "beta_schedule": "cosine"}
+    about = {
+        "schedules": [
+            {**schedule, "blur_schedule": "none", "blur_order": "coarse_to_fine"},
+            {**schedule, "blur_schedule": "quartic", "blur_order": "fine_to_coarse"},
+        ],
+        "train_steps": 7,
+        "steps": 9,
+        "seed": 0,
+    }
+    times = np.array([999, 400, 0])
+    about_text = np.array(json.dumps(about))
+    np.savez(tmp_path / "reverse.npz", noisy=states, predicted=-states, times=times, about=about_text)
+    strips = reverse_data(tmp_path / "reverse.npz")
+    assert list(strips.blocks) == ["none", "quartic (0.14), fine to coarse"]
+    assert strips.columns == ["t=999", "t=400", "t=0", "", "t=999", "t=400", "t=0"]
+    (_, state), (_, predicted) = strips.blocks["quartic (0.14), fine to coarse"]
+    assert (np.abs(state[4:].astype(int) + predicted[4:] - 255) <= 1).all()
+    np.testing.assert_array_equal(state[4], np.clip((states[1, 1, 0].astype(float) + 1) * 127.5, 0, 255).round())
+    assert "each of 7 training steps; 9 steps of sampling" in " ".join(strips.notes)
+    assert "reverse.png" in [path.name for path in render(tmp_path)]
+
+
 def test_heads_stand_above_and_notes_below_the_cells() -> None:
     black = np.zeros((2, 1, CELL, CELL), np.uint8)
     bare = np.asarray(picture_of({"block": [("row", black)]}))
@@ -124,7 +149,7 @@ def test_a_folder_gets_the_figures_it_has_files_for(folder: Path, capsys: pytest
 def test_a_folder_with_nothing_to_draw_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert main([str(tmp_path)]) == 2
     said = capsys.readouterr().err
-    assert said.startswith(f"Error: {tmp_path} has none of curves.jsonl, strips.npz and spectra.jsonl: run ")
+    assert said.startswith(f"Error: {tmp_path} has none of curves.jsonl, strips.npz, reverse.npz and ")
     assert not (tmp_path / "figures").exists()
 
 

@@ -216,8 +216,9 @@ def test_the_ways_of_three_schedules_are_written(tmp_path, capsys):
     assert reverse.main(arguments, public=public) == 0
     stored = np.load(tmp_path / "reverse.npz")
     about = json.loads(str(stored["about"]))
-    assert stored["noisy"].shape == stored["predicted"].shape == (3, 6, 4, 1, 28, 28)
+    assert stored["noisy"].shape == stored["predicted"].shape == (3, 3, 4, 1, 28, 28)
     assert len(set(about["models"])) == 3
+    assert stored["times"].shape == (4,)
     assert (stored["noisy"][0, :, 0] == stored["noisy"][1, :, 0]).all()
     assert (stored["predicted"][0, :, -1] != stored["predicted"][1, :, -1]).any()
     assert reverse.main([*arguments, "--steps", "2000"], public=public) == 2

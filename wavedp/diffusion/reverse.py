@@ -9,7 +9,7 @@ sensitive image is read, so no ledger line is due. reverse.npz holds, of the sam
 
     noisy, predicted    what a step starts from and the data predicted there, float16 [P n K C H W] in about [-1, 1],
                         for P schedules, n images, K of the steps
-    times               [P K]
+    times               [K], the same for all: the grid does not depend on the blur
     about               JSON: the P schedules, and the keys of their models
 """
 
@@ -32,7 +32,7 @@ from wavedp.config import DataConfig, DiffusionConfig, SamplingConfig, TrialConf
 from wavedp.errors import UserError
 from wavedp.store import Store, write_atomically
 
-SHOWN_STEPS, IMAGES, SEED = 8, 6, 0
+SHOWN_STEPS, IMAGES, SEED = 8, 3, 0
 PUBLIC = DataConfig(name="openclipart")
 SCHEDULES = (("none", "coarse_to_fine"), ("quartic", "coarse_to_fine"), ("quartic", "fine_to_coarse"))
 
@@ -82,7 +82,7 @@ def main(arguments: list[str] | None = None, public: DataConfig = PUBLIC) -> int
         return 2
     times, noisy, predicted = zip(*drawn, strict=True)
     about = {
-        "schedules": [{"blur_schedule": blur, "blur_order": order} for blur, order in SCHEDULES],
+        "schedules": [dataclasses.asdict(stages.deblurring(trial, chosen.device).process) for trial in trials],
         "models": [keys(trial)["upscaler"] for trial in trials],
         "train_steps": chosen.train_steps,
         "steps": chosen.steps,
@@ -93,7 +93,7 @@ def main(arguments: list[str] | None = None, public: DataConfig = PUBLIC) -> int
         packed,
         noisy=torch.stack(noisy).half().numpy(),
         predicted=torch.stack(predicted).half().numpy(),
-        times=np.array(times),
+        times=np.array(times[0]),
         about=np.array(json.dumps(about)),
     )
     write_atomically(chosen.results / "reverse.npz", packed.getvalue())
