@@ -98,7 +98,8 @@ def curves_figure(data: Curves) -> go.Figure:
 
 @dataclass(frozen=True)
 class Strips:
-    """What strips.png and reverse.png show: rows of cells uint8 [n C H W] under each schedule, heads of the columns, notes below."""
+    """What strips.png and reverse.png show: rows of cells uint8 [n C H W] under each schedule, heads of columns, notes
+    below."""
 
     blocks: dict[str, list[tuple[str, np.ndarray]]]
     columns: list[str]
@@ -138,9 +139,10 @@ def reverse_data(path: Path) -> Strips:
     first = about["schedules"][0]
     note = (
         f"Public models of {arrays['noisy'].shape[-1]} px, each of {about['train_steps']} training steps; "
-        f"{about['steps']} steps of sampling from the same noise (seed {about['seed']}), {len(arrays['times'])} of them "
-        f"shown; T = {first['num_train_timesteps']}, {first['beta_schedule']} noise; in brackets f_max. state: what "
-        "the step starts from. predicted: the image that the model expects there. Both clipped to [-1, 1]."
+        f"{about['steps']} steps of sampling from the same noise (seed {about['seed']}), "
+        f"{len(arrays['times'])} of them shown; T = {first['num_train_timesteps']}, {first['beta_schedule']} noise; "
+        "in brackets f_max. state: what the step starts from. predicted: the image that the model expects there. "
+        "Both clipped to [-1, 1]."
     )
     return Strips(blocks, _columns(arrays["times"].tolist(), arrays["noisy"].shape[1]), _notes(note, path))
 
