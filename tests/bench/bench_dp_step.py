@@ -80,7 +80,7 @@ def main():
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     codes = torch.randint(VOCABULARY, (options.records, TOKENS), generator=torch.Generator().manual_seed(1))
-    steps = {mode: make(mode) for mode in ("plain", "hooks", "ghost")}
+    steps = {mode: make(mode) for mode in ("plain", "hooks", "ghost", "bookkeeping")}
     seconds = {mode: [] for mode in steps}
     for mode in steps:  # warm up, and the comparison with autograd that the first microbatch pays for
         steps[mode](codes)
@@ -96,7 +96,7 @@ def main():
     for mode, median in medians.items():
         spread = f"{min(seconds[mode]):.3f}-{max(seconds[mode]):.3f}"
         rate = options.records / median
-        print(f"{mode:>6}  {median / medians['plain']:5.2f}x  {rate:7.1f} records/s  {median:.3f} s ({spread})")
+        print(f"{mode:>11}  {median / medians['plain']:5.2f}x  {rate:7.1f} records/s  {median:.3f} s ({spread})")
 
 
 if __name__ == "__main__":
