@@ -13,7 +13,7 @@ from wavedp.errors import UserError
 from wavedp.generators import blur_diffusion
 from wavedp.generators.adaptation import LowRank, adapt
 from wavedp.generators.conditions import ClassCondition
-from wavedp.privacy import bookkeeping
+from wavedp.privacy import bookkeeping, layer_rules
 from wavedp.privacy.clipping import RecordGradients, trainable
 from wavedp.privacy.training import fit_private
 
@@ -67,7 +67,7 @@ def assert_exact(model, loss_fn, batch, tolerance=1e-5):
 
 @pytest.fixture(params=["direct", "gram"])
 def way(request, monkeypatch):
-    monkeypatch.setattr(bookkeeping, "_gram_pays", lambda *sizes: request.param == "gram")
+    monkeypatch.setattr(layer_rules, "_gram_pays", lambda *sizes: request.param == "gram")
 
 
 def squared(model, *inputs):
@@ -336,10 +336,10 @@ def test_only_the_backward_pass_of_activations_runs():
 
 
 def test_gram_matrices_are_for_wide_layers_with_few_positions():
-    assert bookkeeping._gram_pays(1, 64, 64)
-    assert bookkeeping._gram_pays(49, 9 * 256, 256)
-    assert not bookkeeping._gram_pays(98, 96, 384)
-    assert not bookkeeping._gram_pays(98, 9 * 32, 32)
+    assert layer_rules._gram_pays(1, 64, 64)
+    assert layer_rules._gram_pays(49, 9 * 256, 256)
+    assert not layer_rules._gram_pays(98, 96, 384)
+    assert not layer_rules._gram_pays(98, 9 * 32, 32)
 
 
 class Around(nn.Module):
