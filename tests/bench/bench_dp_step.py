@@ -2,9 +2,10 @@
 
     python tests/bench/bench_dp_step.py [--model transformer|unet] [--repeats 7] [--records 128] [--threads 1]
 
-All take turns, in an order that reverses each round, so that a busy machine slows all of them; medians count. Memory is
-the peak that one step allocates beyond what was there before (CPU tensors), in a pass of its own. unet: the Denoiser
-of generator=blur_diffusion at its default size, 1×14×14 and multiplicity 2, which ghost refuses.
+All take turns, in an order that reverses each round, so that a busy machine slows all of them; medians count, of wall
+time and of processor time, which other processes disturb less. Memory is the peak that one step allocates beyond what
+was there before (CPU tensors), in a pass of its own. unet: the Denoiser of generator=blur_diffusion at its default
+size, 1×14×14 and multiplicity 2, which ghost refuses.
 """
 
 import argparse
@@ -114,14 +115,15 @@ def main():
     problem, modes = MODELS[options.model]
     make_model, loss, batch = problem(options.records)
     steps = {mode: make(mode, make_model, loss, batch) for mode in modes}
-    seconds = {mode: [] for mode in steps}
+    seconds, busy = {mode: [] for mode in steps}, {mode: [] for mode in steps}
     for mode in steps:  # warm up, and the comparison with autograd that the first microbatch pays for
         steps[mode]()
     for repeat in range(options.repeats):
         for mode in list(steps)[:: 1 if repeat % 2 == 0 else -1]:
-            start = time.perf_counter()
+            start, work = time.perf_counter(), time.process_time()
             steps[mode]()
             seconds[mode].append(time.perf_counter() - start)
+            busy[mode].append(time.process_time() - work)
     peaks = {mode: peak_bytes(steps[mode]) for mode in steps}
     medians = {mode: statistics.median(times) for mode, times in seconds.items()}
     parameters = sum(parameter.numel() for parameter in make_model().parameters())
@@ -130,9 +132,10 @@ def main():
     for mode, median in medians.items():
         spread = f"{min(seconds[mode]):.3f}-{max(seconds[mode]):.3f}"
         rate, peak = options.records / median, peaks[mode] / 2**20
+        work = statistics.median(busy[mode]) / statistics.median(busy["plain"])
         print(
-            f"{mode:>11}  {median / medians['plain']:5.2f}x  {rate:7.1f} records/s  {median:.3f} s ({spread})  "
-            f"peak {peak:6.1f} MiB, {peaks[mode] / peaks['plain']:.2f}x"
+            f"{mode:>11}  {median / medians['plain']:5.2f}x  processor {work:5.2f}x  {rate:7.1f} records/s  "
+            f"{median:.3f} s ({spread})  peak {peak:6.1f} MiB, {peaks[mode] / peaks['plain']:.2f}x"
         )
 
 

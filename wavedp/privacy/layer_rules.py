@@ -12,7 +12,7 @@ Gram's square is off by about 1e-7 (Σ_t |a_t||g_t|)², a direct norm by 1e-7 of
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import reduce
 from typing import Any
@@ -51,38 +51,47 @@ def _linear(layer: nn.Linear, inputs: list[Tensor], gradients: list[Tensor]) -> 
 def _convolution(layer: nn.Conv1d | nn.Conv2d, inputs: list[Tensor], gradients: list[Tensor]) -> dict[str, Split]:
     split = {}
     if _trained(layer.bias):
-        split["bias"] = _direct(_total([g.flatten(2).sum(2) for g in gradients]))
+        split["bias"] = _direct(_total(g.flatten(2).sum(2) for g in gradients))
     if not _trained(layer.weight):
         return split
-    mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
-    inputs = [F.pad(a, layer._reversed_padding_repeated_twice, mode) for a in inputs]
-    weight, kernel, stride, dilation = layer.weight, layer.kernel_size, layer.stride, layer.dilation
-    shape = weight.shape
+    kernel, stride, dilation, padding = layer.kernel_size, layer.stride, layer.dilation, layer.padding
+    if layer.padding_mode != "zeros" or isinstance(padding, str):
+        mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
+        inputs = [F.pad(a, layer._reversed_padding_repeated_twice, mode) for a in inputs]
+        padding = (0,) * len(kernel)
     if isinstance(layer, nn.Conv1d):  # a convolution of images one pixel high
         inputs, gradients = [a.unsqueeze(2) for a in inputs], [g.unsqueeze(2) for g in gradients]
-        weight, kernel, stride, dilation = weight.unsqueeze(2), (1, *kernel), (1, *stride), (1, *dilation)
-    options = {"stride": stride, "dilation": dilation}
+        kernel, stride, dilation, padding = (1, *kernel), (1, *stride), (1, *dilation), (0, *padding)
     b, groups = len(inputs[0]), layer.groups
-    positions = sum(g.shape[2] * g.shape[3] for g in gradients)
-    width, out = weight[0].numel(), len(weight) // groups  # of one group
-    if _gram_pays(positions, width, out):
-        windows = [F.unfold(a, kernel, dilation, 0, stride).view(b * groups, width, -1) for a in inputs]
-        a, g = torch.cat(windows, 2).mT, torch.cat([g.reshape(b * groups, out, -1) for g in gradients], 2).mT
-        norms = _gram_norms(a, g).view(b, groups).norm(dim=1)
+    out, width = layer.out_channels // groups, layer.weight[0].numel()  # of one group
+    shape = (layer.out_channels, layer.in_channels // groups, *kernel)
+    pointwise = (kernel, stride, padding) == ((1, 1), (1, 1), (0, 0))
 
-        def weighted(f: Tensor) -> Tensor:
-            scaled = [f.view(-1, 1, 1, 1) * g for g in gradients]
-            parts = [conv2d_weight(a, weight.shape, g, groups=groups, **options) for a, g in zip(inputs, scaled)]  # noqa: B905
-            return _total(parts).view(shape)
+    def windows(a: Tensor) -> Tensor:  # what the kernel sees at each position: b C H W -> b·groups width T
+        seen = a if pointwise else F.unfold(a, kernel, dilation, padding, stride)
+        return seen.reshape(b * groups, width, -1)
 
-        return {**split, "weight": Split(norms, weighted)}
-    # Records as groups of channels of one image: a grouped convolution's gradient is then one a record.
-    records = (b * len(weight), *weight.shape[1:])
-    parts = [
-        conv2d_weight(_as_one(a), records, _as_one(g), groups=b * groups, **options)
-        for a, g in zip(inputs, gradients, strict=True)
-    ]
-    return {**split, "weight": _direct(_total(parts).view(b, *shape))}
+    def total(gradients: list[Tensor], shape: tuple[int, ...], groups: int) -> Tensor:
+        pairs = zip(inputs, gradients, strict=True)
+        views = ((a.reshape(len(g), -1, *a.shape[2:]), g) for a, g in pairs)
+        return _total(conv2d_weight(a, shape, g, stride, padding, dilation, groups) for a, g in views)
+
+    rows = [g.reshape(b * groups, out, -1) for g in gradients]
+    if _gram_pays(sum(g.shape[2] for g in rows), width, out):
+        a, g = torch.cat([windows(a) for a in inputs], 2), torch.cat(rows, 2)
+        norms = _gram_norms(a.mT, g.mT).view(b, groups).norm(dim=1)
+        split["weight"] = Split(
+            norms,
+            lambda f: total([f.view(-1, 1, 1, 1) * g for g in gradients], shape, groups).view_as(layer.weight),
+        )
+        return split
+    if pointwise:
+        each = _total(g @ windows(a).mT for a, g in zip(inputs, rows, strict=True))
+    else:  # one image, of whose channels each record has its own groups: their convolutions' gradients stay apart
+        side_by_side = [g.reshape(1, -1, *g.shape[2:]) for g in gradients]
+        each = total(side_by_side, (b * shape[0], *shape[1:]), b * groups)
+    split["weight"] = _direct(each.view(b, *layer.weight.shape))
+    return split
 
 
 def _embedding(layer: nn.Embedding, inputs: list[Tensor], gradients: list[Tensor]) -> dict[str, Split]:
@@ -116,10 +125,10 @@ def _normalization(
         apart = (b, -1, *layer.normalized_shape)
         positions = 1
     if _trained(layer.weight):
-        products = [(a * g).reshape(apart).sum(positions) for a, g in zip(normalized, gradients, strict=True)]
-        split["weight"] = _direct(_total(products))
+        pairs = zip(normalized, gradients, strict=True)
+        split["weight"] = _direct(_total((a * g).reshape(apart).sum(positions) for a, g in pairs))
     if _trained(getattr(layer, "bias", None)):
-        split["bias"] = _direct(_total([g.reshape(apart).sum(positions) for g in gradients]))
+        split["bias"] = _direct(_total(g.reshape(apart).sum(positions) for g in gradients))
     return split
 
 
@@ -172,10 +181,6 @@ def _joined(parts: list[Tensor]) -> Tensor:
     return flat[0] if len(flat) == 1 else torch.cat(flat, 1)
 
 
-def _total(parts: list[Tensor]) -> Tensor:
-    return reduce(torch.add, parts)
-
-
-def _as_one(images: Tensor) -> Tensor:
-    """b C H W -> 1 bC H W."""
-    return images.reshape(1, -1, *images.shape[2:])
+def _total(parts: Iterable[Tensor]) -> Tensor:
+    """Their sum, in the place of the first."""
+    return reduce(Tensor.add_, parts)
