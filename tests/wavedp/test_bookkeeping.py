@@ -111,6 +111,7 @@ def build(kind):
     return layer, torch.randn(LAYERS[kind][1])
 
 
+@pytest.mark.filterwarnings("ignore:Using padding=.same. with even kernel")
 @pytest.mark.parametrize("kind", LAYERS)
 @pytest.mark.parametrize("loss_fn", [squared, three_calls])
 def test_each_layer_alone(kind, loss_fn, way):
