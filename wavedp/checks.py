@@ -95,7 +95,7 @@ def _check_diffusion(trial: TrialConfig) -> None:
     if trial.privacy.grad_sample_mode == "ghost" and math.isfinite(trial.privacy.epsilon):
         raise UserError(
             "privacy.grad_sample_mode=ghost sees one forward pass a record, and diffusion.multiplicity makes several: "
-            "use hooks."
+            "use hooks or bookkeeping."
         )
     _require_process(config, trial.blur, coarse_shape(trial))
 
@@ -164,7 +164,7 @@ def _check_conditioning(trial: TrialConfig) -> None:
     if trial.privacy.views > 1 and trial.privacy.grad_sample_mode == "ghost":
         raise UserError(
             f"privacy.grad_sample_mode=ghost sees one forward pass a record, privacy.views={trial.privacy.views} makes "
-            "several: use hooks."
+            "several: use hooks or bookkeeping."
         )
     width = 2 * trial.diffusion.channels if diffuses(trial) else trial.generator.width
     if trial.privacy.trained == "lora" and not 1 <= trial.privacy.lora_rank < width:

@@ -160,7 +160,8 @@ class PrivacyConfig:
     scale_decay: a token of scale s weighs scale_decay^s in the loss (1: all alike; below 1: coarse ones count more).
     optimizer: adam_bc is Adam without the noise's bias in its second moment; adam_floor is the least it divides by, in
     standard deviations of that noise (privacy.optimizers; the other optimisers do not read it).
-    microbatch_size: records per forward pass. grad_sample_mode: Opacus' hooks or ghost. checkpoint_every: steps.
+    microbatch_size: records per forward pass. grad_sample_mode: how gradients are split by record, Opacus' hooks or
+    ghost, or bookkeeping, the fastest, for common layers (privacy.clipping). checkpoint_every: steps.
     """
 
     epsilon: float = privacy(10.0)
@@ -181,7 +182,7 @@ class PrivacyConfig:
     lora_rank: int = result(8)
     scale_decay: float = result(1.0)
     microbatch_size: int = performance(64)
-    grad_sample_mode: Literal["hooks", "ghost"] = performance("hooks")
+    grad_sample_mode: Literal["hooks", "ghost", "bookkeeping"] = performance("hooks")
     checkpoint_every: int = performance(20)
 
 

@@ -1,8 +1,11 @@
-"""What privacy costs in time: an optimiser step with `hooks` and `ghost` as multiples of the step without.
+"""What privacy costs: an optimiser step in each grad_sample_mode as a multiple of the step without, in time and memory.
 
-    python tests/bench/bench_dp_step.py [--repeats 7] [--records 128] [--threads 1]
+    python tests/bench/bench_dp_step.py [--model transformer|unet] [--repeats 7] [--records 128] [--threads 1]
 
-The three take turns, in an order that reverses each round, so that a busy machine slows all of them; medians count.
+All take turns, in an order that reverses each round, so that a busy machine slows all of them; medians count, of wall
+time and of processor time, which other processes disturb less. Memory is the peak that one step allocates beyond what
+was there before (CPU tensors), in a pass of its own. unet: the Denoiser of generator=blur_diffusion at its default
+size, 1×14×14 and multiplicity 2, which ghost refuses.
 """
 
 import argparse
@@ -10,9 +13,13 @@ import statistics
 import time
 
 import torch
+from bench_blur import peak_bytes
 from torch import nn
 from torch.nn import functional as F
 
+from wavedp.config import DiffusionConfig
+from wavedp.generators import blur_diffusion
+from wavedp.generators.conditions import ClassCondition
 from wavedp.privacy.clipping import RecordGradients, noisy_mean, plain_sum
 
 WIDTH, DEPTH, HEADS, TOKENS, VOCABULARY, MICROBATCH = 96, 3, 4, 98, 343, 64
@@ -50,53 +57,86 @@ def loss_fn(model, codes):
     return F.cross_entropy(model(codes).transpose(1, 2), codes, reduction="none").sum(1)
 
 
-def step(sum_of, optimizer, codes, noise_multiplier, noise):
+def transformer(records):
+    codes = torch.randint(VOCABULARY, (records, TOKENS), generator=torch.Generator().manual_seed(1))
+    return Transformer, loss_fn, (codes,)
+
+
+def unet(records):
+    config, shape, n_classes = DiffusionConfig(), (1, 14, 14), 10
+    generator = torch.Generator().manual_seed(1)
+    batch = (
+        torch.rand(records, *shape, generator=generator),
+        torch.randint(n_classes, (records,), generator=generator),
+        torch.rand(records, blur_diffusion.draws_of(shape, 1, config.multiplicity), generator=generator),
+    )
+    loss = blur_diffusion.record_loss(
+        blur_diffusion.forward_process(config, "none"), config, 0.0, 1, config.multiplicity
+    )
+    return lambda: blur_diffusion.Denoiser(shape, ClassCondition(n_classes, 4 * config.channels), config), loss, batch
+
+
+MODELS = {
+    "transformer": (transformer, ("plain", "hooks", "ghost", "bookkeeping")),
+    "unet": (unet, ("plain", "hooks", "bookkeeping")),
+}
+
+
+def step(sum_of, optimizer, batch, noise_multiplier, noise):
     parameters = optimizer.param_groups[0]["params"]
     sums = [torch.zeros_like(parameter) for parameter in parameters]
-    for batch in codes.split(MICROBATCH):
-        for total, part in zip(sums, sum_of((batch,)), strict=True):
-            total += part
-    for parameter, mean in zip(parameters, noisy_mean(sums, noise_multiplier, 1.0, len(codes), noise), strict=True):
+    for part in zip(*(tensor.split(MICROBATCH) for tensor in batch), strict=True):
+        for total, term in zip(sums, sum_of(part), strict=True):
+            total += term
+    for parameter, mean in zip(parameters, noisy_mean(sums, noise_multiplier, 1.0, len(batch[0]), noise), strict=True):
         parameter.grad = mean
     optimizer.step()
 
 
-def make(mode):
+def make(mode, make_model, loss_fn, batch):
     torch.manual_seed(0)
-    model = Transformer()
+    model = make_model().train()
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     noise = torch.Generator().manual_seed(0)
     if mode == "plain":
-        return lambda codes: step(lambda batch: plain_sum(model, loss_fn, batch), optimizer, codes, 0.0, noise)
+        return lambda: step(lambda part: plain_sum(model, loss_fn, part), optimizer, batch, 0.0, noise)
     gradients = RecordGradients(model, 1.0, mode)
-    return lambda codes: step(lambda batch: gradients.clipped_sum(loss_fn, batch), optimizer, codes, 1.0, noise)
+    return lambda: step(lambda part: gradients.clipped_sum(loss_fn, part), optimizer, batch, 1.0, noise)
 
 
 def main():
-    parser = argparse.ArgumentParser(description="Time of a private step over the same step without privacy")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", choices=MODELS, default="transformer")
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--records", type=int, default=2 * MICROBATCH)
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    codes = torch.randint(VOCABULARY, (options.records, TOKENS), generator=torch.Generator().manual_seed(1))
-    steps = {mode: make(mode) for mode in ("plain", "hooks", "ghost")}
-    seconds = {mode: [] for mode in steps}
+    problem, modes = MODELS[options.model]
+    make_model, loss, batch = problem(options.records)
+    steps = {mode: make(mode, make_model, loss, batch) for mode in modes}
+    seconds, busy = {mode: [] for mode in steps}, {mode: [] for mode in steps}
     for mode in steps:  # warm up, and the comparison with autograd that the first microbatch pays for
-        steps[mode](codes)
+        steps[mode]()
     for repeat in range(options.repeats):
         for mode in list(steps)[:: 1 if repeat % 2 == 0 else -1]:
-            start = time.perf_counter()
-            steps[mode](codes)
+            start, work = time.perf_counter(), time.process_time()
+            steps[mode]()
             seconds[mode].append(time.perf_counter() - start)
+            busy[mode].append(time.process_time() - work)
+    peaks = {mode: peak_bytes(steps[mode]) for mode in steps}
     medians = {mode: statistics.median(times) for mode, times in seconds.items()}
-    parameters = sum(parameter.numel() for parameter in Transformer().parameters())
-    print(f"{parameters:,} parameters, {TOKENS} tokens, {options.records} records in microbatches of {MICROBATCH}")
+    parameters = sum(parameter.numel() for parameter in make_model().parameters())
+    print(f"{options.model}: {parameters:,} parameters, {options.records} records in microbatches of {MICROBATCH}")
     print(f"{options.threads} threads, torch {torch.__version__}, median of {options.repeats} alternating repeats")
     for mode, median in medians.items():
         spread = f"{min(seconds[mode]):.3f}-{max(seconds[mode]):.3f}"
-        rate = options.records / median
-        print(f"{mode:>6}  {median / medians['plain']:5.2f}x  {rate:7.1f} records/s  {median:.3f} s ({spread})")
+        rate, peak = options.records / median, peaks[mode] / 2**20
+        work = statistics.median(busy[mode]) / statistics.median(busy["plain"])
+        print(
+            f"{mode:>11}  {median / medians['plain']:5.2f}x  processor {work:5.2f}x  {rate:7.1f} records/s  "
+            f"{median:.3f} s ({spread})  peak {peak:6.1f} MiB, {peaks[mode] / peaks['plain']:.2f}x"
+        )
 
 
 if __name__ == "__main__":

@@ -198,7 +198,7 @@ def test_anchors_do_not_depend_on_the_budget():
         ({**DIFFUSING, "diffusion__snr_gamma": -1.0}, "snr_gamma=-1.0 is no bound"),
         ({**DIFFUSING, "sampling__diffusion_steps": 1001}, "diffusion_steps=1001 does not fit 1000 timesteps"),
         ({**DIFFUSING, "privacy__mean_share": 0.1}, "which generator=blur_diffusion has not"),
-        ({**DIFFUSING, "privacy__grad_sample_mode": "ghost"}, "multiplicity makes several: use hooks"),
+        ({**DIFFUSING, "privacy__grad_sample_mode": "ghost"}, "multiplicity makes several: use hooks or bookkeeping"),
         ({**DIFFUSING, "upscaler__name": "spectral"}, "upscaler=spectral completes images with the public generator"),
         ({"generator__heads": 5}, "generator.width=64 can't be shared by 5 heads"),
         ({"generator__name": "gan"}, "generator.name='gan'"),
@@ -237,6 +237,12 @@ def test_check_refuses_before_any_training(changes, words):
     config = trial(**{"privacy__batch_size": 64, **changes})
     with pytest.raises(UserError, match=words):
         check_all(config)
+
+
+@pytest.mark.parametrize("mode", ["hooks", "bookkeeping"])
+@pytest.mark.parametrize("changes", [{"privacy__views": 2}, {**DIFFUSING, "diffusion__multiplicity": 2}])
+def test_several_passes_a_record_are_for_every_mode_but_ghost(mode, changes):
+    check_all(trial(**{"privacy__batch_size": 64, "privacy__grad_sample_mode": mode, **changes}))
 
 
 def check_all(config):

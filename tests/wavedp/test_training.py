@@ -21,7 +21,7 @@ from wavedp.privacy.training import fit_private, poisson_sample
 from wavedp.seeds import derive_seed
 
 N, L, CODES, CLASSES = 40, 5, 7, 3
-MODES = ["hooks", "ghost"]
+MODES = ["hooks", "ghost", "bookkeeping"]
 
 
 class Transformer(nn.Module):

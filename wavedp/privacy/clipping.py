@@ -2,8 +2,9 @@
 
     b  records in a microbatch   P  trainable parameters   C  max_grad_norm   σ  noise multiplier   B  expected batch
 
-Opacus computes the per-record gradients (`hooks`) or only their norms (`ghost`); clipping, summing and noise are
-spelled out here.
+A splitter takes gradients apart by record: Opacus computes them (`hooks`) or only their norms (`ghost`),
+wavedp.privacy.bookkeeping finds norms and sums in one backward pass. Clipping, noise and all refusals are spelled out
+here.
 
 Formal guarantee. Adding or removing one record changes a sum over microbatches of `RecordGradients.clipped_sum` by at
 most C in L2 norm over all trainable parameters together (up to float32 rounding), provided that a record's loss
@@ -17,7 +18,7 @@ divisor B is fixed, so the number of records that were drawn shows nowhere.
                                                      arXiv 2206.07136, automatic clipping with their 0.01)
     g not finite                                     UserError from `noisy_mean`, before any weight is touched
     empty batch                                      the sum is zero, the noise is drawn as ever
-    several forward passes per record (views)        one gradient, of the record's one loss (hooks; ghost refuses)
+    several forward passes per record (views)        one gradient, of the record's one loss (but ghost refuses)
     one loss for the whole batch                     UserError
     a layer fed without the record dimension         UserError: a broadcast position embedding would escape the clipping
 """
@@ -25,130 +26,124 @@ divisor B is fixed, so the number of records that were drawn shows nowhere.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
-from typing import Literal
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from wavedp.errors import UserError
+from wavedp.privacy.bookkeeping import Bookkeeping
+from wavedp.privacy.opacus_hooks import OpacusHooks
 
 LossFn = Callable[..., Tensor]
 """loss_fn(model, *batch) -> Tensor[b]: one loss per record."""
 
-
 Clipping = Literal["flat", "normalize"]
+GradSampleMode = Literal["hooks", "ghost", "bookkeeping"]
 
 NORMALIZE_GUARD = 0.01
 """Keeps a vanishing gradient from becoming a vote of length C in a random direction."""
 
 
+class Splitter(Protocol):
+    """A way to take a gradient apart by record: one forward pass under `watching`, then norms, sums and `forget`."""
+
+    def watching(self) -> AbstractContextManager[None]:
+        """The layers' calls inside count."""
+
+    def astray(self, records: int) -> Iterator[tuple[str, tuple[int, ...]]]:
+        """Names of layers that were given a tensor without the record dimension, and its shape."""
+
+    def norms(self, losses: Tensor) -> dict[str, Tensor]:
+        """Norms of the records' gradients, b for each parameter; one that got no gradient may be missing."""
+
+    def sums(self, factors: Tensor) -> list[Tensor]:
+        """Σ_i factors_i gradient_i for each parameter."""
+
+    def forget(self) -> None:
+        """Drop what the microbatch left."""
+
+    def close(self) -> None:
+        """Take everything off the model."""
+
+
 class RecordGradients:
-    """The gradients of a model's trainable parameters, record by record, through Opacus' hooks; `close` takes them off.
+    """The gradients of a model's trainable parameters, record by record; `close` takes off the model what that needs.
 
     model: every layer sees the record dimension first. mode: `hooks` holds b gradients in memory; `ghost` holds one,
-    for a second backward pass. clipping: see the table above. Raises UserError for a model that Opacus cannot take
-    apart.
+    for a second backward pass; `bookkeeping` holds what passes through the layers (wavedp.privacy.bookkeeping), and is
+    the fastest. clipping: see the table above. Raises UserError for a model that the mode cannot take apart.
     """
 
     def __init__(
-        self, model: nn.Module, max_grad_norm: float, mode: Literal["hooks", "ghost"], clipping: Clipping = "flat"
+        self, model: nn.Module, max_grad_norm: float, mode: GradSampleMode, clipping: Clipping = "flat"
     ) -> None:
-        from opacus.grad_sample import GradSampleHooks, GradSampleHooksFastGradientClipping
-
         self.model = model
         self.max_grad_norm = max_grad_norm
         self.clipping = clipping
-        self.ghost = mode == "ghost"
         self.parameters = trainable(model)
         self.compared = False
-        attach = GradSampleHooksFastGradientClipping if self.ghost else GradSampleHooks
-        try:
-            self.hooks = attach(model, loss_reduction="sum")
-        except NotImplementedError as error:
-            raise UserError(
-                f"Opacus refuses the model ({error}): use trainable layers without buffers, "
-                f"such as GroupNorm for BatchNorm."
-            ) from error
+        self.splitter: Splitter
+        if mode == "bookkeeping":
+            self.splitter = Bookkeeping(model, self.parameters)
+        else:
+            self.splitter = OpacusHooks(model, self.parameters, ghost=mode == "ghost")
 
     def clipped_sum(self, loss_fn: LossFn, batch: Sequence[Tensor]) -> list[Tensor]:
         """The sum of the clipped gradients of one microbatch, a tensor per trainable parameter.
 
         batch: tensors of common first dimension b >= 1. Raises UserError when a layer hides the record dimension,
-        when a parameter gets no gradient, and when what Opacus found for a record is not what autograd finds (checked
+        when a parameter gets no gradient, and when what was found for a record is not what autograd finds (checked
         once).
         """
         with warnings.catch_warnings():
-            # Said of every first layer whose input is data: its hook needs no gradient of that.
+            # Said under Opacus of every first layer whose input is data: its hook needs no gradient of that.
             warnings.filterwarnings("ignore", message="Full backward hook is firing")
-            return self._clipped_sum(loss_fn, batch)
+            try:
+                return self._clipped_sum(loss_fn, batch)
+            finally:
+                self.splitter.forget()
 
     def close(self) -> None:
-        """Take Opacus off the model."""
-        self.hooks.cleanup()
-        for parameter in self.parameters.values():
-            parameter.grad = None
-        for module in self.model.modules():  # what a forward pass without its backward pass leaves behind
-            for leftover in ("activations", "max_batch_len"):
-                module.__dict__.pop(leftover, None)
+        """Leave the model as it was."""
+        self.splitter.close()
 
     def _clipped_sum(self, loss_fn: LossFn, batch: Sequence[Tensor]) -> list[Tensor]:
-        parameters = list(self.parameters.values())
-        try:
+        with self.splitter.watching():
             losses = record_losses(loss_fn, self.model, batch)
-            self._require_record_dimension(len(losses))
-            reference = self._autograd_norms(losses[0]) if len(losses) > 1 and not self.compared else None
-            losses.sum().backward(retain_graph=self.ghost)
-        except NotImplementedError as error:
-            raise UserError(
-                f"Opacus cannot split this gradient by record ({error}): use grad_sample_mode=hooks."
-            ) from error
-        norms = torch.stack([self._norms(name, len(losses)) for name in self.parameters])  # P b
+        self._require_record_dimension(len(losses))
+        reference = self._autograd_norms(losses[0]) if len(losses) > 1 and not self.compared else None
+        norms = self._norms(losses)  # P b
         if reference is not None:
             self._require_equal(norms[:, 0], reference)
-        factors = clipping_factors(norms.norm(dim=0), self.max_grad_norm, self.clipping)
-        if self.ghost:
-            self.hooks.disable_hooks()
-            sums = list(torch.autograd.grad((factors * losses).sum(), parameters))
-            self.hooks.enable_hooks()
-        else:
-            sums = [torch.tensordot(factors, item.grad_sample, dims=1) for item in parameters]  # type: ignore[attr-defined]
-        for parameter in parameters:
-            parameter.grad = parameter.grad_sample = parameter._norm_sample = None  # type: ignore[attr-defined]
-        return sums
+        return self.splitter.sums(clipping_factors(norms.norm(dim=0), self.max_grad_norm, self.clipping))
 
     def _require_record_dimension(self, records: int) -> None:
-        for name, module in self.model.named_modules():
-            for inputs in getattr(module, "activations", ()):  # what Opacus will pair with the output's gradient
-                shape = tuple(inputs[0].shape) if inputs else ()
-                if not shape or shape[0] != records:
-                    raise UserError(
-                        f"Layer {name!r} was given a tensor of shape {shape} for {records} records, so its gradient "
-                        f"cannot be split by record: give it one row per record "
-                        f"(position ids: ids.expand(len(codes), -1).contiguous())."
-                    )
-
-    def _norms(self, name: str, records: int) -> Tensor:
-        parameter = self.parameters[name]
-        if self.ghost:
-            norms = getattr(parameter, "_norm_sample", None)
-        else:
-            per_record = getattr(parameter, "grad_sample", None)  # b ...
-            norms = per_record.flatten(1).norm(dim=1) if isinstance(per_record, Tensor) else None
-        if norms is None or norms.shape != (records,):
+        for name, shape in self.splitter.astray(records):
             raise UserError(
-                f"Parameter {name!r} has no gradient for each of {records} records: call its layer through its forward "
-                f"method with 2 or 3 dimensions, use its output in the loss, or freeze it (requires_grad=False)."
+                f"Layer {name!r} was given a tensor of shape {shape} for {records} records, so its gradient "
+                f"cannot be split by record: give it one row per record "
+                f"(position ids: ids.expand(len(codes), -1).contiguous())."
             )
-        return norms
+
+    def _norms(self, losses: Tensor) -> Tensor:
+        found = self.splitter.norms(losses)
+        for name in self.parameters:
+            if name not in found or found[name].shape != losses.shape:
+                raise UserError(
+                    f"Parameter {name!r} has no gradient for each of {len(losses)} records: call its layer through its "
+                    f"forward method with 2 or 3 dimensions, use its output in the loss, or freeze it "
+                    f"(requires_grad=False)."
+                )
+        return torch.stack([found[name] for name in self.parameters])
 
     def _autograd_norms(self, loss: Tensor) -> Tensor:
-        """Norms of one record's gradient, parameter by parameter, from the same graph without Opacus."""
-        self.hooks.disable_hooks()
+        """Norms of one record's gradient, parameter by parameter, from the same graph without a splitter."""
         gradients = torch.autograd.grad(
             loss, list(self.parameters.values()), retain_graph=True, allow_unused=True, materialize_grads=True
         )
-        self.hooks.enable_hooks()
         return torch.stack([gradient.norm() for gradient in gradients])
 
     def _require_equal(self, norms: Tensor, reference: Tensor) -> None:

@@ -1,0 +1,175 @@
+"""Per-record norms and clipped sums from one forward and one backward pass, by keeping what passes through each layer.
+
+    b  records   a  a layer's input   g  gradient of the losses by its output   f  b, clipping factors
+
+Source: book-keeping of Bu et al., "Differentially Private Optimization on Large Model at Small Cost" (ICML 2023,
+arXiv 2210.00038). A linear layer's gradient by record i is Σ_t g_it a_itᵀ over its positions t; other layers have rules
+of their own (wavedp.privacy.layer_rules). Autograd is asked for the g alone, so that it skips the gradients of
+parameters, and the step pays for them once: in the rules, as soon as the g of all of a layer's calls are there.
+
+Formal guarantee. Norms and sums are two readings of one per-record gradient, both in float32 or more, of the same
+a and g: the sum of f times the gradients, whose norms f was computed from. Records are kept apart by the first
+dimension of every a and g, which `astray` checks.
+
+    case                                             result
+    several calls of a layer for a record            one gradient: positions of all calls are joined before any norm
+    a call under no_grad, or that no loss uses       adds nothing, as in autograd
+    frozen layer, frozen weight of a trained bias    not kept, not computed
+    bfloat16 autocast in loss_fn                     a and g are as rounded as the losses; norms and sums are float32
+    another layer with parameters of its own         UserError; also renormalising embeddings and tied parameters
+    an input changed in place after its call         UserError
+    torch.compile(model)                             right, but the graph breaks at every trained layer
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge, get_gradient_edge
+
+from wavedp.errors import UserError
+from wavedp.privacy.layer_rules import RULES, Split, least_dimensions
+
+
+class Call(NamedTuple):
+    """A layer's call: its input, and how often that had been changed in place by then."""
+
+    inputs: Tensor
+    version: int
+
+
+class Bookkeeping:
+    """The splitter (wavedp.privacy.clipping) of `grad_sample_mode=bookkeeping`.
+
+    parameters: the trained ones of `model`, by name. Raises UserError when one of them is in a layer without a rule, or
+    in two layers.
+    """
+
+    def __init__(self, model: nn.Module, parameters: dict[str, nn.Parameter]) -> None:
+        self.layers = _layers(model)
+        self.parameters = list(parameters)
+        self.calls: dict[str, list[Call]] = {}
+        self.ends: list[tuple[str, int, GradientEdge]] = []  # calls, by number, whose input needs no gradient
+        self.gradients: dict[str, list[tuple[Call, Tensor]]] = {}
+        self.splits: dict[str, Split] = {}
+        self.forwards = self.backwards = False  # what is under way
+        # First among hooks: one that changes the output must not come before ours.
+        self.handles = [
+            layer.register_forward_hook(partial(self._called, name), prepend=True, with_kwargs=True)
+            for name, layer in self.layers.items()
+        ]
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        self.forwards = True
+        try:
+            yield
+        finally:
+            self.forwards = False
+
+    def astray(self, records: int) -> Iterator[tuple[str, tuple[int, ...]]]:
+        for name, calls in self.calls.items():
+            for call in calls:
+                shape = tuple(call.inputs.shape)
+                if len(shape) < least_dimensions(self.layers[name]) or shape[0] != records:
+                    yield name, shape
+
+    def norms(self, losses: Tensor) -> dict[str, Tensor]:
+        self.backwards = True
+        edges = [edge for _, _, edge in self.ends]
+        # Every other call lies on a path to one of these, and is heard of on the way.
+        found = torch.autograd.grad(losses.sum(), edges, allow_unused=True) if edges else ()
+        for (name, number, _), gradient in zip(self.ends, found, strict=True):
+            self._heard(name, number, gradient)
+        for name in list(self.gradients):  # some of its calls are in no loss
+            self._split(name)
+        return {name: part.norms for name, part in self.splits.items()}
+
+    def sums(self, factors: Tensor) -> list[Tensor]:
+        with torch.no_grad(), torch.autocast(factors.device.type, enabled=False):
+            return [self.splits[name].weighted(factors) for name in self.parameters]
+
+    def forget(self) -> None:
+        self.backwards = False
+        for kept in (self.calls, self.ends, self.gradients, self.splits):
+            kept.clear()  # type: ignore[attr-defined]
+
+    def close(self) -> None:
+        self.forget()
+        for handle in self.handles:
+            handle.remove()
+
+    @torch.compiler.disable
+    def _called(
+        self, name: str, layer: nn.Module, inputs: tuple[Tensor, ...], named: dict[str, Tensor], output: Tensor
+    ) -> None:
+        if not self.forwards or not output.requires_grad:
+            return
+        (given,) = (*inputs, *named.values())
+        calls = self.calls.setdefault(name, [])
+        calls.append(Call(given.detach(), given._version))
+        number, edge = len(calls) - 1, get_gradient_edge(output)
+        place = edge.output_nr
+        if given.requires_grad:
+            edge.node.register_prehook(lambda gradients: self._heard(name, number, gradients[place]))
+        else:
+            self.ends.append((name, number, edge))
+
+    def _heard(self, name: str, number: int, gradient: Tensor | None) -> None:
+        if not self.backwards or gradient is None:
+            return
+        heard = self.gradients.setdefault(name, [])
+        heard.append((self.calls[name][number], gradient.detach()))
+        if len(heard) == len(self.calls[name]):
+            self._split(name)
+
+    def _split(self, name: str) -> None:
+        heard = self.gradients.pop(name)
+        del self.calls[name]  # what gradients were made of may go
+        for call, _ in heard:
+            _require_unchanged(name, call)
+        inputs, gradients = [_full(call.inputs) for call, _ in heard], [_full(gradient) for _, gradient in heard]
+        layer, prefix = self.layers[name], f"{name}." if name else ""
+        with torch.no_grad(), torch.autocast(gradients[0].device.type, enabled=False):
+            split = RULES[type(layer)](layer, inputs, gradients)
+        self.splits |= {prefix + own: part for own, part in split.items()}
+
+
+def _layers(model: nn.Module) -> dict[str, nn.Module]:
+    """The layers with trained parameters of their own, by name. Raises UserError for one without a rule."""
+    layers, owners = {}, dict[nn.Parameter, str]()
+    for name, layer in model.named_modules():
+        own = [parameter for parameter in layer.parameters(recurse=False) if parameter.requires_grad]
+        if not own:
+            continue
+        if type(layer) not in RULES or getattr(layer, "max_norm", None) or getattr(layer, "scale_grad_by_freq", False):
+            raise UserError(
+                f"grad_sample_mode=bookkeeping has no rule for layer {name!r}, {layer}: use grad_sample_mode=hooks."
+            )
+        for parameter in own:
+            if parameter in owners:
+                raise UserError(
+                    f"Layers {owners[parameter]!r} and {name!r} share a parameter, whose gradient "
+                    f"grad_sample_mode=bookkeeping would find in two parts: use grad_sample_mode=hooks."
+                )
+            owners[parameter] = name
+        layers[name] = layer
+    return layers
+
+
+def _require_unchanged(name: str, call: Call) -> None:
+    if call.inputs._version != call.version:
+        raise UserError(
+            f"The input of layer {name!r} was changed in place after the layer saw it, so its gradient is lost: "
+            f"change a copy, such as x = x + y for x += y."
+        )
+
+
+def _full(tensor: Tensor) -> Tensor:
+    """At least float32, for numbers that autocast rounded; ids stay as they are."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32)) if tensor.is_floating_point() else tensor
