@@ -23,7 +23,7 @@ from wavedp import chain, checks, data, stages
 from wavedp.config import to_dict
 from wavedp.errors import InfeasibleError, UserError
 from wavedp.privacy import accounting, ledger
-from wavedp.store import Store, write_atomically
+from wavedp.store import Store, write_atomically, write_npz
 
 SHEET_COLUMNS = 10  # images kept for the figures, one per column of a contact sheet
 
@@ -124,9 +124,8 @@ def _keep_samples(store: Store, trial: PlannedTrial, folder: Path) -> None:
     kept = slice(0, min(len(coarse["labels"]), n_classes * SHEET_COLUMNS))
     images = full["images"][kept].numpy()
     small = (coarse["images"][kept] * 255).round().byte().numpy()
-    packed = io.BytesIO()
-    np.savez_compressed(packed, images=images, coarse=small, labels=coarse["labels"][kept].numpy())
-    write_atomically(folder / "samples" / f"{trial.id}.npz", packed.getvalue())
+    labels = coarse["labels"][kept].numpy()
+    write_npz(folder / "samples" / f"{trial.id}.npz", images=images, coarse=small, labels=labels)
     _, channels, height, width = images.shape
     columns = -(-len(images) // n_classes)
     sheet = np.zeros((columns * n_classes, channels, height, width), np.uint8)

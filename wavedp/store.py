@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -156,6 +157,15 @@ def write_atomically(path: Path, data: bytes) -> None:
 def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     """Replace the file by these rows, one JSON object a line, in one step."""
     write_atomically(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())
+
+
+def write_npz(path: Path, **arrays: Any) -> None:
+    """Replace the file by these arrays, compressed, in one step."""
+    import numpy as np
+
+    packed = io.BytesIO()
+    np.savez_compressed(packed, **arrays)
+    write_atomically(path, packed.getvalue())
 
 
 def _sync_folder(folder: Path) -> None:

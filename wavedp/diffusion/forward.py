@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import io
 import json
 import sys
 from pathlib import Path
@@ -44,7 +43,7 @@ from wavedp.diffusion.blur import (
 )
 from wavedp.diffusion.report import SCHEDULES, low_modes
 from wavedp.errors import UserError
-from wavedp.store import write_atomically, write_jsonl
+from wavedp.store import write_jsonl, write_npz
 
 CURVE_POINTS, STRIP_POINTS = 100, 8
 IMAGES, NOISE_SEED = 3, 0
@@ -106,16 +105,14 @@ def write_strips(path: Path, shown: data.Dataset) -> None:
         "images": {"name": shown.name, "split": shown.split, "records": list(range(len(images)))},
         "noise_seed": NOISE_SEED,
     }
-    packed = io.BytesIO()
-    np.savez_compressed(
-        packed,
+    write_npz(
+        path,
         noisy=torch.stack(noisy).half().numpy(),
         signal=torch.stack(signal).half().numpy(),
         times=times.numpy(),
         alpha_bar=log_alpha_bars(STRIPS[0])[times + 1].exp().numpy(),
         about=np.array(json.dumps(about)),
     )
-    write_atomically(path, packed.getvalue())
 
 
 def _times(schedule: BlurSchedule, points: int) -> Tensor:

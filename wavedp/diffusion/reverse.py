@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import io
 import json
 import sys
 from pathlib import Path
@@ -30,7 +29,7 @@ from wavedp import stages
 from wavedp.chain import keys
 from wavedp.config import DataConfig, DiffusionConfig, SamplingConfig, TrialConfig, UpscalerConfig
 from wavedp.errors import UserError
-from wavedp.store import Store, write_atomically
+from wavedp.store import Store, write_npz
 
 SHOWN_STEPS, IMAGES, SEED = 8, 3, 0
 PUBLIC = DataConfig(name="openclipart")
@@ -88,15 +87,13 @@ def main(arguments: list[str] | None = None, public: DataConfig = PUBLIC) -> int
         "steps": chosen.steps,
         "seed": SEED,
     }
-    packed = io.BytesIO()
-    np.savez_compressed(
-        packed,
+    write_npz(
+        chosen.results / "reverse.npz",
         noisy=torch.stack(noisy).half().numpy(),
         predicted=torch.stack(predicted).half().numpy(),
         times=np.array(times[0]),
         about=np.array(json.dumps(about)),
     )
-    write_atomically(chosen.results / "reverse.npz", packed.getvalue())
     print(f"{chosen.results}/reverse.npz")
     return 0
 
