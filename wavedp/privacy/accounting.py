@@ -30,6 +30,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
 
+import numpy as np
 from dp_accounting import dp_event, rdp
 from dp_accounting.pld import privacy_loss_distribution as pld
 
@@ -80,7 +81,7 @@ def delta(config: PrivacyConfig, n_records: int) -> float:
         if n_records < 3:
             raise UserError(f"{n_records} records are too few for delta = 1 / (N ln N): give privacy.delta.")
         return 1 / (n_records * math.log(n_records))
-    return _valid_delta(config.delta)
+    return valid_delta(config.delta)
 
 
 def check(config: PrivacyConfig, n_records: int) -> list[str]:
@@ -140,7 +141,7 @@ def calibrate(
     """
     if not epsilon > 0:
         raise UserError(f"epsilon={epsilon} is no budget: use epsilon > 0, or inf for the non-private reference.")
-    _valid_delta(delta)
+    valid_delta(delta)
     low, high = NOISE_MULTIPLIER_RANGE
     Mechanism(sample_rate, high, steps)
     if math.isinf(epsilon):
@@ -193,16 +194,33 @@ def spent(mechanisms: Sequence[Mechanism], delta: float, accountant: Accountant 
     accountants: dict[str, Callable[[tuple[Mechanism, ...], float], float]] = {"pld": _pld, "prv": _prv, "rdp": _rdp}
     if accountant not in accountants:
         raise UserError(f"accountant={accountant!r} is not offered: use one of {', '.join(accountants)}.")
-    _valid_delta(delta)
+    valid_delta(delta)
     if any(mechanism.noise_multiplier == 0 for mechanism in mechanisms):
         return math.inf
     if not mechanisms:
         return 0.0
+    return accountants[accountant](_grouped(mechanisms), delta)
+
+
+def renyi(mechanisms: Sequence[Mechanism], orders: Sequence[float]) -> np.ndarray:
+    """Rényi divergence of all the mechanisms together at each order > 1, by dp-accounting: inf without noise."""
+    return _rdp_accountant(_grouped(mechanisms), orders).rdp
+
+
+def valid_delta(delta: float) -> float:
+    """`delta` itself. Raises UserError when it is not in (0, 1)."""
+    if not 0 < delta < 1:
+        raise UserError(f"delta={delta} is out of range: use 0 < delta < 1, well below 1 / N.")
+    return delta
+
+
+def _grouped(mechanisms: Sequence[Mechanism]) -> tuple[Mechanism, ...]:
+    """The same, with the steps of equal noise and sampling put together."""
     steps: dict[tuple[float, float], int] = {}
     for item in mechanisms:
         kind = (item.sample_rate, item.noise_multiplier)
         steps[kind] = steps.get(kind, 0) + item.steps
-    return accountants[accountant](tuple(Mechanism(*kind, count) for kind, count in sorted(steps.items())), delta)
+    return tuple(Mechanism(*kind, count) for kind, count in sorted(steps.items()))
 
 
 @lru_cache(maxsize=4096)
@@ -261,17 +279,15 @@ def _prv(mechanisms: tuple[Mechanism, ...], delta: float) -> float:
 
 
 def _rdp(mechanisms: tuple[Mechanism, ...], delta: float) -> float:
-    accountant = rdp.RdpAccountant()
+    return float(_rdp_accountant(mechanisms).get_epsilon(delta))
+
+
+def _rdp_accountant(mechanisms: Sequence[Mechanism], orders: Sequence[float] | None = None) -> rdp.RdpAccountant:
+    accountant = rdp.RdpAccountant(orders)
     for item in mechanisms:
         step = dp_event.PoissonSampledDpEvent(item.sample_rate, dp_event.GaussianDpEvent(item.noise_multiplier))
         accountant.compose(step, item.steps)
-    return float(accountant.get_epsilon(delta))
-
-
-def _valid_delta(delta: float) -> float:
-    if not 0 < delta < 1:
-        raise UserError(f"delta={delta} is out of range: use 0 < delta < 1, well below 1 / N.")
-    return delta
+    return accountant
 
 
 def _first_guess(
