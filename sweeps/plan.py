@@ -21,6 +21,9 @@ from typing import Any
 from wavedp import chain
 from wavedp.config import TrialConfig, from_dict
 from wavedp.errors import UserError
+from wavedp.privacy import accounting
+from wavedp.privacy.accounting import Mechanism
+from wavedp.privacy.budget import Release
 
 ALIASES = {"epsilon": "privacy.epsilon"}
 LoadOption = Callable[[str, str], dict[str, Any]]
@@ -101,6 +104,16 @@ def planned(
     label = "-".join(f"{axis.rsplit('.', 1)[-1]}={value}" for axis, value in point.items())
     safe = re.sub(r"[^A-Za-z0-9=._-]+", "_", label)
     return PlannedTrial(f"{safe}-{keys['evaluate'][:8]}", point, config, keys)
+
+
+def release_of(trial: TrialConfig) -> Release | None:
+    """What the trial's private_fit will show of the sensitive images, noise calibrated; None if it shows nothing."""
+    kind = chain.fit_kind(trial)
+    if kind == "public":
+        return None
+    mechanisms = chain.mechanisms(trial) if kind == "dp" else [Mechanism(1, 0, 1)]
+    delta = accounting.delta(trial.privacy, chain.n_records(trial.data, "train"))
+    return Release(chain.fingerprint(trial.data, "train"), tuple(mechanisms), delta)
 
 
 def owners(trials: list[PlannedTrial]) -> dict[str, str]:

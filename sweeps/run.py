@@ -25,6 +25,7 @@ from wavedp import chain, checks
 from wavedp.config import TrialConfig, from_dict, sections
 from wavedp.errors import InfeasibleError, UserError
 from wavedp.privacy import ledger
+from wavedp.privacy.budget import Budget
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -50,6 +51,7 @@ def run(config: DictConfig, overrides: list[str]) -> int:
     if not sweep:
         raise UserError(f"no sweep was chosen: add +sweep=NAME, one of {', '.join(_sweep_names())}.")
     base = {name: values[name] for name in sections(TrialConfig)}
+    Budget(**values["budget"])  # refused here if it is none
     _make_paths_absolute(base)
     store = values["store"] if "://" in values["store"] else str(Path(values["store"]).absolute())
     folder = Path(values["results"]).absolute() / values["study"]
@@ -128,6 +130,7 @@ def _execute(values: dict[str, Any], store: str, folder: Path, start: Any, n_tri
         "device": device,
         "stages": _stage_resources(values["ray"], device),
         "commit": commit(),
+        "budget": values["budget"],
         "max_concurrent": values["ray"]["max_concurrent_trials"],
     }
     execute.start_ray(values["ray"])

@@ -164,7 +164,7 @@ def composed_epsilon(lines: Sequence[Line], delta: float | None = None) -> dict[
             private.setdefault(line["dataset"], []).append(line)
     return {
         dataset: accounting.compose(
-            [_mechanism(line) for line in chosen],
+            [mechanism_of(line) for line in chosen],
             _common_delta(dataset, chosen) if delta is None else delta,
         )
         for dataset, chosen in private.items()
@@ -202,7 +202,7 @@ def best_of_k(lines: Sequence[Line], axes: dict[str, Any], delta: float | None =
     for line in releases(lines):
         if line["kind"] != "nonprivate":
             runs.setdefault(line["stage_key"], []).append(line)
-    kinds = {tuple((line["dataset"], line["delta"], _mechanism(line)) for line in run) for run in runs.values()}
+    kinds = {tuple((line["dataset"], line["delta"], mechanism_of(line)) for line in run) for run in runs.values()}
     if len(kinds) > 1:
         return (
             f"Best-of-K selection: refused. The runs are of {len(kinds)} mechanisms, and the bound is that of the "
@@ -227,7 +227,7 @@ def cross_check(lines: Sequence[Line]) -> str:
     text = []
     for line in releases(lines):
         if line["kind"] != "nonprivate":
-            pld, prv = (accounting.spent([_mechanism(line)], line["delta"], name) for name in ("pld", "prv"))
+            pld, prv = (accounting.spent([mechanism_of(line)], line["delta"], name) for name in ("pld", "prv"))
             text.append(
                 f"{line['purpose']} {line['stage_key'][:12]}: epsilon = {pld:.4g} (PLD), {prv:.4g} (PRV) "
                 f"at delta = {line['delta']:.3g}"
@@ -315,7 +315,8 @@ def _totals(lines: Sequence[Line], delta: float | None) -> list[str]:
     return text
 
 
-def _mechanism(line: Line) -> Mechanism:
+def mechanism_of(line: Line) -> Mechanism:
+    """What a line's fit or statistic ran."""
     return Mechanism(line["sample_rate"], line["noise_multiplier"], line["steps"])
 
 
