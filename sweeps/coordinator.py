@@ -14,9 +14,11 @@ from typing import Any
 
 import ray
 
+from sweeps.plan import release_of
 from sweeps.records import Records
 from wavedp import chain, stages
 from wavedp.config import TrialConfig, from_dict
+from wavedp.privacy.budget import Budget, made, release_refusal, stage_refusal
 from wavedp.store import Store
 
 WORKER_DEATHS = 10  # of one stage, before its trials fail
@@ -44,7 +46,10 @@ def run_stage(name: str, trial: dict[str, Any], settings: dict[str, Any], coordi
 
 @ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)
 class Coordinator:
-    """settings: store URL, device, {stage: Ray resources}. owners: see sweeps.plan.owners (grows in a search)."""
+    """settings: store URL, device, {stage: Ray resources}, budget. owners: see sweeps.plan.owners (grows in a search).
+
+    One request is decided after another, so that no two releases share the last of a budget.
+    """
 
     def __init__(self, folder: str, settings: dict[str, Any], owners: dict[str, str]) -> None:
         self.records, self.settings, self.owners = Records(Path(folder)), settings, owners
@@ -54,14 +59,21 @@ class Coordinator:
         self.seconds: dict[str, list[float]] = {}
         self.now: dict[str, dict[str, Any]] = {}
         self.me: Any = None
+        self.budget = Budget(**settings["budget"])
+        self.releases = made(self.records.ledger.values())
+        self.running: dict[str, tuple[str, float]] = {}  # key: stage, when it was asked for
 
-    async def request(self, name: str, key: str, trial: dict[str, Any], trial_id: str) -> list[Any]:
-        """[the ObjectRef of the stage's result] (a list: Ray would resolve a bare ref)."""
+    async def request(self, name: str, key: str, trial: dict[str, Any], trial_id: str) -> list[Any] | str:
+        """[the ObjectRef of the stage's result] (a list: Ray would resolve a bare ref), or why it may not be made."""
         self.now[trial_id] = {"stage": name, "key": key, "since": time.time()}
+        refusal = None if key in self.tasks else self._refusal(name, key, from_dict(TrialConfig, trial))
+        if refusal:
+            return refusal
         self.owners.setdefault(key, trial_id)
         if trial_id not in self.users.setdefault(key, []):
             self.users[key].append(trial_id)
         if key not in self.tasks:
+            self.running[key] = (name, time.time())
             resources = self.settings["stages"][name]
             self.me = self.me or ray.get_runtime_context().current_actor
             task = run_stage.options(name=f"{name}:{key[:8]}", **resources).remote(name, trial, self.settings, self.me)
@@ -76,10 +88,34 @@ class Coordinator:
         except Exception:
             # The trials that wait for the task get this error and report it; forgetting the task lets a retry begin.
             self.tasks.pop(key, None)
+            if key not in made(self.records.ledger.values()):
+                self.releases.pop(key, None)
             return
+        finally:
+            self.records.add_gpu_seconds(self._used(self.running.pop(key)))
         self.records.put_ledger(result["ledger"], self.users[key])
         if result["made"]:
             self.seconds.setdefault(name, []).append(result["seconds"])
+
+    def _refusal(self, name: str, key: str, trial: TrialConfig) -> str | None:
+        """Why the budget forbids a stage that is not in flight; a release that it allows is noted as in flight."""
+        if not Store(self.settings["store"]).has(name, key):  # what is found needs no GPU
+            used = self.records.gpu_seconds + sum(map(self._used, self.running.values()))
+            refusal = stage_refusal(self.budget, used)
+            if refusal:
+                return refusal
+        asked = release_of(trial) if name == "private_fit" and self.budget.epsilon is not None else None
+        if asked is None:
+            return None
+        refusal = release_refusal(self.budget, self.releases, key, asked)
+        if refusal is None:
+            self.releases.setdefault(key, asked)
+        return refusal
+
+    def _used(self, task: tuple[str, float]) -> float:
+        """GPU seconds of a task since it was asked for: its wait for the GPU counts, of which Ray tells us nothing."""
+        stage, since = task
+        return (time.time() - since) * self.settings["stages"][stage].get("num_gpus", 0)
 
     async def account(self, name: str, result: dict[str, Any], trial_id: str) -> bool:
         """Note that a trial uses a finished stage; True when the work was done for this trial."""

@@ -5,6 +5,7 @@ A sweep is a mapping with
     zip     {axis: [values]}   lists of equal length, walked together
     cases   {name: {axis: value}}   named sets of changes, one trial each, as the axis `case`: ablations
     seeds   [ints]             replicates of every point
+or, instead of these, search: {space, random_k}, see `random_search`; any other search is Optuna's (sweeps.execute).
 An axis is `epsilon`, `level`, `blur`, a configuration group (`upscaler: [bicubic, realsr_df2k_x4]`: the options' whole
 sections) or a dotted field (`privacy.max_grad_norm: [0.1, 1]`).
 """
@@ -18,9 +19,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any
 
+import numpy as np
+
 from wavedp import chain
 from wavedp.config import TrialConfig, from_dict
 from wavedp.errors import UserError
+from wavedp.privacy import accounting, selection
+from wavedp.privacy.accounting import Mechanism
+from wavedp.privacy.budget import Release
 
 ALIASES = {"epsilon": "privacy.epsilon"}
 LoadOption = Callable[[str, str], dict[str, Any]]
@@ -69,6 +75,46 @@ def plan(base: dict[str, Any], sweep: dict[str, Any], load_option: LoadOption) -
     return list({trial.id: trial for trial in trials}.values())
 
 
+def random_search(base: dict[str, Any], search: dict[str, Any], load_option: LoadOption) -> list[PlannedTrial]:
+    """The K trials of a random search whose best has a price (wavedp.privacy.selection); none when K is 0.
+
+    search: random_k {distribution, mean or gamma, eta, seed}, the law of K and what it is drawn from; space {axis:
+    [values] or {low, high, log}}. Every trial is drawn from the space by itself, uniformly (in the logarithm where
+    `log` is true), and has a seed of its own, so that no two share a release. The bound holds while K, and with it the
+    seed, is a secret, exactly as the noise seed must be. Raises UserError for axes that change what a run spends.
+    """
+    random_k, space = dict(search["random_k"]), search.get("space") or {}
+    unknown = sorted(set(search) - {"random_k", "space"})
+    if unknown:
+        raise UserError(f"sweep.search.{unknown[0]} does not go with random_k, whose trials nobody chooses: remove it.")
+    law, seed = selection.law_of(random_k), random_k.get("seed", 0)
+    for axis, spec in space.items():
+        if not (spec if isinstance(spec, list) else isinstance(spec, dict) and {"low", "high"} <= set(spec)):
+            raise UserError(
+                f"search axis {axis}={spec!r} is neither a list of choices nor {{low, high, log}}: give one."
+            )
+    corners = [
+        {axis: value}
+        for axis, spec in space.items()
+        for value in (spec if isinstance(spec, list) else [spec["low"], spec["high"]])
+    ]
+    options = load_options(corners, load_option)
+    fixed = release_of(planned(base, options, {}).config)
+    for corner in corners:
+        if release_of(planned(base, options, corner).config) not in (fixed, None):
+            ((axis, value),) = corner.items()
+            raise UserError(
+                f"search axis {axis}={value} changes what a run spends, and the price of selection is that of runs of "
+                "one mechanism: keep it fixed, or search without random_k."
+            )
+    rng = np.random.default_rng([seed, 1])  # [seed] alone draws K
+    drawn = [
+        {**{axis: _uniform(spec, rng.random()) for axis, spec in space.items()}, "seed": number}
+        for number in range(selection.drawn(law, seed))
+    ]
+    return [planned(base, options, point) for point in drawn]
+
+
 def load_options(all_points: list[dict[str, Any]], load_option: LoadOption) -> dict[str, dict[str, Any]]:
     """The sections of every group axis's options, as {group: {option: section}}; each option is composed once."""
     sections = {item.name for item in fields(TrialConfig) if item.name not in ("level", "blur", "seed", "device")}
@@ -103,6 +149,16 @@ def planned(
     return PlannedTrial(f"{safe}-{keys['evaluate'][:8]}", point, config, keys)
 
 
+def release_of(trial: TrialConfig) -> Release | None:
+    """What the trial's private_fit will show of the sensitive images, noise calibrated; None if it shows nothing."""
+    kind = chain.fit_kind(trial)
+    if kind == "public":
+        return None
+    mechanisms = chain.mechanisms(trial) if kind == "dp" else [Mechanism(1, 0, 1)]
+    delta = accounting.delta(trial.privacy, chain.n_records(trial.data, "train"))
+    return Release(chain.fingerprint(trial.data, "train"), tuple(mechanisms), delta)
+
+
 def owners(trials: list[PlannedTrial]) -> dict[str, str]:
     """{stage key: id of the first trial that uses it}: who a shared stage's work is put down to."""
     found: dict[str, str] = {}
@@ -110,6 +166,14 @@ def owners(trials: list[PlannedTrial]) -> dict[str, str]:
         for key in trial.keys.values():
             found.setdefault(key, trial.id)
     return found
+
+
+def _uniform(spec: Any, uniform: float) -> Any:
+    """The value of a list or a range at a place in [0, 1)."""
+    if isinstance(spec, list):
+        return spec[int(uniform * len(spec))]
+    low, high = spec["low"], spec["high"]
+    return low * (high / low) ** uniform if spec.get("log") else low + (high - low) * uniform
 
 
 def _assign(values: dict[str, Any], path: str, value: Any) -> None:

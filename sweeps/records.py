@@ -30,6 +30,15 @@ class Records:
             (line["stage_key"], line["purpose"]): line for line in (ledger.read(path) if path.exists() else [])
         }
 
+        self._gpu_path = folder / "gpu_seconds.json"
+        self.gpu_seconds: float = json.loads(self._gpu_path.read_text()) if self._gpu_path.exists() else 0.0
+
+    def add_gpu_seconds(self, seconds: float) -> None:
+        """Add to the GPU seconds of all stages ever run for this study; a study without a GPU writes nothing."""
+        if seconds > 0:
+            self.gpu_seconds += seconds
+            write_atomically(self._gpu_path, json.dumps(self.gpu_seconds).encode())
+
     def put_trial(self, row: dict[str, Any]) -> None:
         """Add a trial's row, or replace the one of an earlier attempt."""
         self.trials[row["trial"]] = row

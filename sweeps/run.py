@@ -17,7 +17,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from sweeps.plan import PlannedTrial, load_options, plan
+from sweeps.plan import PlannedTrial, load_options, plan, random_search
 from sweeps.records import claim_folder
 from sweeps.study import commit, describe_study
 from sweeps.summary import describe
@@ -25,6 +25,7 @@ from wavedp import chain, checks
 from wavedp.config import TrialConfig, from_dict, sections
 from wavedp.errors import InfeasibleError, UserError
 from wavedp.privacy import ledger
+from wavedp.privacy.budget import Budget
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -50,14 +51,20 @@ def run(config: DictConfig, overrides: list[str]) -> int:
     if not sweep:
         raise UserError(f"no sweep was chosen: add +sweep=NAME, one of {', '.join(_sweep_names())}.")
     base = {name: values[name] for name in sections(TrialConfig)}
+    Budget(**values["budget"])  # refused here if it is none
     _make_paths_absolute(base)
     store = values["store"] if "://" in values["store"] else str(Path(values["store"]).absolute())
     folder = Path(values["results"]).absolute() / values["study"]
     load_option = _option_loader(overrides, base)
 
-    if sweep.get("search"):
+    search = sweep.get("search")
+    if search and not search.get("random_k"):
         return _search(sweep, base, values, store, folder, load_option, overrides)
-    trials = plan(base, sweep, load_option)
+    if search:
+        trials = random_search(base, search, load_option)
+        search["random_k"]["drawn"] = len(trials)
+    else:
+        trials = plan(base, sweep, load_option)
     infeasible = _check(trials)
     if values["dry_run"]:
         print(describe(trials, store, infeasible))
@@ -68,10 +75,14 @@ def run(config: DictConfig, overrides: list[str]) -> int:
     for trial in trials:
         check_models(trial.config)
     device = _device(values["device"], values["ray"])
-    if len(infeasible) == len(trials):
+    if infeasible and len(infeasible) == len(trials):
         raise next(iter(infeasible.values()))
-    claim_folder(folder, describe_study(values, base, sweep, overrides, trials[0]), [trial.id for trial in trials])
+    first = trials[0] if trials else None
+    claim_folder(folder, describe_study(values, base, sweep, overrides, first), [trial.id for trial in trials])
     print(describe(trials, store, infeasible), flush=True)
+    if not trials:
+        print("K = 0 was drawn: there is no trial, and nothing to publish.")
+        return 0
     return _execute(
         values, store, folder, lambda execute, settings: execute.run_grid(trials, folder, settings), len(trials), device
     )
@@ -128,6 +139,7 @@ def _execute(values: dict[str, Any], store: str, folder: Path, start: Any, n_tri
         "device": device,
         "stages": _stage_resources(values["ray"], device),
         "commit": commit(),
+        "budget": values["budget"],
         "max_concurrent": values["ray"]["max_concurrent_trials"],
     }
     execute.start_ray(values["ray"])

@@ -96,7 +96,10 @@ def _walk(trial: PlannedTrial, coordinator: Any) -> dict[str, dict[str, Any]]:
     for stage in chain.chain_of(trial.config):
         ray.get([tasks[name] for name in stage.inputs])
         request = coordinator.request.remote(stage.name, trial.keys[stage.name], config, trial.id)
-        (tasks[stage.name],) = ray.get(request)
+        answer = ray.get(request)
+        if isinstance(answer, str):
+            raise InfeasibleError(answer)
+        (tasks[stage.name],) = answer
     return dict(zip(tasks, ray.get(list(tasks.values())), strict=True))
 
 

@@ -9,4 +9,5 @@ class UserError(Exception):
 
 
 class InfeasibleError(UserError):
-    """A trial whose privacy budget no noise level can meet; a sweep records it as `infeasible` and goes on."""
+    """A trial whose privacy budget no noise level can meet, or that the study's budget has no room for; a sweep records
+    it as `infeasible` and goes on."""

@@ -137,6 +137,17 @@ def test_report_gives_three_epsilons(study: Study, capsys: pytest.CaptureFixture
     assert "kid_clean" not in text
 
 
+def test_report_prices_the_best_of_a_random_number(tmp_path: Path) -> None:
+    folder = build(tmp_path / "s", epsilons=(1.0,), seeds=2)
+    (folder / "study.yaml").write_text("axes: {search: {random_k: {distribution: geometric, mean: 12}}}\n")
+    assert "refused. A look without noise" in report.report(folder)  # at the images that it was fitted to
+    path = folder / "ledger.jsonl"
+    path.write_text("".join(row for row in path.read_text().splitlines(keepends=True) if "nonprivate" not in row))
+    text = report.report(folder)
+    assert "best of K    Best of K ~ geometric(mean 12) trials: epsilon = " in text
+    assert "not claimed" not in text
+
+
 def test_report_without_a_release(tmp_path: Path) -> None:
     text = report.report(build(tmp_path / "s", epsilons=(math.inf,), seeds=1, private=False))
     assert "No private release was made." in text

@@ -13,6 +13,7 @@ import hydra
 import psutil
 import pytest
 import torch
+import yaml
 from omegaconf import OmegaConf
 
 import sweeps.run
@@ -324,6 +325,20 @@ def test_every_shipped_sweep_plans(path, tmp_path, monkeypatch, capsys):
     with hydra.initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         assert sweeps.run.run(hydra.compose("config", overrides=overrides), overrides) == 0
     assert "trials" in capsys.readouterr().out
+
+
+def test_a_random_search_of_no_trial_is_recorded_and_starts_nothing(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    overrides = [
+        "+sweep=random_search", "preset=tiny", "sweep.search.random_k={distribution: poisson, mean: 1, seed: 2}",
+    ]  # fmt: skip
+    with hydra.initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        assert sweeps.run.run(hydra.compose("config", overrides=overrides), overrides) == 0
+    assert "K = 0 was drawn" in capsys.readouterr().out
+    folder = tmp_path / "results" / "random_search"
+    assert [path.name for path in folder.iterdir()] == ["study.yaml"]
+    recorded = yaml.safe_load((folder / "study.yaml").read_text())["axes"]["search"]["random_k"]
+    assert recorded == {"distribution": "poisson", "mean": 1, "seed": 2, "drawn": 0}
 
 
 def test_relative_paths_mean_the_folder_the_user_started_in(tmp_path, monkeypatch):

@@ -3,12 +3,16 @@
 import dataclasses
 import math
 
+import numpy as np
 import pytest
+from scipy import stats
 
-from sweeps.plan import owners, plan, points
+from sweeps.plan import owners, plan, points, random_search
 from wavedp import chain, checks, stages
 from wavedp.config import DataConfig, TrialConfig, fields_of, from_dict, to_dict
 from wavedp.errors import InfeasibleError, UserError
+from wavedp.privacy import selection
+from wavedp.privacy.selection import RandomK, drawn
 
 PROCEDURAL = DataConfig(name="procedural", n_records=256)
 BASE = to_dict(dataclasses.replace(TrialConfig(), data=PROCEDURAL, public=PROCEDURAL))
@@ -97,6 +101,65 @@ def test_cases_are_named_sets_of_changes():
 
 def test_equal_points_make_one_trial():
     assert len(plan(BASE, {"grid": {"level": [1, 1]}}, load_option)) == 1
+
+
+SEARCH = {
+    "random_k": {"distribution": "geometric", "mean": 12, "seed": 3},
+    "space": {
+        "privacy.learning_rate": {"low": 1e-3, "high": 1e-1, "log": True},
+        "sampling.temperature": {"low": 0.5, "high": 1.5},
+        "upscaler": ["bicubic", "nearest"],
+    },
+}
+
+
+def with_law(**random_k):
+    return SEARCH | {"random_k": SEARCH["random_k"] | random_k}
+
+
+def test_a_random_search_draws_k_once_and_its_trials_apart():
+    trials = random_search(BASE, SEARCH, load_option)
+    assert len(trials) == drawn(RandomK("geometric", 12), 3) > 1
+    assert [trial.id for trial in trials] == [trial.id for trial in random_search(BASE, SEARCH, load_option)]
+    assert len({trial.keys["private_fit"] for trial in trials}) == len(trials)  # K runs, not K looks at fewer
+    assert len({trial.config.privacy.learning_rate for trial in trials}) == len(trials)
+    assert [trial.config.seed for trial in trials] == list(range(len(trials)))
+    # A larger K of the same seed continues the same list: the number alone is what is random in it.
+    longer = random_search(BASE, with_law(mean=40), load_option)
+    assert [trial.id for trial in longer[: len(trials)]] == [trial.id for trial in trials]
+
+
+def test_a_random_search_is_uniform_on_its_space(monkeypatch):
+    monkeypatch.setattr(selection, "drawn", lambda law, seed: 300)
+    configs = [trial.config for trial in random_search(BASE, SEARCH, load_option)]
+    rates = np.log10([config.privacy.learning_rate for config in configs])
+    assert stats.kstest(rates, "uniform", (-3, 2)).pvalue > 1e-3
+    assert stats.kstest([config.sampling.temperature for config in configs], "uniform", (0.5, 1)).pvalue > 1e-3
+    assert 110 < sum(config.upscaler.name == "bicubic" for config in configs) < 190
+    assert abs(np.corrcoef(rates[1:], rates[:-1])[0, 1]) < 0.2  # nothing is learnt from the trial before
+
+
+def test_a_random_number_may_be_none():
+    seed = next(seed for seed in range(99) if drawn(RandomK("poisson", 1), seed) == 0)
+    assert random_search(BASE, with_law(distribution="poisson", mean=1, seed=seed), load_option) == []
+
+
+@pytest.mark.parametrize(
+    ("search", "words"),
+    [
+        (SEARCH | {"trials": 12}, r"search\.trials does not go with random_k"),
+        (with_law(distribution="fixed"), "needs a random K"),
+        (with_law(number=12), "is not a law of K"),
+        (SEARCH | {"space": {"epsilon": {"low": 1, "high": 2}}}, "epsilon=1 changes what a run spends"),
+        (SEARCH | {"space": {"privacy.steps": [320, 20]}}, "privacy.steps=20 changes what a run spends"),
+        (SEARCH | {"space": {"epsilon": [10, math.inf]}}, "epsilon=inf changes what a run spends"),
+        (SEARCH | {"space": {"privacy.learning_rate": 0.1}}, "neither a list of choices nor"),
+        (SEARCH | {"space": {"upscaler": []}}, "neither a list of choices nor"),
+    ],
+)
+def test_a_random_search_without_a_price_is_refused(search, words):
+    with pytest.raises(UserError, match=words):
+        random_search(BASE, search, load_option)
 
 
 def trial(**changes):

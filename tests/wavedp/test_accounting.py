@@ -2,9 +2,12 @@
 
 import math
 
+import numpy as np
 import pytest
 from dp_accounting import dp_event
 from dp_accounting.pld import PLDAccountant
+from dp_accounting.privacy_accountant import NeighboringRelation
+from opacus.accountants import PRVAccountant, RDPAccountant
 from scipy.optimize import brentq
 from scipy.stats import norm
 
@@ -89,6 +92,65 @@ def test_gaussian_mechanism_against_its_closed_form(noise):
 
     assert spent([Mechanism(1.0, noise, 1)], 1e-5) == pytest.approx(brentq(excess, 1e-6, 100), rel=2e-3)
     assert spent([Mechanism(1.0, noise * 3, 9)], 1e-5) == pytest.approx(brentq(excess, 1e-6, 100), rel=2e-3)
+
+
+@pytest.mark.parametrize(("epsilon", "of_pld", "of_rdp"), [(1, 14.06, 14.92), (10, 1.935, 2.031)])
+def test_two_libraries_and_three_accountants_agree_on_the_known_setting(epsilon, of_pld, of_rdp):
+    # dp-accounting does pld and rdp here, Opacus prv; and Opacus' own RDP is the second library for that one.
+    fit, dear = [Mechanism(Q, of_pld, STEPS)], [Mechanism(Q, of_rdp, STEPS)]
+    assert compose(fit, DELTA, "prv") == pytest.approx(epsilon, rel=1e-2)
+    assert 0.98 * epsilon < compose(fit, DELTA) < epsilon
+    assert compose(dear, DELTA, "rdp") == pytest.approx(epsilon, rel=6e-3)
+    theirs = RDPAccountant()
+    theirs.history = [(of_rdp, Q, STEPS)]
+    assert compose(dear, DELTA, "rdp") == pytest.approx(theirs.get_epsilon(DELTA), rel=2e-3)
+    assert compose(dear, DELTA) < 0.95 * epsilon  # what the tighter accountant is worth
+
+
+def test_a_schedule_of_noise_and_batch_size_is_its_steps_in_any_order():
+    noises = [2.0, 1.5, 1.0] * 40
+    history = [(0.01 if step < 60 else 0.02, noise) for step, noise in enumerate(noises)]
+    grouped = [Mechanism(q, noise, 20) for q in (0.01, 0.02) for noise in (2.0, 1.5, 1.0)]
+    assert spent(history, 1e-5) == compose(grouped, 1e-5) == spent([*grouped[:3], *history[60:]], 1e-5)
+    assert spent(reversed(history), 1e-5, "rdp") == compose(grouped, 1e-5, "rdp")
+    theirs = PRVAccountant()
+    theirs.history = [(item.noise_multiplier, item.sample_rate, item.steps) for item in grouped]
+    assert spent(history, 1e-5) == pytest.approx(theirs.get_epsilon(1e-5, eps_error=0.01), rel=0.02)
+
+
+@pytest.mark.parametrize(("rate", "noise"), [(0.1, 1.0), (0.5, 2.0), (1.0, 3.0)])
+def test_replacing_a_record_against_the_integral_of_its_definition(rate, noise):
+    # One step on N(0, σ²), moved by +1 or by -1 with chance q: δ = ∫ max(0, p - e^ε p') dx, by quadrature.
+    def excess(epsilon):
+        x = np.linspace(-12 * noise, 12 * noise + 2, 400_001)
+        p, other = ((1 - rate) * norm.pdf(x, 0, noise) + rate * norm.pdf(x, at, noise) for at in (1, -1))
+        return np.trapezoid(np.maximum(0, p - np.exp(epsilon) * other), x) - 1e-5
+
+    one = [Mechanism(rate, noise, 1)]
+    assert compose(one, 1e-5, relation="replace_one") == pytest.approx(brentq(excess, 1e-3, 50), rel=3e-3)
+    assert compose(one, 1e-5) < compose(one, 1e-5, relation="replace_one") < 2.5 * compose(one, 1e-5)
+
+
+def test_replacing_a_record_composes_and_calibrates():
+    # At q = 1 the sum moves by two: half the noise. Over many steps, against a fine grid.
+    assert compose([Mechanism(1, 8.0, 9)], 1e-5, relation="replace_one") == pytest.approx(
+        compose([Mechanism(1, 4.0, 9)], 1e-5), rel=2e-3
+    )
+    fine = PLDAccountant(NeighboringRelation.REPLACE_ONE, value_discretization_interval=1e-4)
+    fine.compose(dp_event.PoissonSampledDpEvent(0.02, dp_event.GaussianDpEvent(1.5)), 100)
+    many = compose([Mechanism(0.02, 1.5, 100)], 1e-5, relation="replace_one")
+    assert fine.get_epsilon(1e-5) * 0.999 <= many <= fine.get_epsilon(1e-5) * 1.01
+    noise = calibrate(2.0, 1e-5, 0.02, 100, relation="replace_one")
+    assert 1.98 <= spent([Mechanism(0.02, noise, 100)], 1e-5, relation="replace_one") <= 2
+    assert noise > calibrate(2.0, 1e-5, 0.02, 100)
+
+
+@pytest.mark.parametrize("accountant", ["prv", "rdp"])
+def test_accountants_that_do_not_know_replacement_refuse_it(accountant):
+    with pytest.raises(UserError, match=f"accountant={accountant} has no relation=replace_one .*use accountant=pld"):
+        compose([Mechanism(0.1, 1.0, 10)], 1e-5, accountant, "replace_one")
+    with pytest.raises(UserError, match="relation='substitute' is not offered"):
+        compose([Mechanism(0.1, 1.0, 10)], 1e-5, "pld", "substitute")
 
 
 def test_composition_of_forty_releases():

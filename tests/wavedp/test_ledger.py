@@ -4,6 +4,7 @@ import json
 import math
 
 import pytest
+import yaml
 
 from wavedp.config import PrivacyConfig
 from wavedp.errors import UserError
@@ -12,6 +13,7 @@ from wavedp.privacy import ledger as ledger_module
 from wavedp.privacy.accounting import Mechanism
 from wavedp.privacy.ledger import (
     FIELDS,
+    best_of_k,
     composed_epsilon,
     line_for_fit,
     line_nonprivate,
@@ -20,6 +22,7 @@ from wavedp.privacy.ledger import (
     releases,
     summary,
 )
+from wavedp.privacy.selection import RandomK, epsilon_of_best
 
 CONFIG = PrivacyConfig(delta=1e-5, max_grad_norm=0.5)
 ONE = Mechanism(0.01, 1.0, 1000)
@@ -135,6 +138,70 @@ def test_summary_states_everything():
 
 def test_summary_without_private_lines():
     assert summary([]) == "0 private releases (PLD, add_or_remove_one)\n0 looks without noise, in no epsilon above"
+
+
+def random_study(folder, lines, **random_k):
+    folder.mkdir()
+    written(folder / "ledger.jsonl", [json.dumps(line) + "\n" for line in lines])
+    random_k = {"distribution": "geometric", "mean": 12, "seed": 0, "drawn": 7} | random_k
+    (folder / "study.yaml").write_text(yaml.safe_dump({"axes": {"search": {"random_k": random_k}}}))
+    return str(folder)
+
+
+def test_each_trial_pays_for_all_it_uses():
+    means, fit = Mechanism(1.0, 20.0, 1), Mechanism(0.01, 1.0, 1000)
+    lines = [
+        fit_line(means, trials=["t1", "t2"]) | {"purpose": "class_means"},
+        fit_line(fit, trials=["t1", "t2"]),
+        fit_line(fit, stage_key="b", trials=["t3"]),
+        fit_line(Mechanism(0.01, 0.0, 1000), stage_key="c", trials=["t4"]),
+        look_line(trials=["t1", "t5"]),
+    ]
+    both = accounting.compose([means, fit], 1e-5)
+    assert ledger_module.trial_epsilons(lines) == {"t1": both, "t2": both, "t3": fit_line()["epsilon"], "t4": math.inf}
+    assert f"{both:>9.4g}  t2\n" in summary(lines)
+
+
+def test_the_best_of_a_random_number_of_trials_has_a_price(tmp_path, capsys):
+    lines = [fit_line(stage_key=str(k), trials=[f"t{k}"]) for k in range(7)] + [look_line(dataset="test split")]
+    assert main([random_study(tmp_path / "s", lines)]) == 0
+    price = epsilon_of_best([[ONE]], 1e-5, RandomK("geometric", 12))
+    text = capsys.readouterr().out
+    assert f"Best of K ~ geometric(mean 12) trials: epsilon = {price:.4g} at delta = 1e-05 (RDP" in text
+    assert "for whoever sees the best trial alone: not K, its seed, another trial or this ledger." in text
+    assert lines[0]["epsilon"] < price < composed_epsilon(lines)["d1"]
+    assert main([random_study(tmp_path / "u", lines, distribution="fixed")]) == 2
+    assert "needs a random K" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (fit_line(Mechanism(0.01, 2.0, 1000), stage_key="b"), "runs are of 2 mechanisms"),
+        (fit_line(dataset="d2", stage_key="b"), "runs are of 2 mechanisms"),
+        (look_line(), "look without noise at dataset d1"),
+        (fit_line(Mechanism(0.01, 0.0, 1000), stage_key="b"), "look without noise at dataset d1"),
+    ],
+)
+def test_a_random_k_without_the_theorems_assumptions_is_refused(more, words):
+    axes = {"search": {"random_k": {"distribution": "geometric", "mean": 12}}}
+    sentence = best_of_k([fit_line(), more], axes)
+    assert sentence.startswith("Best-of-K selection: refused.")
+    assert words in sentence
+    assert best_of_k([fit_line()], axes).startswith("Best of K ~")
+
+
+def test_studies_share_what_they_release_once(tmp_path, capsys):
+    first = [fit_line(trials=["t1"]), look_line()]
+    second = [fit_line(trials=["u1"]), fit_line(stage_key="b", trials=["u2"]), fit_line(dataset="d2", stage_key="c")]
+    folders = [random_study(tmp_path / name, lines) for name, lines in (("one", first), ("two", second))]
+    assert main([*folders, folders[0]]) == 0
+    text = capsys.readouterr().out
+    total = accounting.compose([ONE] * 2, 1e-5)
+    end = text[text.index("2 studies together, 1 lines of them in common") :]
+    assert f"All 2 releases of dataset d1 composed: epsilon = {total:.4g} at delta = 1e-05." in end
+    assert f"All 1 releases of dataset d2 composed: epsilon = {second[2]['epsilon']:.4g}" in end
+    assert text.count("looks without noise") == 2
 
 
 def written(path, rows):

@@ -7,16 +7,18 @@
 
 Formal guarantee. `compose(mechanisms, delta)` returns an epsilon such that running all the mechanisms, in any order
 and each with noise and sampling of its own, is (epsilon, delta)-differentially private when one record is added or
-removed. A mechanism may look at the outputs of those before it, but its (q, σ, steps) must be fixed in advance. It is
-an upper bound at every discretisation: connect-the-dots rounding only ever enlarges the hockey-stick divergence
-(Doroshenko et al., 2022, arXiv 2207.04380), so a coarse grid costs tightness, never validity. Exact up to double
-rounding in FFTs.
+removed, or, with relation="replace_one", when one is exchanged for another. A mechanism may look at the outputs of
+those before it, but its (q, σ, steps) must be fixed in advance. It is an upper bound at every discretisation:
+connect-the-dots rounding only ever enlarges the hockey-stick divergence (Doroshenko et al., 2022, arXiv 2207.04380),
+so a coarse grid costs tightness, never validity. Exact up to double rounding in FFTs.
 
     case                                 result
     noise_multiplier = 0                 epsilon = inf
     no mechanism                         epsilon = 0
     sample_rate = 1                      the plain Gaussian mechanism, composed exactly
     epsilon = inf asked                  noise_multiplier 0: the non-private reference
+    σ or q change from step to step      each kind of step is a mechanism of its own; `spent` sorts them
+    relation = replace_one               PLD alone; at q = 1 the noise counts half. PRV and RDP: UserError
     a Gaussian (GDP/CLT) approximation   never used: it reports less than was spent
 """
 
@@ -25,18 +27,22 @@ from __future__ import annotations
 import math
 import statistics
 import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
-from typing import Literal
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
+from typing import Literal, get_args
 
+import numpy as np
 from dp_accounting import dp_event, rdp
 from dp_accounting.pld import privacy_loss_distribution as pld
+from dp_accounting.privacy_accountant import NeighboringRelation
 
 from wavedp.config import PrivacyConfig
 from wavedp.errors import InfeasibleError, UserError
 
 Accountant = Literal["pld", "prv", "rdp"]
+Relation = Literal["add_or_remove_one", "replace_one"]
+"""Who neighbours are: data sets of which one has a record more; or of one size, which differ in one record."""
 
 NOISE_MULTIPLIER_RANGE = (0.01, 1e4)
 """Calibration searches here: less is hardly noise, more leaves nothing to learn."""
@@ -80,7 +86,7 @@ def delta(config: PrivacyConfig, n_records: int) -> float:
         if n_records < 3:
             raise UserError(f"{n_records} records are too few for delta = 1 / (N ln N): give privacy.delta.")
         return 1 / (n_records * math.log(n_records))
-    return _valid_delta(config.delta)
+    return valid_delta(config.delta)
 
 
 def check(config: PrivacyConfig, n_records: int) -> list[str]:
@@ -129,7 +135,12 @@ def mechanisms(config: PrivacyConfig, n_records: int) -> list[Mechanism]:
 
 @lru_cache(maxsize=1024)
 def calibrate(
-    epsilon: float, delta: float, sample_rate: float, steps: int, alongside: tuple[Mechanism, ...] = ()
+    epsilon: float,
+    delta: float,
+    sample_rate: float,
+    steps: int,
+    alongside: tuple[Mechanism, ...] = (),
+    relation: Relation = "add_or_remove_one",
 ) -> float:
     """The smallest noise multiplier of 4 significant digits that, with `alongside`, spends at most `epsilon` by PLD.
 
@@ -140,7 +151,7 @@ def calibrate(
     """
     if not epsilon > 0:
         raise UserError(f"epsilon={epsilon} is no budget: use epsilon > 0, or inf for the non-private reference.")
-    _valid_delta(delta)
+    valid_delta(delta)
     low, high = NOISE_MULTIPLIER_RANGE
     Mechanism(sample_rate, high, steps)
     if math.isinf(epsilon):
@@ -148,13 +159,14 @@ def calibrate(
 
     def excess(noise_multiplier: float) -> float:
         """ln of (spent / asked): falls as noise grows; both are kept off zero."""
-        cost = compose([Mechanism(sample_rate, noise_multiplier, steps), *alongside], delta)
+        cost = compose([Mechanism(sample_rate, noise_multiplier, steps), *alongside], delta, relation=relation)
         return math.log(max(cost, 1e-3 * epsilon) / epsilon)
 
     if excess(high) > 0:
-        if alongside and compose(alongside, delta) > epsilon:
+        taken = compose(alongside, delta, relation=relation)
+        if taken > epsilon:
             raise InfeasibleError(
-                f"What runs alongside spends epsilon={compose(alongside, delta):.4g} of {epsilon:g} at "
+                f"What runs alongside spends epsilon={taken:.4g} of {epsilon:g} at "
                 f"delta={delta:.3g}, which leaves nothing for {steps} steps: give it more noise, or raise epsilon."
             )
         raise InfeasibleError(
@@ -179,50 +191,97 @@ def calibrate(
     return high
 
 
-def compose(mechanisms: Sequence[Mechanism], delta: float) -> float:
-    """Epsilon of all the mechanisms together at `delta`, by PLD: an upper bound. inf when one of them has no noise."""
-    return spent(mechanisms, delta, "pld")
-
-
-def spent(mechanisms: Sequence[Mechanism], delta: float, accountant: Accountant = "pld") -> float:
-    """Epsilon of all the mechanisms together at `delta` in (0, 1), by the accountant named.
+def compose(
+    mechanisms: Sequence[Mechanism],
+    delta: float,
+    accountant: Accountant = "pld",
+    relation: Relation = "add_or_remove_one",
+) -> float:
+    """Epsilon of all the mechanisms together at `delta` in (0, 1), by the accountant and for the neighbours named.
 
     Equal mechanisms are grouped, so 45 releases of 5 kinds cost 5 distributions. inf when one of them has no noise.
-    Raises UserError for a delta out of range or an accountant that is not offered.
+    Raises UserError for a delta out of range, an accountant that is not offered, or a relation that it does not know.
     """
-    accountants: dict[str, Callable[[tuple[Mechanism, ...], float], float]] = {"pld": _pld, "prv": _prv, "rdp": _rdp}
+    accountants: dict[str, Callable[[tuple[Mechanism, ...], float], float]] = {
+        "pld": partial(_pld, relation=relation), "prv": _prv, "rdp": _rdp,
+    }  # fmt: skip
     if accountant not in accountants:
         raise UserError(f"accountant={accountant!r} is not offered: use one of {', '.join(accountants)}.")
-    _valid_delta(delta)
+    if relation not in get_args(Relation):
+        raise UserError(f"relation={relation!r} is not offered: use one of {', '.join(get_args(Relation))}.")
+    if relation == "replace_one" and accountant != "pld":
+        raise UserError(
+            f"accountant={accountant} has no relation=replace_one for Poisson sampling: use accountant=pld, or "
+            "relation=add_or_remove_one."
+        )
+    valid_delta(delta)
     if any(mechanism.noise_multiplier == 0 for mechanism in mechanisms):
         return math.inf
     if not mechanisms:
         return 0.0
+    return accountants[accountant](_grouped(mechanisms), delta)
+
+
+def spent(
+    history: Iterable[Mechanism | tuple[float, float]],
+    delta: float,
+    accountant: Accountant = "pld",
+    relation: Relation = "add_or_remove_one",
+) -> float:
+    """Epsilon that a run has spent, as `compose` gives it.
+
+    history: what was run, in any order: mechanisms, or (sample_rate, noise_multiplier) of single steps, as a schedule
+    of noise or batch size makes them. The schedule must not depend on the records.
+    """
+    return compose(
+        [item if isinstance(item, Mechanism) else Mechanism(*item, 1) for item in history], delta, accountant, relation
+    )
+
+
+def renyi(mechanisms: Sequence[Mechanism], orders: Sequence[float]) -> np.ndarray:
+    """Rényi divergence of all the mechanisms together at each order > 1, by dp-accounting: inf without noise."""
+    return _rdp_accountant(_grouped(mechanisms), orders).rdp
+
+
+def valid_delta(delta: float) -> float:
+    """`delta` itself. Raises UserError when it is not in (0, 1)."""
+    if not 0 < delta < 1:
+        raise UserError(f"delta={delta} is out of range: use 0 < delta < 1, well below 1 / N.")
+    return delta
+
+
+def _grouped(mechanisms: Sequence[Mechanism]) -> tuple[Mechanism, ...]:
+    """The same, with the steps of equal noise and sampling put together."""
     steps: dict[tuple[float, float], int] = {}
     for item in mechanisms:
         kind = (item.sample_rate, item.noise_multiplier)
         steps[kind] = steps.get(kind, 0) + item.steps
-    return accountants[accountant](tuple(Mechanism(*kind, count) for kind, count in sorted(steps.items())), delta)
+    return tuple(Mechanism(*kind, count) for kind, count in sorted(steps.items()))
 
 
 @lru_cache(maxsize=4096)
-def _pld(mechanisms: tuple[Mechanism, ...], delta: float) -> float:
+def _pld(mechanisms: tuple[Mechanism, ...], delta: float, relation: Relation) -> float:
     # n plain Gaussian releases are one with σ / sqrt(n).
     mechanisms = tuple(
         Mechanism(1, item.noise_multiplier / math.sqrt(item.steps), 1) if item.sample_rate == 1 else item
         for item in mechanisms
     )
-    interval = _grid_interval(mechanisms)
+    # Replacing a record moves a sum twice as far as adding it.
+    moved = 2 if relation == "replace_one" else 1
+    interval = _grid_interval([replace(item, noise_multiplier=item.noise_multiplier / moved) for item in mechanisms])
     total = pld.identity(value_discretization_interval=interval)
     for item in mechanisms:
         one = pld.from_gaussian_mechanism(
-            item.noise_multiplier, value_discretization_interval=interval, sampling_prob=item.sample_rate
+            item.noise_multiplier,
+            value_discretization_interval=interval,
+            sampling_prob=item.sample_rate,
+            neighboring_relation=NeighboringRelation[relation.upper()],
         )
         total = total.compose(one.self_compose(item.steps))
     return float(total.get_epsilon_for_delta(delta))
 
 
-def _grid_interval(mechanisms: tuple[Mechanism, ...]) -> float:
+def _grid_interval(mechanisms: Sequence[Mechanism]) -> float:
     """The grid on which privacy losses are rounded: any is an upper bound, this one is tight and quick.
 
     Rounding to a grid of interval h adds a variance of at most h²/4 a step, so h is a tenth of the steps' root mean
@@ -261,17 +320,15 @@ def _prv(mechanisms: tuple[Mechanism, ...], delta: float) -> float:
 
 
 def _rdp(mechanisms: tuple[Mechanism, ...], delta: float) -> float:
-    accountant = rdp.RdpAccountant()
+    return float(_rdp_accountant(mechanisms).get_epsilon(delta))
+
+
+def _rdp_accountant(mechanisms: Sequence[Mechanism], orders: Sequence[float] | None = None) -> rdp.RdpAccountant:
+    accountant = rdp.RdpAccountant(orders)
     for item in mechanisms:
         step = dp_event.PoissonSampledDpEvent(item.sample_rate, dp_event.GaussianDpEvent(item.noise_multiplier))
         accountant.compose(step, item.steps)
-    return float(accountant.get_epsilon(delta))
-
-
-def _valid_delta(delta: float) -> float:
-    if not 0 < delta < 1:
-        raise UserError(f"delta={delta} is out of range: use 0 < delta < 1, well below 1 / N.")
-    return delta
+    return accountant
 
 
 def _first_guess(

@@ -1,6 +1,6 @@
 """What a study really cost: one line per use of sensitive images, and the sums over them.
 
-    python -m wavedp.privacy.ledger results/<study>
+    python -m wavedp.privacy.ledger results/<study> [results/<other> ...]
 
 A line is a flat JSON object with the fields of `FIELDS`. kind: dp_sgd (many noisy steps), gaussian (one noisy
 release) or nonprivate (a look without noise: the epsilon = inf reference, statistics that metrics need). Epsilon is a
@@ -17,7 +17,12 @@ listed next to it.
     lines of one dataset with two deltas    UserError until one delta is given: such epsilons do not add up
     a nonprivate line                       never in the sum, never left out of the summary
     last line torn by a crash               left out, with a warning; a broken line before it is a UserError
+    one stage key in two studies            one release, of both
+    two dataset fingerprints                no sum: their records are taken to be apart (a subset is not recognised)
     best of K trials                        refused for a fixed grid: the bound needs a random K
+    best of a random K, one mechanism       its price (wavedp.privacy.selection), for whoever sees the best trial alone
+    ... of several mechanisms               refused: those that were drawn are not all that could have been
+    ... a look without noise at its data    refused: no ε covers what the choice then rests on
 """
 
 from __future__ import annotations
@@ -32,9 +37,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from wavedp.config import PrivacyConfig
 from wavedp.errors import UserError
-from wavedp.privacy import accounting
+from wavedp.privacy import accounting, selection
 from wavedp.privacy.accounting import Mechanism
 
 Line = dict[str, Any]
@@ -157,11 +164,62 @@ def composed_epsilon(lines: Sequence[Line], delta: float | None = None) -> dict[
             private.setdefault(line["dataset"], []).append(line)
     return {
         dataset: accounting.compose(
-            [Mechanism(line["sample_rate"], line["noise_multiplier"], line["steps"]) for line in chosen],
+            [mechanism_of(line) for line in chosen],
             _common_delta(dataset, chosen) if delta is None else delta,
         )
         for dataset, chosen in private.items()
     }
+
+
+def trial_epsilons(lines: Sequence[Line], delta: float | None = None) -> dict[str, float]:
+    """Epsilon of each trial by itself: all it uses, composed, on the dataset where that is most; inf for a fit without
+    noise. Trials that use no fit with a mechanism are left out."""
+    fits: dict[str, list[Line]] = {}
+    for line in releases(lines):
+        if line["sample_rate"] is not None:
+            for trial in line["trials"]:
+                fits.setdefault(trial, []).append(line)
+    return {
+        trial: math.inf
+        if any(line["kind"] == "nonprivate" for line in used)
+        else max(composed_epsilon(used, delta).values())
+        for trial, used in fits.items()
+    }
+
+
+def best_of_k(lines: Sequence[Line], axes: dict[str, Any], delta: float | None = None) -> str:
+    """What publishing the best trial alone costs, in one sentence, or why that cannot be said.
+
+    axes: of study.yaml, whose search.random_k is the law of K.
+    """
+    random_k = (axes.get("search") or {}).get("random_k")
+    if not random_k:
+        return (
+            "Best-of-K selection: refused. Its bound (Papernot & Steinke 2021, arXiv 2110.03620) needs a random number "
+            "of trials and the publication of the best alone; a fixed grid has neither, so the composed epsilon holds."
+        )
+    runs: dict[str, list[Line]] = {}
+    for line in releases(lines):
+        if line["kind"] != "nonprivate":
+            runs.setdefault(line["stage_key"], []).append(line)
+    kinds = {tuple((line["dataset"], line["delta"], mechanism_of(line)) for line in run) for run in runs.values()}
+    if len(kinds) > 1:
+        return (
+            f"Best-of-K selection: refused. The runs are of {len(kinds)} mechanisms, and the bound is that of the "
+            "worst that could have been drawn, which no ledger shows: keep epsilon, batch_size and steps fixed."
+        )
+    ((dataset, own_delta, _), *_), *_ = kinds
+    if any(line["dataset"] == dataset and line["kind"] == "nonprivate" for line in lines):
+        return (
+            f"Best-of-K selection: refused. A look without noise at dataset {dataset[:12]} may have decided which "
+            "trial is best, and no epsilon covers it: score trials on other records, or on public ones."
+        )
+    law, stated = selection.law_of(random_k), own_delta if delta is None else delta
+    epsilon = selection.epsilon_of_best([[mechanism for *_, mechanism in kind] for kind in kinds], stated, law)
+    return (
+        f"Best of K ~ {law} trials: epsilon = {epsilon:.4g} at delta = {stated:.3g} (RDP; Papernot & Steinke 2021, "
+        "arXiv 2110.03620), for whoever sees the best trial alone: not K, its seed, another trial or this ledger."
+    )
 
 
 def cross_check(lines: Sequence[Line]) -> str:
@@ -169,8 +227,7 @@ def cross_check(lines: Sequence[Line]) -> str:
     text = []
     for line in releases(lines):
         if line["kind"] != "nonprivate":
-            mechanism = Mechanism(line["sample_rate"], line["noise_multiplier"], line["steps"])
-            pld, prv = (accounting.spent([mechanism], line["delta"], name) for name in ("pld", "prv"))
+            pld, prv = (accounting.spent([mechanism_of(line)], line["delta"], name) for name in ("pld", "prv"))
             text.append(
                 f"{line['purpose']} {line['stage_key'][:12]}: epsilon = {pld:.4g} (PLD), {prv:.4g} (PRV) "
                 f"at delta = {line['delta']:.3g}"
@@ -178,8 +235,9 @@ def cross_check(lines: Sequence[Line]) -> str:
     return "\n".join(text)
 
 
-def summary(lines: Sequence[Line], delta: float | None = None) -> str:
-    """A text for people: every release, each dataset's composed epsilon with its delta, the looks without noise."""
+def summary(lines: Sequence[Line], delta: float | None = None, axes: dict[str, Any] | None = None) -> str:
+    """A text for people: every release, each trial, each dataset's composed epsilon with its delta, the best of K (see
+    best_of_k), the looks without noise."""
     every = releases(lines)
     private = [line for line in every if line["kind"] != "nonprivate"]
     text = [f"{len(private)} private releases (PLD, add_or_remove_one)"]
@@ -192,18 +250,13 @@ def summary(lines: Sequence[Line], delta: float | None = None) -> str:
             f"{line['epsilon']:>9.4g} {line['delta']:>9.3g} {line['sample_rate']:>9.4g} "
             f"{line['noise_multiplier']:>8.4g} {line['steps']:>6} {len(line['trials']):>6}  {_place(line)}"
         )
-    for dataset, epsilon in composed_epsilon(lines, delta).items():
-        mine = [line for line in private if line["dataset"] == dataset]
-        stated = _common_delta(dataset, mine) if delta is None else delta
-        text.append(
-            f"All {len(mine)} releases of dataset {dataset[:12]} composed: "
-            f"epsilon = {epsilon:.4g} at delta = {stated:.3g}."
-        )
+    trials = trial_epsilons(lines, delta)
+    if trials:
+        text.append(f"{'epsilon':>9}  of each trial, for whoever sees it alone")
+    text += [f"{epsilon:>9.4g}  {trial}" for trial, epsilon in trials.items()]
+    text += _totals(lines, delta)
     if private:
-        text.append(
-            "Best-of-K selection: refused. Its bound (Papernot & Steinke 2021, arXiv 2110.03620) needs a random number "
-            "of trials and the publication of the best alone; a fixed grid has neither, so the composed epsilon holds."
-        )
+        text.append(best_of_k(lines, axes or {}, delta))
     looks = [line for line in every if line["kind"] == "nonprivate"]
     text.append(f"{len(looks)} looks without noise, in no epsilon above")
     for line in looks:
@@ -211,20 +264,60 @@ def summary(lines: Sequence[Line], delta: float | None = None) -> str:
     return "\n".join(text)
 
 
+def together(studies: Sequence[Sequence[Line]], delta: float | None = None) -> str:
+    """The releases of several studies composed, dataset by dataset; one that several use counts once."""
+    every = [line for lines in studies for line in lines]
+    shared = sum(map(len, map(releases, studies))) - len(releases(every))
+    return "\n".join([f"{len(studies)} studies together, {shared} lines of them in common", *_totals(every, delta)])
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the summary of a study's ledger; 2 with one sentence when it cannot be read."""
+    """Print the summary of each study's ledger, and what several cost together; 2 with one sentence when one cannot be
+    read."""
     parser = argparse.ArgumentParser(
         prog="python -m wavedp.privacy.ledger", description="What did a study really cost?"
     )
-    parser.add_argument("study", type=Path, help="folder that holds ledger.jsonl")
+    parser.add_argument("studies", metavar="study", type=Path, nargs="+", help="folder that holds ledger.jsonl")
     parser.add_argument("--delta", type=float, help="state the composed epsilon at this delta")
     options = parser.parse_args(arguments)
+    folders: list[Path] = list(dict.fromkeys(options.studies))
     try:
-        print(summary(read(options.study / "ledger.jsonl"), options.delta))
+        ledgers = [read(folder / "ledger.jsonl") for folder in folders]
+        for folder, lines in zip(folders, ledgers, strict=True):
+            if len(folders) > 1:
+                print(f"\n{folder}")
+            print(summary(lines, options.delta, _axes(folder)))
+        if len(folders) > 1:
+            print("\n" + together(ledgers, options.delta))
     except UserError as error:
         print(error, file=sys.stderr)
         return 2
     return 0
+
+
+def _axes(folder: Path) -> dict[str, Any]:
+    """What study.yaml says was varied; {} where there is none."""
+    path = folder / "study.yaml"
+    return (yaml.safe_load(path.read_text(encoding="utf-8")).get("axes") or {}) if path.exists() else {}
+
+
+def _totals(lines: Sequence[Line], delta: float | None) -> list[str]:
+    """One sentence for each dataset: all its releases composed."""
+    private = [line for line in releases(lines) if line["kind"] != "nonprivate"]
+    text = []
+    for dataset, epsilon in composed_epsilon(lines, delta).items():
+        mine = [line for line in private if line["dataset"] == dataset]
+        stated = _common_delta(dataset, mine) if delta is None else delta
+        text.append(
+            f"All {len(mine)} releases of dataset {dataset[:12]} composed: "
+            f"epsilon = {epsilon:.4g} at delta = {stated:.3g}."
+        )
+    return text
+
+
+def mechanism_of(line: Line) -> Mechanism:
+    """What a line's fit or statistic ran."""
+    return Mechanism(line["sample_rate"], line["noise_multiplier"], line["steps"])
 
 
 def _common_delta(dataset: str, lines: Sequence[Line]) -> float:

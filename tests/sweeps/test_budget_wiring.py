@@ -1,0 +1,148 @@
+"""The coordinator under a budget, without Ray: a fake of the task stands for the worker."""
+
+import asyncio
+import dataclasses
+import json
+import math
+
+import pytest
+
+from sweeps import coordinator as module
+from sweeps.plan import plan, release_of
+from wavedp import data
+from wavedp.config import DataConfig, TrialConfig, from_dict, to_dict
+from wavedp.privacy import accounting, ledger
+from wavedp.privacy.accounting import compose
+
+PROCEDURAL = DataConfig(name="procedural", n_records=256)
+BASE = to_dict(dataclasses.replace(TrialConfig(), data=PROCEDURAL, public=PROCEDURAL))
+TRIALS = plan(BASE, {"grid": {"epsilon": [1, 1.5, 2]}}, lambda group, option: {})
+
+
+class FakeStage:
+    """run_stage.options(…).remote(…) -> an awaitable, as a Ray task is."""
+
+    def __init__(self, result):
+        self.result, self.started = result, []
+
+    def options(self, **_):
+        return self
+
+    def remote(self, name, trial, settings, me):
+        self.started.append(trial)
+        return self.result(name, trial)
+
+
+async def released(name, trial):
+    config = from_dict(TrialConfig, trial)
+    key, asked = module.chain.keys(config)[name], release_of(config)
+    lines = [
+        ledger.line_for_fit(
+            item, config.privacy, dataset=asked.dataset, n_records=256, stage_key=key, trials=[], purpose=str(number)
+        )
+        for number, item in enumerate(asked.mechanisms)
+    ]
+    return {"key": key, "made": True, "seconds": 5.0, "ledger": lines}
+
+
+async def lost(name, trial):
+    raise RuntimeError("the worker died")
+
+
+def coordinator(folder, monkeypatch, result=released, gpus=0, **budget):
+    settings = {
+        "store": str(folder / "store"),
+        "stages": {name: {"num_gpus": gpus} for name in module.chain.NAMES},
+        "budget": {"epsilon": None, "gpu_hours": None} | budget,
+    }
+    fake = FakeStage(result)
+    monkeypatch.setattr(module, "run_stage", fake)
+    made = module.Coordinator.__ray_metadata__.modified_class(str(folder), settings, {})
+    made.me = object()
+    return made, fake
+
+
+def ask(target, trials, stage="private_fit"):
+    """Each trial asks for its stage, one after another; the answers, once every task is over."""
+
+    async def all_of_them():
+        answers = [await target.request(stage, trial.keys[stage], to_dict(trial.config), trial.id) for trial in trials]
+        await asyncio.sleep(0.01)
+        return answers
+
+    return asyncio.run(all_of_them())
+
+
+def together(*trials):
+    mechanisms = [item for trial in trials for item in release_of(trial.config).mechanisms]
+    return compose(mechanisms, release_of(trials[0].config).delta)
+
+
+def test_a_release_that_does_not_fit_is_refused_and_smaller_ones_go_on(tmp_path, monkeypatch):
+    small, middle, large = TRIALS
+    budget = 2.05
+    assert max(together(large), together(small, middle)) < budget < together(small, large)
+    target, fake = coordinator(tmp_path, monkeypatch, epsilon=budget)
+    first, refusal, second, again = ask(target, [small, large, middle, small])
+    assert isinstance(first, list)
+    assert "over budget.epsilon=" in refusal
+    assert isinstance(second, list)
+    assert again == first
+    assert len(fake.started) == 2
+    assert max(ledger.composed_epsilon(ledger.read(tmp_path / "ledger.jsonl")).values()) <= budget
+    # Started again, the ledger is what was spent: the same two are free, the third is refused.
+    target, _ = coordinator(tmp_path, monkeypatch, epsilon=budget)
+    assert [isinstance(answer, str) for answer in ask(target, TRIALS)] == [False, False, True]
+
+
+def test_a_failed_fit_gives_its_budget_back(tmp_path, monkeypatch):
+    small, middle, _ = TRIALS
+    target, _ = coordinator(tmp_path, monkeypatch, lost, epsilon=1.5)
+    assert isinstance(ask(target, [small])[0], list)
+    monkeypatch.setattr(module, "run_stage", FakeStage(released))
+    assert isinstance(ask(target, [middle])[0], list)
+    assert isinstance(ask(target, [small])[0], str)
+
+
+def test_gpu_hours_count_what_runs_and_what_ran_and_spare_what_is_in_the_store(tmp_path, monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(module.time, "time", lambda: clock[0])
+
+    async def hour(name, trial):
+        clock[0] += 3600
+        return {"key": "k", "made": True, "seconds": 3600.0, "ledger": []}
+
+    target, _ = coordinator(tmp_path, monkeypatch, hour, gpus=0.5, gpu_hours=0.4)
+    assert isinstance(ask(target, TRIALS[:1])[0], list)
+    assert "used 0.5 GPU hours" in ask(target, TRIALS[1:2])[0]
+    assert json.loads((tmp_path / "gpu_seconds.json").read_text()) == 1800
+    target, _ = coordinator(tmp_path, monkeypatch, hour, gpus=0.5, gpu_hours=0.4)
+    assert isinstance(ask(target, TRIALS[1:2])[0], str)
+    target.running["other"] = ("pretrain", clock[0] - 7200)
+    assert "used 1.5 GPU hours" in ask(target, TRIALS[1:2])[0]
+    monkeypatch.setattr(module.Store, "has", lambda *_: True)
+    assert isinstance(ask(target, TRIALS[1:2])[0], list)
+
+
+def test_without_a_gpu_there_are_no_hours(tmp_path, monkeypatch):
+    target, _ = coordinator(tmp_path, monkeypatch, gpu_hours=0)
+    assert all(isinstance(answer, list) for answer in ask(target, TRIALS))
+    assert not (tmp_path / "gpu_seconds.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("generator", "epsilon", "spent"),
+    [("public", 1.0, None), ("real", 1.0, math.inf), ("spectral_ar", math.inf, math.inf)],
+)
+def test_release_of_each_kind_of_trial(generator, epsilon, spent):
+    trial = from_dict(TrialConfig, BASE)
+    trial = dataclasses.replace(
+        trial,
+        generator=dataclasses.replace(trial.generator, name=generator),
+        privacy=dataclasses.replace(trial.privacy, epsilon=epsilon),
+    )
+    release = release_of(trial)
+    assert (release and compose(release.mechanisms, release.delta)) == spent
+    if release:
+        assert release.dataset == data.load(trial.data, "train").fingerprint
+        assert release.delta == accounting.delta(trial.privacy, 256)
