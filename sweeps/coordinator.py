@@ -99,7 +99,8 @@ class Coordinator:
 
     def _refusal(self, name: str, key: str, trial: TrialConfig) -> str | None:
         """Why the budget forbids a stage that is not in flight; a release that it allows is noted as in flight."""
-        if not Store(self.settings["store"]).has(name, key):  # what is found needs no GPU
+        limited = self.budget.gpu_hours is not None
+        if limited and not Store(self.settings["store"]).has(name, key):  # what is found needs no GPU
             used = self.records.gpu_seconds + sum(map(self._used, self.running.values()))
             refusal = stage_refusal(self.budget, used)
             if refusal:

@@ -148,6 +148,22 @@ def test_another_upscaler_is_free_and_a_corrupted_artifact_is_remade(smoke):
 
 
 @pytest.mark.slow
+def test_a_budget_stops_one_release_and_the_study_goes_on(smoke):
+    """The release at ε = 10 is there already; one more would pass the budget. Stage two is trained on the way."""
+    folder, _ = smoke
+    overrides = ["+sweep=smoke", "study=budgeted", "sweep.grid.epsilon=[10,4]", "~sweep.grid.upscaler"]
+    overrides += ["upscaler=blur_diffusion", "upscaler.train_steps=2", "upscaler.diffusion_steps=4"]
+    done = run(folder, *overrides, "budget.epsilon=10.1", "ray.max_concurrent_trials=1")
+    assert done.returncode == 1, done.stdout + done.stderr  # not all that was asked for is done
+    found = {row["epsilon"]: row for row in rows(folder, "budgeted")}
+    assert found[10]["status"] == "done"
+    assert {"upscaler", "upscale", "evaluate"} == set(found[10]["seconds"])
+    assert found[4]["status"] == "infeasible"
+    assert "over budget.epsilon=10.1" in found[4]["reason"]
+    assert [line["kind"] for line in rows(folder, "budgeted", "ledger.jsonl")].count("dp_sgd") == 1
+
+
+@pytest.mark.slow
 def test_a_folder_of_another_configuration_is_refused(smoke):
     folder, _ = smoke
     done = run(folder, "+sweep=smoke", "privacy.learning_rate=0.3")
