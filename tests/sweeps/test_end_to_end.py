@@ -45,7 +45,7 @@ def environment():
 def run(folder: Path, *overrides: str) -> subprocess.CompletedProcess:
     folder.mkdir(exist_ok=True)
     return subprocess.run(
-        command(folder, *overrides), cwd=folder, env=environment(), capture_output=True, text=True, timeout=400
+        command(folder, *overrides), cwd=folder, env=environment(), capture_output=True, text=True, timeout=900
     )
 
 
@@ -64,7 +64,7 @@ def released_weights(folder: Path):
 
 def wait_for_checkpoint(folder: Path, process: subprocess.Popen) -> Path:
     """The checkpoint of the running private fit, once it was written."""
-    deadline = time.time() + 200
+    deadline = time.time() + 600
     while time.time() < deadline:
         found = list((folder / "store" / "work").glob("private_fit-*/checkpoint.safetensors"))
         if found:
