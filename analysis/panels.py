@@ -8,12 +8,11 @@ from typing import Any
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from analysis.pareto_figure import AXIS, CAPTION_LINE, INK, add_caption
+from analysis.pareto_figure import AXIS, CAPTION_LINE, GRID, INK, add_caption
 
 WIDTH, PLOT_HEIGHT, TOP, LEFT, RIGHT = 1100, 400, 76, 76, 250  # pixels
 CAPTION_COLUMNS, LEGEND_LINE = 170, 20  # characters, pixels
 GAP = 0.1  # between the panels, of the width of both
-GRID = {"gridcolor": "#ececec", "linecolor": "#444444", "showline": True, "ticks": "outside", "zeroline": False}
 
 
 def two_panels(left: str, right: str) -> go.Figure:

@@ -17,6 +17,7 @@ from analysis.replicates import epsilon_text
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 GREY, INK = "#8a8a8a", "#222222"
 WIDTH, PLOT_HEIGHT, TOP, LEFT, RIGHT, AXIS = 960, 430, 104, 80, 180, 62  # pixels
+GRID = {"gridcolor": "#ececec", "linecolor": "#444444", "showline": True, "ticks": "outside", "zeroline": False}
 CAPTION_COLUMNS, CAPTION_LINE = 146, 15  # characters, pixels
 LABEL_GAP = 0.055  # least distance of two labels, in plot heights
 LOG_RATIO = 8  # a metric that spans more than this factor is drawn on a logarithmic axis
@@ -281,7 +282,6 @@ def _lay_out(figure: go.Figure, axes: _Axes, data: ParetoData) -> None:
     bottom = AXIS + CAPTION_LINE * len(caption) + 14
     arrow = "↓ lower is better" if data.lower_is_better else "↑ higher is better"
     ticks = axes.ticks()
-    grid = {"gridcolor": "#ececec", "linecolor": "#444444", "showline": True, "ticks": "outside", "zeroline": False}
     figure.update_layout(
         template="none",
         width=WIDTH,
@@ -311,14 +311,14 @@ def _lay_out(figure: go.Figure, axes: _Axes, data: ParetoData) -> None:
             "tickvals": [axes.x(tick) for tick in ticks],
             "ticktext": [_tick_text(tick) for tick in ticks],
             "title": {"text": "privacy loss ε (logarithmic)", "standoff": 8},
-            **grid,
+            **GRID,
         },
         yaxis={
             "type": "log" if axes.log_y else "linear",
             "tickvals": decimal_steps(axes.bottom, axes.top) if axes.log_y else None,
             "range": [axes.bottom, axes.top],
             "title": {"text": f"{data.metric}   {arrow}"},
-            **grid,
+            **GRID,
         },
         meta=data.provenance,
     )

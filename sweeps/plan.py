@@ -87,7 +87,12 @@ def random_search(base: dict[str, Any], search: dict[str, Any], load_option: Loa
     unknown = sorted(set(search) - {"random_k", "space"})
     if unknown:
         raise UserError(f"sweep.search.{unknown[0]} does not go with random_k, whose trials nobody chooses: remove it.")
-    law, seed = selection.law_of(random_k), random_k.get("seed", 0)
+    law, seed = selection.law_of(random_k), random_k.get("seed")
+    if seed is None:
+        raise UserError(
+            "sweep.search.random_k.seed is not set, and whoever knows it knows K: give a number that you keep to "
+            "yourself."
+        )
     for axis, spec in space.items():
         if not (spec if isinstance(spec, list) else isinstance(spec, dict) and {"low", "high"} <= set(spec)):
             raise UserError(

@@ -148,6 +148,7 @@ def test_a_random_number_may_be_none():
     ("search", "words"),
     [
         (SEARCH | {"trials": 12}, r"search\.trials does not go with random_k"),
+        (SEARCH | {"random_k": {"distribution": "geometric", "mean": 12}}, r"random_k\.seed is not set"),
         (with_law(distribution="fixed"), "needs a random K"),
         (with_law(number=12), "is not a law of K"),
         (SEARCH | {"space": {"epsilon": {"low": 1, "high": 2}}}, "epsilon=1 changes what a run spends"),
