@@ -67,11 +67,11 @@ def pareto_data(study: Study, metric: str | None = None, with_published: bool = 
     metric = study.metric(metric)
     lower = lower_is_better(metric)
     found = [(point, value) for point in points(study) if (value := point.interval(metric)) is not None]
-    prices: dict[frozenset[tuple[str, str]], float] = {}
+    prices: dict[frozenset[tuple[str, ...]], float] = {}
 
     def price(lines: list[dict[str, Any]]) -> float | None:
         """Fronts that differ after the private fit rest on the same releases: each set is composed once."""
-        rests_on = frozenset((line["purpose"], line["stage_key"]) for line in lines)
+        rests_on = frozenset((line["purpose"], line["stage_key"], str(line.get("release"))) for line in lines)
         if rests_on not in prices:
             prices[rests_on] = composed(lines)
         return prices[rests_on] if lines else None

@@ -26,10 +26,7 @@ class Records:
         self.folder = folder
         self.trials = {row["trial"]: row for row in read_jsonl(folder / "trials.jsonl")}
         path = folder / "ledger.jsonl"
-        self.ledger = {
-            (line["stage_key"], line["purpose"]): line for line in (ledger.read(path) if path.exists() else [])
-        }
-
+        self.ledger = {ledger.identity(line): line for line in (ledger.read(path) if path.exists() else [])}
         self._gpu_path = folder / "gpu_seconds.json"
         self.gpu_seconds: float = json.loads(self._gpu_path.read_text()) if self._gpu_path.exists() else 0.0
 
@@ -47,7 +44,7 @@ class Records:
     def put_ledger(self, lines: list[dict[str, Any]], trials: list[str]) -> None:
         """Add lines of a stage's artifact, each once, with the trials that use them. A line keeps its first time."""
         for line in lines:
-            known = self.ledger.setdefault((line["stage_key"], line["purpose"]), {**line, "trials": []})
+            known = self.ledger.setdefault(ledger.identity(line), {"release": None, **line, "trials": []})
             known["trials"] = sorted({*known["trials"], *trials})
         if lines:
             write_jsonl(self.folder / "ledger.jsonl", list(self.ledger.values()))

@@ -20,9 +20,10 @@ from wavedp.errors import UserError
 FieldClass = Literal["privacy", "result", "performance"]
 
 
-def privacy(default: Any) -> Any:
-    """A field that changes the privacy guarantee."""
-    return field(default=default, metadata={"class": "privacy"})
+def privacy(default: Any, later: bool = False) -> Any:
+    """A field that changes the privacy guarantee. later: added after studies were published, so that at its default it
+    is in no identity, and their keys stay what they are."""
+    return field(default=default, metadata={"class": "privacy", "later": later})
 
 
 def result(default: Any) -> Any:
@@ -154,6 +155,8 @@ class PrivacyConfig:
     steps: optimiser steps, empty batches included. max_grad_norm: clipping norm C of one record's gradient.
     clipping: flat shortens gradients longer than C; normalize also lengthens the shorter ones (privacy.clipping).
     mean_share: share of epsilon, in [0, 1), for the class means of the coarsest band, released before the fit.
+    noise_source: of sampling and noise, the trial's seed or (secure) the system's own secrets: then no run can be
+    repeated (wavedp.privacy.randomness).
     accountant: pld calibrates the noise; prv cross-checks it. ema_decay: of the weights that are sampled from.
     views: augmented copies of a record whose gradients are averaged before clipping (see wavedp.views).
     trained: which weights the fit may move: all, attention and condition, or low-rank updates of rank lora_rank.
@@ -173,6 +176,7 @@ class PrivacyConfig:
     relation: Literal["add_or_remove_one"] = privacy("add_or_remove_one")
     clipping: Literal["flat", "normalize"] = privacy("flat")
     mean_share: float = privacy(0.0)
+    noise_source: Literal["seeded", "secure"] = privacy("seeded", later=True)
     optimizer: Literal["adam", "sgd", "adam_bc"] = result("adam")
     adam_floor: float = result(0.3)
     learning_rate: float = result(3e-3)
@@ -291,8 +295,11 @@ def fields_of(config: Any, *classes: FieldClass) -> dict[str, Any]:
 
 
 def identity(config: Any) -> dict[str, Any]:
-    """The fields that make two sections the same for a stage key: PRIVACY and RESULT."""
-    return fields_of(config, "privacy", "result")
+    """The fields that make two sections the same for a stage key: PRIVACY and RESULT, but for those added `later` that
+    are at their default."""
+    young = {item.name for item in fields(config) if item.metadata.get("later")}
+    chosen = fields_of(config, "privacy", "result")
+    return {name: value for name, value in chosen.items() if name not in young or value != getattr(type(config), name)}
 
 
 def sections(cls: type) -> list[str]:

@@ -127,7 +127,8 @@ def make_private_fit(work: Work) -> None:
     settings = FitSettings(trial.privacy, mechanisms(trial), seed, checkpoint)
     fit = generator.fit_private(weights, images, conditions, settings, work.report)
     lines = [
-        ledger.line_for_fit(item, trial.privacy, **source, purpose=purpose) for purpose, item in fit.mechanisms.items()
+        ledger.line_for_fit(item, trial.privacy, **source, purpose=purpose, release=fit.releases[purpose])
+        for purpose, item in fit.mechanisms.items()
     ]
     if kind == "real":
         lines = [ledger.line_nonprivate("real images as samples (the anchor)", **source)]

@@ -14,9 +14,11 @@ from wavedp.privacy.ledger import line_for_fit
 STUDY = {"study": "s", "axes": {"grid": {"epsilon": [1]}}, "identity": {"privacy": {"steps": 5}}}
 
 
-def ledger_line(key="k1"):
+def ledger_line(key="k1", release="r"):
     config = PrivacyConfig(delta=1e-5)
-    return line_for_fit(Mechanism(0.01, 1.0, 10), config, dataset="d", n_records=100, stage_key=key, trials=[])
+    return line_for_fit(
+        Mechanism(0.01, 1.0, 10), config, dataset="d", n_records=100, stage_key=key, trials=[], release=release
+    )
 
 
 def test_rows_and_lines_survive_reopening(tmp_path):
@@ -40,6 +42,15 @@ def test_a_release_is_one_line_and_keeps_its_first_time(tmp_path):
     lines = read_jsonl(tmp_path / "ledger.jsonl")
     assert [line["stage_key"] for line in lines] == ["k1", "k2"]
     assert lines[0]["time"].startswith("2026")
+
+
+def test_a_release_made_again_with_other_noise_is_a_line_of_its_own(tmp_path):
+    Records(tmp_path).put_ledger([ledger_line()], ["a"])
+    records = Records(tmp_path)
+    records.put_ledger([ledger_line(release="s")], ["a"])
+    records.put_ledger([ledger_line()], ["b"])
+    lines = read_jsonl(tmp_path / "ledger.jsonl")
+    assert [(line["release"], line["trials"]) for line in lines] == [("r", ["a", "b"]), ("s", ["a"])]
 
 
 def test_a_folder_belongs_to_one_configuration(tmp_path):

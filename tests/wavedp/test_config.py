@@ -8,7 +8,7 @@ import hydra
 import pytest
 from omegaconf import OmegaConf
 
-from wavedp.config import TrialConfig, fields_of, from_dict, identity, to_dict
+from wavedp.config import PrivacyConfig, TrialConfig, fields_of, from_dict, identity, to_dict
 from wavedp.config import sections as config_sections
 from wavedp.errors import UserError
 
@@ -55,6 +55,13 @@ def test_a_field_without_class_is_refused():
 def test_surface_is_frozen():
     """A field added, removed or reclassified changes keys and guarantees: edit tests/assets/config_surface.json too."""
     assert surface() == json.loads(SURFACE.read_text())
+
+
+def test_a_later_field_is_in_no_identity_at_its_default():
+    """So that adding it leaves the keys of published studies alone."""
+    default, secure = PrivacyConfig(), PrivacyConfig(noise_source="secure")
+    assert "noise_source" not in identity(default)
+    assert identity(secure) == {**identity(default), "noise_source": "secure"}
 
 
 def test_round_trip_and_strictness():

@@ -1,5 +1,6 @@
 """What every generator must do, and what the transformer promises."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,10 @@ def test_conformance(name, channels, tmp_path: Path):
     assert all(isinstance(value, torch.Tensor) for value in fit.weights.values())
     if name in ("spectral_ar", "blur_diffusion"):
         assert fit.mechanisms == {"private_fit": FIT[0]}
+        again = made.fit_private(weights, images, labels, replace(settings, checkpoint=tmp_path / "b"), silent)
+        other = {name: value + 1e-3 for name, value in weights.items()}  # public weights of other rounding
+        third = made.fit_private(other, images, labels, replace(settings, checkpoint=tmp_path / "o"), silent)
+        assert again.releases == fit.releases != third.releases
     wanted = torch.tensor([3, 0, 0, 1, 2])
     told = []
     samples = made.sample(fit.weights, wanted, SamplingConfig(batch_size=2), 1, lambda *x: told.append(x))
@@ -185,6 +190,8 @@ def test_class_means_warm_the_model_up_and_are_a_mechanism_of_their_own(name, tm
     planned = mechanisms(privacy, 400)
     fit = starting.fit_private(weights, images, labels, FitSettings(privacy, planned, 5, tmp_path / "c"), silent)
     assert fit.mechanisms == {"class_means": planned[0], "private_fit": planned[1]}
+    assert list(fit.releases) == list(fit.mechanisms)
+    assert len(set(fit.releases.values())) == 2
     coarsest = made.positions[:, 0] == 0
     bright = made.encode(images[-1:])[:, coarsest]
 

@@ -29,7 +29,7 @@ ONE = Mechanism(0.01, 1.0, 1000)
 NOW = "2026-11-21T12:00:00+00:00"
 
 
-def fit_line(mechanism=ONE, *, stage_key="a", trials=("t1",), dataset="d1", config=CONFIG, n=60_000):
+def fit_line(mechanism=ONE, *, stage_key="a", trials=("t1",), dataset="d1", config=CONFIG, n=60_000, release="r"):
     return line_for_fit(
         mechanism,
         config,
@@ -38,6 +38,7 @@ def fit_line(mechanism=ONE, *, stage_key="a", trials=("t1",), dataset="d1", conf
         stage_key=stage_key,
         trials=trials,
         purpose="private_fit",
+        release=release,
         time=NOW,
     )
 
@@ -65,6 +66,7 @@ def test_line_of_a_fit():
         "n_records": 60_000,
         "max_grad_norm": 0.5,
         "stage_key": "a",
+        "release": "r",
         "trials": ["t1"],
         "time": NOW,
     }
@@ -107,6 +109,18 @@ def test_one_stage_key_is_one_release():
     assert composed_epsilon(lines) == composed_epsilon(lines[:2]) != composed_epsilon(lines[:1])
     with pytest.raises(UserError, match=r"noise_multiplier=1.0 and with 2.0"):
         releases([fit_line(), fit_line(Mechanism(0.01, 2.0, 1000))])
+
+
+def test_a_stage_made_again_with_other_noise_is_a_second_release(tmp_path):
+    again = fit_line(trials=["t2"], release="s")
+    unknown = fit_line(trials=["t3"], release=None)
+    assert [line["trials"] for line in releases([fit_line(), again, unknown, again])] == [["t1"], ["t2"], ["t3"]]
+    assert composed_epsilon([fit_line(), again])["d1"] == accounting.compose([ONE, ONE], 1e-5)
+    with pytest.raises(UserError, match=r"noise_multiplier=1.0 and with 2.0"):
+        releases([fit_line(), fit_line(Mechanism(0.01, 2.0, 1000), release="s")])
+    written_before = {field: value for field, value in unknown.items() if field != "release"}
+    (tmp_path / "ledger.jsonl").write_text(json.dumps(written_before) + "\n")
+    assert read(tmp_path / "ledger.jsonl") == [unknown]
 
 
 def test_different_deltas_are_refused_until_one_is_given():

@@ -399,6 +399,30 @@ def test_a_damaged_checkpoint_is_the_same_release_again(tmp_path, damage):
     assert [path.name for path in tmp_path.iterdir()] == ["state.safetensors"]
 
 
+def test_secure_noise_resumes_but_never_repeats(tmp_path):
+    config = make_config(noise_source="secure", checkpoint_every=2)
+    options = {"noise_multiplier": 0.7, "seed": 3}
+    path = tmp_path / "state.safetensors"
+    with pytest.raises(Killed):
+        fit_private(make_model(), loss_fn, make_records(), config, **options, checkpoint=path, report=killed_at(3))
+    left = path.read_bytes()
+    resumed = fit_private(make_model(), loss_fn, make_records(), config, **options, checkpoint=path)
+    path.write_bytes(left)
+    twin = fit_private(make_model(), loss_fn, make_records(), config, **options, checkpoint=path)
+    assert resumed.release == twin.release
+    assert all(torch.equal(resumed.ema[name], tensor) for name, tensor in twin.ema.items())
+    other = fit_private(make_model(), loss_fn, make_records(), config, **options)
+    assert other.release != resumed.release
+    assert not torch.equal(other.ema["code.weight"], resumed.ema["code.weight"])
+    seeded = make_config(checkpoint_every=2)
+    with pytest.raises(UserError, match=r"another fit \(noise_source was secure, is None"):
+        fit_private(make_model(), loss_fn, make_records(), seeded, **options, checkpoint=path)
+    with pytest.raises(UserError, match="class means anew at every restart"):
+        fit_private(
+            make_model(), loss_fn, make_records(), make_config(noise_source="secure", mean_share=0.1), **options
+        )
+
+
 def test_two_releases_never_share_noise():
     """With shared noise, two releases of one step at σ and 2σ would give the gradient away: here they must not."""
     config = make_config(steps=1, optimizer="sgd", learning_rate=1.0, batch_size=N)

@@ -47,10 +47,12 @@ class FitSettings:
 @dataclass(frozen=True)
 class PrivateFit:
     """weights: what is released. mechanisms: those that saw the sensitive images, by purpose and in order (σ = 0:
-    without privacy); empty for the anchors, which run none."""
+    without privacy); empty for the anchors, which run none. releases: by the same purposes, the ids of their noise
+    (wavedp.privacy.training), so that a fit made once more, of other first weights, counts once more."""
 
     weights: Weights
     mechanisms: dict[str, Mechanism]
+    releases: dict[str, str]
 
 
 class Generator(Protocol):

@@ -20,7 +20,7 @@ class PublicOnly(SpectralAR):
         self, weights: Weights, images: Tensor, conditions: Tensor, fit: FitSettings, report: Report
     ) -> PrivateFit:
         """The public weights, unchanged but for the finer scales, which are left out."""
-        return PrivateFit(cut(weights, self.public, self.tokenizer), {})
+        return PrivateFit(cut(weights, self.public, self.tokenizer), {}, {})
 
 
 class Real:
@@ -36,7 +36,7 @@ class Real:
         """All coarse images and labels, in a seeded order."""
         generator = torch.Generator().manual_seed(derive_seed(fit.seed, "real"))
         order = torch.randperm(len(conditions), generator=generator)
-        return PrivateFit({"images": images[order], "labels": conditions[order]}, {})
+        return PrivateFit({"images": images[order], "labels": conditions[order]}, {}, {})
 
     def sample(
         self, weights: Weights, conditions: Tensor, sampling: SamplingConfig, seed: int, report: Report

@@ -100,7 +100,8 @@ class BlurDiffusion:
             report=report,
         )
         (ran,) = done.history  # what was run, not what was planned
-        return PrivateFit(merge({name: value.cpu() for name, value in done.ema.items()}), {"private_fit": ran})
+        weights = merge({name: value.cpu() for name, value in done.ema.items()})
+        return PrivateFit(weights, {"private_fit": ran}, {"private_fit": done.release})
 
     def sample(
         self, weights: Weights, conditions: Tensor, sampling: SamplingConfig, seed: int, report: Report

@@ -22,7 +22,7 @@ from wavedp.generators.adaptation import adapt, merge
 from wavedp.generators.conditions import ClassCondition, Condition, TextCondition, drop, forget_classes
 from wavedp.generators.transformer import SpectralTransformer, cut
 from wavedp.privacy.clipping import trainable
-from wavedp.privacy.statistics import class_means
+from wavedp.privacy.statistics import class_means, means_release
 from wavedp.privacy.training import fit_private
 from wavedp.progress import Report
 from wavedp.seeds import derive_seed
@@ -78,8 +78,9 @@ class SpectralAR:
         """DP fine-tuning on coarse images; conditions: labels B, or embeddings B V E with one for each view."""
         model = self._model(self.tokenizer, self.n_classes, cut(weights, self.public, self.tokenizer))
         *means, planned = fit.mechanisms
+        releases = {}
         if means:
-            self._warm_up(model, images, conditions, means[0].noise_multiplier, fit)
+            releases["class_means"] = self._warm_up(model, images, conditions, means[0].noise_multiplier, fit)
         adapt(model, fit.privacy.trained, fit.privacy.lora_rank, derive_seed(fit.seed, "adaptation"))
         done = fit_private(
             model,
@@ -95,21 +96,22 @@ class SpectralAR:
         )
         (ran,) = done.history  # what was run, not what was planned
         spent = {**({"class_means": means[0]} if means else {}), "private_fit": ran}
-        return PrivateFit(merge({name: value.cpu() for name, value in done.ema.items()}), spent)
+        releases["private_fit"] = done.release
+        return PrivateFit(merge({name: value.cpu() for name, value in done.ema.items()}), spent, releases)
 
     def _warm_up(
         self, model: SpectralTransformer, images: Tensor, labels: Tensor, noise_multiplier: float, fit: FitSettings
-    ) -> None:
-        """Teach the model the noisy mean image of every class, coarsest scale alone, before it sees any record.
+    ) -> str:
+        """Teach the model the noisy mean image of every class, coarsest scale alone, before it sees any record; returns
+        the release's id.
 
         Source: the central images of DP-FETA (arXiv 2504.01395), here in the coarsest wavelet band, where fewest
         numbers are released. What is trained on them is post-processing.
         """
         scales = self.tokenizer.positions[:, 0]
         levels = int(scales.max())
-        means = class_means(
-            coarse(images, levels), labels, self.n_classes, noise_multiplier=noise_multiplier, seed=fit.seed
-        )
+        released = coarse(images, levels), labels, self.n_classes
+        means = class_means(*released, noise_multiplier=noise_multiplier, seed=fit.seed)
         flat = spread(means, 2**levels)  # no details
         codes, coarsest = self.tokenizer.encode(flat).to(self.device), (scales == 0).to(self.device)
         classes = torch.arange(self.n_classes, device=self.device)
@@ -119,6 +121,7 @@ class SpectralAR:
             token_losses(model, codes, classes)[:, coarsest].mean().backward()
             optimizer.step()
         optimizer.zero_grad()
+        return means_release(*released, noise_multiplier)
 
     def sample(
         self, weights: Weights, conditions: Tensor, sampling: SamplingConfig, seed: int, report: Report

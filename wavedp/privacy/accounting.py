@@ -101,6 +101,11 @@ def check(config: PrivacyConfig, n_records: int) -> list[str]:
         raise UserError(f"privacy.ema_decay={config.ema_decay} never averages: use 0 <= ema_decay < 1.")
     if not 0 <= config.mean_share < 1:
         raise UserError(f"privacy.mean_share={config.mean_share} leaves the fit nothing: use 0 <= mean_share < 1.")
+    if config.noise_source == "secure" and config.mean_share > 0:
+        raise UserError(
+            "privacy.noise_source=secure would draw the class means anew at every restart, a release each time: set "
+            "privacy.mean_share=0, or noise_source=seeded."
+        )
     mechanisms(config, n_records)
     probability = delta(config, n_records)
     if probability >= 1 / n_records:

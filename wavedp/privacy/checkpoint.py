@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from wavedp.errors import UserError
 from wavedp.privacy.accounting import Mechanism
+from wavedp.privacy.randomness import Generator
 
 
 class State:
@@ -32,8 +33,8 @@ class State:
         model: nn.Module,
         optimizer: torch.optim.Optimizer,
         ema: dict[str, Tensor],
-        sampling: torch.Generator,
-        noise: torch.Generator,
+        sampling: Generator,
+        noise: Generator,
         fingerprint: dict[str, Any],
     ) -> None:
         self.model, self.optimizer, self.ema = model, optimizer, ema
@@ -74,9 +75,9 @@ class State:
         except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
             warnings.warn(f"Checkpoint {path} cannot be read ({error}): starting again from step 0.", stacklevel=3)
             return 0
-        for field, value in self.fingerprint.items():
-            if header["fingerprint"].get(field) != value:
-                found = header["fingerprint"].get(field)
+        for field in {**self.fingerprint, **header["fingerprint"]}:
+            found, value = header["fingerprint"].get(field), self.fingerprint.get(field)
+            if found != value:
                 raise UserError(
                     f"Checkpoint {path} belongs to another fit ({field} was {found!s:.80}, is {value!s:.80}): "
                     f"delete it or give another path."

@@ -36,6 +36,7 @@ from torch import Tensor, nn
 from wavedp.errors import UserError
 from wavedp.privacy.bookkeeping import Bookkeeping
 from wavedp.privacy.opacus_hooks import OpacusHooks
+from wavedp.privacy.randomness import Generator, normal
 
 LossFn = Callable[..., Tensor]
 """loss_fn(model, *batch) -> Tensor[b]: one loss per record."""
@@ -166,7 +167,7 @@ def clipping_factors(norms: Tensor, max_grad_norm: float, clipping: Clipping) ->
 
 
 def noisy_mean(
-    sums: Sequence[Tensor], noise_multiplier: float, max_grad_norm: float, batch_size: int, generator: torch.Generator
+    sums: Sequence[Tensor], noise_multiplier: float, max_grad_norm: float, batch_size: int, generator: Generator
 ) -> list[Tensor]:
     """(sums + N(0, (σC)²)) / B: the private mean gradient. σ = 0 draws nothing.
 
@@ -184,7 +185,7 @@ def noisy_mean(
     std = noise_multiplier * max_grad_norm
     means = []
     for total in sums:
-        noise = torch.randn(total.shape, generator=generator, device=generator.device, dtype=total.dtype)
+        noise = normal(total.shape, total.dtype, generator)
         means.append((total + std * noise.to(total.device)) / batch_size)
     return means
 

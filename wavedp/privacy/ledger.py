@@ -12,6 +12,10 @@ listed next to it.
 
     case                                    result
     several lines with one stage key        one release: its trials are united (a release is reused, never repeated)
+    ... with different release ids          as many releases: the stage was made again from public weights or on code
+                                            of other rounding, and other noise hides the same records
+    ... one of which has no release id      another release, for nothing shows that it is the same (written by an
+                                            earlier version, or a look without noise)
     ... that disagree about the mechanism   UserError: one key is one mechanism
     two stage keys, equal mechanisms        two releases, both counted
     lines of one dataset with two deltas    UserError until one delta is given: such epsilons do not add up
@@ -48,7 +52,7 @@ Line = dict[str, Any]
 
 FIELDS = (
     "kind", "purpose", "sample_rate", "noise_multiplier", "steps", "delta", "epsilon", "accountant", "relation",
-    "dataset", "n_records", "max_grad_norm", "stage_key", "trials", "time",
+    "dataset", "n_records", "max_grad_norm", "stage_key", "release", "trials", "time",
 )  # fmt: skip
 """The fields of a line, in order; null where a nonprivate look has no such thing."""
 
@@ -64,11 +68,13 @@ def line_for_fit(
     stage_key: str,
     trials: Sequence[str],
     purpose: str = "private_fit",
+    release: str | None = None,
     time: str | None = None,
 ) -> Line:
     """The line of one fit or one noisy statistic; epsilon is what the mechanism spends by PLD at the config's delta.
 
-    dataset: fingerprint of the records. trials: ids of the trials that use it. time: ISO 8601 UTC (None: now).
+    dataset: fingerprint of the records. release: id of the noise (None: unknown). trials: ids of the trials that use
+    it. time: ISO 8601 UTC (None: now).
     A mechanism without noise becomes a nonprivate line that keeps its sample rate and steps.
     """
     delta = accounting.delta(config, n_records)
@@ -88,6 +94,7 @@ def line_for_fit(
         "n_records": n_records,
         "max_grad_norm": None if math.isinf(epsilon) or purpose == "class_means" else config.max_grad_norm,
         "stage_key": stage_key,
+        "release": release,
         "trials": list(trials),
         "time": time or _now(),
     }
@@ -121,7 +128,7 @@ def read(path: Path) -> list[Line]:
     lines = []
     for number, row in enumerate(text.splitlines(keepends=True), start=1):
         try:
-            line = json.loads(row)
+            line = {"release": None} | json.loads(row)  # which lines of earlier versions have not
             missing = [field for field in FIELDS if field not in line]
             if missing:
                 raise ValueError(f"field {missing[0]!r} is missing")
@@ -130,22 +137,29 @@ def read(path: Path) -> list[Line]:
                 warnings.warn(f"{path}, line {number} was cut off while it was written: left out.", stacklevel=2)
                 break
             raise UserError(f"{path}, line {number} is broken ({error}): restore the file from a backup.") from error
-        lines.append(line)
+        lines.append({field: line[field] for field in FIELDS})
     return lines
 
 
-def releases(lines: Sequence[Line]) -> list[Line]:
-    """One line per release: lines of one purpose and stage key are united with all their trials, in order.
+def identity(line: Line) -> tuple[str, str, str | None]:
+    """What makes two lines one release: purpose, stage key and the id of its noise."""
+    return line["purpose"], line["stage_key"], line.get("release")
 
-    Raises UserError when two of them disagree about the mechanism.
+
+def releases(lines: Sequence[Line]) -> list[Line]:
+    """One line per release: lines of one `identity` are united with all their trials, in order.
+
+    Raises UserError when two lines of one purpose and stage key disagree about the mechanism.
     """
-    united: dict[tuple[str, str], Line] = {}
+    united: dict[tuple[str, str, str | None], Line] = {}
+    first: dict[tuple[str, str], Line] = {}
     for line in lines:
-        known = united.setdefault((line["purpose"], line["stage_key"]), line | {"trials": []})
+        known = united.setdefault(identity(line), line | {"trials": []})
+        same = first.setdefault((line["purpose"], line["stage_key"]), line)
         for field in _MECHANISM:
-            if line[field] != known[field]:
+            if line[field] != same[field]:
                 raise UserError(
-                    f"Stage {line['stage_key']} is listed with {field}={known[field]!r} and with {line[field]!r}: "
+                    f"Stage {line['stage_key']} is listed with {field}={same[field]!r} and with {line[field]!r}: "
                     f"one key is one mechanism, so give the second run a stage version of its own."
                 )
         known["trials"] = known["trials"] + [trial for trial in line["trials"] if trial not in known["trials"]]

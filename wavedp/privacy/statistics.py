@@ -51,19 +51,24 @@ def class_means(images: Tensor, labels: Tensor, n_classes: int, *, noise_multipl
     deviation / sensitivity. seed: secret, as in fit_private.
     """
     totals = class_totals(images, labels, n_classes)
-    release = release_id(
-        {
-            "noise_multiplier": noise_multiplier,
-            "n_classes": n_classes,
-            "records": digest([("images", images), ("labels", labels)]),
-        }
-    )
+    release = means_release(images, labels, n_classes, noise_multiplier)
     noise = torch.Generator().manual_seed(derive_seed(seed, "class_means", release))
     n_pixels = totals.shape[1] - 1
     (noisy,) = noisy_mean([totals], noise_multiplier, sensitivity(n_pixels), 1, noise)
     counts = (noisy[:, -1:] / count_weight(n_pixels)).clamp(min=1)  # K 1
     means = (noisy[:, :-1] / counts + 0.5).clamp(0, 1)
     return means.reshape(n_classes, *images.shape[1:]).float()
+
+
+def means_release(images: Tensor, labels: Tensor, n_classes: int, noise_multiplier: float) -> str:
+    """SHA-256 that names the release of these class means, in the seed of its noise and in the ledger."""
+    return release_id(
+        {
+            "noise_multiplier": noise_multiplier,
+            "n_classes": n_classes,
+            "records": digest([("images", images), ("labels", labels)]),
+        }
+    )
 
 
 def class_totals(images: Tensor, labels: Tensor, n_classes: int) -> Tensor:

@@ -10,8 +10,9 @@ Formal guarantee. The sequence of all weights, and with it the returned average 
 `accounting.compose(fit.history, delta)` gives as epsilon. One record is one row of `records`. It assumes
 
 * a secret seed: the noise is a function of it, so a study published with its seeds is a research artefact, not a
-  deployment (torch's CPU generator keeps 32 bits of a seed and is not cryptographic; a checkpoint holds its state, so
-  keep that as secret);
+  deployment (torch's CPU generator keeps 32 bits of a seed and is not cryptographic). config.noise_source=secure draws
+  sampling and noise from the system's own secrets instead (wavedp.privacy.randomness). A checkpoint holds the state of
+  either, so keep it as secret as the records;
 * real numbers: floating-point attacks on the low bits of the noise are not defended against;
 * public hyperparameters, a public model to start from, a public N, and a loss of one record that no other record
   enters;
@@ -19,13 +20,13 @@ Formal guarantee. The sequence of all weights, and with it the returned average 
   on private records is a release that nobody accounted for, so it is neither returned, reported nor saved; `report`
   hears the step number.
 
-Noise belongs to a release. Sampling and noise are drawn from generators seeded with (seed, purpose, release), where
-the release is the fingerprint of what is run: PRIVACY and RESULT fields, σ, N, the records, the first weights. The same
-fit run again (after a crash, or from step 0 when its checkpoint is lost) draws the same noise for the same gradients:
-the same release, not a second. Any other fit, such as the next epsilon of a sweep with the same seed, draws noise of
-its own: shared noise would cancel between two releases and leave the gradient bare. `loss_fn` cannot be fingerprinted,
-so derive the seed from whatever configures it. Nor are microbatch_size, mode and device, which change gradients by
-rounding only: publish one of such twins.
+Seeded noise belongs to a release. Sampling and noise are drawn from generators seeded with (seed, purpose, release),
+where the release is the fingerprint of what is run: PRIVACY and RESULT fields, σ, N, the records, the first weights.
+The same fit run again (after a crash, or from step 0 when its checkpoint is lost) draws the same noise for the same
+gradients: the same release, not a second. Any other fit, such as the next epsilon of a sweep with the same seed, draws
+noise of its own: shared noise would cancel between two releases and leave the gradient bare. `loss_fn` cannot be
+fingerprinted, so derive the seed from whatever configures it. Nor are microbatch_size, mode and device, which change
+gradients by rounding only: publish one of such twins.
 
     case                                 result
     nobody was drawn                     a step like any other: noise alone
@@ -37,7 +38,9 @@ rounding only: publish one of such twins.
     first step moves no weight           UserError (a model whose trained copy is not the one that runs)
     killed at any moment                 resumes from its checkpoint, on the CPU bit-equal to a whole run
     checkpoint of another fit            UserError naming the first field that differs
-    checkpoint torn or corrupt           a warning, and step 0 again: the same release, as above
+    checkpoint torn or corrupt           a warning, and step 0 again: the same release, as above (secure: another
+                                         one, of which nothing was shown before)
+    secure, and mean_share > 0           UserError: the class means would be drawn anew at every restart
 """
 
 from __future__ import annotations
@@ -60,15 +63,18 @@ from wavedp.privacy.accounting import Mechanism
 from wavedp.privacy.checkpoint import State, digest
 from wavedp.privacy.clipping import LossFn, RecordGradients, noisy_mean, plain_sum, trainable
 from wavedp.privacy.optimizers import AdamBC
+from wavedp.privacy.randomness import Generator, SecureGenerator, uniform
 from wavedp.seeds import derive_seed
 
 
 @dataclass(frozen=True)
 class PrivateFit:
-    """What a fit may show. ema: averaged weights, a complete state dict on its device. history: what was spent."""
+    """What a fit may show. ema: averaged weights, a complete state dict on its device. history: what was spent.
+    release: names the noise it was spent on, for the ledger: another id, another release."""
 
     ema: dict[str, Tensor]
     history: list[Mechanism]
+    release: str
 
 
 def fit_private(
@@ -109,8 +115,7 @@ def fit_private(
     identity_of_fit = fingerprint(model, records, config, noise_multiplier, seed)
     release = release_id(identity_of_fit)
     # Both on the CPU: a fit has the same batches and the same noise on every device.
-    sampling = torch.Generator().manual_seed(derive_seed(seed, "sampling", release))
-    noise = torch.Generator().manual_seed(derive_seed(seed, "noise", release))
+    sampling, noise = _generators(config, seed, release)
     state = State(model, optimizer, ema, sampling, noise, identity_of_fit)
     first = state.load(checkpoint) if checkpoint is not None and checkpoint.exists() else 0
 
@@ -152,15 +157,17 @@ def fit_private(
         if gradients:
             gradients.close()
     rest = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
-    return PrivateFit({**rest, **ema}, [Mechanism(rate, noise_multiplier, config.steps)])
+    if isinstance(noise, SecureGenerator):  # as the checkpoint left it
+        release = release_id({"release": release, "noise": noise.name()})
+    return PrivateFit({**rest, **ema}, [Mechanism(rate, noise_multiplier, config.steps)], release)
 
 
-def poisson_sample(n_records: int, rate: float, generator: torch.Generator) -> Tensor:
+def poisson_sample(n_records: int, rate: float, generator: Generator) -> Tensor:
     """Rows of one Poisson batch, ascending int64 in 0..N-1: each record joins with probability `rate`, alone.
 
     Compared in double precision: a float32 uniform has a step of 2^-24, which a small rate would feel.
     """
-    return (torch.rand(n_records, generator=generator, dtype=torch.float64) < rate).nonzero().squeeze(1)
+    return (uniform(n_records, generator) < rate).nonzero().squeeze(1)
 
 
 def fingerprint(
@@ -182,6 +189,16 @@ def fingerprint(
 def release_id(fingerprint: dict[str, Any]) -> str:
     """SHA-256 of a fingerprint: names the release in the seeds of its sampling and noise."""
     return hashlib.sha256(json.dumps(fingerprint, sort_keys=True).encode()).hexdigest()
+
+
+def _generators(config: PrivacyConfig, seed: int, release: str) -> tuple[Generator, Generator]:
+    """Those of sampling and of noise."""
+    if config.noise_source == "secure":
+        return SecureGenerator(), SecureGenerator()
+    return (
+        torch.Generator().manual_seed(derive_seed(seed, "sampling", release)),
+        torch.Generator().manual_seed(derive_seed(seed, "noise", release)),
+    )
 
 
 def _require_budget(config: PrivacyConfig, noise_multiplier: float, n_records: int) -> None:
