@@ -56,6 +56,7 @@ class Coordinator:
         self.users: dict[str, list[str]] = {}
         self.tasks: dict[str, Any] = {}
         self.fraction: dict[str, float] = {}
+        self.first_told: dict[str, tuple[float, float]] = {}  # when a stage began to report, and where it was
         self.seconds: dict[str, list[float]] = {}
         self.now: dict[str, dict[str, Any]] = {}
         self.me: Any = None
@@ -125,6 +126,9 @@ class Coordinator:
 
     async def tell(self, key: str, fraction: float) -> None:
         """How far a stage is, 0 to 1."""
+        if fraction < self.fraction.get(key, 0.0):  # a worker begins again
+            self.first_told.pop(key, None)
+        self.first_told.setdefault(key, (time.time(), fraction))
         self.fraction[key] = fraction
 
     async def finish(self, row: dict[str, Any]) -> None:
@@ -138,4 +142,9 @@ class Coordinator:
 
     async def status(self) -> dict[str, Any]:
         """What the progress display needs."""
-        return {"now": self.now, "fraction": self.fraction, "seconds": self.seconds}
+        return {
+            "now": self.now,
+            "fraction": self.fraction,
+            "first_told": self.first_told,
+            "seconds": self.seconds,
+        }

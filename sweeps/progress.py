@@ -89,15 +89,20 @@ def line(trial: str, status: dict[str, Any], elapsed: float, width: int = 0) -> 
     else:
         fraction = status["fraction"].get(now["key"], 0.0)
         share = f"{fraction:4.0%}" if fraction else "   …"
-        to_go = _to_go(now, fraction, status["seconds"])
+        to_go = _to_go(now, fraction, status["first_told"].get(now["key"]), status["seconds"])
     clocks = f"elapsed {_clock(elapsed)}  to go {to_go}"
     return f"{trial:<{width}}  {now['stage']:<15}{share}  {clocks}  ε spent {spent}  {detail}".rstrip()
 
 
-def _to_go(now: dict[str, Any], fraction: float, seconds: dict[str, list[float]]) -> str:
-    """Time left: this stage by its own pace, later stages by what they took other trials ("?" while unknown)."""
-    running = time.time() - now["since"]
-    left = running / fraction * (1 - fraction) if fraction else _mean(seconds.get(now["stage"]))
+def _to_go(
+    now: dict[str, Any], fraction: float, first_told: tuple[float, float] | None, seconds: dict[str, list[float]]
+) -> str:
+    """Time left: this stage by its pace since its first report (before that it waited for a worker, and a resumed one
+    begins in the middle), later stages by what they took other trials ("?" while unknown)."""
+    since, at = first_told or (0.0, fraction)
+    left = (
+        (time.time() - since) / (fraction - at) * (1 - fraction) if fraction > at else _mean(seconds.get(now["stage"]))
+    )
     later = [_mean(seconds.get(name)) for name in ORDER[ORDER.index(now["stage"]) + 1 :]]
     known = [value for value in [left, *later] if value is not None]
     return _clock(sum(known)) + ("+" if len(known) <= len(later) else "") if known else "?"
