@@ -1,11 +1,12 @@
 """What privacy costs: an optimiser step in each grad_sample_mode as a multiple of the step without, in time and memory.
 
-    python tests/bench/bench_dp_step.py [--model transformer|unet] [--repeats 7] [--records 128] [--threads 1]
+    python tests/bench/bench_dp_step.py [--model transformer|unet] [--repeats 7] [--records 64 512] [--threads 1]
 
 All take turns, in an order that reverses each round, so that a busy machine slows all of them; medians count, of wall
 time and of processor time, which other processes disturb less. Memory is the peak that one step allocates beyond what
 was there before (CPU tensors), in a pass of its own. unet: the Denoiser of generator=blur_diffusion at its default
-size, 1×14×14 and multiplicity 2, which ghost refuses.
+size, 1×14×14 and multiplicity 2, which ghost refuses. functorch is Opacus' mode of that name (force_functorch), which
+the product does not offer; its clipping is ours.
 """
 
 import argparse
@@ -14,13 +15,14 @@ import time
 
 import torch
 from bench_blur import peak_bytes
+from opacus.grad_sample import GradSampleModule
 from torch import nn
 from torch.nn import functional as F
 
 from wavedp.config import DiffusionConfig
 from wavedp.generators import blur_diffusion
 from wavedp.generators.conditions import ClassCondition
-from wavedp.privacy.clipping import RecordGradients, noisy_mean, plain_sum
+from wavedp.privacy.clipping import RecordGradients, clipping_factors, noisy_mean, plain_sum
 
 WIDTH, DEPTH, HEADS, TOKENS, VOCABULARY, MICROBATCH = 96, 3, 4, 98, 343, 64
 
@@ -77,8 +79,8 @@ def unet(records):
 
 
 MODELS = {
-    "transformer": (transformer, ("plain", "hooks", "ghost", "bookkeeping")),
-    "unet": (unet, ("plain", "hooks", "bookkeeping")),
+    "transformer": (transformer, ("plain", "hooks", "functorch", "ghost", "bookkeeping")),
+    "unet": (unet, ("plain", "hooks", "functorch", "bookkeeping")),
 }
 
 
@@ -93,6 +95,18 @@ def step(sum_of, optimizer, batch, noise_multiplier, noise):
     optimizer.step()
 
 
+def functorch_sum(model, loss_fn, part):
+    loss_fn(model, *part).sum().backward()
+    split = []
+    for parameter in model.parameters():
+        calls = parameter.grad_sample if isinstance(parameter.grad_sample, list) else [parameter.grad_sample]
+        split.append(torch.stack(calls).sum(0))
+        parameter.grad = parameter.grad_sample = None
+    norms = torch.stack([gradient.flatten(1).norm(dim=1) for gradient in split]).norm(dim=0)
+    factors = clipping_factors(norms, 1.0, "flat")
+    return [torch.einsum("b,b...->...", factors, gradient) for gradient in split]
+
+
 def make(mode, make_model, loss_fn, batch):
     torch.manual_seed(0)
     model = make_model().train()
@@ -100,6 +114,9 @@ def make(mode, make_model, loss_fn, batch):
     noise = torch.Generator().manual_seed(0)
     if mode == "plain":
         return lambda: step(lambda part: plain_sum(model, loss_fn, part), optimizer, batch, 0.0, noise)
+    if mode == "functorch":
+        watched = GradSampleModule(model, loss_reduction="sum", force_functorch=True)
+        return lambda: step(lambda part: functorch_sum(watched, loss_fn, part), optimizer, batch, 1.0, noise)
     gradients = RecordGradients(model, 1.0, mode)
     return lambda: step(lambda part: gradients.clipped_sum(loss_fn, part), optimizer, batch, 1.0, noise)
 
@@ -108,17 +125,22 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", choices=MODELS, default="transformer")
     parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--records", type=int, default=2 * MICROBATCH)
+    parser.add_argument("--records", type=int, nargs="+", default=[64, 512])
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    problem, modes = MODELS[options.model]
-    make_model, loss, batch = problem(options.records)
+    for records in options.records:
+        compare(options.model, records, options.repeats, options.threads)
+
+
+def compare(name, records, repeats, threads):
+    problem, modes = MODELS[name]
+    make_model, loss, batch = problem(records)
     steps = {mode: make(mode, make_model, loss, batch) for mode in modes}
     seconds, busy = {mode: [] for mode in steps}, {mode: [] for mode in steps}
     for mode in steps:  # warm up, and the comparison with autograd that the first microbatch pays for
         steps[mode]()
-    for repeat in range(options.repeats):
+    for repeat in range(repeats):
         for mode in list(steps)[:: 1 if repeat % 2 == 0 else -1]:
             start, work = time.perf_counter(), time.process_time()
             steps[mode]()
@@ -127,11 +149,11 @@ def main():
     peaks = {mode: peak_bytes(steps[mode]) for mode in steps}
     medians = {mode: statistics.median(times) for mode, times in seconds.items()}
     parameters = sum(parameter.numel() for parameter in make_model().parameters())
-    print(f"{options.model}: {parameters:,} parameters, {options.records} records in microbatches of {MICROBATCH}")
-    print(f"{options.threads} threads, torch {torch.__version__}, median of {options.repeats} alternating repeats")
+    print(f"{name}: {parameters:,} parameters, {records} records in microbatches of {MICROBATCH}")
+    print(f"{threads} threads, torch {torch.__version__}, median of {repeats} alternating repeats")
     for mode, median in medians.items():
         spread = f"{min(seconds[mode]):.3f}-{max(seconds[mode]):.3f}"
-        rate, peak = options.records / median, peaks[mode] / 2**20
+        rate, peak = records / median, peaks[mode] / 2**20
         work = statistics.median(busy[mode]) / statistics.median(busy["plain"])
         print(
             f"{mode:>11}  {median / medians['plain']:5.2f}x  processor {work:5.2f}x  {rate:7.1f} records/s  "
