@@ -82,7 +82,7 @@ def test_features_are_cached_by_content_and_resume(tmp_path, monkeypatch):
     monkeypatch.setattr(features_module, "CHUNK", 4)
     forwarded = []
 
-    def fake_forward(network, batch, precision):
+    def fake_forward(network, batch, config):
         forwarded.append(len(batch))
         return batch.float().mean((1, 2, 3))[:, None].expand(-1, 2048)
 

@@ -17,10 +17,10 @@ from pathlib import Path
 import numpy as np
 
 from wavedp.config import DataConfig
+from wavedp.data import picture
 from wavedp.data.dataset import Records, Split, position, square_shape
 from wavedp.errors import UserError
 
-SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 TEST_SHARE = 0.1
 UNCLASSIFIED = "image"
 
@@ -93,7 +93,7 @@ def _split(config: DataConfig, split: Split) -> tuple[Path, list[str]]:
     if folder == Path(config.path or ""):
         names = [name for name in names if (position(name) < TEST_SHARE) == (split == "test")]
     if not names:
-        raise UserError(f"{folder} holds no images for {split}: add some ({', '.join(sorted(SUFFIXES))}).")
+        raise UserError(f"{folder} holds no images for {split}: add some ({', '.join(sorted(picture.SUFFIXES))}).")
     return folder, names
 
 
@@ -106,7 +106,7 @@ def _images(folder: Path) -> list[str]:
         found += [
             (relative / name).as_posix()
             for name in names
-            if os.path.splitext(name)[1].lower() in SUFFIXES and not name.startswith(".")
+            if os.path.splitext(name)[1].lower() in picture.SUFFIXES and not name.startswith(".")
         ]
     if len({"/" in name for name in found}) == 2:
         loose = next(name for name in found if "/" not in name)
@@ -140,19 +140,7 @@ def _decode(path: Path, size: int, channels: int) -> np.ndarray:
     from PIL import Image, ImageOps
 
     try:
-        with Image.open(path) as opened:
-            opened.draft(None, (4 * size, 4 * size))  # JPEG only: decodes at 1/2, 1/4 or 1/8 scale where that suffices
-            image = ImageOps.exif_transpose(opened)
-            if image.mode.startswith("I"):  # 16-bit grey, which convert("L") would clip at 255
-                image = Image.fromarray(np.rint(np.asarray(image) / 257.0).astype(np.uint8))
-            elif image.mode == "F":
-                raise ValueError("floating-point pixels have no fixed range")
-            elif image.has_transparency_data:
-                image = image.convert("RGBA")
-                image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-            image = image.convert("L" if channels == 1 else "RGB")
-            image = ImageOps.fit(image, (size, size), Image.Resampling.LANCZOS)
+        image = picture.load(path, channels, at_least=4 * size)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UserError(f"{path} cannot be read ({error}): remove or replace it.") from error
-    pixels = np.asarray(image)
-    return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
+    return picture.pixels(ImageOps.fit(image, (size, size), Image.Resampling.LANCZOS))

@@ -4,7 +4,9 @@
 
 Images are resized to 299x299 by Pillow's bicubic filter in float32, without rounding (Parmar, Zhang & Zhu, CVPR 2022,
 "On Aliased Resizing and Surprising Subtleties in GAN Evaluation"), grey is repeated to three channels, and the pool
-layer of the 2015 Inception network is read. On a CPU, small batches are quicker (results/bench).
+layer of the 2015 Inception network is read: mode `clean`. Mode `pytorch` resizes as pytorch-fid, and so DPImageBench,
+does: bilinearly, without antialiasing, and maps 0 and 255 to -1 and 1. On a CPU, small batches are quicker
+(results/bench).
 """
 
 from __future__ import annotations
@@ -17,10 +19,10 @@ import warnings
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from wavedp.config import MetricsConfig
 from wavedp.errors import UserError
@@ -37,7 +39,6 @@ PACKAGE_SHA256 = "7ff4a85c3a6378f0dfc8433ffd789663b01176bec0a683a435651739c091fa
 # The first features of `_probe_image()` by that file: every copy of the network, in whichever file, must give them.
 PROBE_FEATURES = (0.55619, 0.15722, 0.00229, 0.10405, 0.06843, 1.00489, 0.31696, 0.0)
 
-Precision = Literal["float32", "bfloat16"]
 Report = Callable[[int, int], None]
 
 
@@ -77,7 +78,7 @@ def extract(
             network = load_network(path, str(device))
             for first in range(0, len(chunk), config.batch_size):
                 batch = chunk[first : first + config.batch_size].to(device)
-                features[start + first : start + first + len(batch)] = _forward(network, batch, config.precision).cpu()
+                features[start + first : start + first + len(batch)] = _forward(network, batch, config).cpu()
                 report(start + first + len(batch), len(images))
             if cached:
                 _save(cached, features[start : start + len(chunk)].numpy())
@@ -92,6 +93,11 @@ def extract(
 def clean_resize(images: torch.Tensor) -> torch.Tensor:
     """clean-fid's resize: uint8 B C H W -> float32 B C 299 299 in [0, 255], bicubic with antialiasing, not rounded."""
     return resize(images.float(), (299, 299), "bicubic").clamp(0, 255)
+
+
+def pytorch_resize(images: torch.Tensor) -> torch.Tensor:
+    """pytorch-fid's resize: uint8 B C H W -> float32 B C 299 299 in [0, 255], bilinear between the nearest pixels."""
+    return F.interpolate(images.float(), (299, 299), mode="bilinear", align_corners=False)
 
 
 def find_network(path: str | None) -> Path:
@@ -132,7 +138,7 @@ def load_network(path: Path, device: str) -> torch.nn.Module:
     # clean-fid's file wraps the network in its own resizing; `layers` is the network itself.
     network = getattr(network, "layers", network).to(memory_format=torch.channels_last)
     try:
-        features = _forward(network, _probe_image().to(device))[0, : len(PROBE_FEATURES)].cpu()
+        features = _forward(network, _probe_image().to(device), MetricsConfig())[0, : len(PROBE_FEATURES)].cpu()
         same = torch.allclose(features, torch.tensor(PROBE_FEATURES), atol=0.01, rtol=0.01)
     except RuntimeError:
         same = False
@@ -141,11 +147,11 @@ def load_network(path: Path, device: str) -> torch.nn.Module:
     return network
 
 
-def _forward(network: torch.nn.Module, batch: torch.Tensor, precision: Precision = "float32") -> torch.Tensor:
+def _forward(network: torch.nn.Module, batch: torch.Tensor, config: MetricsConfig) -> torch.Tensor:
     """uint8 B C H W -> float32 B 2048."""
-    resized = clean_resize(batch).expand(-1, 3, -1, -1)
-    normalized = ((resized - 128) / 128).contiguous(memory_format=torch.channels_last)
-    low = torch.autocast(batch.device.type, torch.bfloat16, enabled=precision == "bfloat16")
+    normalized = (clean_resize(batch) - 128) / 128 if config.mode == "clean" else pytorch_resize(batch) / 127.5 - 1
+    normalized = normalized.expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)
+    low = torch.autocast(batch.device.type, torch.bfloat16, enabled=config.precision == "bfloat16")
     # TF32 would change features by more than rounding.
     with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False), low:
         return network(normalized).reshape(len(batch), -1).float()

@@ -68,9 +68,15 @@ def spectrum(images: Tensor) -> Spectrum:
     """Of images B C H W, uint8 (then taken as [0, 1]) or float. Raises UserError for fewer than two."""
     if len(images) < 2:
         raise UserError(f"a spectrum with a standard error needs two images, got {len(images)}: give more.")
-    band, frequencies, modes = bands(*images.shape[-2:])
-    powers = torch.cat([_band_powers(part, band, modes) for part in images.split(CHUNK)])  # B F
+    _, frequencies, modes = bands(*images.shape[-2:])
+    powers = band_powers(images)
     return Spectrum(frequencies, modes, powers.mean(0), powers.std(0) / len(images) ** 0.5, len(images))
+
+
+def band_powers(images: Tensor) -> Tensor:
+    """The spectrum of each image by itself, B C H W -> B F float64."""
+    band, _, modes = bands(*images.shape[-2:])
+    return torch.cat([_band_powers(part, band, modes) for part in images.split(CHUNK)])
 
 
 def bands(height: int, width: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -61,13 +61,13 @@ def names(config: MetricsConfig, n_reference: int, n_generated: int) -> dict[str
     n_reference: images in the whole reference split. n_generated: images given to `evaluate`.
     """
     used = n_reference if config.reference_samples is None else min(config.reference_samples, n_reference)
-    against = config.reference_split + ("" if used == n_reference else _count(used))
+    against = config.reference_split + ("" if used == n_reference else count_name(used))
     how = config.mode + ("-bf16" if config.precision == "bfloat16" else "")
-    full = {"fid": f"fid_{how}_{_count(config.fid_samples)}_{against}"}
+    full = {"fid": f"fid_{how}_{count_name(config.fid_samples)}_{against}"}
     if config.kid:
-        full["kid"] = f"kid_{how}_{_count(config.fid_samples)}_{against}"
+        full["kid"] = f"kid_{how}_{count_name(config.fid_samples)}_{against}"
     if config.downstream_steps:
-        full["acc"] = f"acc_cnn{config.downstream_steps}_{_count(n_generated)}_{config.reference_split}"
+        full["acc"] = f"acc_cnn{config.downstream_steps}_{count_name(n_generated)}_{config.reference_split}"
     return full
 
 
@@ -148,6 +148,6 @@ def draw(images: torch.Tensor, count: int | None) -> torch.Tensor:
     return images[order[:count].to(images.device)]
 
 
-def _count(n: int) -> str:
-    """1000 -> 1k, 1500 -> 1500."""
+def count_name(n: int) -> str:
+    """How a metric's name says a number of images: 1000 -> 1k, 1500 -> 1500."""
     return f"{n // 1000}k" if n >= 1000 and n % 1000 == 0 else str(n)

@@ -1,0 +1,107 @@
+"""Sets of images as people keep them: a folder, a zip of files, or an npz, read in chunks that fit in memory.
+
+B images of a chunk, C channels (1 or 3), H W pixels
+
+case                              result
+no image                          UserError
+images of several sizes, or grey  chunks of one size and number of channels each: Inception resizes every image
+and colour mixed                  by itself
+a file that is no picture         UserError naming it (wavedp.data.picture says what is read how)
+npz: several arrays               the one called images, samples or arr_0, else UserError
+npz: B H W or B H W C             turned to B C H W
+npz: float in [0, 1]              rounded to 8 bits
+npz: NaN, infinite, out of range  UserError naming the first such image
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import IO
+
+import numpy as np
+import torch
+from PIL import Image
+
+from wavedp.data import picture
+from wavedp.errors import UserError
+
+CHUNK = 500
+ARRAYS = ("images", "samples", "arr_0")
+
+
+def chunks(path: Path) -> Iterator[torch.Tensor]:
+    """All images of the set at `path`, uint8 B C H W with B <= 500, each chunk of one shape. Raises UserError."""
+    if path.is_dir():
+        names = sorted(item for item in path.rglob("*") if item.is_file() and not _hidden(item.relative_to(path)))
+        yield from _pictures([(str(name), partial(name.open, "rb")) for name in names if _picture(name.name)], path)
+    elif path.suffix == ".zip":
+        try:
+            archive = zipfile.ZipFile(path)
+        except (OSError, zipfile.BadZipFile) as error:
+            raise UserError(f"{path} cannot be read ({error}): give a zip of image files.") from error
+        with archive:
+            names_inside = sorted(name for name in archive.namelist() if not _hidden(PurePosixPath(name)))
+            files = [(f"{path}:{name}", partial(archive.open, name)) for name in names_inside if _picture(name)]
+            yield from _pictures(files, path)
+    elif path.suffix == ".npz":
+        yield from _array(path).split(CHUNK)
+    else:
+        raise UserError(f"{path} is no set of images: give a folder, a .zip of image files, or an .npz.")
+
+
+def _pictures(files: list[tuple[str, Callable[[], IO[bytes]]]], source: Path) -> Iterator[torch.Tensor]:
+    """Decode files one by one; a chunk leaves when it is full, so at most one is open for each shape."""
+    if not files:
+        raise UserError(f"{source} holds no images: put some there ({', '.join(sorted(picture.SUFFIXES))}).")
+    waiting: dict[tuple[int, ...], list[np.ndarray]] = {}
+    for name, opener in files:
+        try:
+            with opener() as file:
+                pixels = picture.pixels(picture.load(file))
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            raise UserError(f"{name} cannot be read ({error}): remove or replace it.") from error
+        full = waiting.setdefault(pixels.shape, [])
+        full.append(pixels)
+        if len(full) == CHUNK:
+            yield torch.from_numpy(np.stack(waiting.pop(pixels.shape)))
+    for rest in waiting.values():
+        yield torch.from_numpy(np.stack(rest))
+
+
+def _array(path: Path) -> torch.Tensor:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            names = [name for name in ARRAYS if name in file] or list(file)[: 1 if len(list(file)) == 1 else 0]
+            if not names:
+                raise UserError(f"{path} holds {', '.join(file) or 'nothing'}: name the array of images 'images'.")
+            array = file[names[0]]
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path} cannot be read ({error}): save arrays with numpy.savez.") from error
+    if array.ndim == 3:
+        array = array[:, None]
+    elif array.ndim == 4 and array.shape[-1] in (1, 3) and array.shape[1] not in (1, 3):
+        array = array.transpose(0, 3, 1, 2)
+    if array.ndim != 4 or array.shape[1] not in (1, 3) or not array.size:
+        raise UserError(f"{path} holds an array of shape {array.shape}: give images as B H W, B H W C or B C H W.")
+    if array.dtype.kind == "f":
+        wrong = ~((array >= 0) & (array <= 1)).all(axis=(1, 2, 3))
+        if wrong.any():
+            raise UserError(
+                f"{path}: image {int(wrong.argmax())} has a pixel that is NaN or out of [0, 1]: give uint8 in 0..255, "
+                "or floating-point numbers in [0, 1]."
+            )
+        array = np.rint(array * 255).astype(np.uint8)
+    if array.dtype != np.uint8:
+        raise UserError(f"{path} holds {array.dtype}: give uint8 in 0..255, or floating-point numbers in [0, 1].")
+    return torch.from_numpy(np.ascontiguousarray(array))
+
+
+def _picture(name: str) -> bool:
+    return PurePosixPath(name).suffix.lower() in picture.SUFFIXES
+
+
+def _hidden(path: Path | PurePosixPath) -> bool:
+    return any(part.startswith((".", "__MACOSX")) for part in path.parts)
