@@ -216,6 +216,22 @@ def test_a_bound_above_its_claim_is_exit_status_one(monkeypatch, tmp_path, capsy
     assert "step, Gaussian: the bound 2 exceeds the claim 1." in capsys.readouterr().out
 
 
+def test_a_bound_is_held_against_its_claim_at_the_confidence_of_the_verdict():
+    asked = []
+
+    def low(confidence):
+        asked.append(confidence)
+        return 1.2 if confidence == report.CONFIDENCE else 0.9
+
+    settings = report.Settings()
+    row = report._bound_row({"claim": 1.0}, "Gaussian", low, settings)
+    assert (row["low"], row["low_verdict"], row["exceeds"]) == (1.2, 0.9, False)
+    share = report.FALSE_ALARM / (3 * report.BOUNDS_PER_CLAIM)
+    assert sorted(asked) == [0.95, pytest.approx(1 - share)]
+    assert report._bound_row({"claim": 0.8}, "Gaussian", low, settings)["exceeds"]
+    assert not report._bound_row({"claim": math.inf}, "Gaussian", low, settings)["exceeds"]
+
+
 def test_what_sensitive_images_cost_is_a_ledger(tmp_path):
     mechanism_ = Mechanism(1.0, 2.0, 4)
     result = report.Result(
@@ -249,9 +265,9 @@ def test_bad_input_is_a_sentence_and_status_two(arguments, sentence, tmp_path, c
     assert not (tmp_path / "none").exists()
 
 
-def test_one_canary_gives_no_bound():
-    with pytest.raises(UserError, match="canaries=1 give no bound"):
-        canaries.audited_fit(*images(), epsilon=1.0, delta=DELTA, canaries=1, rate=1.0, steps=1, seed=0, coins=0)
+def test_a_few_canaries_give_no_bound():
+    with pytest.raises(UserError, match="canaries=19 give no bound"):
+        canaries.audited_fit(*images(), epsilon=1.0, delta=DELTA, canaries=19, rate=1.0, steps=1, seed=0, coins=0)
 
 
 def test_votes_above_expectation_are_improbable():

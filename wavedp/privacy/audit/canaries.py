@@ -69,13 +69,12 @@ def audited_fit(
     """Fit images B C h w and the canaries that are in, and score all canaries.
 
     epsilon, delta, rate, steps: the claim, for which the product calibrates σ. seed: of the fit. coins: of the canaries
-    that are in. Raises UserError for fewer than two canaries, and as `fit_private` does.
+    that are in. Raises UserError for fewer than 20 canaries, and as `fit_private` does.
     """
-    if canaries < 2:
-        raise UserError(f"canaries={canaries} give no bound: use 2 or more, 1000 for one that says something.")
+    if canaries < 20:  # fewer might all be in
+        raise UserError(f"canaries={canaries} give no bound: use 20 or more, 1000 for one that says something.")
     rng = np.random.default_rng(derive_seed(coins, "audit", "canaries"))
     included = rng.random(canaries) < 0.5
-    included[:2] = True, False
     pixels = torch.from_numpy(rng.random((canaries, *images.shape[1:]))).float()
     n_classes = int(labels.max()) + 1
     own = n_classes + torch.arange(canaries)
@@ -84,8 +83,11 @@ def audited_fit(
 
     tokenizer = ScalarTokenizer(TokenizerConfig(), tuple(images.shape[1:]))  # type: ignore[arg-type]
     torch.manual_seed(derive_seed(0, "audit", "model"))
-    model = SpectralTransformer(tokenizer, ClassCondition(n_classes + canaries, WIDTH), WIDTH, DEPTH, HEADS)
-    _dim(model)
+    condition = ClassCondition(n_classes + canaries, WIDTH)
+    model, table = SpectralTransformer(tokenizer, condition, WIDTH, DEPTH, HEADS), condition.table.weight
+    with torch.no_grad():
+        for parameter in (table, model.position.weight, model.code.weight, *model.context.parameters()):
+            parameter *= DIM
     n_records = len(records[0])
     config = PrivacyConfig(
         epsilon=epsilon,
@@ -99,8 +101,9 @@ def audited_fit(
         grad_sample_mode="bookkeeping",
     )
     loss = record_loss(tokenizer, config, dropout=0.0)
-    rows = _rows(model, loss(model, pixels, own), n_classes)  # m D
-    table = model.condition.table.weight
+    # A canary's own row is one that no other canary's loss reaches, so that one backward pass finds them all.
+    (gradient,) = torch.autograd.grad(loss(model, pixels, own).sum(), [table])
+    directions = nn.functional.normalize(gradient[n_classes:-1].double())  # m D
     before = table.detach().clone()
     planned = accounting.mechanisms(config, n_records)[-1]
     fit = training.fit_private(
@@ -109,20 +112,7 @@ def audited_fit(
     total = (before - table.detach())[n_classes:-1].double() * (config.batch_size / LEARNING_RATE)  # m D
     unit = planned.noise_multiplier * C * math.sqrt(steps)
     units = (total / unit).numpy()
-    scores = (units * nn.functional.normalize(rows.double()).numpy()).sum(1)
+    scores = (units * directions.numpy()).sum(1)
     units[included] = np.nan
     spent = accounting.compose(fit.history, delta)
     return CanaryFit(Scores(scores[included], scores[~included]), units, fit.history[0], spent, n_records)
-
-
-def _dim(model: SpectralTransformer) -> None:
-    with torch.no_grad():
-        for parameter in (model.position.weight, model.code.weight, model.context.weight, model.context.bias):
-            parameter *= DIM
-        model.condition.table.weight *= DIM
-
-
-def _rows(model: SpectralTransformer, losses: Tensor, n_classes: int) -> Tensor:
-    """Each canary's gradient by its own row of the class table, which no other canary's loss reaches: m D."""
-    (gradient,) = torch.autograd.grad(losses.sum(), [model.condition.table.weight], retain_graph=True)
-    return gradient[n_classes:-1]
