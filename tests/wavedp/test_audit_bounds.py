@@ -9,7 +9,7 @@ from scipy.stats import binom, binomtest, norm
 from wavedp.privacy.accounting import Mechanism, calibrate, compose
 from wavedp.privacy.audit import bounds
 from wavedp.privacy.audit.bounds import Scores
-from wavedp.privacy.audit.evidence import Evidence, of_noise, of_sampling, of_sharing, of_votes, rejected
+from wavedp.privacy.audit.evidence import Evidence, of_noise, of_sampling, of_sharing, of_vote, of_votes, rejected
 
 DELTA = 1e-5
 
@@ -162,6 +162,16 @@ def test_p_values_of_measurements_are_uniform_or_larger_under_the_claim():
         found["sharing"].append(of_sharing(rng.standard_normal(500), rng.standard_normal(500)).p_value)
     for name, values in found.items():
         assert np.mean(np.array(values) < 0.05) < 0.085, name
+
+
+def test_measurements_beyond_the_claim_are_improbable():
+    rng = np.random.default_rng(0)
+    noise, other = rng.standard_normal(2000), rng.standard_normal(2000)
+    assert of_noise(0.9 * noise).p_value < 1e-6 < of_noise(1.1 * noise).p_value
+    assert of_sampling(400, 1000, 0.3).p_value < 1e-6 < of_sampling(200, 1000, 0.3).p_value
+    assert of_votes(noise + 0.2, 0.0, 1.0).p_value < 1e-6 < of_votes(noise - 0.2, 0.0, 1.0).p_value
+    assert of_sharing(noise, 0.3 * noise + other).p_value < 1e-6 < of_sharing(noise, other).p_value
+    assert of_vote(1.01).p_value == 0 < of_vote(1.0).p_value
 
 
 def test_the_strongest_evidence_rejects_and_all_share_the_level():
