@@ -152,13 +152,21 @@ def test_a_roc_rises_from_the_origin_to_one():
 def test_copies_of_members_are_nearer_to_members():
     members, others = torch.rand(2, 60, 1, 7, 7, generator=torch.Generator().manual_seed(1))
     near = membership.nearness(members[:30] + 0.01, members, others)
-    assert near["nearer_to_a_member"] == 1.0
-    assert near["difference_low"] > 0
+    assert near["p_value"] == 1 / (1 + membership.SHUFFLES)
+    assert near["difference"] > near["chance_high"] > 0 > near["chance_low"]
     assert near["ratio"] < 0.2
-    fresh = torch.rand(200, 1, 7, 7, generator=torch.Generator().manual_seed(2))
-    near = membership.nearness(fresh, members, others)
-    assert near["difference_low"] < 0 < near["difference_high"]
-    assert near["nearer_low"] < 0.5 < near["nearer_high"]
+    assert membership.nearness(others[:30], members, others)["p_value"] == 1.0
+
+
+def test_nearness_by_chance_is_not_taken_for_more():
+    """Samples that know nothing of the coins: at most about one set of records in twenty has p <= 0.05."""
+    generator, found = torch.Generator().manual_seed(2), []
+    samples = torch.rand(100, 1, 3, 3, generator=generator)
+    for _ in range(60):
+        members, others = torch.rand(2, 20, 1, 3, 3, generator=generator)
+        found.append(membership.nearness(samples, members, others)["p_value"])
+    assert sum(p <= 0.05 for p in found) <= 8  # of 60; 3 expected, 1.7 a standard deviation
+    assert 0.3 < sum(found) / 60 < 0.7
 
 
 def test_what_was_learned_by_heart_is_found():

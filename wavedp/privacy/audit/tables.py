@@ -52,7 +52,8 @@ def tables(rows: Sequence[Row]) -> str:
             lines.append(
                 f"{row['claim']!s:>6} nearest of {row['samples']} samples: member at {row['distance_to_members']:.4f}, "
                 f"other at {row['distance_to_others']:.4f}, ratio {row['ratio']:.4f}, difference "
-                f"{row['difference']:.4f} [{row['difference_low']:.4f}, {row['difference_high']:.4f}]"
+                f"{row['difference']:.4f} (by chance {row['chance_low']:.4f} to {row['chance_high']:.4f}; "
+                f"p = {row['p_value']:.3f})"
             )
     lines += [
         "",
