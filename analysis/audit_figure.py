@@ -112,7 +112,7 @@ def audit_figure(data: AuditData) -> go.Figure:
         figure, "What attacks find, against what the claim allows", "false positive rate", data.caption, data.provenance
     )
     low = math.log10(LEAST)
-    figure.update_xaxes(type="log", range=[low, 0], exponentformat="power", dtick=1, tickangle=0)
+    figure.update_xaxes(type="log", range=[low, 0], exponentformat="power", dtick=2, tickangle=0)
     figure.update_yaxes(type="log", range=[low, 0.05], exponentformat="power", dtick=1)
     figure.update_yaxes(title={"text": "true positive rate", "standoff": 4}, row=1, col=1)
     return figure
