@@ -1,0 +1,104 @@
+"""Membership inference on a trial of a study: reopened by its keys, scored, and entered in a ledger of its own."""
+
+import dataclasses
+import json
+
+import pytest
+import torch
+import yaml
+
+from wavedp import chain, data, stages
+from wavedp.config import (
+    DataConfig,
+    DiffusionConfig,
+    GeneratorConfig,
+    MetricsConfig,
+    PrivacyConfig,
+    SamplingConfig,
+    TrialConfig,
+    to_dict,
+)
+from wavedp.generators.blur_diffusion import BlurDiffusion
+from wavedp.privacy import ledger
+from wavedp.privacy.audit import study
+from wavedp.store import Store
+
+BASE = TrialConfig(
+    level=2,
+    data=DataConfig(name="procedural", n_records=96),
+    public=DataConfig(name="procedural", n_records=32, limit=32),
+    generator=GeneratorConfig(width=16, depth=1, heads=2, pretrain_steps=2, pretrain_batch=8),
+    diffusion=DiffusionConfig(timesteps=20, multiplicity=1),
+    privacy=PrivacyConfig(epsilon=4.0, batch_size=16, steps=2),
+    sampling=SamplingConfig(n=12, diffusion_steps=2),
+    metrics=MetricsConfig(fid_samples=8, downstream_steps=0),
+)
+
+
+def make_study(folder, generator="spectral_ar"):
+    """Two trials of one study, of which the first's stages are made; its axis is ε."""
+    level = 1 if generator == "blur_diffusion" else 2
+    base = dataclasses.replace(BASE, level=level, generator=dataclasses.replace(BASE.generator, name=generator))
+    asked = dataclasses.replace(base, privacy=dataclasses.replace(base.privacy, epsilon=8.0))
+    store = Store(str(folder / "store"))
+    stages.make("coarse_samples", asked, store, "cpu")
+    (folder / "study.yaml").write_text(yaml.safe_dump({"study": "tiny", "config": to_dict(base)}))
+    rows = [
+        {
+            "trial": name, "status": status, "axes": {"privacy.epsilon": epsilon, "upscaler": "bicubic", "seed": 0},
+            "keys": chain.keys(asked),
+        }
+        for name, status, epsilon in (("a", "done", 8.0), ("b", "failed", 8.0), ("moved", "done", 2.0))
+    ]  # fmt: skip
+    (folder / "trials.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return asked
+
+
+def run(folder, *arguments):
+    return study.main([str(folder), "--store", str(folder / "store"), "--records", "40", *arguments])
+
+
+@pytest.mark.parametrize("generator", ["spectral_ar", "blur_diffusion"])
+def test_a_trial_is_scored_by_its_own_weights(generator, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(study, "NOISES", 2)
+    asked = make_study(tmp_path, generator)
+    assert run(tmp_path, "--trial", "a") == 0
+    assert "no evidence of privacy" in capsys.readouterr().out
+    rows = [json.loads(line) for line in (tmp_path / "membership.jsonl").read_text().splitlines()]
+    assert [row.get("score") for row in rows] == ["loss", "guidance", "calibrated", None]
+    assert [(row["members"], row["others"]) for row in rows[:3]] == [(40, 24)] * 3
+    assert rows[3]["samples"] == 12
+    (line,) = ledger.read(tmp_path / "membership_ledger.jsonl")
+    assert (line["kind"], line["stage_key"], line["trials"]) == (
+        "nonprivate", chain.keys(asked)["private_fit"], ["a"]
+    )  # fmt: skip
+    assert line["dataset"] == data.fingerprint(asked.data, "train")
+    assert run(tmp_path, "--trial", "a") == 0  # again: the same rows, the same line
+    assert [json.loads(line) for line in (tmp_path / "membership.jsonl").read_text().splitlines()] == rows
+    assert len(ledger.read(tmp_path / "membership_ledger.jsonl")) == 1
+
+
+def test_all_records_of_a_diffusion_model_meet_the_same_noise(tmp_path):
+    made = BlurDiffusion(BASE.generator, BASE.diffusion, "none", (1, 8, 8), 4, "cpu")
+    torch.manual_seed(0)
+    weights = {name: value + 0.02 * torch.randn_like(value) for name, value in made._model(4).state_dict().items()}
+    images, labels = torch.rand(3, 1, 8, 8), torch.tensor([0, 1, 2])
+    own, without = study._log_likelihoods(made, weights, images, labels)
+    alone, _ = study._log_likelihoods(made, weights, images[1:2], labels[1:2])
+    assert own[1] == pytest.approx(alone[0], rel=1e-4)
+    assert (own != without).all()
+
+
+def test_what_cannot_be_reopened_is_a_sentence(tmp_path, capsys):
+    def said(*arguments, folder=tmp_path):
+        assert run(folder, *arguments) == 2
+        return capsys.readouterr().err
+
+    assert "is no study, for it has no study.yaml" in said("--trial", "a")
+    make_study(tmp_path)
+    assert "no finished trial 'b': use one of a, moved" in said("--trial", "b")
+    assert "stage private_fit of moved has another key" in said("--trial", "moved")
+    assert "records=3 are too few" in said("--trial", "a", "--records", "3")
+    assert study.main([str(tmp_path), "--trial", "a", "--store", str(tmp_path / "empty")]) == 2
+    assert "has no tokenizer" in capsys.readouterr().err
+    assert not (tmp_path / "membership_ledger.jsonl").exists()
