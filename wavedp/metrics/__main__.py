@@ -71,8 +71,12 @@ def look(
     be read and for fewer images than `samples`.
     """
     features, powers, done = [], [], 0
+
+    def tell(now: int, _: int) -> None:
+        report(done + now)
+
     for chunk in image_sets.chunks(path):
-        features.append(extract(chunk, config, cache, lambda now, _, before=done: report(before + now), device))
+        features.append(extract(chunk, config, cache, tell, device))
         powers.append(band_powers(chunk))
         done += len(chunk)
     if samples is not None and done < samples:
@@ -140,17 +144,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     config = replace(MetricsConfig(), mode=options.mode, precision=options.precision)
     try:
-        sets = [
+        real, generated = (
             look(path, config, options.samples, options.device, options.cache, _counter(path))
             for path in (options.real, options.generated)
-        ]
-        rows = measure(*sets, options.metrics, config)
+        )
+        rows = measure(real, generated, options.metrics, config)
     except UserError as error:
         print(error, file=sys.stderr)
         return 2
     for row in rows:
         print(f"{row.metric:<40} {row.value:>10.5g}" + (f" ± {row.standard_error:.2g}" if row.standard_error else ""))
-    fewest = min(len(found.features) for found in sets)
+    fewest = min(len(real.features), len(generated.features))
     if fewest <= DIMENSIONS and "fid" in options.metrics:
         print(
             f"With {fewest} images a covariance of {DIMENSIONS} features has rank {fewest - 1}: this FID is for "

@@ -16,7 +16,7 @@ npz: NaN, infinite, out of range  UserError naming the first such image
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import IO
@@ -36,7 +36,7 @@ def chunks(path: Path) -> Iterator[torch.Tensor]:
     """All images of the set at `path`, uint8 B C H W with B <= 500, each chunk of one shape. Raises UserError."""
     if path.is_dir():
         names = sorted(item for item in path.rglob("*") if item.is_file() and not _hidden(item.relative_to(path)))
-        yield from _pictures([(str(name), partial(name.open, "rb")) for name in names if _picture(name.name)], path)
+        yield from _pictures([(str(name), partial(_open, name)) for name in names if _picture(name.name)], path)
     elif path.suffix == ".zip":
         try:
             archive = zipfile.ZipFile(path)
@@ -52,7 +52,7 @@ def chunks(path: Path) -> Iterator[torch.Tensor]:
         raise UserError(f"{path} is no set of images: give a folder, a .zip of image files, or an .npz.")
 
 
-def _pictures(files: list[tuple[str, Callable[[], IO[bytes]]]], source: Path) -> Iterator[torch.Tensor]:
+def _pictures(files: Sequence[tuple[str, Callable[[], IO[bytes]]]], source: Path) -> Iterator[torch.Tensor]:
     """Decode files one by one; a chunk leaves when it is full, so at most one is open for each shape."""
     if not files:
         raise UserError(f"{source} holds no images: put some there ({', '.join(sorted(picture.SUFFIXES))}).")
@@ -105,3 +105,7 @@ def _picture(name: str) -> bool:
 
 def _hidden(path: Path | PurePosixPath) -> bool:
     return any(part.startswith((".", "__MACOSX")) for part in path.parts)
+
+
+def _open(path: Path) -> IO[bytes]:
+    return path.open("rb")
