@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from wavedp.errors import UserError
-from wavedp.privacy import training
+from wavedp.privacy import ledger, training
 from wavedp.privacy.accounting import Mechanism, calibrate
 from wavedp.privacy.audit import __main__ as command
 from wavedp.privacy.audit import bounds, canaries, mechanism, membership, report, sabotage
@@ -245,9 +245,16 @@ def test_what_sensitive_images_cost_is_a_ledger(tmp_path):
     result = report.Result(
         [], [], [], [("audit, white-box fit", mechanism_, 90), ("audit, x", Mechanism(0.5, 0, 2), 80)]
     )
-    dp, without, look = command.ledger_lines(result, "abc", DELTA)
+    lines = command.ledger_lines(result, "abc", DELTA, "run")
+    dp, without, look = lines
     assert (dp["kind"], dp["noise_multiplier"], dp["dataset"], dp["n_records"]) == ("dp_sgd", 2.0, "abc", 90)
     assert without["kind"] == look["kind"] == "nonprivate"
+    path = tmp_path / "ledger.jsonl"
+    for run in ("run", "other", "run"):  # another audit adds to it, the same one again does not
+        command.add_to_ledger(path, command.ledger_lines(result, "abc", DELTA, run))
+    assert len(ledger.read(path)) == 6
+    assert len(ledger.composed_epsilon(ledger.read(path))) == 1
+    assert ledger.composed_epsilon(ledger.read(path))["abc"] > ledger.composed_epsilon(lines)["abc"]
 
 
 @pytest.mark.parametrize(

@@ -148,6 +148,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             look(path, config, options.samples, options.device, options.cache, _counter(path))
             for path in (options.real, options.generated)
         )
+        if sys.stderr.isatty():
+            print(file=sys.stderr)  # below the counter
         rows = measure(real, generated, options.metrics, config)
     except UserError as error:
         print(error, file=sys.stderr)

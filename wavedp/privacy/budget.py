@@ -8,6 +8,8 @@ Lines of kind nonprivate, such as the statistics of a held-out split, are in no 
     case                                      result
     no budget.epsilon, no budget.gpu_hours    nothing is refused
     a release that is made or in flight       never refused again: it is reused, not repeated
+    ... whose artifact was lost               not refused either; of other public weights it is a second release, which
+                                              counts from the next one on
     a release that another study made         counts as one of this study's: its images are published twice over
     a fit at ε = ∞, real images as samples    refused under any finite budget.epsilon
     a release that does not fit               refused; a smaller one that is asked for later may still fit

@@ -4,7 +4,7 @@ Writes, for figures and for reading,
 
     audit.jsonl    a line `about`, then lines of kind bound, attack, nearest and sabotage (wavedp.privacy.audit.report)
     roc.jsonl      FPR and TPR of every attack, drawn by python -m analysis.audit_figure
-    ledger.jsonl   only if the images are not public: what the audit itself spent
+    ledger.jsonl   only if the images are not public: what this audit and those before it spent
 
 Images are procedural unless --data names a set. With sensitive ones each claim costs two fits of its size, and the fit
 without privacy and all scores are looks that no ε covers.
@@ -15,11 +15,14 @@ Exit status: 0 the claims stand, 1 a bound exceeds its claim or a sabotage passe
 from __future__ import annotations
 
 import argparse
+import hashlib
+import json
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -87,7 +90,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"Error: {error}", file=sys.stderr)
         return 2
     if config.name not in PUBLIC:
-        write_jsonl(chosen.results / "ledger.jsonl", ledger_lines(result, fingerprint, settings.delta))
+        run_id = hashlib.sha256(json.dumps(result.rows[0]["settings"], sort_keys=True).encode()).hexdigest()[:12]
+        add_to_ledger(chosen.results / "ledger.jsonl", ledger_lines(result, fingerprint, settings.delta, run_id))
     write_jsonl(chosen.results / "audit.jsonl", result.rows)
     write_jsonl(chosen.results / "roc.jsonl", result.curves)
     print(tables(result.rows))
@@ -112,15 +116,23 @@ def load_pool(config: DataConfig, seed: int) -> tuple[Pool, str]:
     return Pool(images, labels, public_images, public_labels, len(own.classes)), own.fingerprint
 
 
-def ledger_lines(result: Result, dataset: str, delta: float) -> list[ledger.Line]:
-    """What the audit of sensitive images cost: each fit, and the look that its scores are."""
+def add_to_ledger(path: Path, lines: Sequence[ledger.Line]) -> None:
+    """Write the lines after those of earlier audits, which stay: what they spent stays spent."""
+    known = ledger.read(path) if path.is_file() else []
+    write_jsonl(path, ({(line["dataset"], *ledger.identity(line)): line for line in [*known, *lines]}).values())
+
+
+def ledger_lines(result: Result, dataset: str, delta: float, run_id: str) -> list[ledger.Line]:
+    """What the audit of sensitive images cost: each fit, and the look that its scores are. run_id: of the settings,
+    seed included, so that the same audit again is the same releases and any other one is more."""
+    source: dict[str, Any] = {"dataset": dataset, "trials": ["audit"]}
     lines = []
-    for number, (purpose, mechanism, n_records) in enumerate(result.released):
-        config = PrivacyConfig(delta=delta, batch_size=1)
-        source = {"dataset": dataset, "n_records": n_records, "stage_key": f"audit-{number}", "trials": ["audit"]}
-        lines.append(ledger.line_for_fit(mechanism, config, **source, purpose=purpose))  # type: ignore[arg-type]
-    look = {"dataset": dataset, "n_records": result.released[-1][2], "stage_key": "audit-scores", "trials": ["audit"]}
-    return [*lines, ledger.line_nonprivate("audit, membership scores", **look)]  # type: ignore[arg-type]
+    for number, (purpose, mechanism, n) in enumerate(result.released):
+        config, key = PrivacyConfig(delta=delta, batch_size=1), f"audit-{run_id}-{number}"
+        lines.append(ledger.line_for_fit(mechanism, config, **source, n_records=n, stage_key=key, purpose=purpose))
+    n = result.released[-1][2]
+    look = ledger.line_nonprivate("audit, membership scores", **source, n_records=n, stage_key=f"audit-{run_id}-scores")
+    return [*lines, look]
 
 
 def _progress(part: str) -> Report:
