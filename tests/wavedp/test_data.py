@@ -288,6 +288,15 @@ def test_openclipart_labels_captions_and_split(clipart):
     assert set(train.captions) <= {*wavedp.data.load(clipart, "train").captions}
 
 
+def test_openclipart_whose_links_were_copied_as_files_is_refused(clipart, monkeypatch):
+    n = len(openclipart.files(clipart))
+    monkeypatch.setattr(openclipart, "DRAWINGS", n)
+    assert len(openclipart.files(clipart)) == n
+    save(Path(clipart.home, "openclipart", "tools", "copy.png"), plain((9, 9, 9, 255)))
+    with pytest.raises(UserError, match=rf"holds {n + 1} drawings where the package has {n}"):
+        openclipart.files(clipart)
+
+
 def test_openclipart_limit_is_a_mixed_sample(clipart):
     few = wavedp.data.load(DataConfig(**{**clipart.__dict__, "limit": 20}), "train")
     assert np.array_equal(few.images, wavedp.data.load(clipart, "train").images[:20])

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from PIL import Image
 
 TEST_SHARE = 0.05
+DRAWINGS = 6900
+"""Files of the package that are no symbolic links."""
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601, as PIL's mode L
 # Fifteen files have 5,000 to 29,700 pixels a side. Taking every k-th pixel of them first is invisible after the
 # antialiased step down to any size used here, and spares gigabytes. `thin` does it once on disk, `render` in any case.
@@ -148,4 +150,9 @@ def _names(config: DataConfig) -> list[str]:
             ]
     if not found:
         raise UserError(f"openclipart is not in {config.home}: {download_command(config)}.")
+    if len(found) > DRAWINGS:
+        raise UserError(
+            f"{root} holds {len(found)} drawings where the package has {DRAWINGS}, as when a copy (cp -rl, cp -L) made "
+            f"files of its symbolic links: remove the folder and {download_command(config)}."
+        )
     return sorted(found, key=position)
