@@ -26,9 +26,9 @@ def privacy(default: Any, later: bool = False) -> Any:
     return field(default=default, metadata={"class": "privacy", "later": later})
 
 
-def result(default: Any) -> Any:
-    """A field that changes the numbers a stage produces."""
-    return field(default=default, metadata={"class": "result"})
+def result(default: Any, later: bool = False) -> Any:
+    """A field that changes the numbers a stage produces. later: as in `privacy`."""
+    return field(default=default, metadata={"class": "result", "later": later})
 
 
 def performance(default: Any) -> Any:
