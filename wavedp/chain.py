@@ -65,6 +65,11 @@ def diffuses(trial: TrialConfig) -> bool:
 
 def trains_upscaler(trial: TrialConfig) -> bool:
     """Whether stage two is a model of our own, trained on public images."""
+    return trial.upscaler.name in ("blur_diffusion", "wavelet_detail")
+
+
+def deblurs(trial: TrialConfig) -> bool:
+    """Whether that model is a diffusion, with a blur schedule of its own."""
     return trial.upscaler.name == "blur_diffusion"
 
 
@@ -107,7 +112,7 @@ CHAIN = (
     ),
     Stage(
         "upscaler",
-        fields=lambda t: [_upscaler_training(t), data.shape(t.data), identity(t.diffusion)],
+        fields=lambda t: [_upscaler_training(t), data.shape(t.data), *([identity(t.diffusion)] if deblurs(t) else [])],
         reads=lambda t: [(t.public, "train")] if t.public is not None else [],
         applies=trains_upscaler,
     ),
@@ -190,17 +195,21 @@ def _sampling(trial: TrialConfig) -> dict[str, Any]:
     return {name: value for name, value in identity(trial.sampling).items() if name not in unread}
 
 
-_UPSCALER_TRAINING = ("blur", "train_steps", "train_batch", "train_learning_rate", "public_seed")
+_TRAINING = ("train_steps", "train_batch", "train_learning_rate", "public_seed")
+_DETAIL = ("detail", "detail_width", "detail_depth")
 
 
 def _upscaler_training(trial: TrialConfig) -> dict[str, Any]:
     """The upscaler's fields that its training reads."""
-    return {name: value for name, value in identity(trial.upscaler).items() if name in _UPSCALER_TRAINING}
+    read = (*_TRAINING, "blur") if deblurs(trial) else (*_TRAINING, "name", *_DETAIL)
+    return {name: value for name, value in identity(trial.upscaler).items() if name in read}
 
 
 def _upscaling(trial: TrialConfig) -> dict[str, Any]:
-    """The upscaler's fields that its use reads: steps for a trained one, a temperature for the others."""
-    unread = (*_UPSCALER_TRAINING, "temperature" if trains_upscaler(trial) else "diffusion_steps")
+    """The upscaler's fields that its use reads: steps for one that deblurs, a temperature for one that draws tokens."""
+    unread = [*_TRAINING, *_DETAIL, "blur"]
+    unread += ["temperature"] if trains_upscaler(trial) else []
+    unread += [] if deblurs(trial) else ["diffusion_steps"]
     return {name: value for name, value in identity(trial.upscaler).items() if name not in unread}
 
 

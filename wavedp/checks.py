@@ -10,7 +10,7 @@ import math
 from functools import cache
 
 from wavedp import data, generators, tokenizers
-from wavedp.chain import coarse_shape, diffuses, n_records, pretrain_level, trains_upscaler
+from wavedp.chain import coarse_shape, deblurs, diffuses, n_records, pretrain_level, trains_upscaler
 from wavedp.config import DiffusionConfig, TokenizerConfig, TrialConfig
 from wavedp.errors import UserError
 from wavedp.levels import check_level
@@ -101,18 +101,29 @@ def _check_diffusion(trial: TrialConfig) -> None:
 
 
 def _check_trained_upscaler(trial: TrialConfig) -> None:
-    """What upscaler=blur_diffusion cannot do."""
-    config, upscaler = trial.diffusion, trial.upscaler
+    """What upscalers that are trained on public images cannot do."""
+    upscaler, (_, height, width) = trial.upscaler, data.shape(trial.data)
     if trial.public is None:
-        raise UserError("upscaler=blur_diffusion is trained on public images: set public, or use another upscaler.")
+        raise UserError(f"upscaler={upscaler.name} is trained on public images: set public, or use another upscaler.")
     if upscaler.train_steps < 1 or upscaler.train_batch < 1:
         raise UserError(
             f"upscaler.train_steps={upscaler.train_steps} and train_batch={upscaler.train_batch} must both be 1 or "
             "more: raise them."
         )
-    _check_network("upscaler", config, upscaler.diffusion_steps)
-    _require_process(config, upscaler.blur, data.shape(trial.data))
-    _require_blur(config, upscaler.blur, 2**trial.level)
+    if deblurs(trial):
+        _check_network("upscaler", trial.diffusion, upscaler.diffusion_steps)
+        _require_process(trial.diffusion, upscaler.blur, data.shape(trial.data))
+        _require_blur(trial.diffusion, upscaler.blur, 2**trial.level)
+    elif upscaler.detail_width < 1 or upscaler.detail_depth < 0:
+        raise UserError(
+            f"upscaler.detail_width={upscaler.detail_width} and detail_depth={upscaler.detail_depth} make no network: "
+            "use a width of 1 or more and a depth of 0 or more."
+        )
+    elif height % 2 or width % 2:
+        raise UserError(
+            f"upscaler=wavelet_detail learns to double images, and {height}×{width} has an odd side: use "
+            "another upscaler."
+        )
 
 
 def _check_network(section: str, config: DiffusionConfig, steps: int) -> None:

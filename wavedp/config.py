@@ -40,7 +40,7 @@ def performance(default: Any) -> Any:
 class DataConfig:
     """A dataset: which images, at which size, divided how.
 
-    name: fashion_mnist | openclipart | procedural | folder.
+    name: fashion_mnist | openclipart | photographs | procedural | folder.
     split: `official` (the publisher's train and test) or `dpimagebench` (its train divided 55,000/5,000 with seed 0).
     size, channels: H = W in pixels; 1 (grey) or 3 (RGB). Sets that are rendered or read from a folder take any size.
     limit: keep only the first `limit` records of every split (None: all).
@@ -216,10 +216,14 @@ class SamplingConfig:
 class UpscalerConfig:
     """Stage two. name: identity, nearest, bilinear, bicubic, lanczos, realesrgan_x4plus, realsr_df2k_x4,
     animevideov3_x2, animevideov3_x3, animevideov3_x4; spectral: the public generator completes the finer scales;
-    blur_diffusion: a U-Net trained on public images, of the size and process in DiffusionConfig, deblurs. temperature:
-    of the tokens that spectral draws. blur, train_steps, train_batch, train_learning_rate, public_seed: f(i) and the
-    training of blur_diffusion, one for all levels. diffusion_steps: it draws in, counted from pure noise; it enters
-    where the blur is the level's. weights: folder that holds the model's files (None: search)."""
+    blur_diffusion: a U-Net trained on public images, of the size and process in DiffusionConfig, deblurs;
+    wavelet_detail: a network trained on public images draws the missing bands. temperature: of the tokens that spectral
+    draws. train_steps, train_batch, train_learning_rate, public_seed: training of the last two, one model for all
+    levels. blur: f(i) of blur_diffusion. diffusion_steps: it draws in, counted from pure noise; it enters where the
+    blur is the level's. weights: folder that holds the model's files (None: search).
+    detail: whether wavelet_detail samples or gives the median. detail_width, detail_depth: of its network.
+    low_pass_consistency: replace the block means of what the model drew by the coarse image (the trained ones always
+    do)."""
 
     name: str = result("realsr_df2k_x4")
     temperature: float = result(1.0)
@@ -230,6 +234,10 @@ class UpscalerConfig:
     public_seed: int = result(0)
     diffusion_steps: int = result(20)
     weights: str | None = performance(None)
+    detail: Literal["sampled", "regression"] = result("sampled", later=True)
+    detail_width: int = result(48, later=True)
+    detail_depth: int = result(4, later=True)
+    low_pass_consistency: bool = result(False, later=True)
 
 
 @dataclass(frozen=True)

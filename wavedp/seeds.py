@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
 
 
 def derive_seed(seed: int, *names: str | int) -> int:
@@ -13,3 +17,11 @@ def derive_seed(seed: int, *names: str | int) -> int:
     """
     digest = hashlib.sha256(json.dumps([seed, *names]).encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
+
+
+def generator_of(image: torch.Tensor) -> torch.Generator:
+    """Randomness that is a function of the image's own content, so that nothing else moves what is drawn for it."""
+    import torch  # which planning does without
+
+    seed = derive_seed(0, "complete", image.cpu().numpy().tobytes().hex())
+    return torch.Generator().manual_seed(seed)

@@ -38,7 +38,7 @@ from wavedp.seeds import derive_seed
 from wavedp.store import Artifact, Draft, Store
 from wavedp.tokenizers import training as tokenizer_training
 from wavedp.tokenizers.losses import Perceptual
-from wavedp.upscalers import Upscaler, completion
+from wavedp.upscalers import Upscaler, completion, wavelet_detail
 from wavedp.upscalers.completion import Completion
 from wavedp.wavelets import coarse
 
@@ -152,11 +152,14 @@ def make_coarse_samples(work: Work) -> None:
 
 def make_upscaler(work: Work) -> None:
     """Stage two's model, where it is one of ours: trained on full-size public images, for every level alike."""
-    images = _coarse_images(data.load(_public(work.trial), "train"), level=0)
-    nothing = torch.zeros(len(images), dtype=torch.long)
-    seed = work.trial.upscaler.public_seed
-    generator = deblurring(work.trial, work.device)
-    work.draft.tensors("weights", generator.fit_public(images, nothing, seed, work.report))
+    config, images = work.trial.upscaler, _coarse_images(data.load(_public(work.trial), "train"), level=0)
+    if config.name == "wavelet_detail":
+        weights = wavelet_detail.fit_public(images, config, work.device, work.report)
+    else:
+        nothing = torch.zeros(len(images), dtype=torch.long)
+        generator = deblurring(work.trial, work.device)
+        weights = generator.fit_public(images, nothing, config.public_seed, work.report)
+    work.draft.tensors("weights", weights)
 
 
 def make_upscale(work: Work) -> None:
@@ -288,11 +291,18 @@ def _upscaler(work: Work) -> Upscaler:
     if config.name == "spectral":
         generator, public = _generator(work), work.inputs["pretrain"].tensors("weights")
         assert isinstance(generator, SpectralAR)  # as `check` saw to
-        return Completion(config.name, partial(generator.complete, public, temperature=config.temperature))
+        return Completion(
+            config.name, lambda images, factor: generator.complete(public, images, temperature=config.temperature)
+        )
     if config.name == "blur_diffusion":
         weights = work.inputs["upscaler"].tensors("weights")
-        public_model = deblurring(work.trial, work.device)
-        return Completion(config.name, partial(public_model.complete, weights, steps=config.diffusion_steps))
+        deblur = deblurring(work.trial, work.device)
+        return Completion(
+            config.name, lambda images, factor: deblur.complete(weights, images, steps=config.diffusion_steps)
+        )
+    if config.name == "wavelet_detail":
+        weights = work.inputs["upscaler"].tensors("weights")
+        return Completion(config.name, partial(wavelet_detail.complete, config, weights, work.device))
     return upscalers.build(config)
 
 

@@ -158,7 +158,7 @@ def test_deblurring_keeps_the_coarse_image_and_is_a_function_of_it(factor, shape
     made = generator(shape=shape)
     weights = made.fit_public(torch.rand(8, *shape), torch.zeros(8, dtype=torch.long), 0, silent)
     images = torch.rand(3, shape[0], shape[1] // factor, shape[2] // factor)
-    upscaler = Completion("blur_diffusion", lambda part: made.complete(weights, part, steps=4))
+    upscaler = Completion("blur_diffusion", lambda part, factor: made.complete(weights, part, steps=4))
     full = upscaler.upscale(images, factor)
     assert full.shape == (3, *shape)
     assert full.min() >= 0

@@ -5,6 +5,7 @@ Fashion-MNIST is looked for in $WAVEDP_DATA, then in .wavedp/data; `python -m wa
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
 import http.client
@@ -295,6 +296,38 @@ def test_openclipart_whose_links_were_copied_as_files_is_refused(clipart, monkey
     save(Path(clipart.home, "openclipart", "tools", "copy.png"), plain((9, 9, 9, 255)))
     with pytest.raises(UserError, match=rf"holds {n + 1} drawings where the package has {n}"):
         openclipart.files(clipart)
+
+
+@pytest.fixture
+def photos(tmp_path) -> DataConfig:
+    """Two JPEGs, one of the test split: left half dark and right half bright, 70×40."""
+    pixels = np.full((40, 70, 3), 40, np.uint8)
+    pixels[:, 35:] = 200
+    for name in ("FreshFlower", "Dune"):
+        (tmp_path / "photographs").mkdir(exist_ok=True)
+        Image.fromarray(pixels).save(tmp_path / "photographs" / f"{name}.jpg", quality=95)
+    return DataConfig(name="photographs", home=str(tmp_path), size=8, channels=3)
+
+
+def test_photographs_are_cut_into_reduced_squares_and_split_by_photograph(photos):
+    train, test = (wavedp.data.load(photos, split) for split in ("train", "test"))
+    assert train.images.shape == test.images.shape == (8, 3, 8, 8)  # 2 × 4 squares of 16 pixels
+    assert train.classes == ("Dune", "FreshFlower")
+    assert (set(train.labels), set(train.captions)) == ({1}, {"fresh flower"})
+    assert (set(test.labels), set(test.captions)) == ({0}, {"dune"})
+    means = sorted(train.images.mean((1, 2, 3)).round(-1))
+    assert means == [40, 40, 40, 40, 170, 170, 200, 200]  # columns 32 to 47 hold 3 dark and 13 bright ones
+    one = wavedp.data.load(dataclasses.replace(photos, limit=1, channels=1), "train")
+    assert one.images.shape == (1, 1, 8, 8)
+
+
+def test_photographs_that_are_not_there_or_too_small(photos, tmp_path):
+    with pytest.raises(UserError, match=r"data\.size=32 is more than half the side of every photograph"):
+        wavedp.data.n_records(dataclasses.replace(photos, size=32), "train")
+    with pytest.raises(UserError, match=r"run `python -m wavedp.data.get photographs"):
+        wavedp.data.n_records(dataclasses.replace(photos, home=str(tmp_path / "none")), "train")
+    with pytest.raises(UserError, match="photographs has no val split"):
+        wavedp.data.n_records(photos, "val")
 
 
 def test_openclipart_limit_is_a_mixed_sample(clipart):

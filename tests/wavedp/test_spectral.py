@@ -246,12 +246,12 @@ def test_perceptual_and_adversarial_losses_tell_a_blur_from_the_picture():
 def test_a_completion_keeps_the_coarse_image():
     images = torch.rand(4, 1, 14, 14).round(decimals=1)  # black and white among them, where details have no room
     drawn = torch.rand(4, 1, 28, 28)
-    full = Completion("spectral", lambda part: drawn).upscale(images, 2)
+    full = Completion("spectral", lambda part, factor: drawn).upscale(images, 2)
     assert full.shape == (4, 1, 28, 28)
     assert full.min() >= 0
     assert full.max() <= 1
     torch.testing.assert_close(coarse(full, 1), images, rtol=0, atol=1e-6)
-    weak = Completion("spectral", lambda part: 0.5 + 0.01 * drawn).upscale(images * 0.5 + 0.25, 2)
+    weak = Completion("spectral", lambda part, factor: 0.5 + 0.01 * drawn).upscale(images * 0.5 + 0.25, 2)
     detail = weak - coarse(weak, 1).repeat_interleave(2, -1).repeat_interleave(2, -2)
     expected = 0.01 * (drawn - coarse(drawn, 1).repeat_interleave(2, -1).repeat_interleave(2, -2))
     torch.testing.assert_close(detail, expected, rtol=0, atol=1e-6)

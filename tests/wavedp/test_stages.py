@@ -89,6 +89,19 @@ def test_a_public_model_deblurs_the_samples_of_any_generator(tmp_path):
     assert "upscaler" not in chain.keys(TINY)
 
 
+def test_a_public_network_draws_the_missing_bands_of_any_level(tmp_path):
+    upscaler = {"name": "wavelet_detail", "train_steps": 3, "train_batch": 8, "detail_width": 8, "detail_depth": 1}
+    samples, found = upscaled(trial(upscaler=upscaler), tmp_path)
+    again = coarse(samples["images"].float() / 255, 1)
+    assert (again - found["coarse_samples"].tensors("samples")["images"]).abs().max() <= 0.5 / 255 + 1e-5
+    keys = chain.keys(trial(1, upscaler=upscaler))
+    same = chain.keys(trial(2, upscaler=upscaler | {"blur": "log", "diffusion_steps": 3}, diffusion={"channels": 32}))
+    assert keys["upscaler"] == same["upscaler"]  # one for all levels; what it does not read is in no key of it
+    assert keys["upscale"] != same["upscale"]  # other samples
+    for change in ({"detail": "regression"}, {"detail_width": 16}, {"train_steps": 4}, {"name": "blur_diffusion"}):
+        assert chain.keys(trial(1, upscaler=upscaler | change))["upscaler"] != keys["upscaler"], change
+
+
 @pytest.mark.parametrize(
     ("level", "changes", "sentence"),
     [

@@ -2,6 +2,7 @@
 
     fashion_mnist  60,000 and 10,000 grey garments, 28x28 (or padded to 32x32)
     openclipart    public-domain drawings for public pretraining, rendered at any size
+    photographs    crops of twelve photographs, for super-resolution at any size
     procedural     computed shapes and textures of any size; needs no file
     folder         the user's own images in class folders
 
@@ -15,7 +16,7 @@ from __future__ import annotations
 from typing import get_args
 
 from wavedp.config import DataConfig
-from wavedp.data import cache, fashion_mnist, folder, openclipart, procedural
+from wavedp.data import cache, fashion_mnist, folder, openclipart, photographs, procedural
 from wavedp.data.dataset import Dataset, Source, Split, content_fingerprint
 from wavedp.errors import UserError
 
@@ -34,6 +35,7 @@ __all__ = [
 SOURCES: dict[str, Source] = {
     "fashion_mnist": fashion_mnist,
     "openclipart": openclipart,
+    "photographs": photographs,
     "procedural": procedural,
     "folder": folder,
 }

@@ -1,4 +1,4 @@
-"""Download a dataset: `python -m wavedp.data.get fashion_mnist|openclipart [--home DIR]`.
+"""Download a dataset: `python -m wavedp.data.get fashion_mnist|openclipart|photographs [--home DIR]`.
 
 Nothing else in wavedp.data uses the network. Sources are tried in order until one gives files that pass the checks; the
 folder then appears at once, by a rename.
@@ -71,6 +71,10 @@ def _no_drawings(folder: Path) -> str | None:
     return None if next(folder.glob("*/**/*.png"), None) else "there is no <category>/*.png"
 
 
+def _no_photographs(folder: Path) -> str | None:
+    return None if next(folder.glob("*.jpg"), None) else "there is no *.jpg"
+
+
 _FASHION = Package(
     "dataset-fashion-mnist",
     "https://deb.debian.org/debian/pool/main/d/dataset-fashion-mnist/dataset-fashion-mnist_0.0~git20200523.55506a9-1_all.deb",
@@ -82,6 +86,12 @@ _CLIPART = Package(
     "https://deb.debian.org/debian/pool/main/o/openclipart/openclipart-png_0.18+dfsg-19_all.deb",
     "f07f1545a2970c2cf3fa339bc2405da1a95cf2b1827bfa05bf73eb1c20291c02",
     "usr/share/openclipart/png",
+)
+_PHOTOGRAPHS = Package(
+    "mate-backgrounds",
+    "https://deb.debian.org/debian/pool/main/m/mate-backgrounds/mate-backgrounds_1.26.0-1_all.deb",
+    "7bf4c2209f34b4f61ba6d24c8b58c28b361e82e4b943aae6d42c030169af9e04",
+    "usr/share/backgrounds/mate/nature",
 )
 DOWNLOADS = {
     "fashion_mnist": Download(
@@ -99,6 +109,12 @@ DOWNLOADS = {
         _no_drawings,
         openclipart.thin,
         "folders <category>/ of PNG files",
+    ),
+    "photographs": Download(
+        (("Debian package mate-backgrounds by apt-get", _PHOTOGRAPHS.by_apt), (_PHOTOGRAPHS.pool, _PHOTOGRAPHS.by_url)),
+        _no_photographs,
+        lambda folder: None,
+        "JPEG files",
     ),
 }
 

@@ -40,6 +40,7 @@ from wavedp.config import UpscalerConfig
 from wavedp.errors import UserError
 from wavedp.upscalers import completion
 from wavedp.upscalers.classical import Classical, Identity
+from wavedp.upscalers.low_pass import LowPassConsistent
 from wavedp.upscalers.ncnn_graph import WEIGHTS, NcnnGraph
 
 
@@ -76,7 +77,8 @@ def build(config: UpscalerConfig) -> Upscaler:
     if config.name not in UPSCALERS:
         known = ", ".join((*UPSCALERS, *completion.NAMES))
         raise UserError(f"upscaler.name={config.name!r} is not known: use one of {known}.")
-    return UPSCALERS[config.name](config.weights)
+    upscaler = UPSCALERS[config.name](config.weights)
+    return LowPassConsistent(upscaler) if config.low_pass_consistency else upscaler
 
 
 def check(config: UpscalerConfig, factor: int, shape: Sequence[int]) -> None:

@@ -3,6 +3,7 @@
     spectral         the publicly pretrained generator draws the finer scales' tokens, given the coarse ones: the
                      tokenizer's own super-resolution (arXiv 2412.09607, where it is text-guided), no second model
     blur_diffusion   a U-Net trained on public images deblurs from where the coarse image is (arXiv 2207.11192)
+    wavelet_detail   a network trained on public images draws the missing bands (wavedp.upscalers.wavelet_detail)
 
 No ε: the weights are those of public training, never of the private fit. They come from the trial's own stages, so
 these upscalers are built by `wavedp.stages` and are not in the registry of ready-made ones.
@@ -12,32 +13,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch.nn.functional as F
 from torch import Tensor
 
-from wavedp.wavelets import coarse, spread
+from wavedp.upscalers.low_pass import keep_low_pass
 
-NAMES = ("spectral", "blur_diffusion")
+NAMES = ("spectral", "blur_diffusion", "wavelet_detail")
 
 
 class Completion:
-    """complete: coarse images B C h w -> full images B C H W; see wavedp.upscalers for the protocol.
+    """complete: coarse images B C h w and a factor 2^level -> full images B C H W, whose block means are replaced by
+    the coarse image; see wavedp.upscalers for the protocol."""
 
-    The output's block means are the coarse image itself, whatever the model did to it: only the deviations from them
-    are taken from the drawn image, each block's shrunk where they would leave [0, 1].
-    """
-
-    def __init__(self, name: str, complete: Callable[[Tensor], Tensor]) -> None:
+    def __init__(self, name: str, complete: Callable[[Tensor, int], Tensor]) -> None:
         self.name, self.complete = name, complete
 
     def upscale(self, images: Tensor, factor: int) -> Tensor:
-        """B C h*factor w*factor float32 in [0, 1]; factor 2^level."""
-        drawn, base = self.complete(images), spread(images, factor)
-        deviation = drawn - spread(coarse(drawn, factor.bit_length() - 1), factor)
-        room = base.where(deviation < 0, 1 - base)
-        share = (room / deviation.abs().clamp(min=1e-6)).clamp(max=1)
-        smallest = -F.max_pool2d(-share, factor)
-        return (base + spread(smallest, factor) * deviation).clamp(0, 1)
+        """B C h*factor w*factor float32 in [0, 1]; factor 1 returns the images unchanged."""
+        return images if factor == 1 else keep_low_pass(self.complete(images, factor), images)
 
     def bridge(self, factor: int) -> str | None:
         """It draws at its own size."""

@@ -1,0 +1,152 @@
+"""The low-pass is kept, samples have the distribution of what is missing, and one public model serves all levels."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+import torch
+import torch.nn.functional as F
+from upscaler_conformance import check_upscaler, coarse_scenes
+
+from wavedp.config import UpscalerConfig
+from wavedp.progress import silent
+from wavedp.upscalers import build as ready_made
+from wavedp.upscalers import wavelet_detail
+from wavedp.upscalers.completion import Completion
+from wavedp.upscalers.low_pass import keep_low_pass
+from wavedp.wavelets import coarse, spread
+
+SMALL = UpscalerConfig(
+    name="wavelet_detail", train_steps=100, train_batch=32, train_learning_rate=1e-2, detail_width=8, detail_depth=1
+)
+REGRESSION = UpscalerConfig(**{**SMALL.__dict__, "detail": "regression"})
+
+
+def stripes(count: int, side: int = 8) -> torch.Tensor:
+    """Grey images of 2×2 blocks whose upper row is 0.5 ± 0.3 and lower row 0.5 ∓ 0.3, the sign drawn for each block, +
+    in 7 of 10: block means are 0.5 throughout, and say nothing."""
+    chance = torch.rand(count, 1, side // 2, side // 2, generator=torch.Generator().manual_seed(0))
+    sign = (chance < 0.7).float() * 2 - 1
+    return 0.5 + 0.3 * spread(sign, 2) * (-1.0) ** torch.arange(side).view(1, 1, -1, 1)
+
+
+@pytest.fixture(scope="module")
+def trained() -> dict[str, wavelet_detail.Weights]:
+    return {
+        config.detail: wavelet_detail.fit_public(stripes(256), config, "cpu", silent) for config in (SMALL, REGRESSION)
+    }
+
+
+def upscaler(config: UpscalerConfig, weights: wavelet_detail.Weights) -> Completion:
+    return Completion(config.name, partial(wavelet_detail.complete, config, weights, "cpu"))
+
+
+def random_weights(channels: int) -> wavelet_detail.Weights:
+    torch.manual_seed(0)
+    return wavelet_detail.build(SMALL, channels).state_dict()
+
+
+@pytest.mark.parametrize("factor", [1, 2, 4, 8])
+def test_the_low_pass_is_the_coarse_image_and_images_stay_apart(factor):
+    class AnyChannels:
+        """The conformance suite shows grey and RGB images; a network has the channels of its study."""
+
+        name = "wavelet_detail"
+
+        def upscale(self, images, factor):
+            return upscaler(SMALL, random_weights(images.shape[1])).upscale(images, factor)
+
+        def bridge(self, factor):
+            return None
+
+    # A constant may become a texture here: the weights are random.
+    check_upscaler(AnyChannels(), factor, constant_tolerance=1, block_mean_tolerance=1e-6)
+
+
+def test_before_clipping_the_low_pass_is_kept_by_the_wavelets_themselves():
+    images = coarse_scenes(2, 3, 6, 10)
+    drawn = wavelet_detail.complete(SMALL, random_weights(3), "cpu", images, 4)
+    assert (drawn - spread(images, 4)).abs().max() > 0.05  # something was drawn
+    torch.testing.assert_close(coarse(drawn, 2), images, atol=1e-5, rtol=0)
+
+
+def test_sampling_draws_both_signs_and_regression_the_more_frequent_one(trained):
+    flat = torch.full((200, 1, 4, 4), 0.5) + 1e-4 * torch.arange(200).view(-1, 1, 1, 1)  # its noise is an image's own
+    drawn = {
+        config.detail: wavelet_detail.complete(config, trained[config.detail], "cpu", flat, 2)
+        for config in (SMALL, REGRESSION)
+    }
+    amplitude = {detail: (images - 0.5)[..., ::2, :].flatten() for detail, images in drawn.items()}  # of upper rows
+    assert 0.15 < amplitude["sampled"].abs().mean() < 0.45
+    assert 0.55 < (amplitude["sampled"] > 0).double().mean() < 0.85
+    assert (amplitude["regression"] > 0).double().mean() > 0.99  # the median is the more frequent one
+
+
+@pytest.mark.parametrize(("spread_of_samples", "best"), [(0.2, True), (0.05, False), (0.6, False)])
+def test_the_energy_score_is_least_for_the_right_spread(spread_of_samples, best):
+    generator = torch.Generator().manual_seed(0)
+    truth, first, second = torch.randn(3, 400, 1, 8, 8, generator=generator)
+    right = wavelet_detail.energy_score(0.2 * first, 0.2 * second, 0.2 * truth)
+    found = wavelet_detail.energy_score(spread_of_samples * first, spread_of_samples * second, 0.2 * truth)
+    assert torch.equal(found, right) if best else found > right * 1.02
+
+
+def test_the_energy_score_sees_how_pixels_go_together():
+    """Same distribution of each pixel, but rows that are not alike: scored worse, thanks to the larger patches."""
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randn(3, 400, 1, 8, 1, generator=generator).expand(-1, -1, -1, -1, 8)
+    loose = torch.randn(3, 400, 1, 8, 8, generator=generator)
+    right = wavelet_detail.energy_score(rows[0], rows[1], rows[2])
+    assert wavelet_detail.energy_score(loose[0], loose[1], rows[2]) > right * 1.02
+
+
+def test_training_is_a_function_of_its_seed(trained):
+    again = wavelet_detail.fit_public(stripes(256), SMALL, "cpu", silent)
+    assert all(torch.equal(again[name], value) for name, value in trained["sampled"].items())
+    other = wavelet_detail.fit_public(
+        stripes(256), UpscalerConfig(**{**SMALL.__dict__, "public_seed": 1}), "cpu", silent
+    )
+    assert any(not torch.equal(other[name], value) for name, value in trained["sampled"].items())
+
+
+@pytest.mark.parametrize(("size", "levels"), [((28, 28), 2), ((256, 192), 3), ((7, 28), 0), ((10, 12), 1)])
+def test_levels_that_are_trained(size, levels):
+    assert wavelet_detail.trained_levels(size) == levels
+
+
+def test_large_images_are_trained_on_crops(monkeypatch):
+    seen = []
+    real = wavelet_detail.energy_score
+    monkeypatch.setattr(wavelet_detail, "energy_score", lambda a, b, y: (seen.append(tuple(y.shape)), real(a, b, y))[1])
+    config = UpscalerConfig(**{**SMALL.__dict__, "train_steps": 3, "train_batch": 2})
+    wavelet_detail.fit_public(torch.rand(4, 1, 96, 128), config, "cpu", silent)
+    assert set(seen) == {(2, 1, wavelet_detail.CROP, wavelet_detail.CROP)}
+
+
+@pytest.mark.parametrize("factor", [2, 3, 4])
+def test_keep_low_pass_for_any_factor(factor):
+    images = coarse_scenes(2, 3, 5, 7)
+    wild = torch.randn(2, 3, 5 * factor, 7 * factor, generator=torch.Generator().manual_seed(0))
+    kept = keep_low_pass(wild, images)
+    torch.testing.assert_close(F.avg_pool2d(kept, factor), images, atol=1e-6, rtol=0)
+    assert kept.min() >= 0
+    assert kept.max() <= 1
+    calm = spread(images * 0.5 + 0.25, factor) + 0.01 * wild
+    kept = keep_low_pass(calm, images * 0.5 + 0.25)  # room enough: the deviations are the drawn image's own
+    torch.testing.assert_close(
+        kept - spread(F.avg_pool2d(kept, factor), factor),
+        calm - spread(F.avg_pool2d(calm, factor), factor),
+        atol=1e-6,
+        rtol=0,
+    )
+
+
+@pytest.mark.parametrize("name", ["nearest", "bicubic", "lanczos", "animevideov3_x2", "realsr_df2k_x4"])
+def test_low_pass_consistency_is_an_option_of_every_upscaler(name):
+    consistent = ready_made(UpscalerConfig(name=name, low_pass_consistency=True))
+    check_upscaler(consistent, 2, block_mean_tolerance=1e-6)
+    images, plain = coarse_scenes(1, 1, 7, 7), ready_made(UpscalerConfig(name=name))
+    assert consistent.bridge(2) == plain.bridge(2)
+    changed = (consistent.upscale(images, 2) - plain.upscale(images, 2)).abs().max()
+    assert (changed < 1e-6) == (name == "nearest")  # which keeps block means by itself

@@ -1,0 +1,178 @@
+"""upscaler=wavelet_detail: a small network that draws the wavelet bands a coarse image lacks, trained on public images.
+
+    x_0 = the coarse image; for each doubling:  H, V, D = network(x_i, noise);  x_{i+1} = inverse Haar of (x_i, H, V, D)
+
+One network serves every doubling: images look alike at neighbouring scales, and which doubling it is, counted from full
+size, is one of its inputs. It works on the coarse grid, a quarter of the pixels that it draws. The low-pass of the
+output is the coarse image exactly, whatever the network says, since only the other three bands are drawn.
+
+    sampled     the network is given noise, and learns to sample by the energy score of patches (`energy_score`)
+    regression  no noise and the mean absolute error: the median image, blurred where the coarse image says nothing
+
+Training goes the way of use: public images are reduced by 1, 2 or 3 levels and brought back in as many doublings.
+
+Shapes: B images, C channels, H W pixels, h w of a coarse image, Z noise planes, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from wavedp.config import UpscalerConfig
+from wavedp.progress import Report
+from wavedp.seeds import derive_seed, generator_of
+from wavedp.wavelets import Pyramid, coarse, reconstruct
+
+Weights = dict[str, Tensor]
+
+NOISE = 4  # planes; more did not change the energy score
+LEVELS = 3  # doublings trained for, where the images' sides allow
+PATCHES = (1, 2, 4, 8)  # sides in pixels
+CROP = 64  # larger images are trained on crops of this side: the network is convolutional
+
+
+class DetailNetwork(nn.Module):
+    """Residual convolutions on the coarse grid, with fresh noise before each: nothing sees the whole image."""
+
+    def __init__(self, channels: int, width: int, depth: int, noise: int) -> None:
+        super().__init__()
+        self.channels, self.noise = channels, noise
+        self.first = nn.Conv2d(channels + noise, width, 3, padding=1)
+        self.doubling = nn.Embedding(LEVELS, width)
+        self.before = nn.ModuleList(nn.Conv2d(width + noise, width, 3, padding=1) for _ in range(depth))
+        self.after = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in range(depth))
+        self.last = nn.Conv2d(width, 3 * channels, 3, padding=1)
+        for layer in self.after:  # each block begins as the identity
+            assert isinstance(layer, nn.Conv2d)
+            assert layer.bias is not None
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, images: Tensor, noise: Tensor, doubling: int) -> Tensor:
+        """B C h w in [0, 1], B Z h w -> B C 3 h w, the bands H, V, D of an image twice as large.
+
+        doubling: how many more follow this one (beyond `LEVELS`, as the farthest that was trained).
+        """
+        x = self.first(torch.cat([images * 2 - 1, noise], 1))
+        x = x + self.doubling.weight[min(doubling, LEVELS - 1)][:, None, None]
+        for before, after in zip(self.before, self.after, strict=True):
+            x = x + after(F.silu(before(torch.cat([F.silu(x), noise], 1))))
+        return self.last(F.silu(x)).unflatten(1, (self.channels, 3))
+
+    def enlarge(self, images: Tensor, noise: list[Tensor]) -> Tensor:
+        """B C h w -> B C h*2^n w*2^n not clipped, one doubling for each of the n items of noise (see `noise_like`)."""
+        for place, planes in enumerate(noise):
+            bands = self(images, planes, len(noise) - 1 - place)
+            images = reconstruct(Pyramid(images * 2, (bands,)))
+        return images
+
+    def noise_like(self, images: Tensor, level: int, generator: torch.Generator | None = None) -> list[Tensor]:
+        """White noise for each of `level` doublings of images B C h w, coarse to fine, each B Z h w of its own size."""
+        count, _, height, width = images.shape
+        sizes = [(count, self.noise, height << place, width << place) for place in range(level)]
+        return [torch.randn(size, generator=generator).to(images.device) for size in sizes]
+
+
+def build(config: UpscalerConfig, channels: int, weights: Weights | None = None) -> DetailNetwork:
+    """The network of `config`, with these weights."""
+    noise = NOISE if config.detail == "sampled" else 0
+    network = DetailNetwork(channels, config.detail_width, config.detail_depth, noise)
+    if weights is not None:
+        network.load_state_dict(weights)
+    return network
+
+
+def fit_public(images: Tensor, config: UpscalerConfig, device: str, report: Report) -> Weights:
+    """Train on public images B C H W in [0, 1], their mirror images and transposes, with Adam under a one-cycle
+    schedule; seeded by config.public_seed, of weights, batches and noise."""
+    torch.manual_seed(derive_seed(config.public_seed, "wavelet_detail"))
+    network = build(config, images.shape[1]).to(device).train()
+    optimizer = torch.optim.Adam(network.parameters(), lr=config.train_learning_rate)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, config.train_learning_rate, max(config.train_steps, 11), pct_start=0.1, cycle_momentum=False
+    )
+    score = _score(config)
+    for step in range(config.train_steps):
+        shown = _augmented(images[torch.randint(len(images), (config.train_batch,))], step).to(device)
+        level = 1 + step % trained_levels(images.shape[-2:])
+        loss = score(network, coarse(shown, level), shown, level)
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        report(step + 1, config.train_steps)
+    return {name: value.detach().cpu().clone() for name, value in network.state_dict().items()}
+
+
+@torch.inference_mode()
+def complete(config: UpscalerConfig, weights: Weights, device: str, images: Tensor, factor: int) -> Tensor:
+    """Coarse images B C h w in [0, 1] -> B C h*factor w*factor, not clipped. The noise of an image depends on that
+    image alone."""
+    network, level = build(config, images.shape[1], weights).to(device).eval(), factor.bit_length() - 1
+    of_each = [network.noise_like(image[None], level, generator_of(image)) for image in images]
+    noise = [torch.cat(planes).to(device) for planes in zip(*of_each, strict=True)]
+    return network.enlarge(images.to(device), noise).cpu()
+
+
+def trained_levels(size: tuple[int, int] | torch.Size) -> int:
+    """By how many levels the training reduces images of this size: up to `LEVELS`, as 2^level divides both sides."""
+    height, width = size
+    return max((level for level in range(1, LEVELS + 1) if height % 2**level == width % 2**level == 0), default=0)
+
+
+def energy_score(first: Tensor, second: Tensor, truth: Tensor) -> Tensor:
+    """How well two samples of the same coarse image, B C H W, describe the truth: lower is better, averaged over images
+    and over patches of several sides.
+
+        ½ |X - y| + ½ |X' - y| - ½ |X - X'|     (Gneiting & Raftery, JASA 2007, equation 22, with two samples)
+
+    Its expectation is least when X has the distribution of y given the coarse image, patch by patch: no adversary and
+    no steps of diffusion are needed to sample. Distances are Euclidean, per pixel.
+    """
+    return torch.stack(
+        [
+            (_patch_distance(first, truth, side) + _patch_distance(second, truth, side)) / 2
+            - _patch_distance(first, second, side) / 2
+            for side in PATCHES
+        ]
+    ).mean()
+
+
+def _patch_distance(first: Tensor, second: Tensor, side: int) -> Tensor:
+    squares = (first - second).square().sum(1, keepdim=True)
+    means = F.avg_pool2d(squares, min(side, *squares.shape[-2:]), stride=max(side // 2, 1))
+    return (means + 1e-6).sqrt().mean()  # the root has no slope at 0
+
+
+def _score(config: UpscalerConfig) -> Callable[[DetailNetwork, Tensor, Tensor, int], Tensor]:
+    """The training loss: of the network's images of coarse ones against full ones, `level` levels apart."""
+    if config.detail == "regression":
+
+        def absolute(network: DetailNetwork, small: Tensor, full: Tensor, level: int) -> Tensor:
+            return (network.enlarge(small, network.noise_like(small, level)) - full).abs().mean()
+
+        return absolute
+
+    def energy(network: DetailNetwork, small: Tensor, full: Tensor, level: int) -> Tensor:
+        twice = small.repeat(2, 1, 1, 1)
+        first, second = network.enlarge(twice, network.noise_like(twice, level)).chunk(2)
+        return energy_score(first, second, full)
+
+    return energy
+
+
+def _augmented(images: Tensor, step: int) -> Tensor:
+    """One of the eight ways to turn and mirror a square, in turn; a random crop of larger images."""
+    height, width = images.shape[-2:]
+    if max(height, width) > CROP:
+        top, left = (int(torch.randint(max(side - CROP, 0) + 1, ())) for side in (height, width))
+        images = images[..., top : top + CROP, left : left + CROP]
+    way = step // LEVELS % 8
+    images = images.flip(-1) if way & 1 else images
+    images = images.flip(-2) if way & 2 else images
+    return images.transpose(-1, -2) if way & 4 else images
