@@ -93,7 +93,7 @@ def make_tokenizer(work: Work) -> None:
 
 def make_pretrain(work: Work) -> None:
     """The generator's weights after public pretraining, at the trial's level or a finer one."""
-    trial, generator = work.trial, _generator(work.trial, work.inputs, work.device)
+    trial, generator = work.trial, build_generator(work.trial, work.inputs, work.device)
     if trial.public is None or trial.generator.pretrain_steps == 0:
         images, conditions = torch.zeros(0, *coarse_shape(trial)), torch.zeros(0, dtype=torch.long)
     else:
@@ -105,7 +105,7 @@ def make_pretrain(work: Work) -> None:
 
 def make_private_fit(work: Work) -> None:
     """The release: the generator fitted to the coarse sensitive images, with differential privacy."""
-    trial, generator = work.trial, _generator(work.trial, work.inputs, work.device)
+    trial, generator = work.trial, build_generator(work.trial, work.inputs, work.device)
     weights = work.inputs["pretrain"].tensors("weights")
     kind = fit_kind(trial)
     if kind == "public":
@@ -146,7 +146,7 @@ def make_coarse_samples(work: Work) -> None:
     else:
         conditions = labels = torch.arange(trial.sampling.n) % data.n_classes(trial.data)
     weights = work.inputs["private_fit"].tensors("weights")
-    images = _generator(trial, work.inputs, work.device).sample(
+    images = build_generator(trial, work.inputs, work.device).sample(
         weights, conditions, trial.sampling, trial.seed, work.report
     )
     work.draft.tensors("samples", {"images": images, "labels": labels})
@@ -166,7 +166,7 @@ def make_upscaler(work: Work) -> None:
 
 def make_upscale(work: Work) -> None:
     """Stage two: the coarse samples brought to full size by a public super-resolution model."""
-    factor, upscaler = 2**work.trial.level, upscaler_of(work.trial, work.inputs, work.device)
+    factor, upscaler = 2**work.trial.level, build_upscaler(work.trial, work.inputs, work.device)
     samples = work.inputs["coarse_samples"].tensors("samples")
     parts = []
     for part in samples["images"].split(50):
@@ -256,11 +256,11 @@ def deblurring(trial: TrialConfig, device: str) -> BlurDiffusion:
     return BlurDiffusion(training, trial.diffusion, upscaler.blur, data.shape(trial.data), 1, device)
 
 
-def upscaler_of(trial: TrialConfig, inputs: dict[str, Artifact], device: str) -> Upscaler:
+def build_upscaler(trial: TrialConfig, inputs: dict[str, Artifact], device: str) -> Upscaler:
     """The trial's upscaler: one that is ready, or a public model that another stage has trained (among `inputs`)."""
     config = trial.upscaler
     if config.name == "spectral":
-        generator, public = _generator(trial, inputs, device), inputs["pretrain"].tensors("weights")
+        generator, public = build_generator(trial, inputs, device), inputs["pretrain"].tensors("weights")
         assert isinstance(generator, SpectralAR)  # as `check` saw to
         return Completion(
             config.name, lambda images, factor: generator.complete(public, images, temperature=config.temperature)
@@ -307,7 +307,7 @@ def _public(trial: TrialConfig) -> DataConfig:
     return trial.public
 
 
-def _generator(trial: TrialConfig, inputs: dict[str, Artifact], device: str) -> Generator:
+def build_generator(trial: TrialConfig, inputs: dict[str, Artifact], device: str) -> Generator:
     """The trial's generator, around its tokenizer at the private level and at the level of public pretraining."""
     weights = inputs["tokenizer"].tensors("weights")
     private, public = (

@@ -13,7 +13,6 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from wavedp.config import DataConfig
 from wavedp.data.dataset import Records, Split, download_command, position, square_shape
@@ -48,6 +47,8 @@ def files(config: DataConfig) -> list[Path]:
 
 def read(config: DataConfig, split: Split, n: int) -> Records:
     """The first n crops in the order of their names' hashes; the label and the caption are the photograph's."""
+    from PIL import Image
+
     chosen, names = _crops(config, split)[:n], classes(config)
     images = np.zeros((n, config.channels, config.size, config.size), np.uint8)
     for path in {path for path, _, _ in chosen}:
@@ -84,6 +85,8 @@ def _crops(config: DataConfig, split: Split) -> list[tuple[Path, int, int]]:
 
 @cache
 def _size(path: Path) -> tuple[int, int]:
+    from PIL import Image
+
     with Image.open(path) as picture:
         return picture.size
 

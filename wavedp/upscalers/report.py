@@ -57,7 +57,7 @@ def measure(trial: TrialConfig, upscaler: UpscalerConfig, images: Tensor, store:
         of_one = replace(trial, upscaler=replace(upscaler, low_pass_consistency=consistent))
         checks.check(of_one)
         inputs = {"upscaler": stages.make("upscaler", of_one, store, device)[0]} if trained else {}
-        model, factor = stages.upscaler_of(of_one, inputs, device), 2**trial.level
+        model, factor = stages.build_upscaler(of_one, inputs, device), 2**trial.level
         model.upscale(small[:1], factor)
         start = time.perf_counter()
         made = torch.cat([model.upscale(part, factor) for part in small.split(BATCH)])

@@ -35,7 +35,7 @@ from wavedp.generators.spectral_ar import SpectralAR
 from wavedp.privacy import ledger
 from wavedp.privacy.audit.bounds import Scores
 from wavedp.privacy.audit.membership import auc, log_likelihoods, nearness, tpr_at
-from wavedp.store import Artifact, Draft, Store, write_jsonl
+from wavedp.store import Artifact, Store, write_jsonl
 from wavedp.wavelets import coarse
 
 NOISES = 16  # times and noises for each record of a diffusion model
@@ -87,8 +87,7 @@ def measure(trial: TrialConfig, artifacts: dict[str, Artifact], count: int) -> l
             f"generator.name={trial.generator.name} with conditioning={trial.generator.conditioning} is not attacked: "
             "name a trial of spectral_ar or blur_diffusion with classes."
         )
-    work = stages.Work(trial, artifacts, Draft(), "", Path(), Path(), "cpu")
-    generator = stages._generator(work)
+    generator = stages.build_generator(trial, artifacts, "cpu")
     weights, public = (artifacts[stage].tensors("weights") for stage in ("private_fit", "pretrain"))
     found: dict[str, list[np.ndarray]] = {"loss": [], "guidance": [], "calibrated": []}
     kept = []
