@@ -107,7 +107,11 @@ def _prompt_data(trial: TrialConfig) -> list[tuple[DataConfig, str]]:
 CHAIN = (
     Stage(
         "reference",
-        fields=lambda t: [t.metrics.mode, t.metrics.precision, t.metrics.reference_split, t.metrics.reference_samples],
+        fields=lambda t: [
+            *(t.metrics.mode, t.metrics.precision, t.metrics.reference_split, t.metrics.reference_samples),
+            *([{"floor": t.metrics.fid_samples}] if t.metrics.floor else []),
+            *([{"second_network": _second_network(t)}] if t.metrics.second_network else []),
+        ],
         reads=_reference_data,
     ),
     Stage(
@@ -211,6 +215,13 @@ def _upscaling(trial: TrialConfig) -> dict[str, Any]:
     unread += ["temperature"] if trains_upscaler(trial) else []
     unread += [] if deblurs(trial) else ["diffusion_steps"]
     return {name: value for name, value in identity(trial.upscaler).items() if name not in unread}
+
+
+def _second_network(trial: TrialConfig) -> str:
+    """What the second feature network is; the path of a file is no part of a trial's identity, its content is."""
+    from wavedp.metrics import second_networks  # which imports torch
+
+    return second_networks.identity(trial.metrics)
 
 
 def _prompt_file(trial: TrialConfig) -> str | None:

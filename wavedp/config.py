@@ -245,19 +245,25 @@ class MetricsConfig:
     """What `evaluate` measures.
 
     fid_samples: generated images used for FID and KID. reference_samples: real images of `reference_split` (None: all).
-    mode: the resize, clean (clean-fid's) or pytorch (pytorch-fid's and DPImageBench's). precision: of the feature
+    mode: the resize, clean (clean-fid's), pytorch (pytorch-fid's and DPImageBench's) or tensorflow (torch-fidelity's
+    and the first FID code's). precision: of the feature
     network; bfloat16 is faster on CPUs made for it and gives another number, under another name. downstream_steps:
-    optimiser steps of the small CNN (0: no accuracy).
+    optimiser steps of the small CNN (0: no accuracy). floor: the FID between two parts of the real split too, which a
+    perfect generator would get. second_network: another one for a Fréchet distance beside the FID, effnetlite0 or the
+    TorchScript file second_network_file, whose content enters the key, not its path (metrics.second_networks).
     inception: path of the FID network (None: search). batch_size: images a forward pass.
     """
 
-    mode: Literal["clean", "pytorch"] = result("clean")
+    mode: Literal["clean", "pytorch", "tensorflow"] = result("clean")
     precision: Literal["float32", "bfloat16"] = result("float32")
     fid_samples: int = result(1000)
     reference_split: Literal["train", "val", "test"] = result("test")
     reference_samples: int | None = result(2000)
     kid: bool = result(True)
     downstream_steps: int = result(400)
+    floor: bool = result(False, later=True)
+    second_network: Literal["effnetlite0", "file"] | None = result(None, later=True)
+    second_network_file: str | None = performance(None)
     inception: str | None = performance(None)
     batch_size: int = performance(10)
 

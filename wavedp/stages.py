@@ -65,7 +65,8 @@ def make_reference(work: Work) -> None:
     metrics, real = work.trial.metrics, data.load(work.trial.data, work.trial.metrics.reference_split)
     images, labels = torch.tensor(real.images), torch.tensor(real.labels)
     reference = suite.make_reference(images, labels, metrics, work.cache, work.report, work.device)
-    work.draft.tensors("reference", {"features": reference.features})
+    found = {"features": reference.features, "others": reference.others, "second": reference.second}
+    work.draft.tensors("reference", {name: value for name, value in found.items() if value is not None})
     look = f"evaluation on the {metrics.reference_split} split (FID and KID statistics, downstream test)"
     work.draft.json(
         "ledger",
@@ -181,7 +182,7 @@ def make_evaluate(work: Work) -> None:
     trial = work.trial
     real = data.load(trial.data, trial.metrics.reference_split)
     reference = suite.Reference(
-        features=work.inputs["reference"].tensors("reference")["features"],
+        **work.inputs["reference"].tensors("reference"),
         images=torch.tensor(real.images),
         labels=torch.tensor(real.labels),
         split=trial.metrics.reference_split,

@@ -87,7 +87,7 @@ def test_features_are_cached_by_content_and_resume(tmp_path, monkeypatch):
         return batch.float().mean((1, 2, 3))[:, None].expand(-1, 2048)
 
     monkeypatch.setattr(features_module, "_forward", fake_forward)
-    monkeypatch.setattr(features_module, "load_network", lambda path, device: None)
+    monkeypatch.setattr(features_module, "load_network", lambda *_: None)
     config = replace(CONFIG, batch_size=3)
     images = fields(10, 1, 8, 8)
     seen = []
@@ -113,7 +113,7 @@ def test_features_are_cached_by_content_and_resume(tmp_path, monkeypatch):
 
 def test_another_network_file_has_other_cache_files(tmp_path, monkeypatch):
     monkeypatch.setattr(features_module, "_forward", lambda network, batch, precision: torch.zeros(len(batch), 2048))
-    monkeypatch.setattr(features_module, "load_network", lambda path, device: None)
+    monkeypatch.setattr(features_module, "load_network", lambda *_: None)
     for content in (b"one", b"two"):
         network = tmp_path / f"{content.decode()}.pt"
         network.write_bytes(content)
@@ -170,6 +170,17 @@ class Lookalike(torch.nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x.mean((1, 2, 3))[:, None].expand(-1, 2048)
+
+
+def test_the_rebuilt_network_is_the_one_in_the_file():
+    """Float32 alone is rebuilt: bfloat16 would round the folded weights to other numbers than were published."""
+    images, path = fields(2, 3, 28, 20), find_network(None)
+    from_file, rebuilt = (load_network(path, "cpu", precision) for precision in ("bfloat16", "float32"))
+    assert isinstance(from_file, torch.jit.ScriptModule)
+    assert not any(isinstance(part, torch.jit.ScriptModule) for part in rebuilt.modules())
+    theirs, ours = (features_module._forward(network, images, CONFIG) for network in (from_file, rebuilt))
+    assert theirs.max() > 1
+    assert (theirs - ours).abs().max() < 1e-4 * theirs.max()
 
 
 def test_another_network_is_refused(tmp_path):

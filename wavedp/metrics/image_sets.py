@@ -52,6 +52,34 @@ def chunks(path: Path) -> Iterator[torch.Tensor]:
         raise UserError(f"{path} is no set of images: give a folder, a .zip of image files, or an .npz.")
 
 
+def pick(path: Path, indices: Sequence[int]) -> list[torch.Tensor]:
+    """The images uint8 C H W at these positions of `chunks(path)`, in the order asked for; reads the set once."""
+    found: dict[int, torch.Tensor] = {}
+    wanted, done = set(indices), 0
+    for chunk in chunks(path):
+        found.update({done + place: image for place, image in enumerate(chunk) if done + place in wanted})
+        done += len(chunk)
+    return [found[index] for index in indices]
+
+
+def labels(path: Path) -> torch.Tensor | None:
+    """The class of each image of `chunks(path)`, int64 n, where all have one shape: the folder that a file lies in, or
+    the array `labels` of an npz. None for a set of one class."""
+    if path.suffix == ".npz" and not path.is_dir():
+        with np.load(path, allow_pickle=False) as file:
+            classes = file["labels"].tolist() if "labels" in file else []
+    elif path.is_dir():
+        inside = [item.relative_to(path) for item in sorted(path.rglob("*")) if item.is_file()]
+        classes = [str(name.parent) for name in inside if not _hidden(name) and _picture(name.name)]
+    else:
+        with zipfile.ZipFile(path) as archive:
+            names = sorted(archive.namelist())
+        classes = [str(PurePosixPath(n).parent) for n in names if not _hidden(PurePosixPath(n)) and _picture(n)]
+    if len(set(classes)) < 2:
+        return None
+    return torch.from_numpy(np.unique(classes, return_inverse=True)[1]).long()
+
+
 def _pictures(files: Sequence[tuple[str, Callable[[], IO[bytes]]]], source: Path) -> Iterator[torch.Tensor]:
     """Decode files one by one; a chunk leaves when it is full, so at most one is open for each shape."""
     if not files:

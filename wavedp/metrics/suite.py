@@ -3,9 +3,13 @@
     fid_clean-bf16_…        the same with features in bfloat16
     fid_clean_1k_test       Fréchet distance, clean-fid's resize, 1,000 generated images against the whole test split
     kid_clean_1k_test2k     kernel distance, 1,000 generated against 2,000 of the test split
+    floor_fid_clean_1k_test2k    Fréchet distance of 1,000 real images of the split to 2,000 others of it
+    fd_effnetlite0_1k_test2k     Fréchet distance of another network's features (wavedp.metrics.second_networks)
     acc_cnn400_2k_test      accuracy of a CNN after 400 steps on 2,000 generated images, on the whole test split
 
 Numbers with different names are not comparable: FID falls with the sample count, the split and the resize change it.
+The counts also say how well a covariance of 2,048 features is known: of n images it has rank n - 1, so that an FID of
+2,048 or fewer is for comparisons at the same counts only.
 
     n reference images, B generated images, C channels, H W pixels
 """
@@ -19,6 +23,7 @@ import torch
 
 from wavedp.config import MetricsConfig
 from wavedp.errors import UserError
+from wavedp.metrics import second_networks
 from wavedp.metrics.downstream import downstream_accuracy
 from wavedp.metrics.features import Report, extract, find_network, silent
 from wavedp.metrics.frechet import frechet_distance_of
@@ -30,13 +35,16 @@ class Reference:
     """The real side of every metric. Built from sensitive images: using it is a line in the ledger.
 
     features: float32 [n 2048] of the images that FID and KID compare with. images: uint8 [N C H W], the whole split,
-    and labels: int64 [N] or None, which downstream accuracy is tested on. split: its name.
+    and labels: int64 [N] or None, which downstream accuracy is tested on. split: its name. others: float32 [m 2048] of
+    images beyond these n, for the floor. second: float32 [n D] of the n images by the second network.
     """
 
     features: torch.Tensor
     images: torch.Tensor
     labels: torch.Tensor | None
     split: str
+    others: torch.Tensor | None = None
+    second: torch.Tensor | None = None
 
 
 def make_reference(
@@ -47,25 +55,44 @@ def make_reference(
     report: Report = silent,
     device: torch.device | str = "cpu",
 ) -> Reference:
-    """Extract the features of `config.reference_samples` images of the split `images`, or of all when it has fewer.
+    """Extract the features of `config.reference_samples` images of the split `images`, or of all when it has fewer;
+    with `config.floor`, of up to `config.fid_samples` more.
 
-    Raises UserError as `features.extract` does.
+    Raises UserError as `features.extract` and `second_networks.extract` do.
     """
-    chosen = draw(images, config.reference_samples)
-    return Reference(extract(chosen, config, cache_dir, report, device), images, labels, config.reference_split)
+    used, more = _reference_counts(config, len(images))
+    chosen = draw(images, used + more)
+    steps = (used + more) + (used if config.second_network else 0)
+    features = extract(chosen[:used], config, cache_dir, lambda done, _: report(done, steps), device)
+    others = second = None
+    if config.floor:
+        others = extract(chosen[used:], config, cache_dir, lambda done, _: report(used + done, steps), device)
+    if config.second_network:
+
+        def tell(done: int, _: int) -> None:
+            report(used + more + done, steps)
+
+        second = second_networks.extract(chosen[:used], config, cache_dir, tell, device)
+    return Reference(features, images, labels, config.reference_split, others, second)
 
 
 def names(config: MetricsConfig, n_reference: int, n_generated: int) -> dict[str, str]:
-    """The full name of each metric that `evaluate` gives, by its short name: fid, kid, acc.
+    """The full name of each metric that `evaluate` gives, by its short name: fid, kid, floor, fd, acc.
 
     n_reference: images in the whole reference split. n_generated: images given to `evaluate`.
     """
-    used = n_reference if config.reference_samples is None else min(config.reference_samples, n_reference)
+    used, more = _reference_counts(config, n_reference)
     against = config.reference_split + ("" if used == n_reference else count_name(used))
     how = config.mode + ("-bf16" if config.precision == "bfloat16" else "")
     full = {"fid": f"fid_{how}_{count_name(config.fid_samples)}_{against}"}
     if config.kid:
         full["kid"] = f"kid_{how}_{count_name(config.fid_samples)}_{against}"
+    if config.floor:
+        part = _floor_part(config, used + more)
+        rest = config.reference_split + count_name(used + more - part)
+        full["floor"] = f"floor_fid_{how}_{count_name(part)}_{rest}"
+    if config.second_network:
+        full["fd"] = f"fd_{second_networks.name(config)}_{count_name(config.fid_samples)}_{against}"
     if config.downstream_steps:
         full["acc"] = f"acc_cnn{config.downstream_steps}_{count_name(n_generated)}_{config.reference_split}"
     return full
@@ -82,6 +109,13 @@ def check(config: MetricsConfig, n_reference: int, n_generated: int, labelled: b
     labelled: whether both the reference and the generated images have class labels.
     """
     find_network(config.inception)
+    if config.second_network:
+        second_networks.load(config, "cpu")
+    if config.floor and sum(_reference_counts(config, n_reference)) < 4:
+        raise UserError(
+            f"metrics.floor=true needs two parts of two images, and the {config.reference_split} split has "
+            f"{n_reference}: use more, or metrics.floor=false."
+        )
     if config.fid_samples > n_generated:
         raise UserError(
             f"metrics.fid_samples={config.fid_samples} needs as many generated images, got {n_generated}: "
@@ -112,18 +146,31 @@ def evaluate(
 ) -> dict[str, float]:
     """Measure generated `images`, uint8 [B C H W] with int64 labels [B] or None; the keys are those of `names`.
 
-    FID and KID use `config.fid_samples` of them, drawn evenly over their order; the accuracy uses all. `seed` moves the
-    classifier only. `report(done, total)` counts images and optimiser steps together. Raises UserError as `check` and
-    `features.extract` do.
+    FID and KID use `config.fid_samples` of them, drawn evenly over their order; the accuracy uses all; the floor uses
+    none. `seed` moves the classifier only. `report(done, total)` counts images and optimiser steps together. Raises
+    UserError as `check`, `features.extract` and `second_networks.extract` do.
     """
     labelled = labels is not None and reference.labels is not None
     check(config, len(reference.images), len(images), labelled)
-    total = config.fid_samples + config.downstream_steps
+    measured = config.fid_samples * (2 if config.second_network else 1)
+    total = measured + config.downstream_steps
     chosen = draw(images, config.fid_samples)
     features = extract(chosen, config, cache_dir, lambda done, _: report(done, total), device)
     values = {"fid": frechet_distance_of(features, reference.features)}
     if config.kid:
         values["kid"] = kernel_distance_of(features, reference.features)
+    if config.floor and reference.others is not None:
+        real = torch.cat([reference.features, reference.others])
+        part = _floor_part(config, len(real))
+        values["floor"] = frechet_distance_of(real[-part:], real[:-part])
+    if config.second_network and reference.second is not None:
+
+        def tell(done: int, _: int) -> None:
+            report(config.fid_samples + done, total)
+
+        values["fd"] = frechet_distance_of(
+            second_networks.extract(chosen, config, cache_dir, tell, device), reference.second
+        )
     if config.downstream_steps and labels is not None and reference.labels is not None:
         values["acc"] = downstream_accuracy(
             images,
@@ -132,7 +179,7 @@ def evaluate(
             reference.labels,
             config.downstream_steps,
             seed,
-            lambda done, _: report(config.fid_samples + done, total),
+            lambda done, _: report(measured + done, total),
             device,
         )
     full = names(config, len(reference.images), len(images))
@@ -146,6 +193,17 @@ def draw(images: torch.Tensor, count: int | None) -> torch.Tensor:
     """
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
     return images[order[:count].to(images.device)]
+
+
+def _reference_counts(config: MetricsConfig, n_reference: int) -> tuple[int, int]:
+    """How many images of a split of `n_reference` FID compares with, and how many more the floor looks at."""
+    used = n_reference if config.reference_samples is None else min(config.reference_samples, n_reference)
+    return used, min(config.fid_samples, n_reference - used) if config.floor else 0
+
+
+def _floor_part(config: MetricsConfig, n: int) -> int:
+    """How many of n real images play the generated ones: as many as those, or half where there are too few."""
+    return min(config.fid_samples, n // 2)
 
 
 def count_name(n: int) -> str:

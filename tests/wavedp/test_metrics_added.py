@@ -1,0 +1,390 @@
+"""What was added beside the FID: its floor, another network's distance, diversity, copies of training images, texts."""
+
+import json
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from scipy.spatial.distance import cdist
+
+from wavedp import data, stages
+from wavedp.chain import CHAIN, keys
+from wavedp.config import (
+    DataConfig,
+    GeneratorConfig,
+    MetricsConfig,
+    SamplingConfig,
+    TrialConfig,
+    UpscalerConfig,
+    identity,
+)
+from wavedp.errors import UserError
+from wavedp.metrics import __main__ as command
+from wavedp.metrics import diversity, image_sets, memorisation, second_networks, suite
+from wavedp.metrics.alignment import text_alignment, weights_name
+from wavedp.metrics.frechet import frechet_distance_of
+from wavedp.store import Store
+from wavedp.tokenizers.losses import Perceptual
+
+CONFIG = MetricsConfig(fid_samples=10, reference_samples=20, downstream_steps=0, kid=False)
+
+
+def pixels(count, seed=0, channels=3, side=16):
+    """Noise, uint8 B C H W."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 256, (count, channels, side, side), generator=generator, dtype=torch.uint8)
+
+
+def save(folder, images):
+    folder.mkdir(parents=True)
+    for number, image in enumerate(images.numpy()):
+        Image.fromarray(image.transpose(1, 2, 0).squeeze()).save(folder / f"{number:03}.png")
+
+
+class Linear(torch.nn.Module):
+    """A feature network of three numbers: B 3 224 224 -> B 3."""
+
+    def __init__(self, scale: float):
+        super().__init__()
+        self.scale = scale
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.mean((2, 3)) * self.scale
+
+
+@pytest.fixture
+def scripted(tmp_path):
+    torch.jit.script(Linear(2.0)).save(tmp_path / "network.pt")
+    return replace(CONFIG, second_network="file", second_network_file=str(tmp_path / "network.pt"))
+
+
+@pytest.fixture
+def eyes(monkeypatch):
+    """Inception replaced by the means of quarters of the channels: the suite around it is what is tested."""
+
+    def extract(images, config, cache_dir=None, report=None, device="cpu"):
+        return torch.nn.functional.adaptive_avg_pool2d(images.float(), 2).flatten(1)
+
+    monkeypatch.setattr(suite, "extract", extract)
+    monkeypatch.setattr(suite, "find_network", lambda path: None)
+    return extract
+
+
+# The floor
+
+
+def test_the_floor_is_the_distance_of_real_images_beyond_the_reference(eyes):
+    config, real = replace(CONFIG, floor=True), pixels(50)
+    reference = suite.make_reference(real, None, config)
+    values = suite.evaluate(pixels(12, 1), None, reference, config, 0)
+    order = suite.draw(real, None)
+    expected = frechet_distance_of(eyes(order[20:30], config), eyes(order[:20], config))
+    assert values["floor_fid_clean_10_test20"] == pytest.approx(expected)
+    assert set(values) == {"fid_clean_10_test20", "floor_fid_clean_10_test20"}
+    assert set(values) == set(suite.names(config, 50, 12).values())
+    plain = suite.make_reference(real, None, CONFIG)
+    assert plain.others is None
+    assert torch.equal(plain.features, reference.features)
+
+
+@pytest.mark.parametrize(
+    ("n", "reference_samples", "name"),
+    [
+        (28, 20, "floor_fid_clean_10_test18"),
+        (50, None, "floor_fid_clean_10_test40"),
+        (12, None, "floor_fid_clean_6_test6"),
+    ],
+)
+def test_a_split_too_small_for_the_floor_is_divided(eyes, n, reference_samples, name):
+    config, real = replace(CONFIG, floor=True, reference_samples=reference_samples), pixels(n)
+    reference = suite.make_reference(real, None, config)
+    values = suite.evaluate(pixels(10, 1), None, reference, config, 0)
+    part = int(name.split("_")[3])
+    features = eyes(suite.draw(real, None), config)
+    assert values[name] == pytest.approx(frechet_distance_of(features[-part:], features[:-part]))
+    with pytest.raises(UserError, match=r"floor=true needs two parts .* test split has 3"):
+        suite.check(config, 3, 10, False)
+
+
+# Another network
+
+
+def test_the_packaged_network_tells_pictures_apart():
+    """One image is itself in grey and in three equal channels; and its features do not depend on its neighbours."""
+    config = replace(CONFIG, second_network="effnetlite0")
+    grey = pixels(3, channels=1)
+    features = second_networks.extract(grey, config)
+    assert features.shape == (3, 1280)
+    assert torch.allclose(second_networks.extract(grey.expand(-1, 3, -1, -1), config), features, atol=1e-4)
+    assert torch.allclose(second_networks.extract(grey[1:2], config), features[1:2], atol=1e-4)
+    assert (features[0] - features[1]).abs().max() > 0.05
+
+
+def test_a_users_network_sees_what_imagenet_networks_see(scripted, tmp_path):
+    flat = torch.tensor([0, 128, 255], dtype=torch.uint8).view(3, 1, 1, 1).expand(3, 3, 8, 8)
+    found = second_networks.extract(flat, scripted, tmp_path / "cache")
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    expected = (torch.tensor([0, 128, 255])[:, None] / 255 - mean) / std * 2
+    assert torch.allclose(found, expected, atol=1e-4)
+    torch.jit.script(Linear(3.0)).save(tmp_path / "other.pt")
+    other = replace(scripted, second_network_file=str(tmp_path / "other.pt"))
+    assert torch.allclose(second_networks.extract(flat, other, tmp_path / "cache"), expected * 1.5, atol=1e-4)
+    assert len(list((tmp_path / "cache").iterdir())) == 2
+
+
+def test_the_second_distance_is_measured_under_its_networks_name(eyes, scripted):
+    real, made = pixels(30), pixels(12, 1)
+    reference = suite.make_reference(real, None, scripted)
+    values = suite.evaluate(made, None, reference, scripted, 0)
+    name = f"fd_torchscript-{second_networks.identity(scripted)[:8]}_10_test20"
+    assert set(values) == {"fid_clean_10_test20", name} == set(suite.names(scripted, 30, 12).values())
+    mine, theirs = (second_networks.extract(suite.draw(images, n), scripted) for images, n in ((made, 10), (real, 20)))
+    assert values[name] == pytest.approx(frechet_distance_of(mine, theirs))
+    packaged = replace(scripted, second_network="effnetlite0")
+    assert suite.names(packaged, 30, 12)["fd"] == "fd_effnetlite0_10_test20"
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [(None, "is no file"), (b"text", "no TorchScript network"), (torch.nn.Identity(), "one row of features an image")],
+)
+def test_a_wrong_network_is_one_sentence(content, words, tmp_path):
+    path = tmp_path / "given.pt"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif content is not None:
+        torch.jit.script(content).save(path)
+    config = replace(CONFIG, second_network="file", second_network_file=str(path))
+    with pytest.raises(UserError, match=words):
+        second_networks.load(config, "cpu")
+
+
+def test_what_is_off_is_in_no_key_and_what_is_on_is_in_both(scripted, tmp_path):
+    trial = TrialConfig(data=DataConfig("procedural", n_records=40, size=16), public=None)
+    assert CHAIN[0].fields(trial) == ["clean", "float32", "test", 2000]  # as in every published study
+    assert not {"floor", "second_network"} & set(identity(trial.metrics))
+    other = tmp_path / "elsewhere.pt"
+    other.write_bytes((tmp_path / "network.pt").read_bytes())
+    torch.jit.script(Linear(3.0)).save(tmp_path / "changed.pt")
+
+    def of(**changes):
+        return keys(replace(trial, metrics=replace(trial.metrics, **changes)))
+
+    asked = [
+        of(),
+        of(floor=True),
+        of(second_network="effnetlite0"),
+        of(second_network="file", second_network_file=str(tmp_path / "network.pt")),
+        of(second_network="file", second_network_file=str(tmp_path / "changed.pt")),
+    ]
+    for stage in ("reference", "evaluate"):
+        assert len({found[stage] for found in asked}) == len(asked)
+    assert len({found["private_fit"] for found in asked}) == 1
+    assert of(second_network="file", second_network_file=str(other)) == asked[3]
+    assert of(second_network_file=str(other)) == asked[0]
+
+
+def test_a_study_carries_both_from_reference_to_evaluate(eyes, scripted, tmp_path):
+    trial = TrialConfig(
+        level=0,
+        data=DataConfig("procedural", n_records=200, size=16),
+        public=None,
+        generator=GeneratorConfig(name="real", pretrain_steps=0),
+        sampling=SamplingConfig(n=12),
+        upscaler=UpscalerConfig(name="identity"),
+        metrics=replace(scripted, floor=True, reference_samples=15),
+    )
+    artifact, _ = stages.make("evaluate", trial, Store(str(tmp_path / "store")), "cpu")
+    values = artifact.json("metrics")
+    second = second_networks.name(trial.metrics)
+    assert set(values) == {"fid_clean_10_test15", "floor_fid_clean_10_test15", f"fd_{second}_10_test15"}
+    real = torch.tensor(data.load(trial.data, "test").images)
+    order = eyes(suite.draw(real, 25), trial.metrics)
+    assert values["floor_fid_clean_10_test15"] == pytest.approx(frechet_distance_of(order[15:], order[:15]))
+
+
+# Diversity
+
+
+def test_pairs_share_no_image_and_stay_within_their_class():
+    labels = torch.arange(40) % 3
+    chosen = diversity.pairs(labels)
+    assert len(chosen.flatten().unique()) == chosen.numel() == 38
+    assert (labels[chosen[:, 0]] == labels[chosen[:, 1]]).all()
+    assert len(diversity.pairs(torch.zeros(3000))) == diversity.PAIRS
+    with pytest.raises(UserError, match="3 images have no two pairs"):
+        diversity.pairs(torch.zeros(3))
+
+
+def test_diversity_falls_as_a_generator_repeats_itself():
+    """None in copies of one picture, some in shades of it, more in unrelated ones."""
+    different = pixels(12, side=24)
+    shades = (different[:1].float() + torch.arange(12).view(-1, 1, 1, 1) * 3).clamp(0, 255).to(torch.uint8)
+    chosen = diversity.pairs(torch.zeros(12))
+
+    def measured(images):
+        return diversity.mean_distance(lambda which: [images[index] for index in which], chosen, "cpu", 4)
+
+    copies, some, most = (measured(images)[0] for images in (different[:1].expand(12, -1, -1, -1), shades, different))
+    assert copies == pytest.approx(0, abs=1e-6)
+    assert 10 * copies < some < most
+    value, error = measured(different)
+    assert 0 < error < value < 4
+    left, right = (different[chosen[:, side]].float() / 255 for side in (0, 1))
+    assert value == pytest.approx(float(Perceptual("cpu").distances(left, right).mean()), abs=1e-5)
+
+
+# Copies of training images
+
+
+def test_the_nearest_training_image_is_found(monkeypatch):
+    generator = np.random.default_rng(0)
+    left, right = (torch.from_numpy(generator.standard_normal((n, 5))) for n in (30, 50))
+    table = cdist(left, right)
+    monkeypatch.setattr(memorisation, "ROWS", 7)
+    distances, neighbours = memorisation.nearest(left, right)
+    assert distances.numpy() == pytest.approx(table.min(1))
+    assert neighbours.numpy() == pytest.approx(table.argmin(1))
+
+
+def test_copies_are_counted_and_fresh_images_are_not():
+    draw = torch.Generator().manual_seed(0)
+    training, held_out, fresh = (torch.randn(n, 8, generator=draw) for n in (400, 4000, 4000))
+    honest = memorisation.memorisation(fresh, training, held_out)
+    assert abs(honest.share - 0.01) < 0.006
+    assert honest.standard_error == pytest.approx((honest.share * (1 - honest.share) / 4000) ** 0.5)
+    copied = fresh.clone()
+    copied[:300] = training[100:400] + 1e-3
+    found = memorisation.memorisation(copied, training, held_out)
+    assert abs(found.share - 300 / 4000 - honest.share) < 0.005
+    assert set(map(tuple, found.pairs[:300].tolist())) == {(number, number + 100) for number in range(300)}
+    distances = [float((copied[i] - training[j]).norm()) for i, j in found.pairs.tolist()]
+    assert all(near <= far + 1e-5 for near, far in pairwise(distances))
+    with pytest.raises(UserError, match="99 held-out images"):
+        memorisation.memorisation(fresh, training, held_out[:99])
+
+
+def test_the_sheet_shows_the_pairs(tmp_path):
+    red, grey = torch.zeros(3, 8, 8, dtype=torch.uint8), torch.full((1, 8, 8), 77, dtype=torch.uint8)
+    red[0] = 255
+    memorisation.save_sheet(tmp_path / "new" / "sheet.png", [red] * 9, [grey] * 9)
+    sheet = Image.open(tmp_path / "new" / "sheet.png")
+    assert sheet.size == (8 * 136, 2 * 72)
+    assert [sheet.getpixel(place) for place in ((5, 5), (70, 5), (5, 77), (141, 77))] == [
+        (255, 0, 0), (77, 77, 77), (255, 0, 0), (255, 255, 255),
+    ]  # fmt: skip
+
+
+# Texts
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
+    """A random CLIP model of a few weights, as save_pretrained writes it, and a function that gives its cosines."""
+    transformers = pytest.importorskip("transformers")
+    folder = tmp_path_factory.mktemp("clip")
+    words = ["<|startoftext|>", "<|endoftext|>", *(f"{c}</w>" for c in "abcdefgh"), *"abcdefgh"]
+    (folder / "vocab.json").write_text(json.dumps({word: number for number, word in enumerate(words)}))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    transformers.CLIPTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt")).save_pretrained(folder)
+    size = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    text = {**size, "vocab_size": len(words), "max_position_embeddings": 8, "bos_token_id": 0, "eos_token_id": 1}
+    torch.manual_seed(0)
+    config = transformers.CLIPConfig(
+        text_config=text, vision_config={**size, "image_size": 32, "patch_size": 16}, projection_dim=8
+    )
+    transformers.CLIPModel(config).save_pretrained(folder)
+    shape = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}}
+    transformers.CLIPImageProcessor(**shape).save_pretrained(folder)
+    return folder
+
+
+def test_alignment_is_the_mean_of_the_models_cosines(clip):
+    from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
+
+    images, texts = pixels(5, side=40), ["a", "b c", "d e f g h a b c d e", "a", "h"]
+    model, prepare, tokenizer = (kind.from_pretrained(clip) for kind in (CLIPModel, CLIPImageProcessor, CLIPTokenizer))
+    expected = []
+    for image, said in zip(images, texts, strict=True):
+        tokens = tokenizer([said], truncation=True, max_length=8, return_tensors="pt")
+        shown = prepare([Image.fromarray(image.permute(1, 2, 0).numpy())], return_tensors="pt")
+        logits = model(**tokens, **shown).logits_per_image
+        expected.append(float(logits / model.logit_scale.exp()))
+    value, error = text_alignment([images[:3], images[3:]], texts, clip, "cpu", batch_size=2)
+    assert value == pytest.approx(np.mean(expected), abs=1e-5)
+    assert error == pytest.approx(np.std(expected, ddof=1) / 5**0.5, abs=1e-5)
+    with pytest.raises(UserError, match="5 images and 4 texts"):
+        text_alignment([images], texts[:4], clip, "cpu", batch_size=2)
+    with pytest.raises(UserError, match="5 images and 6 texts"):
+        text_alignment([images], [*texts, "a"], clip, "cpu")
+
+
+def test_a_folder_without_clip_is_one_sentence(clip, tmp_path):
+    with pytest.raises(UserError, match="holds no CLIP model"):
+        text_alignment([pixels(1)], ["a"], tmp_path, "cpu")
+    with pytest.raises(UserError, match=r"neither model\.safetensors"):
+        weights_name(tmp_path)
+    assert len(weights_name(clip)) == 8
+
+
+# The command
+
+
+@pytest.fixture
+def cheap(monkeypatch):
+    """The command with channel means in place of Inception."""
+
+    def extract(images, config, cache_dir=None, report=None, device="cpu"):
+        return torch.nn.functional.adaptive_avg_pool2d(images.float(), 2).flatten(1)
+
+    monkeypatch.setattr(command, "extract", extract)
+
+
+def test_the_command_names_what_it_added(cheap, clip, scripted, tmp_path, capsys):
+    training = pixels(30, 3, side=8)
+    save(tmp_path / "real", pixels(100, side=8))
+    for name, images in (("a", training[:4]), ("b", pixels(8, 1, side=8))):  # a class of copies
+        save(tmp_path / "made" / name, images)
+    np.savez(tmp_path / "train.npz", training.numpy())
+    (tmp_path / "texts").write_text("a b\n" * 12)
+    options = [
+        *("--metrics", "fd2", "diversity", "memorisation", "text", "--train", str(tmp_path / "train.npz")),
+        *("--clip", str(clip), "--texts", str(tmp_path / "texts"), "--sheet", str(tmp_path / "sheet.png")),
+        *("--json", str(tmp_path / "rows.jsonl"), "--second-network", str(scripted.second_network_file)),
+    ]
+    assert command.main([str(tmp_path / "real"), str(tmp_path / "made"), *options]) == 0, capsys.readouterr().err
+    rows = {row["metric"]: row["value"] for row in map(json.loads, (tmp_path / "rows.jsonl").read_text().splitlines())}
+    assert list(rows) == [
+        f"fd_{second_networks.name(scripted)}_12_100", "diversity_effnetlite0_6pairs_12",
+        "diversity_within_effnetlite0_6pairs_12",
+        "real_diversity_effnetlite0_50pairs_100", "memorised_clean_12_100_30", f"text_clip{weights_name(clip)}_12",
+    ]  # fmt: skip
+    assert rows["memorised_clean_12_100_30"] == pytest.approx(4 / 12, abs=1 / 12 + 1e-9)
+    sheet = np.asarray(Image.open(tmp_path / "sheet.png"))
+    assert np.array_equal(sheet[:64, :64], sheet[:64, 64:128])  # the closest pair is a copy beside its original
+    assert not np.array_equal(sheet[:64, 4 * 136 : 4 * 136 + 64], sheet[:64, 4 * 136 + 64 : 4 * 136 + 128])
+
+
+def test_a_request_that_lacks_something_is_one_sentence(cheap, tmp_path, capsys):
+    save(tmp_path / "set", pixels(6, side=8))
+    both = [str(tmp_path / "set")] * 2
+    for chosen, words in (("memorisation", "with --train"), ("text", "give --clip and --texts")):
+        assert command.main([*both, "--metrics", chosen]) == 2
+        assert words in capsys.readouterr().err
+    assert command.main([*both, "--metrics", "fd2", "--second-network", str(tmp_path / "absent")]) == 2
+    assert "is no file" in capsys.readouterr().err
+
+
+def test_labels_and_picked_images_are_those_of_the_chunks(tmp_path, monkeypatch):
+    monkeypatch.setattr(image_sets, "CHUNK", 4)
+    images = pixels(9, side=8)
+    save(tmp_path / "set" / "b", images[5:])
+    save(tmp_path / "set" / "a", images[:5])
+    np.savez(tmp_path / "set.npz", images=images.numpy(), labels=np.repeat([3, 7], [5, 4]))
+    for path in (tmp_path / "set", tmp_path / "set.npz"):
+        assert image_sets.labels(path).tolist() == [0] * 5 + [1] * 4
+        assert torch.equal(torch.stack(image_sets.pick(path, [7, 0, 4])), images[[7, 0, 4]])
+    assert image_sets.labels(tmp_path / "set" / "a") is None

