@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
 
 
 def derive_seed(seed: int, *names: str | int) -> int:
@@ -13,3 +17,12 @@ def derive_seed(seed: int, *names: str | int) -> int:
     """
     digest = hashlib.sha256(json.dumps([seed, *names]).encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
+
+
+def own_generator(image: torch.Tensor, purpose: str) -> torch.Generator:
+    """A generator on the CPU that is a function of the image's content: drawing with it, an image's result is the same
+    in every batch and every run."""
+    import torch  # not above: studies are planned without it
+
+    seed = derive_seed(0, purpose, image.cpu().numpy().tobytes().hex())
+    return torch.Generator().manual_seed(seed)

@@ -31,7 +31,7 @@ from wavedp.generators.conditions import ClassCondition, Condition, TextConditio
 from wavedp.generators.denoiser import Denoiser
 from wavedp.privacy.training import fit_private
 from wavedp.progress import Report
-from wavedp.seeds import derive_seed
+from wavedp.seeds import derive_seed, own_generator
 from wavedp.views import view
 from wavedp.wavelets import coarse, spread
 
@@ -155,7 +155,7 @@ class BlurDiffusion:
         grid = self.times(settings).tolist()
         times = grid[max(sum(t >= start for t in grid) - 1, 0) :]  # from the last one that is not yet past the start
         blurred = F.interpolate(images, self.shape[1:], mode="bicubic") * 2 - 1
-        noise = torch.stack([_own_noise(image, self.shape) for image in images])
+        noise = torch.stack([torch.randn(self.shape, generator=own_generator(image, "complete")) for image in images])
         known = spread(images, factor).to(self.device) * 2 - 1
 
         def keep_means(data: Tensor) -> Tensor:
@@ -313,12 +313,6 @@ def record_loss(
 def standard_normal(uniforms: Tensor) -> Tensor:
     """float32 normal numbers from uniform ones in [0, 1), through the quantile function, cut at 5.4 deviations."""
     return torch.special.ndtri(uniforms.double() + 2.0**-25).float()
-
-
-def _own_noise(image: Tensor, shape: tuple[int, int, int]) -> Tensor:
-    """White noise of this shape that is a function of the image."""
-    seed = derive_seed(0, "complete", image.cpu().numpy().tobytes().hex())
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 def _scheduler(process: BlurSchedule, **options: Any) -> BlurDiffusionScheduler:
