@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal
 
-from wavedp import data, tokenizers
+from wavedp import data, tokenizers, weight_files
 from wavedp.config import DataConfig, TrialConfig, identity
 from wavedp.privacy import accounting
 
@@ -199,9 +199,16 @@ def _upscaler_training(trial: TrialConfig) -> dict[str, Any]:
 
 
 def _upscaling(trial: TrialConfig) -> dict[str, Any]:
-    """The upscaler's fields that its use reads: steps for a trained one, a temperature for the others."""
-    unread = (*_UPSCALER_TRAINING, "temperature" if trains_upscaler(trial) else "diffusion_steps")
-    return {name: value for name, value in identity(trial.upscaler).items() if name not in unread}
+    """The upscaler's fields that its use reads, steps for one that diffuses and a temperature for the others, and what
+    names the weights of one whose name does not."""
+    name = trial.upscaler.name
+    steps = trains_upscaler(trial) or name in weight_files.HUB_IDS
+    of_others = {"spandrel": {"engine", "prompt"}, "ldm_sr": {"engine", "prompt", "tile"}, "sd_x4": {"engine", "tile"}}
+    unread = {*_UPSCALER_TRAINING, "revision", "temperature" if steps else "diffusion_steps"}
+    unread |= of_others.get(name, {"prompt"})
+    read = {field: value for field, value in identity(trial.upscaler).items() if field not in unread}
+    model = weight_files.identity(trial.upscaler)
+    return read | ({"model": model} if model else {})
 
 
 def _prompt_file(trial: TrialConfig) -> str | None:

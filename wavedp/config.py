@@ -215,11 +215,17 @@ class SamplingConfig:
 @dataclass(frozen=True)
 class UpscalerConfig:
     """Stage two. name: identity, nearest, bilinear, bicubic, lanczos, realesrgan_x4plus, realsr_df2k_x4,
-    animevideov3_x2, animevideov3_x3, animevideov3_x4; spectral: the public generator completes the finer scales;
+    animevideov3_x2, animevideov3_x3, animevideov3_x4; spandrel: the network in the file `path`; ldm_sr, sd_x4: latent
+    diffusion of the hub or of the folder `path`; spectral: the public generator completes the finer scales;
     blur_diffusion: a U-Net trained on public images, of the size and process in DiffusionConfig, deblurs. temperature:
     of the tokens that spectral draws. blur, train_steps, train_batch, train_learning_rate, public_seed: f(i) and the
     training of blur_diffusion, one for all levels. diffusion_steps: it draws in, counted from pure noise; it enters
-    where the blur is the level's. weights: folder that holds the model's files (None: search)."""
+    where the blur is the level's; ldm_sr and sd_x4 draw in as many. weights: folder that holds the model's files (None:
+    search).
+    engine: what runs the published networks. precision: of the networks, where torch runs them. tile: side of the tiles
+    that large coarse images go through a network in (None: whole; wavedp.upscalers.tiling). prompt: public text for
+    sd_x4. path, revision: the weights of spandrel, ldm_sr and sd_x4 (wavedp.weight_files); the key has their content
+    or the hub id and commit, never a path. batch_size: images a pass. channels_last: memory layout of engine=torch."""
 
     name: str = result("realsr_df2k_x4")
     temperature: float = result(1.0)
@@ -230,6 +236,14 @@ class UpscalerConfig:
     public_seed: int = result(0)
     diffusion_steps: int = result(20)
     weights: str | None = performance(None)
+    engine: Literal["ncnn", "torch"] = result("ncnn", later=True)
+    precision: Literal["float32", "bfloat16"] = result("float32", later=True)
+    tile: int | None = result(None, later=True)
+    prompt: str = result("", later=True)
+    revision: str | None = result(None, later=True)
+    path: str | None = performance(None)
+    batch_size: int = performance(50)
+    channels_last: bool = performance(False)
 
 
 @dataclass(frozen=True)

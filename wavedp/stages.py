@@ -293,7 +293,7 @@ def _upscaler(work: Work) -> Upscaler:
         weights = work.inputs["upscaler"].tensors("weights")
         public_model = deblurring(work.trial, work.device)
         return Completion(config.name, partial(public_model.complete, weights, steps=config.diffusion_steps))
-    return upscalers.build(config)
+    return upscalers.build(config, work.device)
 
 
 def _generator(work: Work) -> Generator:
