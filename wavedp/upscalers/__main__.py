@@ -19,7 +19,7 @@ _OURS = Origin("Apache-2.0 (this code)", "wavedp", "the study's public images")
 
 def table() -> list[tuple[str, ...]]:
     """One row of COLUMNS for each upscaler, in the order of the registry."""
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for name in (*UPSCALERS, *completion.NAMES):
         if name in WEIGHTS:
             weights = WEIGHTS[name]

@@ -27,6 +27,8 @@ class Bridged:
     def __init__(
         self, name: str, factor: int, once: Pass, channels: int = 3, batch_size: int = 1, tile: int | None = None
     ) -> None:
+        if factor < 2:
+            raise ValueError(f"{name} enlarges by {factor}: passes through it would never end")
         self.name, self.factor, self.channels = name, factor, channels
         self._once, self._batch_size, self._tile = once, batch_size, tile
 

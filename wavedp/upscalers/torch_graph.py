@@ -80,7 +80,7 @@ def torch_pass(graph: Path, device: str, precision: str, channels_last: bool) ->
     """One pass of the graph, B 3 h w -> B 3 h*s w*s float32 on `device`. precision: float32 or bfloat16."""
     dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[precision]
     layout = torch.channels_last if channels_last else torch.contiguous_format
-    network = TorchGraph(graph).eval().requires_grad_(False).to(device, dtype, memory_format=layout)
+    network = TorchGraph(graph).eval().requires_grad_(False).to(device, dtype).to(memory_format=layout)
 
     @torch.inference_mode()
     def once(images: Tensor) -> Tensor:
