@@ -196,6 +196,9 @@ def _make_paths_absolute(base: dict[str, Any]) -> None:
         section = base.get(group)
         if section and section.get(field):
             section[field] = str(Path(section[field]).expanduser().absolute())
+    upscaler = base.get("upscaler")
+    if upscaler and upscaler.get("path") and Path(upscaler["path"]).expanduser().exists():  # else it is a hub id
+        upscaler["path"] = str(Path(upscaler["path"]).expanduser().absolute())
 
 
 def _stage_resources(ray_options: dict[str, Any], device: str) -> dict[str, dict[str, Any]]:

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal
 
-from wavedp import data, tokenizers
+from wavedp import data, tokenizers, weight_files
 from wavedp.config import DataConfig, TrialConfig, identity
 from wavedp.privacy import accounting
 
@@ -201,6 +201,8 @@ def _sampling(trial: TrialConfig) -> dict[str, Any]:
 
 _TRAINING = ("train_steps", "train_batch", "train_learning_rate", "public_seed")
 _DETAIL = ("detail", "detail_width", "detail_depth")
+# How a network runs, by upscalers that do not read what the published ones do.
+_NETWORK_OPTIONS = {"spandrel": {"precision", "tile"}, "ldm_sr": {"precision"}, "sd_x4": {"precision", "prompt"}}
 
 
 def _upscaler_training(trial: TrialConfig) -> dict[str, Any]:
@@ -210,11 +212,15 @@ def _upscaler_training(trial: TrialConfig) -> dict[str, Any]:
 
 
 def _upscaling(trial: TrialConfig) -> dict[str, Any]:
-    """The upscaler's fields that its use reads: steps for one that deblurs, a temperature for one that draws tokens."""
-    unread = [*_TRAINING, *_DETAIL, "blur"]
-    unread += ["temperature"] if trains_upscaler(trial) else []
-    unread += [] if deblurs(trial) else ["diffusion_steps"]
-    return {name: value for name, value in identity(trial.upscaler).items() if name not in unread}
+    """The upscaler's fields that its use reads, and what names the weights of one whose name does not."""
+    name = trial.upscaler.name
+    diffusion = deblurs(trial) or name in weight_files.HUB_IDS
+    unread = {*_TRAINING, *_DETAIL, "blur", "revision", *(() if diffusion else ("diffusion_steps",))}
+    unread |= {"temperature"} if diffusion or trains_upscaler(trial) else set()
+    unread |= {"engine", "precision", "tile", "prompt"} - _NETWORK_OPTIONS.get(name, {"engine", "precision", "tile"})
+    read = {field: value for field, value in identity(trial.upscaler).items() if field not in unread}
+    model = weight_files.identity(trial.upscaler)
+    return read | ({"model": model} if model else {})
 
 
 def _second_network(trial: TrialConfig) -> str:

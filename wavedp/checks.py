@@ -7,11 +7,13 @@ with scalar tokens at one level, so that a dry run stays quick.
 from __future__ import annotations
 
 import math
+import re
 from functools import cache
+from pathlib import PurePath
 
-from wavedp import data, generators, tokenizers
+from wavedp import data, generators, tokenizers, weight_files
 from wavedp.chain import coarse_shape, deblurs, diffuses, n_records, pretrain_level, trains_upscaler
-from wavedp.config import DiffusionConfig, TokenizerConfig, TrialConfig
+from wavedp.config import DiffusionConfig, TokenizerConfig, TrialConfig, UpscalerConfig
 from wavedp.errors import UserError
 from wavedp.levels import check_level
 from wavedp.privacy import accounting
@@ -50,7 +52,34 @@ def check(trial: TrialConfig) -> list[str]:
     if trains_upscaler(trial):
         _check_trained_upscaler(trial)
     _check_conditioning(trial)
-    return accounting.check(trial.privacy, n_records(trial.data, "train"))
+    return [*accounting.check(trial.privacy, n_records(trial.data, "train")), *_face_warning(trial)]
+
+
+def _face_warning(trial: TrialConfig) -> list[str]:
+    """A sentence where stage two may have been trained on the sensitive images: a face model on a folder of faces. Then
+    it is no post-processing of a private release, and ε says nothing about it. Names decide; a network of spandrel is
+    asked for its architecture too."""
+    if trial.data.name != "folder" or not _FACE_SETS.search((trial.data.path or "").lower()):
+        return []
+    upscaler = trial.upscaler
+    named = f"{upscaler.name} {PurePath(upscaler.path or '').name}".strip()
+    if not _FACE_MODELS.search(named.lower()) and not (upscaler.name == "spandrel" and _restores_faces(upscaler)):
+        return []
+    return [
+        f"upscaler {named} is a model for faces and data.path={trial.data.path} may hold images it was trained on, "
+        "which would break the guarantee: find out what it saw, or use a network that saw no faces."
+    ]
+
+
+# Face restoration models, most of them trained on FFHQ or CelebA, and where their training sets lie.
+_FACE_MODELS = re.compile(r"gfpgan|codeformer|restoreformer|gpen|vqfr|(?<!sur)(?<!inter)face")
+_FACE_SETS = re.compile(r"celeba|ffhq|(?<!sur)(?<!inter)face")
+
+
+def _restores_faces(upscaler: UpscalerConfig) -> bool:
+    from wavedp.upscalers.spandrel_file import restores_faces  # which imports torch
+
+    return restores_faces(weight_files.locate(upscaler))
 
 
 def _check_tokenizer(trial: TrialConfig) -> None:

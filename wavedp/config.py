@@ -215,15 +215,20 @@ class SamplingConfig:
 @dataclass(frozen=True)
 class UpscalerConfig:
     """Stage two. name: identity, nearest, bilinear, bicubic, lanczos, realesrgan_x4plus, realsr_df2k_x4,
-    animevideov3_x2, animevideov3_x3, animevideov3_x4; spectral: the public generator completes the finer scales;
+    animevideov3_x2, animevideov3_x3, animevideov3_x4; spandrel: the network in the file `path`; ldm_sr, sd_x4: latent
+    diffusion of the hub or of the folder `path`; spectral: the public generator completes the finer scales;
     blur_diffusion: a U-Net trained on public images, of the size and process in DiffusionConfig, deblurs;
     wavelet_detail: a network trained on public images draws the missing bands. temperature: of the tokens that spectral
     draws. train_steps, train_batch, train_learning_rate, public_seed: training of the last two, one model for all
     levels. blur: f(i) of blur_diffusion. diffusion_steps: it draws in, counted from pure noise; it enters where the
-    blur is the level's. weights: folder that holds the model's files (None: search).
+    blur is the level's; ldm_sr and sd_x4 draw in as many. weights: folder that holds the model's files (None: search).
     detail: whether wavelet_detail samples or gives the median. detail_width, detail_depth: of its network.
     low_pass_consistency: replace the block means of what the model drew by the coarse image (the trained ones always
-    do)."""
+    do). engine: what runs the published networks. precision: of the networks, where torch runs them. tile: side of the
+    tiles that large coarse images go through a network in (None: whole; wavedp.upscalers.tiling). prompt: public text
+    for sd_x4. path, revision: the weights of spandrel, ldm_sr and sd_x4 (wavedp.weight_files); the key has their
+    content or the hub id and commit, never a path. batch_size: images a pass. channels_last: memory layout of
+    engine=torch."""
 
     name: str = result("realsr_df2k_x4")
     temperature: float = result(1.0)
@@ -238,6 +243,14 @@ class UpscalerConfig:
     detail_width: int = result(48, later=True)
     detail_depth: int = result(4, later=True)
     low_pass_consistency: bool = result(False, later=True)
+    engine: Literal["ncnn", "torch"] = result("ncnn", later=True)
+    precision: Literal["float32", "bfloat16"] = result("float32", later=True)
+    tile: int | None = result(None, later=True)
+    prompt: str = result("", later=True)
+    revision: str | None = result(None, later=True)
+    path: str | None = performance(None)
+    batch_size: int = performance(50)
+    channels_last: bool = performance(False)
 
 
 @dataclass(frozen=True)
@@ -246,12 +259,12 @@ class MetricsConfig:
 
     fid_samples: generated images used for FID and KID. reference_samples: real images of `reference_split` (None: all).
     mode: the resize, clean (clean-fid's), pytorch (pytorch-fid's and DPImageBench's) or tensorflow (torch-fidelity's
-    and the first FID code's). precision: of the feature
-    network; bfloat16 is faster on CPUs made for it and gives another number, under another name. downstream_steps:
-    optimiser steps of the small CNN (0: no accuracy). floor: the FID between two parts of the real split too, which a
-    perfect generator would get. second_network: another one for a Fréchet distance beside the FID, effnetlite0 or the
-    TorchScript file second_network_file, whose content enters the key, not its path (metrics.second_networks).
-    inception: path of the FID network (None: search). batch_size: images a forward pass.
+    and the first FID code's). precision: of the feature network; bfloat16 is faster on CPUs made for it and gives
+    another number, under another name. downstream_steps: optimiser steps of the small CNN (0: no accuracy). floor: the
+    FID between two parts of the real split too, which a perfect generator would get. second_network: another one for a
+    Fréchet distance beside the FID, effnetlite0 or the TorchScript file second_network_file, whose content enters the
+    key, not its path (metrics.second_networks). inception: path of the FID network (None: search). batch_size: images a
+    forward pass.
     """
 
     mode: Literal["clean", "pytorch", "tensorflow"] = result("clean")

@@ -19,9 +19,10 @@ def derive_seed(seed: int, *names: str | int) -> int:
     return int.from_bytes(digest[:8], "big") >> 1
 
 
-def generator_of(image: torch.Tensor) -> torch.Generator:
-    """Randomness that is a function of the image's own content, so that nothing else moves what is drawn for it."""
+def generator_of(image: torch.Tensor, purpose: str = "complete") -> torch.Generator:
+    """Randomness on the CPU that is a function of the image's own content: what is drawn for an image with it is the
+    same in every batch and every run. purpose: one that draws twice for an image says what for."""
     import torch  # which planning does without
 
-    seed = derive_seed(0, "complete", image.cpu().numpy().tobytes().hex())
+    seed = derive_seed(0, purpose, image.cpu().numpy().tobytes().hex())
     return torch.Generator().manual_seed(seed)

@@ -274,7 +274,7 @@ def build_upscaler(trial: TrialConfig, inputs: dict[str, Artifact], device: str)
     if config.name == "wavelet_detail":
         weights = inputs["upscaler"].tensors("weights")
         return Completion(config.name, partial(wavelet_detail.complete, config, weights, device))
-    return upscalers.build(config)
+    return upscalers.build(config, device)
 
 
 _check_metrics = cache(suite.check)

@@ -30,8 +30,8 @@ stay constant, and block means must stay close to the coarse image that the priv
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Protocol
 
 import torch
@@ -39,9 +39,14 @@ import torch
 from wavedp.config import UpscalerConfig
 from wavedp.errors import UserError
 from wavedp.upscalers import completion
+from wavedp.upscalers.bridged import require_channels
 from wavedp.upscalers.classical import Classical, Identity
+from wavedp.upscalers.latent_diffusion import LatentDiffusion
 from wavedp.upscalers.low_pass import LowPassConsistent
-from wavedp.upscalers.ncnn_graph import WEIGHTS, NcnnGraph
+from wavedp.upscalers.ncnn_graph import published
+from wavedp.upscalers.spandrel_file import spandrel_file
+from wavedp.upscalers.weights import WEIGHTS
+from wavedp.weight_files import HUB_IDS
 
 
 class Upscaler(Protocol):
@@ -58,37 +63,44 @@ class Upscaler(Protocol):
         ...
 
 
-# name -> what builds it from the folder of weights (None: search).
-UPSCALERS: dict[str, Callable[[str | None], Upscaler]] = {
-    "identity": lambda weights: Identity(),
-    "nearest": lambda weights: Classical("nearest"),
-    "bilinear": lambda weights: Classical("bilinear"),
-    "bicubic": lambda weights: Classical("bicubic"),
-    "lanczos": lambda weights: Classical("lanczos"),
-    **{name: partial(NcnnGraph, name) for name in WEIGHTS},
+# name -> what builds it from its configuration and the device that its networks run on.
+UPSCALERS: dict[str, Callable[[UpscalerConfig, str], Upscaler]] = {
+    "identity": lambda config, device: Identity(),
+    "nearest": lambda config, device: Classical("nearest"),
+    "bilinear": lambda config, device: Classical("bilinear"),
+    "bicubic": lambda config, device: Classical("bicubic"),
+    "lanczos": lambda config, device: Classical("lanczos"),
+    **dict.fromkeys(WEIGHTS, published),
+    "spandrel": spandrel_file,
+    **dict.fromkeys(HUB_IDS, LatentDiffusion),
 }
 
 
-def build(config: UpscalerConfig) -> Upscaler:
-    """The upscaler that `config` names, loaded and ready.
+def build(config: UpscalerConfig, device: str = "cpu") -> Upscaler:
+    """The upscaler that `config` names, loaded and ready; networks run on `device`, but for ncnn's, on the CPU.
 
-    Raises UserError for an unknown name or weights that are not there.
+    Raises UserError for an unknown name, weights that are not there or are no super-resolution model's, or options that
+    the upscaler cannot keep.
     """
     if config.name not in UPSCALERS:
         known = ", ".join((*UPSCALERS, *completion.NAMES))
         raise UserError(f"upscaler.name={config.name!r} is not known: use one of {known}.")
-    upscaler = UPSCALERS[config.name](config.weights)
+    for option, value in (("tile", config.tile), ("batch_size", config.batch_size)):
+        if value is not None and value < 1:
+            raise UserError(f"upscaler.{option}={value} holds nothing: use 1 or more.")
+    upscaler = UPSCALERS[config.name](config, device)
     return LowPassConsistent(upscaler) if config.low_pass_consistency else upscaler
 
 
 def check(config: UpscalerConfig, factor: int, shape: Sequence[int]) -> None:
-    """Refuse, before any training, what could not be upscaled after it: one black image [C h w] makes the whole way.
+    """Refuse, before any training, what could not be upscaled after it: one black image [C h w] makes the whole way, in
+    one step where a model diffuses.
 
-    Raises UserError for an unknown name, missing weights, a factor below 1 or one the upscaler does not reach
-    (`identity` only takes 1), or channels other than 1 and 3.
+    Raises UserError where `build` does, and for a factor below 1 or one the upscaler does not reach (`identity` only
+    takes 1), or channels other than 1 and 3.
     """
     if factor < 1:
         raise UserError(f"factor={factor} cannot be upscaled by: use a level of 0 or more, its factor is 2^level.")
-    if shape[0] not in (1, 3):
-        raise UserError(f"upscalers take 1 or 3 channels, not {shape[0]}: set data.channels to 1 or 3.")
-    build(config).upscale(torch.zeros(1, *shape), factor)
+    require_channels(shape[0])
+    one_step = dataclasses.replace(config, diffusion_steps=min(config.diffusion_steps, 1))
+    build(one_step).upscale(torch.zeros(1, *shape), factor)

@@ -1,0 +1,114 @@
+"""`ldm_sr` and `sd_x4`: the latent diffusion models of arXiv 2112.10752 that enlarge by 4, through diffusers.
+
+    B images, h w pixels of a pass's input
+
+    ldm_sr   LDMSuperResolutionPipeline, CompVis/ldm-super-resolution-4x-openimages
+    sd_x4    StableDiffusionUpscalePipeline, stabilityai/stable-diffusion-x4-upscaler; upscaler.prompt is public text
+
+wavedp.weight_files says where the weights come from. Steps are DDIM's with η = 0, so all randomness is in the noise
+that an image starts from, and that is a function of this image alone.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from wavedp.config import UpscalerConfig
+from wavedp.errors import UserError
+from wavedp.seeds import generator_of
+from wavedp.upscalers.bridged import Bridged, Pass
+from wavedp.weight_files import locate
+
+FACTOR = 4
+# The pipelines' own defaults for sd_x4: how far guidance moves, and the noise that the coarse image is given.
+GUIDANCE, NOISE_LEVEL = 9.0, 20
+_CLASSES = {"ldm_sr": "LDMSuperResolutionPipeline", "sd_x4": "StableDiffusionUpscalePipeline"}
+
+
+class LatentDiffusion(Bridged):
+    """One of the two pipelines, loaded. Raises UserError for weights that are not there, are of another pipeline, or
+    enlarge by another factor than 4."""
+
+    def __init__(self, config: UpscalerConfig, device: str = "cpu") -> None:
+        super().__init__(config.name, FACTOR, once=_unseeded, batch_size=config.batch_size)
+        if config.diffusion_steps < 1:
+            raise UserError(f"upscaler.diffusion_steps={config.diffusion_steps} draws nothing: use 1 or more.")
+        self._steps, self._prompt, self._device = config.diffusion_steps, config.prompt, device
+        self._pipeline = _load(config, device)
+        networks = self._pipeline.components
+        self._decoder = networks["vqvae" if config.name == "ldm_sr" else "vae"]
+        enlarges = 2 ** (len(self._decoder.config.block_out_channels) - 1)
+        if enlarges != FACTOR:
+            raise UserError(
+                f"the {config.name} in {locate(config)} enlarges by {enlarges}, not {FACTOR}: give one by 4."
+            )
+        # Each level of the U-Net halves the image.
+        self._multiple = max(2 ** (len(networks["unet"].config.down_block_types) - 1), enlarges)
+
+    def _pass_for(self, images: torch.Tensor) -> Pass:
+        """A later pass starts from noise of the images as given too: rounding would make its own input another one."""
+
+        @torch.inference_mode()
+        def once(small: torch.Tensor) -> torch.Tensor:
+            height, width = small.shape[-2:]
+            generators = [generator_of(image, f"{self.name} {height} {width}") for image in images]
+            padding = (0, -width % self._multiple, 0, -height % self._multiple)
+            padded = F.pad(small, padding, mode="replicate").to(self._device)
+            return self._draw(padded, generators).float()[..., : height * FACTOR, : width * FACTOR]
+
+        return once
+
+    def _draw(self, images: torch.Tensor, generators: list[torch.Generator]) -> torch.Tensor:
+        """B 3 h w -> B 3 4h 4w in [0, 1]."""
+        asked: dict[str, Any] = {"num_inference_steps": self._steps, "eta": 0.0, "generator": generators}
+        if self.name == "ldm_sr":
+            return self._pipeline(images * 2 - 1, output_type="pt", **asked).images
+        # Without a prompt, the conditional and the unconditional prediction are the same one.
+        guidance = GUIDANCE if self._prompt else 1.0
+        asked |= {"guidance_scale": guidance, "noise_level": NOISE_LEVEL}
+        return self._pipeline([self._prompt] * len(images), images, output_type="pt", **asked).images
+
+
+def _unseeded(images: torch.Tensor) -> torch.Tensor:
+    raise AssertionError("a pass of LatentDiffusion is made for the images that seed it")
+
+
+def _load(config: UpscalerConfig, device: str) -> Any:
+    """The pipeline in evaluation mode, with a deterministic scheduler."""
+    import diffusers
+
+    folder, wanted = locate(config), _CLASSES[config.name]
+    found = _pipeline_class(folder)
+    if found != wanted:
+        raise UserError(
+            f"{folder} holds {found}, and upscaler={config.name} is a {wanted}: give the folder or hub id of one."
+        )
+    dtype = torch.bfloat16 if config.precision == "bfloat16" else torch.float32
+    # A safety checker would blacken images without a word.
+    options: dict[str, Any] = {"safety_checker": None} if config.name == "sd_x4" else {}
+    try:
+        pipeline = getattr(diffusers, wanted).from_pretrained(
+            folder, torch_dtype=dtype, local_files_only=True, **options
+        )
+    except Exception as error:  # missing or damaged parts raise whatever their loaders do
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise UserError(f"diffusers cannot load {folder} ({reason}): download the model again.") from error
+    pipeline.scheduler = diffusers.DDIMScheduler.from_config(pipeline.scheduler.config)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline.to(device)
+
+
+def _pipeline_class(folder: Path) -> str:
+    """The class that model_index.json names."""
+    try:
+        return str(json.loads((folder / "model_index.json").read_text(encoding="utf-8"))["_class_name"])
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(
+            f"{folder} is no model of diffusers ({type(error).__name__} at its model_index.json): give a folder that "
+            "save_pretrained or hf download wrote."
+        ) from None

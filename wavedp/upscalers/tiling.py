@@ -1,0 +1,43 @@
+"""Large images in tiles, so that memory is bounded by the tile and not by the image.
+
+Each tile is enlarged with `OVERLAP` pixels more on every side where the image has them, and they are cut off again. A
+border of the image stays one: the network pads it as it would without tiles. Seams are exact where the network looks
+no farther than the overlap: animevideov3 has 18 convolutions of 3×3, which is 18 pixels, and a resize. The RRDB
+networks look some 350 pixels far on paper, more than most coarse images have; what lies beyond 32 moved the worst
+pixel of a scene by 7.5e-3 of full scale, and tests/wavedp/test_upscaler_engines.py holds it below 2e-2. Since that is
+more than rounding, `upscaler.tile` is part of a trial's identity.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+OVERLAP = 32  # pixels of a pass's input
+
+
+def tiled(
+    once: Callable[[torch.Tensor], torch.Tensor], images: torch.Tensor, factor: int, tile: int | None
+) -> torch.Tensor:
+    """`once(images)`, B C h w -> B C h*factor w*factor, by tiles of tile × tile input pixels (None: in one)."""
+    height, width = images.shape[-2:]
+    if tile is None or max(height, width) <= tile:
+        return once(images)
+    rows = []
+    for top in range(0, height, tile):
+        row = [_one(once, images, factor, top, left, tile) for left in range(0, width, tile)]
+        rows.append(torch.cat(row, dim=-1))
+    return torch.cat(rows, dim=-2)
+
+
+def _one(
+    once: Callable[[torch.Tensor], torch.Tensor], images: torch.Tensor, factor: int, top: int, left: int, tile: int
+) -> torch.Tensor:
+    """The enlarged tile whose first pixel is (top, left)."""
+    shown, kept = [], []
+    for start, end in zip((top, left), images.shape[-2:], strict=True):
+        first, stop = max(start - OVERLAP, 0), min(start + tile, end)
+        shown.append(slice(first, min(stop + OVERLAP, end)))
+        kept.append(slice((start - first) * factor, (stop - first) * factor))
+    return once(images[..., shown[0], shown[1]])[..., kept[0], kept[1]]
