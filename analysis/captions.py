@@ -8,38 +8,88 @@ from collections.abc import Iterable
 from typing import Any
 
 from analysis.load import Study
+from analysis.replicates import Interval
 
 # The names that wavedp.metrics.suite gives (and their like): family, mode, generated images, split and how much of it.
 DISTANCE = re.compile(r"(fid|kid)_([a-z]+)(-bf16)?_(\d+k?)_(train|val|test)(\d+k?)?")
+SECOND = re.compile(r"fd_([\w-]+)_(\d+k?)_(train|val|test)(\d+k?)?")
 ACCURACY = re.compile(r"acc_cnn(\d+)_(\d+k?)_(train|val|test)")
-RESIZING = {"clean": "clean-fid's resizing", "pytorch": "pytorch-fid's resizing"}
+PROTOCOL = re.compile(r"acc_(dpimagebench|small)(-[\w-]+)?_(\d+k?)_(train|val|test)")
+RESIZING = {
+    "clean": "clean-fid's resizing",
+    "pytorch": "pytorch-fid's resizing",
+    "tensorflow": "TensorFlow 1's resizing, as torch-fidelity's",
+}
 
 
 def metric_sentence(metric: str) -> str:
     """Feature network and sample counts behind a metric, which its name carries."""
     if match := DISTANCE.fullmatch(metric):
         _, mode, low, generated, split, part = match.groups()
-        real = f"{part} of the" if part else "all"
         resizing = RESIZING.get(mode, f"{mode} resizing")
-        counts = f"{generated} generated against {real} real {split} images"
         precision = ", in bfloat16" if low else ""
-        return f"{metric}: Inception-v3 pool features{precision}, {resizing}, {counts}."
+        return f"{metric}: Inception-v3 pool features{precision}, {resizing}, {_counts(generated, split, part)}."
+    if match := SECOND.fullmatch(metric):
+        network, *counts = match.groups()
+        return f"{metric}: Fréchet distance of the features of {network}, {_counts(*counts)}."
     if match := ACCURACY.fullmatch(metric):
         steps, generated, split = match.groups()
         return (
             f"{metric}: a CNN after {steps} steps on {generated} generated images, tested on the real {split} images."
         )
+    if match := PROTOCOL.fullmatch(metric):
+        protocol, one, generated, split = match.groups()
+        of = f"the classifier {one[1:]}" if one else "the classifiers, their mean"
+        return (
+            f"{metric}: {of} of protocol {protocol}, after {generated} generated images, chosen on generated images, "
+            f"tested on the real {split} images."
+        )
     return f"{metric}: as its name says."
 
 
-def seeds_sentence(counts: Iterable[int]) -> str:
+def _counts(generated: str, split: str, part: str | None) -> str:
+    return f"{generated} generated against {f'{part} of the' if part else 'all'} real {split} images"
+
+
+def floor_clause(study: Study, metric: str) -> str:
+    """A clause for what real images in the place of generated ones get, or nothing where that was not measured."""
+    floor = study.floor(metric)
+    return "" if floor is None else f" Real images in their place get {floor:.3g}."
+
+
+def seeds_sentence(values: Iterable[Interval]) -> str:
     """How many seeds stand behind the points, and so what the bars are."""
-    counts = sorted(set(counts))
-    if counts[-1] < 2:
-        return "One seed a point, so no interval is drawn."
-    span = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else f"{counts[0]}"
-    single = " (none on a single seed)" if counts[0] < 2 else ""
-    return f"Points are means over {span} seeds, bars their 95% Student t intervals{single}."
+    values = list(values)
+    counts, sets = (sorted({value.n for value in values if value.of == kind}) for kind in ("seeds", "sample sets"))
+    sentences = []
+    if counts and counts[-1] > 1:
+        single = " (none on a single seed)" if counts[0] < 2 else ""
+        sentences.append(f"Points are means over {_span(counts)} seeds, bars their 95% Student t intervals{single}.")
+    elif counts:
+        sentences.append("One seed a point, so no interval is drawn.")
+    if sets:
+        which = "Points of one seed" if counts else "Points"
+        sentences.append(
+            f"{which} are means over {_span(sets)} sample sets of one private fit, bars their 95% Student t intervals, "
+            "which say nothing of another fit."
+        )
+    return " ".join(sentences)
+
+
+def intervals_sentence(values: Iterable[Interval]) -> str:
+    """What ± and the number n mean in a table of these values."""
+    of = {value.of for value in values if value.half_width is not None}
+    sentence = "Mean ± half of the 95% Student t interval over n seeds; without ± there was one seed."
+    if "sample sets" in of:
+        sentence += (
+            " n = 1×3: over three sample sets of one private fit, which cost no further ε; that interval says nothing "
+            "of another fit."
+        )
+    return sentence
+
+
+def _span(counts: list[int]) -> str:
+    return f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else f"{counts[0]}"
 
 
 def privacy_sentence(study: Study) -> str:

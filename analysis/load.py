@@ -76,6 +76,13 @@ class Study:
         """Names of the metrics that at least one finished trial has, in order of first appearance."""
         return list(dict.fromkeys(name for trial in self.done for name in trial.metrics))
 
+    def floor(self, metric: str) -> float | None:
+        """What real images get in the place of generated ones, by a metric such as fid_clean_1k_test2k; None where the
+        study did not measure it (metrics.floor)."""
+        start = "floor_" + "_".join(metric.split("_")[:2])
+        found = {trial.metrics[name] for trial in self.done for name in trial.metrics if name.startswith(start)}
+        return max(found) if found else None
+
     def metric(self, name: str | None = None) -> str:
         """`name`, or the study's primary metric when None. Raises UserError when no finished trial has it."""
         chosen = name or self.meta.get("primary_metric") or (self.metrics[0] if self.metrics else None)

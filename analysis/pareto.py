@@ -94,7 +94,7 @@ def pareto_data(study: Study, metric: str | None = None, with_published: bool = 
         total=price(everything),
         releases=len(everything),
         published=papers,
-        caption=_caption(study, metric, [value.n for _, value in found], papers),
+        caption=_caption(study, metric, [value for _, value in found], papers),
         provenance=study.provenance(),
     )
 
@@ -112,11 +112,11 @@ def _title(study: Study) -> str:
     return f"<b>{study.name}</b>" + (f": {data['name']}{size}" if "name" in data else "")
 
 
-def _caption(study: Study, metric: str, counts: list[int], papers: list[Published]) -> str:
+def _caption(study: Study, metric: str, values: list[Interval], papers: list[Published]) -> str:
     sentences = [
-        captions.seeds_sentence(counts),
+        captions.seeds_sentence(values),
         DOMINANCE,
-        captions.metric_sentence(metric),
+        captions.metric_sentence(metric) + captions.floor_clause(study, metric),
         captions.privacy_sentence(study),
         captions.nonprivate_sentence(study),
     ]

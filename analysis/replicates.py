@@ -1,14 +1,16 @@
 """Which trials are replicates of each other, and what their mean is worth.
 
-A series is a setting of every axis except ε and seed; a point is one ε of one series; its trials differ in seed only.
+A series is a setting of every axis except ε and the seeds; a point is one ε of one series; its trials differ in `seed`,
+which private fit, and in `sampling.seed`, which sample set of that fit. Sample sets of one fit say nothing of another:
+where there are several fits, the mean over a fit's sets is one replicate.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 from analysis.load import Study, Trial
 
@@ -17,11 +19,12 @@ REPLICATE_AXES = ("epsilon", "seed")
 
 @dataclass(frozen=True)
 class Interval:
-    """Mean over n replicates and half the width of its 95% interval (None when n < 2)."""
+    """Mean over n replicates and half the width of its 95% interval (None when n < 2). of: what the replicates are."""
 
     mean: float
     half_width: float | None
     n: int
+    of: Literal["seeds", "sample sets"] = "seeds"
 
     @property
     def low(self) -> float:
@@ -52,8 +55,21 @@ class Point:
 
     def interval(self, metric: str) -> Interval | None:
         """Mean and 95% interval of a metric; None when no trial has it."""
-        values = [trial.metrics[metric] for trial in self.trials if metric in trial.metrics]
-        return interval(values) if values else None
+        fits: dict[int, list[float]] = {}
+        for trial in self.trials:
+            if metric in trial.metrics:
+                fits.setdefault(trial.seed, []).append(trial.metrics[metric])
+        if len(fits) == 1:
+            (values,) = fits.values()
+            return replace(interval(values), of="sample sets" if len(values) > 1 else "seeds")
+        return interval([math.fsum(values) / len(values) for values in fits.values()]) if fits else None
+
+    @property
+    def replicates(self) -> str:
+        """How many private fits, and how many sample sets of each where there are several: `3`, `1×3`."""
+        fits = len({trial.seed for trial in self.trials})
+        sets = len(self.trials) / fits
+        return f"{fits}" if sets == 1 else f"{fits}×{sets:.3g}"
 
 
 def interval(values: list[float]) -> Interval:

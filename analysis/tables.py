@@ -19,13 +19,14 @@ def table(study: Study, metrics: Sequence[str] | None = None) -> str:
     Raises UserError for a metric that no finished trial has.
     """
     metrics = [study.metric(name) for name in metrics] if metrics else study.metrics
+    metrics = [name for name in metrics if not name.startswith("floor_")]  # of no series: it stands beside its metric
     found = points(study)
     bold = {metric: _separated(found, metric) for metric in metrics}
     header = [
         "series",
         "ε",
         "ε spent",
-        *(f"{m} {'↓' if lower_is_better(m) else '↑'}" for m in metrics),
+        *(_column(study, metric) for metric in metrics),
         "n",
         "s/trial",
         "reused",
@@ -44,7 +45,7 @@ def write_table(study: Study) -> Path:
     fixed = [f"{name} {values.pop()}" for name, values in settings.items() if len(values) == 1]
     notes = [
         *([f"In every row: {', '.join(fixed)}."] if fixed else []),
-        "Mean ± half of the 95% Student t interval over n seeds; without ± there was one seed.",
+        captions.intervals_sentence([value for point in points(study) for value in _values(point, study.metrics)]),
         "Bold: the best of its ε, where its interval overlaps no other.",
         "s/trial: seconds of the stages a trial ran itself; reused: stages it found finished, of all its stages.",
         *(captions.metric_sentence(metric) for metric in study.metrics),
@@ -66,13 +67,23 @@ def _row(point: Point, metrics: Sequence[str], bold: dict[str, list[Point]]) -> 
     for metric in metrics:
         value = point.interval(metric)
         text = "" if value is None else _number(value)
-        if value is not None and value.n < len(point.trials):
+        if value is not None and any(metric not in trial.metrics for trial in point.trials):
             text += f" (n={value.n})"
         cells.append(f"**{text}**" if point in bold[metric] else text)
     stages = sum(len(set(trial.keys) | set(trial.reused)) for trial in point.trials)
     reused = sum(len(trial.reused) for trial in point.trials)
     seconds = sum(s for trial in point.trials for stage, s in trial.seconds.items() if stage not in trial.reused)
-    return [*cells, str(len(point.trials)), f"{seconds / len(point.trials):.3g}", f"{reused}/{stages}"]
+    return [*cells, point.replicates, f"{seconds / len(point.trials):.3g}", f"{reused}/{stages}"]
+
+
+def _column(study: Study, metric: str) -> str:
+    """`fid_clean_1k_test2k ↓ (real 20.7)`: the direction, and the floor where it was measured."""
+    floor = study.floor(metric)
+    return f"{metric} {'↓' if lower_is_better(metric) else '↑'}" + (f" (real {floor:.3g})" if floor is not None else "")
+
+
+def _values(point: Point, metrics: Sequence[str]) -> list[Interval]:
+    return [value for metric in metrics if (value := point.interval(metric)) is not None]
 
 
 def _missing(trial: Trial) -> list[str]:

@@ -5,6 +5,7 @@ A sweep is a mapping with
     zip     {axis: [values]}   lists of equal length, walked together
     cases   {name: {axis: value}}   named sets of changes, one trial each, as the axis `case`: ablations
     seeds   [ints]             replicates of every point
+    sampling_seeds [ints]      sample sets of every replicate's private fit: what they cost is time, no ε
 or, instead of these, search: {space, random_k}, see `random_search`; any other search is Optuna's (sweeps.execute).
 An axis is `epsilon`, `level`, `blur`, a configuration group (`upscaler: [bicubic, realsr_df2k_x4]`: the options' whole
 sections) or a dotted field (`privacy.max_grad_norm: [0.1, 1]`).
@@ -44,12 +45,14 @@ class PlannedTrial:
 
 
 def points(sweep: dict[str, Any]) -> list[dict[str, Any]]:
-    """Every combination of axis values, in the order written, `seed` innermost.
+    """Every combination of axis values, in the order written, `seed` and then `sampling.seed` innermost.
 
     Raises UserError for an empty axis, an axis given twice, or zipped lists of unequal length.
     """
     grid, zipped = sweep.get("grid") or {}, sweep.get("zip") or {}
     seeds, cases = sweep.get("seeds") or [0], sweep.get("cases") or {}
+    sets = sweep.get("sampling_seeds") or [0]
+    again: list[dict[str, Any]] = [{}] if sets == [0] else [{"sampling.seed": number} for number in sets]
     if cases:
         grid = {**grid, "case": list(cases)}
     for name, values in [*grid.items(), *zipped.items()]:
@@ -63,7 +66,7 @@ def points(sweep: dict[str, Any]) -> list[dict[str, Any]]:
         raise UserError(f"zipped axes have unequal lengths {lengths}: give each the same number of values.")
     together = [dict(zip(zipped, row, strict=True)) for row in zip(*zipped.values(), strict=True)] or [{}]
     product = [dict(zip(grid, row, strict=True)) for row in itertools.product(*grid.values())]
-    return [{**a, **b, "seed": seed} for a in product for b in together for seed in seeds]
+    return [{**a, **b, "seed": seed, **c} for a in product for b in together for seed in seeds for c in again]
 
 
 def plan(base: dict[str, Any], sweep: dict[str, Any], load_option: LoadOption) -> list[PlannedTrial]:
@@ -149,7 +152,9 @@ def planned(
             _assign(values, ALIASES.get(axis, axis), value)
     config = from_dict(TrialConfig, values)
     keys = chain.keys(config)
-    label = "-".join(f"{axis.rsplit('.', 1)[-1]}={value}" for axis, value in point.items())
+    last = [axis.rsplit(".", 1)[-1] for axis in point]
+    names = [name if last.count(name) == 1 or name == axis else axis for name, axis in zip(last, point, strict=True)]
+    label = "-".join(f"{name}={value}" for name, value in zip(names, point.values(), strict=True))
     safe = re.sub(r"[^A-Za-z0-9=._-]+", "_", label)
     return PlannedTrial(f"{safe}-{keys['evaluate'][:8]}", point, config, keys)
 

@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 VERSIONED = (
     "torch", "ray", "opacus", "dp-accounting", "diffusers", "optuna", "clean-fid", "ncnn", "numpy", "PyWavelets",
 )  # fmt: skip
+AXES = ("grid", "zip", "cases", "seeds", "sampling_seeds", "search")
 
 
 def describe_study(
@@ -36,7 +37,7 @@ def describe_study(
         "study": values["study"],
         "sweep": sweep["name"],
         "command": "python -m sweeps.run " + " ".join(overrides),
-        "axes": {kind: sweep[kind] for kind in ("grid", "zip", "cases", "seeds", "search") if sweep.get(kind)},
+        "axes": {kind: sweep[kind] for kind in AXES if sweep.get(kind)},
         "primary_metric": suite.primary(metrics, n_reference),
         "identity": identity_of(trial),
         "config": _plain(to_dict(trial)),

@@ -90,6 +90,12 @@ def _reference_data(trial: TrialConfig) -> list[tuple[DataConfig, str]]:
     return [(trial.data, trial.metrics.reference_split)]
 
 
+def _evaluation_data(trial: TrialConfig) -> list[tuple[DataConfig, str]]:
+    """A published protocol's classifiers are tested on the test split, whatever FID looks at."""
+    also = [] if trial.metrics.downstream == "cnn" else ["test"]
+    return [(trial.data, split) for split in dict.fromkeys([trial.metrics.reference_split, *also])]
+
+
 def _tokenizer_data(trial: TrialConfig) -> list[tuple[DataConfig, str]]:
     learned = tokenizers.training_level(trial.tokenizer, trial.level) is not None
     return [(trial.public, "train")] if learned and trial.public is not None else []
@@ -111,6 +117,7 @@ CHAIN = (
             *(t.metrics.mode, t.metrics.precision, t.metrics.reference_split, t.metrics.reference_samples),
             *([{"floor": t.metrics.fid_samples}] if t.metrics.floor else []),
             *([{"second_network": _second_network(t)}] if t.metrics.second_network else []),
+            *([{"downstream": "test"}] if len(_evaluation_data(t)) > 1 else []),
         ],
         reads=_reference_data,
     ),
@@ -158,8 +165,8 @@ CHAIN = (
     Stage(
         "evaluate",
         inputs=("reference", "upscale"),
-        fields=lambda t: [identity(t.metrics), t.seed],
-        reads=_reference_data,
+        fields=lambda t: [_measuring(t), t.seed],
+        reads=_evaluation_data,
     ),
 )
 
@@ -221,6 +228,12 @@ def _upscaling(trial: TrialConfig) -> dict[str, Any]:
     read = {field: value for field, value in identity(trial.upscaler).items() if field not in unread}
     model = weight_files.identity(trial.upscaler)
     return read | ({"model": model} if model else {})
+
+
+def _measuring(trial: TrialConfig) -> dict[str, Any]:
+    """The metrics' fields that the trial's kind of downstream classifier reads."""
+    unread = () if trial.metrics.downstream == "cnn" else ("downstream_steps",)
+    return {name: value for name, value in identity(trial.metrics).items() if name not in unread}
 
 
 def _second_network(trial: TrialConfig) -> str:

@@ -26,9 +26,11 @@ def privacy(default: Any, later: bool = False) -> Any:
     return field(default=default, metadata={"class": "privacy", "later": later})
 
 
-def result(default: Any, later: bool = False) -> Any:
-    """A field that changes the numbers a stage produces. later: as in `privacy`."""
-    return field(default=default, metadata={"class": "result", "later": later})
+def result(default: Any, later: bool = False, before: Any = None) -> Any:
+    """A field that changes the numbers a stage produces. later: as in `privacy`. before: what was done when there was
+    no such field, if that is not the default now: it is that value which is in no identity."""
+    metadata = {"class": "result", "later": later or before is not None}
+    return field(default=default, metadata=metadata if before is None else {**metadata, "before": before})
 
 
 def performance(default: Any) -> Any:
@@ -197,7 +199,8 @@ class SamplingConfig:
     guidance: 1 samples the conditional model; above 1 it moves on from the unconditional one (needs condition_dropout).
     prompts: a file with one public prompt a line, for conditioning=text (None: the captions of the public test split).
     Its content enters the key, not its path.
-    diffusion_steps, algorithm, timestep_spacing: of generator=blur_diffusion (wavedp.diffusion.scheduler).
+    diffusion_steps, algorithm, timestep_spacing: of generator=blur_diffusion (wavedp.diffusion.scheduler). seed: other
+    samples of the same private fit, which cost no ε; the classifiers of `evaluate` are not moved by it.
     """
 
     n: int = result(1000)
@@ -208,6 +211,7 @@ class SamplingConfig:
     diffusion_steps: int = result(20)
     algorithm: Literal["reverse_diffusion", "ancestral", "ddim", "dpmsolver++"] = result("dpmsolver++")
     timestep_spacing: Literal["uniform", "quadratic", "logsnr", "blur_aware"] = result("logsnr")
+    seed: int = result(0, later=True)
     prompts: str | None = performance(None)
     batch_size: int = performance(500)
 
@@ -257,14 +261,15 @@ class UpscalerConfig:
 class MetricsConfig:
     """What `evaluate` measures.
 
-    fid_samples: generated images used for FID and KID. reference_samples: real images of `reference_split` (None: all).
-    mode: the resize, clean (clean-fid's), pytorch (pytorch-fid's and DPImageBench's) or tensorflow (torch-fidelity's
-    and the first FID code's). precision: of the feature network; bfloat16 is faster on CPUs made for it and gives
-    another number, under another name. downstream_steps: optimiser steps of the small CNN (0: no accuracy). floor: the
-    FID between two parts of the real split too, which a perfect generator would get. second_network: another one for a
-    Fréchet distance beside the FID, effnetlite0 or the TorchScript file second_network_file, whose content enters the
-    key, not its path (metrics.second_networks). inception: path of the FID network (None: search). batch_size: images a
-    forward pass.
+    fid_samples: generated images used for FID and KID. reference_samples: real images of `reference_split` (None:
+    all). mode: the resize, clean (clean-fid's), pytorch (pytorch-fid's and DPImageBench's) or tensorflow
+    (torch-fidelity's and the first FID code's). precision: of the feature network; bfloat16 is faster on CPUs made
+    for it and gives another number, under another name. downstream_steps: optimiser steps of the small CNN (0: no
+    accuracy). downstream: what learns from the generated images, that CNN or the classifiers of a protocol in
+    metrics.dpimagebench, which are tested on the test split. floor: the FID between two parts of the real split
+    too, which a perfect generator would get. second_network: another one for a Fréchet distance beside the FID,
+    effnetlite0 or the TorchScript file second_network_file, whose content enters the key, not its path
+    (metrics.second_networks). inception: path of the FID network (None: search). batch_size: images a forward pass.
     """
 
     mode: Literal["clean", "pytorch", "tensorflow"] = result("clean")
@@ -274,7 +279,8 @@ class MetricsConfig:
     reference_samples: int | None = result(2000)
     kid: bool = result(True)
     downstream_steps: int = result(400)
-    floor: bool = result(False, later=True)
+    downstream: Literal["cnn", "dpimagebench", "small"] = result("cnn", later=True)
+    floor: bool = result(True, before=False)
     second_network: Literal["effnetlite0", "file"] | None = result(None, later=True)
     second_network_file: str | None = performance(None)
     inception: str | None = performance(None)
@@ -324,10 +330,12 @@ def fields_of(config: Any, *classes: FieldClass) -> dict[str, Any]:
 
 def identity(config: Any) -> dict[str, Any]:
     """The fields that make two sections the same for a stage key: PRIVACY and RESULT, but for those added `later` that
-    are at their default."""
-    young = {item.name for item in fields(config) if item.metadata.get("later")}
+    say what was done before them."""
+    young = {
+        item.name: item.metadata.get("before", item.default) for item in fields(config) if item.metadata.get("later")
+    }
     chosen = fields_of(config, "privacy", "result")
-    return {name: value for name, value in chosen.items() if name not in young or value != getattr(type(config), name)}
+    return {name: value for name, value in chosen.items() if name not in young or value != young[name]}
 
 
 def sections(cls: type) -> list[str]:

@@ -67,7 +67,9 @@ def make_reference(work: Work) -> None:
     reference = suite.make_reference(images, labels, metrics, work.cache, work.report, work.device)
     found = {"features": reference.features, "others": reference.others, "second": reference.second}
     work.draft.tensors("reference", {name: value for name, value in found.items() if value is not None})
-    look = f"evaluation on the {metrics.reference_split} split (FID and KID statistics, downstream test)"
+    tested = suite.downstream_split(metrics)
+    also = "" if tested == metrics.reference_split else f" on the {tested} split"
+    look = f"evaluation on the {metrics.reference_split} split (FID and KID statistics, downstream test{also})"
     work.draft.json(
         "ledger",
         [ledger.line_nonprivate(look, dataset=real.fingerprint, n_records=len(labels), stage_key=work.key, trials=[])],
@@ -147,8 +149,10 @@ def make_coarse_samples(work: Work) -> None:
     else:
         conditions = labels = torch.arange(trial.sampling.n) % data.n_classes(trial.data)
     weights = work.inputs["private_fit"].tensors("weights")
+    again = trial.sampling.seed
+    seed = derive_seed(trial.seed, "coarse_samples", again) if again else trial.seed
     images = build_generator(trial, work.inputs, work.device).sample(
-        weights, conditions, trial.sampling, trial.seed, work.report
+        weights, conditions, trial.sampling, seed, work.report
     )
     work.draft.tensors("samples", {"images": images, "labels": labels})
 
@@ -180,12 +184,12 @@ def make_upscale(work: Work) -> None:
 def make_evaluate(work: Work) -> None:
     """Metrics of the full-size samples against the reference."""
     trial = work.trial
-    real = data.load(trial.data, trial.metrics.reference_split)
+    tested = data.load(trial.data, suite.downstream_split(trial.metrics))
     reference = suite.Reference(
         **work.inputs["reference"].tensors("reference"),
-        images=torch.tensor(real.images),
-        labels=torch.tensor(real.labels),
-        split=trial.metrics.reference_split,
+        n_split=data.n_records(trial.data, trial.metrics.reference_split),
+        images=torch.tensor(tested.images),
+        labels=torch.tensor(tested.labels),
     )
     samples = work.inputs["upscale"].tensors("samples")
     metrics = suite.evaluate(

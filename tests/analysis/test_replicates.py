@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,9 @@ from hypothesis import strategies as st
 from scipy import stats
 from study_folder import build
 
+from analysis.captions import intervals_sentence, seeds_sentence
 from analysis.load import Study, Trial, load
-from analysis.replicates import epsilon_text, interval, points, series_labels
+from analysis.replicates import Interval, epsilon_text, interval, points, series_labels
 
 
 def trial(name: str, **values) -> Trial:
@@ -58,6 +60,34 @@ def test_a_shared_result_counts_once() -> None:
     (point,) = points(study(public))
     assert point.epsilon == 0
     assert point.interval("fid") == interval([100.0, 101.0])
+
+
+def test_sample_sets_of_one_fit_are_not_counted_as_fits() -> None:
+    """Several fits: each fit's mean is one replicate. One fit: an interval of its sample sets, and said to be one."""
+
+    def of(seeds: tuple[int, ...]) -> Interval | None:
+        trials = [
+            trial(
+                f"{s}-{n}",
+                seed=s,
+                metrics={"fid": 10.0 * s + n},
+                keys={"evaluate": f"{s}{n}"},
+                axes={"seed": s, "sampling.seed": n},
+            )
+            for s in seeds
+            for n in (0, 1, 2)
+        ]
+        (point,) = points(study(trials))
+        assert point.replicates == f"{len(seeds)}×3"
+        return point.interval("fid")
+
+    assert of((0, 1)) == interval([1.0, 11.0])
+    assert of((2,)) == replace(interval([20.0, 21.0, 22.0]), of="sample sets")
+    sentence = seeds_sentence([of((2,)), of((0, 1))])
+    assert "means over 2 seeds" in sentence
+    assert "Points of one seed are means over 3 sample sets of one private fit" in sentence
+    assert "says nothing of another fit" in intervals_sentence([of((2,))])
+    assert "sample sets" not in intervals_sentence([of((0, 1))])
 
 
 def test_spent_is_the_largest_of_the_replicates() -> None:

@@ -11,6 +11,7 @@ from study_folder import build
 
 from analysis import report
 from analysis.load import Study, load
+from analysis.pareto import pareto_data
 from analysis.replicates import interval
 from analysis.tables import table, write_table
 from wavedp.errors import UserError
@@ -88,6 +89,18 @@ def test_a_metric_that_some_replicates_lack_says_so(study: Study) -> None:
     short = with_fid(study, {"a": [10.0, 11.0, 12.0]})
     short.trials[2].metrics.clear()
     assert rows(table(short))[2][3].endswith("(n=2)")
+
+
+def test_the_floor_stands_beside_its_metric_and_in_no_column(study: Study) -> None:
+    for number, trial in enumerate(study.done):
+        trial.metrics["floor_fid_clean_1k_test2k"] = 20.66
+        trial.metrics["floor_other"] = float(number)
+    header = table(study).splitlines()[0]
+    assert "fid_clean_1k_test2k ↓ (real 20.7)" in header
+    assert "kid_clean_1k_test2k ↓ |" in header
+    assert "floor" not in header
+    assert "Real images in their place get 20.7." in pareto_data(study, "fid_clean_1k_test2k").caption
+    assert "Real images" not in pareto_data(study, "kid_clean_1k_test2k").caption
 
 
 def test_table_is_aligned_and_safe(study: Study) -> None:

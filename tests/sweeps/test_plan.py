@@ -36,6 +36,19 @@ def test_points_are_the_product_of_grid_zip_and_seeds():
     assert len({tuple(point.items()) for point in found}) == len(found)
 
 
+def test_sample_sets_share_their_private_fit_and_the_first_is_the_one_without_the_axis():
+    """So three sample sets of a checkpoint cost no release, and asking for them keeps what is there."""
+    sweep = {"grid": {"level": [1]}, "seeds": [0, 4]}
+    alone = plan(BASE, sweep, load_option)
+    again = plan(BASE, {**sweep, "sampling_seeds": [0, 1, 2]}, load_option)
+    assert [(t.axes["seed"], t.axes["sampling.seed"]) for t in again] == [(s, n) for s in (0, 4) for n in (0, 1, 2)]
+    assert len({t.keys["private_fit"] for t in again}) == 2
+    assert len({t.keys["coarse_samples"] for t in again}) == 6
+    assert [t.keys for t in again[::3]] == [t.keys for t in alone]
+    assert again[1].id.startswith("level=1-seed=0-sampling.seed=1-")
+    assert [t.id for t in plan(BASE, {**sweep, "sampling_seeds": [0]}, load_option)] == [t.id for t in alone]
+
+
 @pytest.mark.parametrize(
     ("sweep", "words"),
     [
@@ -197,7 +210,9 @@ def test_what_each_change_leaves_shared():
         return [name for name in before if before[name] != after[name]]
 
     assert changed(upscaler__name="nearest") == ["upscale", "evaluate"]
-    assert changed(metrics__fid_samples=10) == ["evaluate"]
+    assert changed(metrics__kid=False) == ["evaluate"]
+    assert changed(metrics__fid_samples=10) == ["reference", "evaluate"]  # the floor looks at as many real images
+    assert changed(sampling__seed=1) == ["coarse_samples", "upscale", "evaluate"]
     assert changed(metrics__reference_samples=10) == ["reference", "evaluate"]
     assert changed(sampling__n=10) == ["coarse_samples", "upscale", "evaluate"]
     assert changed(seed=1) == ["private_fit", "coarse_samples", "upscale", "evaluate"]

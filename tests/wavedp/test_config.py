@@ -8,7 +8,7 @@ import hydra
 import pytest
 from omegaconf import OmegaConf
 
-from wavedp.config import PrivacyConfig, TrialConfig, fields_of, from_dict, identity, to_dict
+from wavedp.config import MetricsConfig, PrivacyConfig, TrialConfig, fields_of, from_dict, identity, to_dict
 from wavedp.config import sections as config_sections
 from wavedp.errors import UserError
 
@@ -57,11 +57,13 @@ def test_surface_is_frozen():
     assert surface() == json.loads(SURFACE.read_text())
 
 
-def test_a_later_field_is_in_no_identity_at_its_default():
+def test_a_later_field_that_says_what_was_done_before_it_is_in_no_identity():
     """So that adding it leaves the keys of published studies alone."""
     default, secure = PrivacyConfig(), PrivacyConfig(noise_source="secure")
     assert "noise_source" not in identity(default)
     assert identity(secure) == {**identity(default), "noise_source": "secure"}
+    assert identity(MetricsConfig()) == {**identity(MetricsConfig(floor=False)), "floor": True}
+    assert "floor" not in identity(MetricsConfig(floor=False)), "as it was before there was a floor"
 
 
 def test_round_trip_and_strictness():

@@ -24,7 +24,7 @@ from wavedp.metrics.features import clean_resize, extract, find_network, load_ne
 from wavedp.metrics.frechet import frechet_distance, frechet_distance_of
 from wavedp.metrics.kernel import kernel_distance_of
 
-CONFIG = MetricsConfig(fid_samples=24, reference_samples=24, downstream_steps=0, batch_size=8)
+CONFIG = MetricsConfig(fid_samples=24, reference_samples=24, downstream_steps=0, floor=False, batch_size=8)
 
 
 def fields(count: int, channels: int, height: int, width: int, seed: int = 0) -> torch.Tensor:
@@ -310,23 +310,57 @@ def test_downstream_takes_classes_that_only_one_side_has():
             MetricsConfig(),
             10_000,
             2000,
-            {"fid": "fid_clean_1k_test2k", "kid": "kid_clean_1k_test2k", "acc": "acc_cnn400_2k_test"},
+            {
+                "fid": "fid_clean_1k_test2k",
+                "kid": "kid_clean_1k_test2k",
+                "floor": "floor_fid_clean_1k_test2k",
+                "acc": "acc_cnn400_2k_test",
+            },
         ),
         (
             MetricsConfig(fid_samples=10_000, reference_samples=None, reference_split="train", downstream_steps=2000),
             55_000,
             60_000,
-            {"fid": "fid_clean_10k_train", "kid": "kid_clean_10k_train", "acc": "acc_cnn2000_60k_train"},
+            {
+                "fid": "fid_clean_10k_train",
+                "kid": "kid_clean_10k_train",
+                "floor": "floor_fid_clean_10k_train45k",
+                "acc": "acc_cnn2000_60k_train",
+            },
         ),
-        (MetricsConfig(kid=False, downstream_steps=0), 2000, 1000, {"fid": "fid_clean_1k_test"}),
-        (MetricsConfig(kid=False, downstream_steps=0), 500, 1000, {"fid": "fid_clean_1k_test"}),
+        (MetricsConfig(kid=False, downstream_steps=0, floor=False), 2000, 1000, {"fid": "fid_clean_1k_test"}),
+        (MetricsConfig(kid=False, downstream_steps=0, floor=False), 500, 1000, {"fid": "fid_clean_1k_test"}),
         (
             MetricsConfig(
                 fid_samples=1500, reference_samples=500, kid=False, downstream_steps=50, reference_split="val"
             ),
             501,
             1501,
-            {"fid": "fid_clean_1500_val500", "acc": "acc_cnn50_1501_val"},
+            {
+                "fid": "fid_clean_1500_val500",
+                "floor": "floor_fid_clean_250_val251",
+                "acc": "acc_cnn50_1501_val",
+            },
+        ),
+        (
+            MetricsConfig(
+                fid_samples=50_000,
+                reference_samples=None,
+                reference_split="train",
+                kid=False,
+                floor=False,
+                mode="pytorch",
+                downstream="dpimagebench",
+            ),
+            55_000,
+            60_000,
+            {
+                "fid": "fid_pytorch_50k_train",
+                "acc": "acc_dpimagebench_60k_test",
+                "acc-resnet110": "acc_dpimagebench-resnet110_60k_test",
+                "acc-wrn40-4": "acc_dpimagebench-wrn40-4_60k_test",
+                "acc-resnext29": "acc_dpimagebench-resnext29_60k_test",
+            },
         ),
     ],
 )
@@ -344,7 +378,7 @@ def reference(cache):
 def test_reference_takes_a_part_and_keeps_the_split(reference):
     assert reference.features.shape == (24, 2048)
     assert reference.images.shape == (40, 1, 16, 16)
-    assert reference.split == "test"
+    assert reference.n_split == 40
 
 
 def test_evaluate_gives_what_names_promise(reference, cache):
@@ -393,7 +427,9 @@ def test_the_drawn_part_is_not_the_beginning_and_grows_by_appending():
         ({"reference_samples": 1}, 40, 30, True, "reference_samples=1"),
         ({}, 1, 30, True, "test split of 1"),
         ({"inception": "absent.pt"}, 40, 30, True, r"FID network is not there"),
-        ({"downstream_steps": 5}, 40, 30, False, r"downstream_steps=5 needs class labels"),
+        ({"downstream_steps": 5}, 40, 30, False, r"downstream_steps=5 and .* class labels"),
+        ({"downstream": "small"}, 40, 30, False, r"downstream=small need class labels"),
+        ({"downstream": "small", "fid_samples": 20}, 40, 20, True, r"downstream=small learns from 24 images or more"),
     ],
 )
 def test_check_refuses_what_cannot_be_measured(change, n_reference, n_generated, labelled, message):
@@ -405,5 +441,5 @@ def test_check_refuses_what_cannot_be_measured(change, n_reference, n_generated,
 def test_evaluate_checks_first(reference):
     with pytest.raises(UserError, match=r"fid_samples=24 .*got 10"):
         suite.evaluate(fields(10, 1, 16, 16), None, reference, CONFIG, 0)
-    with pytest.raises(UserError, match="needs class labels"):
+    with pytest.raises(UserError, match="need class labels"):
         suite.evaluate(fields(30, 1, 16, 16), None, reference, replace(CONFIG, downstream_steps=3), 0)

@@ -28,6 +28,7 @@ from wavedp.metrics.classifiers import resnet, resnext, wide_resnet
 from wavedp.metrics.features import Report, silent
 
 SMALLEST_WITHOUT_RESNEXT = 33  # pixels a side
+FEWEST = 24  # images, of which two are kept back to choose by
 
 
 @dataclass(frozen=True)
@@ -79,9 +80,9 @@ def accuracies(
     """Of each of the protocol's classifiers, by name. Images uint8 B C H W, labels int64 B; `seed` moves initial
     weights, dropout and the order of batches, and nothing outside. `report(done, total)` counts epochs.
 
-    Raises UserError for fewer than 24 images, of which two are kept back.
+    Raises UserError for fewer than `FEWEST` images.
     """
-    if len(images) < 24:
+    if len(images) < FEWEST:
         raise UserError(f"{len(images)} images are too few to learn from and to choose by: raise sampling.n.")
     names = [
         name

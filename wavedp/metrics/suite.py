@@ -6,6 +6,8 @@
     floor_fid_clean_1k_test2k    Fréchet distance of 1,000 real images of the split to 2,000 others of it
     fd_effnetlite0_1k_test2k     Fréchet distance of another network's features (wavedp.metrics.second_networks)
     acc_cnn400_2k_test      accuracy of a CNN after 400 steps on 2,000 generated images, on the whole test split
+    acc_dpimagebench_60k_test    mean accuracy of DPImageBench's three classifiers (wavedp.metrics.dpimagebench), and
+    acc_dpimagebench-resnet110_60k_test, -wrn40-4, -resnext29    each of them; `small` likewise
 
 Numbers with different names are not comparable: FID falls with the sample count, the split and the resize change it.
 The counts also say how well a covariance of 2,048 features is known: of n images it has rank n - 1, so that an FID of
@@ -22,9 +24,11 @@ from pathlib import Path
 import torch
 
 from wavedp.config import MetricsConfig
+from wavedp.data.dataset import Split
 from wavedp.errors import UserError
 from wavedp.metrics import second_networks
 from wavedp.metrics.downstream import downstream_accuracy
+from wavedp.metrics.dpimagebench import FEWEST, PROTOCOLS, accuracies
 from wavedp.metrics.features import Report, extract, find_network, silent
 from wavedp.metrics.frechet import frechet_distance_of
 from wavedp.metrics.kernel import kernel_distance_of
@@ -34,15 +38,15 @@ from wavedp.metrics.kernel import kernel_distance_of
 class Reference:
     """The real side of every metric. Built from sensitive images: using it is a line in the ledger.
 
-    features: float32 [n 2048] of the images that FID and KID compare with. images: uint8 [N C H W], the whole split,
-    and labels: int64 [N] or None, which downstream accuracy is tested on. split: its name. others: float32 [m 2048] of
-    images beyond these n, for the floor. second: float32 [n D] of the n images by the second network.
+    features: float32 [n 2048] of the images that FID and KID compare with. n_split: images in their split. images:
+    uint8 [N C H W] and labels: int64 [N] or None, the whole split that downstream accuracy is tested on. others:
+    float32 [m 2048] of images beyond the n, for the floor. second: float32 [n D] of the n images by the second network.
     """
 
     features: torch.Tensor
+    n_split: int
     images: torch.Tensor
     labels: torch.Tensor | None
-    split: str
     others: torch.Tensor | None = None
     second: torch.Tensor | None = None
 
@@ -73,11 +77,12 @@ def make_reference(
             report(used + more + done, steps)
 
         second = second_networks.extract(chosen[:used], config, cache_dir, tell, device)
-    return Reference(features, images, labels, config.reference_split, others, second)
+    return Reference(features, len(images), images, labels, others, second)
 
 
 def names(config: MetricsConfig, n_reference: int, n_generated: int) -> dict[str, str]:
-    """The full name of each metric that `evaluate` gives, by its short name: fid, kid, floor, fd, acc.
+    """The full name of each metric that `evaluate` gives, by its short name: fid, kid, floor, fd, acc, and of a
+    protocol's classifiers acc-<classifier>.
 
     n_reference: images in the whole reference split. n_generated: images given to `evaluate`.
     """
@@ -93,8 +98,12 @@ def names(config: MetricsConfig, n_reference: int, n_generated: int) -> dict[str
         full["floor"] = f"floor_fid_{how}_{count_name(part)}_{rest}"
     if config.second_network:
         full["fd"] = f"fd_{second_networks.name(config)}_{count_name(config.fid_samples)}_{against}"
-    if config.downstream_steps:
-        full["acc"] = f"acc_cnn{config.downstream_steps}_{count_name(n_generated)}_{config.reference_split}"
+    if measures_accuracy(config):
+        of = f"cnn{config.downstream_steps}" if config.downstream == "cnn" else config.downstream
+        tested = f"{count_name(n_generated)}_{downstream_split(config)}"
+        full["acc"] = f"acc_{of}_{tested}"
+        networks = PROTOCOLS[config.downstream].networks if config.downstream in PROTOCOLS else {}
+        full |= {f"acc-{name}": f"acc_{of}-{name}_{tested}" for name in networks}
     return full
 
 
@@ -127,10 +136,15 @@ def check(config: MetricsConfig, n_reference: int, n_generated: int, labelled: b
             f"metrics.reference_samples={config.reference_samples} and a {config.reference_split} split of "
             f"{n_reference}: use more."
         )
-    if config.downstream_steps and not labelled:
+    if measures_accuracy(config) and not labelled:
         raise UserError(
-            f"metrics.downstream_steps={config.downstream_steps} needs class labels, which these images lack: "
-            "set metrics.downstream_steps=0."
+            f"metrics.downstream_steps={config.downstream_steps} and metrics.downstream={config.downstream} need class "
+            "labels, which these images lack: set metrics.downstream=cnn and metrics.downstream_steps=0."
+        )
+    if config.downstream in PROTOCOLS and n_generated < FEWEST:
+        raise UserError(
+            f"metrics.downstream={config.downstream} learns from {FEWEST} images or more, got {n_generated}: raise "
+            "sampling.n."
         )
 
 
@@ -147,15 +161,19 @@ def evaluate(
     """Measure generated `images`, uint8 [B C H W] with int64 labels [B] or None; the keys are those of `names`.
 
     FID and KID use `config.fid_samples` of them, drawn evenly over their order; the accuracy uses all; the floor uses
-    none. `seed` moves the classifier only. `report(done, total)` counts images and optimiser steps together. Raises
-    UserError as `check`, `features.extract` and `second_networks.extract` do.
+    none. `seed` moves the classifiers only. `report(done, total)` counts images and optimiser steps (or epochs)
+    together. Raises UserError as `check`, `features.extract` and `second_networks.extract` do.
     """
     labelled = labels is not None and reference.labels is not None
-    check(config, len(reference.images), len(images), labelled)
+    check(config, reference.n_split, len(images), labelled)
     measured = config.fid_samples * (2 if config.second_network else 1)
-    total = measured + config.downstream_steps
+    total = measured + _downstream_work(config)
+
+    def tell(before: int) -> Report:
+        return lambda done, _: report(before + done, total)
+
     chosen = draw(images, config.fid_samples)
-    features = extract(chosen, config, cache_dir, lambda done, _: report(done, total), device)
+    features = extract(chosen, config, cache_dir, tell(0), device)
     values = {"fid": frechet_distance_of(features, reference.features)}
     if config.kid:
         values["kid"] = kernel_distance_of(features, reference.features)
@@ -164,26 +182,35 @@ def evaluate(
         part = _floor_part(config, len(real))
         values["floor"] = frechet_distance_of(real[-part:], real[:-part])
     if config.second_network and reference.second is not None:
-
-        def tell(done: int, _: int) -> None:
-            report(config.fid_samples + done, total)
-
-        values["fd"] = frechet_distance_of(
-            second_networks.extract(chosen, config, cache_dir, tell, device), reference.second
-        )
-    if config.downstream_steps and labels is not None and reference.labels is not None:
-        values["acc"] = downstream_accuracy(
-            images,
-            labels,
-            reference.images,
-            reference.labels,
-            config.downstream_steps,
-            seed,
-            lambda done, _: report(measured + done, total),
-            device,
-        )
-    full = names(config, len(reference.images), len(images))
+        second = second_networks.extract(chosen, config, cache_dir, tell(config.fid_samples), device)
+        values["fd"] = frechet_distance_of(second, reference.second)
+    if measures_accuracy(config) and labels is not None and reference.labels is not None:
+        sets = (images, labels, reference.images, reference.labels)
+        if config.downstream == "cnn":
+            values["acc"] = downstream_accuracy(*sets, config.downstream_steps, seed, tell(measured), device)
+        else:
+            found = accuracies(*sets, PROTOCOLS[config.downstream], seed, tell(measured), device)
+            values |= {f"acc-{name}": accuracy.test for name, accuracy in found.items()}
+            values["acc"] = sum(accuracy.test for accuracy in found.values()) / len(found)
+    full = names(config, reference.n_split, len(images))
     return {full[name]: value for name, value in values.items()}
+
+
+def measures_accuracy(config: MetricsConfig) -> bool:
+    """Whether a classifier learns from the generated images."""
+    return config.downstream != "cnn" or config.downstream_steps > 0
+
+
+def downstream_split(config: MetricsConfig) -> Split:
+    """The real split that classifiers are tested on: the test split by a published protocol, whatever FID looks at."""
+    return config.reference_split if config.downstream == "cnn" else "test"
+
+
+def _downstream_work(config: MetricsConfig) -> int:
+    """Optimiser steps of the CNN, or epochs of a protocol."""
+    if config.downstream == "cnn":
+        return config.downstream_steps
+    return PROTOCOLS[config.downstream].epochs * len(PROTOCOLS[config.downstream].networks)
 
 
 def draw(images: torch.Tensor, count: int | None) -> torch.Tensor:
