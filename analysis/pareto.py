@@ -46,7 +46,8 @@ class Front:
 
 @dataclass(frozen=True)
 class ParetoData:
-    """All that the figure shows. total: composed ε of every private release of the study (None without one)."""
+    """All that the figure shows. total: composed ε of every private release of the study (None without one). floor:
+    what real images get by the metric (None where that was not measured)."""
 
     title: str
     metric: str
@@ -55,6 +56,7 @@ class ParetoData:
     total: float | None
     releases: int
     published: list[Published]
+    floor: float | None
     caption: str
     provenance: dict[str, Any]
 
@@ -94,6 +96,7 @@ def pareto_data(study: Study, metric: str | None = None, with_published: bool = 
         total=price(everything),
         releases=len(everything),
         published=papers,
+        floor=study.floor(metric),
         caption=_caption(study, metric, [value for _, value in found], papers),
         provenance=study.provenance(),
     )

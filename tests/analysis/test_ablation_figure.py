@@ -44,3 +44,26 @@ def test_it_is_drawn_for_several_series_at_one_budget_only(tmp_path: Path) -> No
         axis = json.loads((folder / "figures/pareto.json").read_text())["layout"]["xaxis"]
         kinds[folder.name] = axis.get("type")
     assert kinds == {"one": None, "several": "log", "lonely": "log"}
+
+
+def test_the_same_series_at_several_levels_share_a_row_and_real_images_are_a_line(tmp_path: Path) -> None:
+    folder = build(tmp_path / "study", epsilons=(3.0,))
+    lines = [json.loads(line) for line in (folder / "trials.jsonl").read_text().splitlines()]
+    deeper = [{**line, "trial": line["trial"] + "-2", "axes": {**line["axes"], "level": 2}} for line in lines]
+    for line in deeper:
+        line["keys"] = {**line["keys"], "evaluate": line["keys"].get("evaluate", "") + "-2"}
+        line["metrics"] = {name: 2 * value for name, value in line["metrics"].items()}
+    every = [{**line, "axes": {"level": 1, **line["axes"]}} for line in lines] + deeper
+    for line in every:
+        line["axes"] = {"level": line["axes"]["level"], **line["axes"]}
+        if line["metrics"]:
+            line["metrics"]["floor_fid_clean_1k_test2k"] = 20.7
+    (folder / "trials.jsonl").write_text("".join(json.dumps(line) + "\n" for line in every))
+    figure = ablation_figure(pareto_data(load(folder)))
+    one, two = figure.data
+    assert (one.name, two.name) == ("level 1", "level 2")
+    assert list(one.y) == list(two.y) == ["realesrgan_x4plus", "bicubic"]
+    assert list(two.x) == [2 * value for value in one.x]
+    assert one.marker.color[0] == one.marker.color[1] != two.marker.color[0]
+    (line,) = figure.layout.shapes
+    assert line.x0 == line.x1 == 20.7
