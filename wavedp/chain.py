@@ -207,7 +207,7 @@ def _sampling(trial: TrialConfig) -> dict[str, Any]:
 
 
 _TRAINING = ("train_steps", "train_batch", "train_learning_rate", "public_seed")
-_DETAIL = ("detail", "detail_width", "detail_depth")
+_DETAIL = ("detail", "detail_perceptual", "detail_adversarial", "detail_width", "detail_depth")
 # How a network runs, by upscalers that do not read what the published ones do.
 _NETWORK_OPTIONS = {"spandrel": {"precision", "tile"}, "ldm_sr": {"precision"}, "sd_x4": {"precision", "prompt"}}
 

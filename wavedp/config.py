@@ -226,7 +226,8 @@ class UpscalerConfig:
     draws. train_steps, train_batch, train_learning_rate, public_seed: training of the last two, one model for all
     levels. blur: f(i) of blur_diffusion. diffusion_steps: it draws in, counted from pure noise; it enters where the
     blur is the level's; ldm_sr and sd_x4 draw in as many. weights: folder that holds the model's files (None: search).
-    detail: whether wavelet_detail samples or gives the median. detail_width, detail_depth: of its network.
+    detail: what wavelet_detail learns by (upscalers.detail_losses). detail_perceptual, detail_adversarial: weights of
+    detail=adversarial. detail_width, detail_depth: of its network.
     low_pass_consistency: replace the block means of what the model drew by the coarse image (the trained ones always
     do). engine: what runs the published networks. precision: of the networks, where torch runs them. tile: side of the
     tiles that large coarse images go through a network in (None: whole; wavedp.upscalers.tiling). prompt: public text
@@ -243,7 +244,9 @@ class UpscalerConfig:
     public_seed: int = result(0)
     diffusion_steps: int = result(20)
     weights: str | None = performance(None)
-    detail: Literal["sampled", "regression"] = result("sampled", later=True)
+    detail: Literal["adversarial", "regression", "sampled"] = result("adversarial", later=True)
+    detail_perceptual: float = result(0.0, later=True)
+    detail_adversarial: float = result(0.03, later=True)
     detail_width: int = result(48, later=True)
     detail_depth: int = result(4, later=True)
     low_pass_consistency: bool = result(False, later=True)

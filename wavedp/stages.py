@@ -38,7 +38,7 @@ from wavedp.seeds import derive_seed
 from wavedp.store import Artifact, Draft, Store
 from wavedp.tokenizers import training as tokenizer_training
 from wavedp.tokenizers.losses import Perceptual
-from wavedp.upscalers import Upscaler, completion, wavelet_detail
+from wavedp.upscalers import Upscaler, completion, detail_losses, wavelet_detail
 from wavedp.upscalers.completion import Completion
 from wavedp.wavelets import coarse
 
@@ -241,6 +241,8 @@ def check_models(trial: TrialConfig) -> None:
         _prompts(trial)
     if trial.tokenizer.perceptual and tokenizers.training_level(trial.tokenizer, trial.level) is not None:
         Perceptual("cpu")
+    if trial.upscaler.name == "wavelet_detail":
+        detail_losses.perceptual(trial.upscaler, "cpu")
     if trial.upscaler.name not in completion.NAMES:
         _check_upscaler(trial.upscaler, 2**trial.level, coarse_shape(trial))
     n_reference = n_records(trial.data, trial.metrics.reference_split)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -12,15 +13,22 @@ from upscaler_conformance import check_upscaler, coarse_scenes
 from wavedp.config import UpscalerConfig
 from wavedp.progress import silent
 from wavedp.upscalers import build as ready_made
-from wavedp.upscalers import wavelet_detail
+from wavedp.upscalers import detail_losses, wavelet_detail
 from wavedp.upscalers.completion import Completion
 from wavedp.upscalers.low_pass import keep_low_pass
 from wavedp.wavelets import coarse, spread
 
 SMALL = UpscalerConfig(
-    name="wavelet_detail", train_steps=100, train_batch=32, train_learning_rate=1e-2, detail_width=8, detail_depth=1
+    name="wavelet_detail",
+    train_steps=100,
+    train_batch=32,
+    train_learning_rate=1e-2,
+    detail="sampled",
+    detail_width=8,
+    detail_depth=1,
 )
-REGRESSION = UpscalerConfig(**{**SMALL.__dict__, "detail": "regression"})
+REGRESSION = replace(SMALL, detail="regression")
+ADVERSARIAL = replace(SMALL, detail="adversarial", detail_perceptual=0.0, detail_adversarial=3.0, train_steps=400)
 
 
 def stripes(count: int, side: int = 8) -> torch.Tensor:
@@ -82,12 +90,45 @@ def test_sampling_draws_what_may_be_and_regression_always_the_same(trained):
     assert drawn["regression"].std(0).mean() < 0.01
 
 
+def test_a_discriminator_that_sees_the_coarse_image_makes_the_drawn_ones_vivid():
+    """Every block is 0.5 ± 0.3 in truth, and its mean says the contrast but not the sign: least absolute error draws
+    next to nothing, and the adversary wants the contrast back."""
+    images = stripes(256)
+    flat = torch.full((50, 1, 4, 4), 0.5) + 1e-4 * torch.arange(50).view(-1, 1, 1, 1)
+    contrast = {}
+    for config in (REGRESSION, ADVERSARIAL):
+        weights = wavelet_detail.fit_public(images, config, "cpu", silent)
+        drawn = wavelet_detail.complete(config, weights, "cpu", flat, 2)
+        contrast[config.detail] = float((drawn - spread(flat, 2)).abs().mean())
+    assert contrast["regression"] < 0.1
+    assert contrast["adversarial"] > 0.2
+
+
+def test_the_discriminator_joins_late_and_the_perceptual_weight_counts(monkeypatch):
+    steps: list[float] = []
+    config = replace(ADVERSARIAL, train_steps=8, train_batch=2)
+    real = detail_losses.Adversary.step
+    monkeypatch.setattr(detail_losses.Adversary, "step", lambda self, *sets: (steps.append(1), real(self, *sets))[1])
+    plain = wavelet_detail.fit_public(stripes(16), config, "cpu", silent)
+    assert len(steps) == 6
+    alike = wavelet_detail.fit_public(stripes(16), replace(config, detail_perceptual=1.0), "cpu", silent)
+    assert any(not torch.equal(alike[name], value) for name, value in plain.items())
+
+
+def test_the_learning_rate_rises_then_falls():
+    rates = [wavelet_detail.rate(step / 1000) for step in range(1000)]
+    assert max(rates) == 1
+    assert rates[0] < 0.02
+    assert rates[-1] < 0.06
+    assert rates.index(1) <= 20
+
+
 @pytest.mark.parametrize(("spread_of_samples", "best"), [(0.2, True), (0.05, False), (0.6, False)])
 def test_the_energy_score_is_least_for_the_right_spread(spread_of_samples, best):
     generator = torch.Generator().manual_seed(0)
     truth, first, second = torch.randn(3, 400, 1, 8, 8, generator=generator)
-    right = wavelet_detail.energy_score(0.2 * first, 0.2 * second, 0.2 * truth)
-    found = wavelet_detail.energy_score(spread_of_samples * first, spread_of_samples * second, 0.2 * truth)
+    right = detail_losses.energy_score(0.2 * first, 0.2 * second, 0.2 * truth)
+    found = detail_losses.energy_score(spread_of_samples * first, spread_of_samples * second, 0.2 * truth)
     assert torch.equal(found, right) if best else found > right * 1.02
 
 
@@ -96,16 +137,14 @@ def test_the_energy_score_sees_how_pixels_go_together():
     generator = torch.Generator().manual_seed(0)
     rows = torch.randn(3, 400, 1, 8, 1, generator=generator).expand(-1, -1, -1, -1, 8)
     loose = torch.randn(3, 400, 1, 8, 8, generator=generator)
-    right = wavelet_detail.energy_score(rows[0], rows[1], rows[2])
-    assert wavelet_detail.energy_score(loose[0], loose[1], rows[2]) > right * 1.02
+    right = detail_losses.energy_score(rows[0], rows[1], rows[2])
+    assert detail_losses.energy_score(loose[0], loose[1], rows[2]) > right * 1.02
 
 
 def test_training_is_a_function_of_its_seed(trained):
     again = wavelet_detail.fit_public(stripes(256), SMALL, "cpu", silent)
     assert all(torch.equal(again[name], value) for name, value in trained["sampled"].items())
-    other = wavelet_detail.fit_public(
-        stripes(256), UpscalerConfig(**{**SMALL.__dict__, "public_seed": 1}), "cpu", silent
-    )
+    other = wavelet_detail.fit_public(stripes(256), replace(SMALL, public_seed=1), "cpu", silent)
     assert any(not torch.equal(other[name], value) for name, value in trained["sampled"].items())
 
 
@@ -116,9 +155,9 @@ def test_levels_that_are_trained(size, levels):
 
 def test_large_images_are_trained_on_crops(monkeypatch):
     seen = []
-    real = wavelet_detail.energy_score
-    monkeypatch.setattr(wavelet_detail, "energy_score", lambda a, b, y: (seen.append(tuple(y.shape)), real(a, b, y))[1])
-    config = UpscalerConfig(**{**SMALL.__dict__, "train_steps": 3, "train_batch": 2})
+    real = detail_losses.energy_score
+    monkeypatch.setattr(detail_losses, "energy_score", lambda a, b, y: (seen.append(tuple(y.shape)), real(a, b, y))[1])
+    config = replace(SMALL, train_steps=3, train_batch=2)
     wavelet_detail.fit_public(torch.rand(4, 1, 96, 128), config, "cpu", silent)
     assert set(seen) == {(2, 1, wavelet_detail.CROP, wavelet_detail.CROP)}
 

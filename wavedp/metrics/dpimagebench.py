@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+from wavedp.averages import moving_average
 from wavedp.errors import UserError
 from wavedp.metrics.classifiers import resnet, resnext, wide_resnet
 from wavedp.metrics.features import Report, silent
@@ -118,12 +119,7 @@ def _learn(
     optimizer = torch.optim.Adam(classifier.parameters(), lr=protocol.learning_rate)
     schedule = torch.optim.lr_scheduler.StepLR(optimizer, protocol.step, gamma=0.2)
 
-    def mean(averaged: Tensor, current: Tensor, updates: Tensor | int) -> Tensor:
-        # The weights' memory grows with the updates, as in the moving average that DPImageBench uses.
-        decay = min(protocol.decay, (1 + int(updates)) / (10 + int(updates)))
-        return averaged.lerp(current, 1 - decay)
-
-    averaged = AveragedModel(classifier, avg_fn=mean)
+    averaged = AveragedModel(classifier, avg_fn=moving_average(protocol.decay))  # whose memory DPImageBench's has too
     best, weights = Accuracy(0.0, -1.0, 0), {}
     for epoch in range(1, protocol.epochs + 1):
         classifier.train()

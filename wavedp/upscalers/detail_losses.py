@@ -1,0 +1,108 @@
+"""What a network that draws detail can be asked for, by `upscaler.detail`:
+
+    adversarial  near the truth in pixels, alike to an ImageNet network, and taken for real by a discriminator that sees
+                 the coarse image beside it: sharp, and all but deterministic
+    regression   least absolute error: the median image, blurred where the coarse image says nothing
+    sampled      least energy score of patches: draws from all that the coarse image allows, and looks it
+
+Shapes: B images, C channels, H W pixels, h w of a coarse image.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from wavedp.config import UpscalerConfig
+from wavedp.tokenizers.losses import Adversary, Perceptual
+from wavedp.wavelets import spread
+
+if TYPE_CHECKING:
+    from wavedp.upscalers.wavelet_detail import DetailNetwork
+
+PATCHES = (1, 2, 4, 8)  # sides in pixels
+ALONE = 0.25  # share of the training before the discriminator joins: it has nothing to learn from blur
+ADVERSARY_LEARNING_RATE = 4e-4
+
+
+class Adversarial:
+    """|X - y| + detail_perceptual × perceptual distance - detail_adversarial × D(X, coarse image); D, the discriminator
+    of the tokenizer's training, learns beside the network by the hinge loss, after the first quarter of the training.
+
+    Raises UserError for a perceptual weight without the packages of the network behind it.
+    """
+
+    def __init__(self, config: UpscalerConfig, channels: int, device: str) -> None:
+        self.config = config
+        self.adversary = Adversary(2 * channels, ADVERSARY_LEARNING_RATE, device)
+        self.perceptual = perceptual(config, device)
+
+    def __call__(self, network: DetailNetwork, small: Tensor, full: Tensor, level: int, share: float) -> Tensor:
+        """share: of the training that is over, in [0, 1)."""
+        drawn = network.enlarge(small, network.noise_like(small, level))
+        loss, shown = (drawn - full).abs().mean(), drawn.clamp(0, 1)
+        if self.perceptual is not None:
+            loss = loss + self.config.detail_perceptual * self.perceptual(shown, full)
+        if share >= ALONE:
+            beside = spread(small, 2**level)
+            self.adversary.step(torch.cat([full, beside], 1), torch.cat([shown.detach(), beside], 1))
+            seen = torch.cat([shown, beside], 1)
+            loss = loss + self.config.detail_adversarial * self.adversary.generator_loss(seen)
+        return loss
+
+
+class Regression:
+    """|X - y|."""
+
+    def __call__(self, network: DetailNetwork, small: Tensor, full: Tensor, level: int, share: float) -> Tensor:
+        return (network.enlarge(small, network.noise_like(small, level)) - full).abs().mean()
+
+
+class Energy:
+    """The energy score of two samples of each coarse image."""
+
+    def __call__(self, network: DetailNetwork, small: Tensor, full: Tensor, level: int, share: float) -> Tensor:
+        twice = small.repeat(2, 1, 1, 1)
+        first, second = network.enlarge(twice, network.noise_like(twice, level)).chunk(2)
+        return energy_score(first, second, full)
+
+
+def build(config: UpscalerConfig, channels: int, device: str) -> Adversarial | Regression | Energy:
+    """The loss that `config.detail` names."""
+    if config.detail == "adversarial":
+        return Adversarial(config, channels, device)
+    return Regression() if config.detail == "regression" else Energy()
+
+
+def perceptual(config: UpscalerConfig, device: str) -> Perceptual | None:
+    """The ImageNet network of an adversarial training with a weight for it. Raises UserError without its packages."""
+    if config.detail != "adversarial" or not config.detail_perceptual:
+        return None
+    return Perceptual(device, "upscaler.detail_perceptual", "upscaler.detail_perceptual=0")
+
+
+def energy_score(first: Tensor, second: Tensor, truth: Tensor) -> Tensor:
+    """How well two samples of the same coarse image, B C H W, describe the truth: lower is better, averaged over images
+    and over patches of several sides.
+
+        ½ |X - y| + ½ |X' - y| - ½ |X - X'|     (Gneiting & Raftery, JASA 2007, equation 22, with two samples)
+
+    Its expectation is least when X has the distribution of y given the coarse image, patch by patch: no adversary and
+    no steps of diffusion are needed to sample. Distances are Euclidean, per pixel.
+    """
+    return torch.stack(
+        [
+            (_patch_distance(first, truth, side) + _patch_distance(second, truth, side)) / 2
+            - _patch_distance(first, second, side) / 2
+            for side in PATCHES
+        ]
+    ).mean()
+
+
+def _patch_distance(first: Tensor, second: Tensor, side: int) -> Tensor:
+    squares = (first - second).square().sum(1, keepdim=True)
+    means = F.avg_pool2d(squares, min(side, *squares.shape[-2:]), stride=max(side // 2, 1))
+    return (means + 1e-6).sqrt().mean()  # the root has no slope at 0
