@@ -96,7 +96,8 @@ def test_smoke_leaves_a_complete_folder(smoke):
     trials, lines = rows(folder), rows(folder, name="ledger.jsonl")
     assert [row["status"] for row in trials] == ["done"] * 4
     for row in trials:
-        assert {"fid_clean_64_test64", "kid_clean_64_test64", "acc_cnn20_100_test"} == set(row["metrics"])
+        fid = {"fid_clean_64_test64", "floor_fid_clean_64_test64", "kid_clean_64_test64"}
+        assert fid | {"acc_cnn20_100_test"} == set(row["metrics"])
         assert all(isinstance(value, float) for value in row["metrics"].values())
         assert (folder / "results/smoke/samples" / f"{row['trial']}.png").exists()
         assert (folder / "results/smoke/samples" / f"{row['trial']}.npz").exists()

@@ -24,13 +24,13 @@ if TYPE_CHECKING:
     from wavedp.upscalers.wavelet_detail import DetailNetwork
 
 PATCHES = (1, 2, 4, 8)  # sides in pixels
-ALONE = 0.25  # share of the training before the discriminator joins: it has nothing to learn from blur
+ALONE = 0.4  # share of the training before the discriminator joins: it has nothing to learn from blur
 ADVERSARY_LEARNING_RATE = 4e-4
 
 
 class Adversarial:
     """|X - y| + detail_perceptual × perceptual distance - detail_adversarial × D(X, coarse image); D, the discriminator
-    of the tokenizer's training, learns beside the network by the hinge loss, after the first quarter of the training.
+    of the tokenizer's training, learns beside the network by the hinge loss, after the first 40 % of the training.
 
     Raises UserError for a perceptual weight without the packages of the network behind it.
     """
