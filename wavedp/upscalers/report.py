@@ -113,6 +113,7 @@ def main(arguments: list[str] | None = None) -> int:
         default=["bicubic", "animevideov3_x4", "realesrgan_x4plus", "realsr_df2k_x4", "wavelet_detail"],
     )
     parser.add_argument("--train-steps", type=int, default=UpscalerConfig().train_steps, help="of those trained here")
+    parser.add_argument("--train-batch", type=int, default=UpscalerConfig().train_batch, help="images a step of theirs")
     parser.add_argument("--home", default=DataConfig().home, help="where datasets are (%(default)s)")
     parser.add_argument("--store", default=".wavedp/store")
     parser.add_argument("--results", type=Path, default=Path("results/super_resolution"))
@@ -128,7 +129,7 @@ def main(arguments: list[str] | None = None) -> int:
             ("coarse", spread(coarse(images[:SHOWN], chosen.level), 2**chosen.level)),
         ]
         for name in chosen.upscalers:
-            upscaler = UpscalerConfig(name=name, train_steps=chosen.train_steps)
+            upscaler = UpscalerConfig(name=name, train_steps=chosen.train_steps, train_batch=chosen.train_batch)
             for row, made in measure(trial, upscaler, images, Store(chosen.store), chosen.device):
                 rows.append(row)
                 print(json.dumps(row), flush=True)
