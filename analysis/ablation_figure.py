@@ -64,6 +64,11 @@ def ablation_figure(data: ParetoData) -> go.Figure:
     lines = textwrap.wrap(data.caption.replace(DOMINANCE, f"Best first, all at {budget}{whole}."), CAPTION_COLUMNS)
     bottom = AXIS + CAPTION_LINE * len(lines) + 14
     arrow = "↓ lower is better" if data.lower_is_better else "↑ higher is better"
+    ends = [end for found in levels.values() for value in found.values() for end in (value.low, value.high)]
+    span = None
+    if data.floor is not None:  # a line does not widen the axis by itself
+        low, high = min(data.floor, *ends), max(data.floor, *ends)
+        span = [low - 0.04 * (high - low), high + 0.06 * (high - low)]
     grid = {"gridcolor": "#ececec", "linecolor": "#444444", "showline": True, "zeroline": False}
     figure.update_layout(
         template="none",
@@ -72,7 +77,7 @@ def ablation_figure(data: ParetoData) -> go.Figure:
         margin={"t": TOP, "b": bottom, "l": LEFT, "r": RIGHT},
         font={"family": "DejaVu Sans, Helvetica, Arial, sans-serif", "size": 13, "color": INK},
         title={"text": f"{data.title}, {budget}", "x": 0, "xref": "paper", "pad": {"t": 14}},
-        xaxis={"title": {"text": f"{data.metric}   {arrow}", "standoff": 8}, "ticks": "outside", **grid},
+        xaxis={"title": {"text": f"{data.metric}   {arrow}", "standoff": 8}, "ticks": "outside", "range": span, **grid},
         yaxis={"autorange": "reversed", "categoryorder": "array", "categoryarray": rows, **grid},
         legend={"orientation": "h", "x": 0, "y": 1, "yanchor": "bottom"},
         meta=data.provenance,

@@ -29,6 +29,8 @@ def metric_sentence(metric: str) -> str:
         resizing = RESIZING.get(mode, f"{mode} resizing")
         precision = ", in bfloat16" if low else ""
         return f"{metric}: Inception-v3 pool features{precision}, {resizing}, {_counts(generated, split, part)}."
+    if metric.startswith("floor_"):
+        return f"{metric}: what real images of the split get in the place of generated ones."
     if match := SECOND.fullmatch(metric):
         network, *counts = match.groups()
         return f"{metric}: Fréchet distance of the features of {network}, {_counts(*counts)}."

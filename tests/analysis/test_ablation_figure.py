@@ -67,3 +67,4 @@ def test_the_same_series_at_several_levels_share_a_row_and_real_images_are_a_lin
     assert one.marker.color[0] == one.marker.color[1] != two.marker.color[0]
     (line,) = figure.layout.shapes
     assert line.x0 == line.x1 == 20.7
+    assert figure.layout.xaxis.range[0] < 20.7 < max(two.x) < figure.layout.xaxis.range[1]
