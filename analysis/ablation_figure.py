@@ -6,6 +6,7 @@ images get.
 
 from __future__ import annotations
 
+import itertools
 import re
 import textwrap
 
@@ -32,7 +33,7 @@ def ablation_figure(data: ParetoData) -> go.Figure:
     best = {row: min(sign * found[row].mean for found in levels.values() if row in found) for row in _rows(levels)}
     rows = sorted(best, key=best.__getitem__)
     figure = go.Figure()
-    for (level, found), colour in zip(levels.items(), PALETTE, strict=False):
+    for (level, found), colour in zip(levels.items(), itertools.cycle(PALETTE), strict=False):
         listed = [row for row in rows if row in found]
         values = [found[row] for row in listed]
         figure.add_scatter(

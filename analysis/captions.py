@@ -84,8 +84,8 @@ def intervals_sentence(values: Iterable[Interval]) -> str:
     sentence = "Mean ± half of the 95% Student t interval over n seeds; without ± there was one seed."
     if "sample sets" in of:
         sentence += (
-            " n = 1×3: over three sample sets of one private fit, which cost no further ε; that interval says nothing "
-            "of another fit."
+            " n = 1×k: over k sample sets of one private fit, which cost no further ε; that interval says nothing of "
+            "another fit."
         )
     return sentence
 

@@ -77,11 +77,11 @@ class Study:
         return list(dict.fromkeys(name for trial in self.done for name in trial.metrics))
 
     def floor(self, metric: str) -> float | None:
-        """What real images get in the place of generated ones, by a metric such as fid_clean_1k_test2k; None where the
-        study did not measure it (metrics.floor)."""
-        start = "floor_" + "_".join(metric.split("_")[:2])
+        """What as many real images get in the place of generated ones, by a metric such as fid_clean_1k_test2k; None
+        where the study did not measure it (metrics.floor), or measured several."""
+        start = "floor_" + "_".join(metric.split("_")[:3]) + "_"  # the family, the mode and the count
         found = {trial.metrics[name] for trial in self.done for name in trial.metrics if name.startswith(start)}
-        return max(found) if found else None
+        return found.pop() if len(found) == 1 else None
 
     def metric(self, name: str | None = None) -> str:
         """`name`, or the study's primary metric when None. Raises UserError when no finished trial has it."""

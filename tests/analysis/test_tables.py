@@ -95,6 +95,9 @@ def test_the_floor_stands_beside_its_metric_and_in_no_column(study: Study) -> No
     for number, trial in enumerate(study.done):
         trial.metrics["floor_fid_clean_1k_test2k"] = 20.66
         trial.metrics["floor_other"] = float(number)
+        # Of another precision, another count and another mode: none of them is this metric's.
+        trial.metrics.update({"floor_fid_clean-bf16_1k_test2k": 31.0, "floor_fid_clean_10k_test": 5.0})
+        trial.metrics["floor_fid_pytorch_1k_test2k"] = 40.0
     header = table(study).splitlines()[0]
     assert "fid_clean_1k_test2k ↓ (real 20.7)" in header
     assert "kid_clean_1k_test2k ↓ |" in header

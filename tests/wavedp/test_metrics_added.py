@@ -285,7 +285,8 @@ def test_the_sheet_shows_the_pairs(tmp_path):
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory):
     """A random CLIP model of a few weights, as save_pretrained writes it, and a function that gives its cosines."""
-    transformers = pytest.importorskip("transformers")
+    import transformers  # which the extra `dev` brings
+
     folder = tmp_path_factory.mktemp("clip")
     words = ["<|startoftext|>", "<|endoftext|>", *(f"{c}</w>" for c in "abcdefgh"), *"abcdefgh"]
     (folder / "vocab.json").write_text(json.dumps({word: number for number, word in enumerate(words)}))

@@ -1,7 +1,7 @@
 """What a network that draws detail can be asked for, by `upscaler.detail`:
 
     adversarial  near the truth in pixels, alike to an ImageNet network, and taken for real by a discriminator that sees
-                 the coarse image beside it: sharp, and all but deterministic
+                 the coarse image beside it: sharp, and without noise, so deterministic
     regression   least absolute error: the median image, blurred where the coarse image says nothing
     sampled      least energy score of patches: draws from all that the coarse image allows, and looks it
 

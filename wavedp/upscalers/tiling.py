@@ -3,9 +3,9 @@
 Each tile is enlarged with `OVERLAP` pixels more on every side where the image has them, and they are cut off again. A
 border of the image stays one: the network pads it as it would without tiles. Seams are exact where the network looks
 no farther than the overlap: animevideov3 has 18 convolutions of 3×3, which is 18 pixels, and a resize. The RRDB
-networks look some 350 pixels far on paper, more than most coarse images have; what lies beyond 32 moved the worst
-pixel of a scene by 7.5e-3 of full scale, and tests/wavedp/test_upscaler_engines.py holds it below 2e-2. Since that is
-more than rounding, `upscaler.tile` is part of a trial's identity.
+networks look some 350 pixels far on paper, more than most coarse images have; what lies beyond 32 moves the worst
+pixel of a scene by less than 2e-2 of full scale (tests/wavedp/test_upscaler_engines.py). Since that is more than
+rounding, `upscaler.tile` is part of a trial's identity.
 """
 
 from __future__ import annotations

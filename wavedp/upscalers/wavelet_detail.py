@@ -28,7 +28,7 @@ from wavedp.wavelets import Pyramid, coarse, reconstruct
 
 Weights = dict[str, Tensor]
 
-NOISE = 4  # planes; more did not change the energy score
+NOISE = 4  # planes, of detail=sampled
 LEVELS = 3  # doublings trained for, where the images' sides allow
 DECAY = 0.998  # of the moving average of the weights, which is what is kept
 CROP = 64  # larger images are trained on crops of this side: the network is convolutional
