@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
+import yaml
 from upscaler_conformance import check_upscaler, coarse_scenes
 
 from wavedp.config import UpscalerConfig
@@ -29,6 +31,11 @@ SMALL = UpscalerConfig(
 )
 REGRESSION = replace(SMALL, detail="regression")
 ADVERSARIAL = replace(SMALL, detail="adversarial", detail_perceptual=0.0, detail_adversarial=3.0, train_steps=400)
+
+
+def test_the_recipe_is_the_one_of_the_configuration_file():
+    written = yaml.safe_load(Path(__file__).parents[2].joinpath("conf/upscaler/wavelet_detail.yaml").read_text())
+    assert {field: float(written[field]) for field in wavelet_detail.RECIPE} == wavelet_detail.RECIPE
 
 
 def stripes(count: int, side: int = 8) -> torch.Tensor:

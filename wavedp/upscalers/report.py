@@ -37,7 +37,7 @@ from wavedp.config import DataConfig, TrialConfig, UpscalerConfig
 from wavedp.errors import UserError
 from wavedp.store import Store, write_jsonl
 from wavedp.tokenizers.losses import Perceptual
-from wavedp.upscalers import UPSCALERS
+from wavedp.upscalers import UPSCALERS, wavelet_detail
 from wavedp.wavelets import coarse, spread
 
 TRAINED = ("blur_diffusion", "wavelet_detail")
@@ -112,8 +112,8 @@ def main(arguments: list[str] | None = None) -> int:
         choices=[*(name for name in UPSCALERS if name != "identity"), *TRAINED],
         default=["bicubic", "animevideov3_x4", "realesrgan_x4plus", "realsr_df2k_x4", "wavelet_detail"],
     )
-    parser.add_argument("--train-steps", type=int, default=UpscalerConfig().train_steps, help="of those trained here")
-    parser.add_argument("--train-batch", type=int, default=UpscalerConfig().train_batch, help="images a step of theirs")
+    parser.add_argument("--train-steps", type=int, help="of those trained here (as conf/upscaler says)")
+    parser.add_argument("--train-batch", type=int, help="images a step of theirs (as conf/upscaler says)")
     parser.add_argument("--home", default=DataConfig().home, help="where datasets are (%(default)s)")
     parser.add_argument("--store", default=".wavedp/store")
     parser.add_argument("--results", type=Path, default=Path("results/super_resolution"))
@@ -129,7 +129,10 @@ def main(arguments: list[str] | None = None) -> int:
             ("coarse", spread(coarse(images[:SHOWN], chosen.level), 2**chosen.level)),
         ]
         for name in chosen.upscalers:
-            upscaler = UpscalerConfig(name=name, train_steps=chosen.train_steps, train_batch=chosen.train_batch)
+            recipe = wavelet_detail.RECIPE if name == "wavelet_detail" else {}
+            asked = {"train_steps": chosen.train_steps, "train_batch": chosen.train_batch}
+            asked = {field: value for field, value in asked.items() if value is not None}
+            upscaler = UpscalerConfig(name=name, **{**recipe, **asked})
             for row, made in measure(trial, upscaler, images, Store(chosen.store), chosen.device):
                 rows.append(row)
                 print(json.dumps(row), flush=True)

@@ -14,6 +14,8 @@ Shapes: B images, C channels, H W pixels, h w of a coarse image, Z noise planes,
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -31,6 +33,8 @@ Weights = dict[str, Tensor]
 NOISE = 4  # planes, of detail=sampled
 LEVELS = 3  # doublings trained for, where the images' sides allow
 DECAY = 0.998  # of the moving average of the weights, which is what is kept
+# How it is trained where nothing else is asked for, as in conf/upscaler/wavelet_detail.yaml.
+RECIPE: dict[str, Any] = {"train_steps": 8000, "train_batch": 16, "train_learning_rate": 1.5e-3}
 CROP = 64  # larger images are trained on crops of this side: the network is convolutional
 
 
