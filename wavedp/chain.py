@@ -82,7 +82,10 @@ def fit_kind(trial: TrialConfig) -> Literal["dp", "nonprivate", "real", "public"
 
 
 def mechanisms(trial: TrialConfig) -> list[accounting.Mechanism]:
-    """What the trial's private fit will run, calibrated to its budget (σ = 0 for ε = ∞). Raises InfeasibleError."""
+    """What the trial's private fit will run, calibrated to its budget (σ = 0 for ε = ∞); nothing for an anchor, which
+    fits nothing. Raises InfeasibleError."""
+    if fit_kind(trial) in ("real", "public"):
+        return []
     return accounting.mechanisms(trial.privacy, n_records(trial.data, "train"))
 
 

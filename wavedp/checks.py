@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import PurePath
 
 from wavedp import data, generators, tokenizers, weight_files
-from wavedp.chain import coarse_shape, deblurs, diffuses, n_records, pretrain_level, trains_upscaler
+from wavedp.chain import coarse_shape, deblurs, diffuses, fit_kind, n_records, pretrain_level, trains_upscaler
 from wavedp.config import DiffusionConfig, TokenizerConfig, TrialConfig, UpscalerConfig
 from wavedp.errors import UserError
 from wavedp.levels import check_level
@@ -52,7 +52,9 @@ def check(trial: TrialConfig) -> list[str]:
     if trains_upscaler(trial):
         _check_trained_upscaler(trial)
     _check_conditioning(trial)
-    return [*accounting.check(trial.privacy, n_records(trial.data, "train")), *_face_warning(trial)]
+    records = n_records(trial.data, "train")
+    warned = accounting.check(trial.privacy, records) if fit_kind(trial) in ("dp", "nonprivate") else []
+    return [*warned, *_face_warning(trial)]
 
 
 def _face_warning(trial: TrialConfig) -> list[str]:

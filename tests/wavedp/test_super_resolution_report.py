@@ -3,6 +3,7 @@
 import io
 import json
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -42,6 +43,18 @@ def test_better_images_score_better(made):
 def test_the_picture_has_a_column_each(made):
     picture = Image.open(io.BytesIO(made[1]))
     assert picture.size == (6 * 36, 3 * 36 + 14)  # original, coarse and four upscalers
+
+
+def test_a_handful_of_photographs_is_enough(tmp_path, capsys):
+    """No private fit stands behind the report, so no batch of one has to be drawn from them."""
+    (tmp_path / "photographs").mkdir()
+    for name in ("Dune", "Aqua"):
+        pixels = np.random.default_rng(0).integers(0, 256, (64, 128, 3), np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "photographs" / f"{name}.jpg")
+    arguments = ["--home", str(tmp_path), "--size", "32", "--level", "1", "--upscalers", "nearest"]
+    assert report.main([*arguments, "--results", str(tmp_path / "results")]) == 0
+    first = json.loads(capsys.readouterr().out.splitlines()[0])
+    assert (first["data"], first["images"]) == ("photographs", 2)
 
 
 def test_errors_are_a_sentence(tmp_path, capsys):

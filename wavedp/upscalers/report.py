@@ -33,7 +33,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from wavedp import chain, checks, data, stages
-from wavedp.config import DataConfig, TrialConfig, UpscalerConfig
+from wavedp.config import DataConfig, GeneratorConfig, TrialConfig, UpscalerConfig
 from wavedp.errors import UserError
 from wavedp.store import Store, write_jsonl
 from wavedp.tokenizers.losses import Perceptual
@@ -120,7 +120,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     chosen = parser.parse_args(arguments)
     images_of = DataConfig(name=chosen.data, size=chosen.size, channels=3, home=chosen.home)
-    trial = TrialConfig(level=chosen.level, data=images_of, public=images_of)
+    nothing_private = GeneratorConfig(name="real", pretrain_steps=0)
+    trial = TrialConfig(level=chosen.level, data=images_of, public=images_of, generator=nothing_private)
     rows = []
     try:
         images = torch.tensor(data.load(images_of, "test").images[: chosen.images]).float() / 255
