@@ -59,6 +59,11 @@ class Work:
     device: str
     report: Report = silent
 
+    @property
+    def training(self) -> Path:
+        """The checkpoint of a public training."""
+        return self.folder / "training.pt"
+
 
 def make_reference(work: Work) -> None:
     """Evaluation statistics of the sensitive set's held-out split: a non-private look, priced as such in the ledger."""
@@ -89,7 +94,7 @@ def make_tokenizer(work: Work) -> None:
     def network() -> tokenizers.SpectralNetwork:
         return tokenizers.network(trial.tokenizer, data.shape(trial.data), trial.level)
 
-    weights, report = tokenizer_training.fit(network, images, trial.tokenizer, work.device, work.report)
+    weights, report = tokenizer_training.fit(network, images, trial.tokenizer, work.device, work.report, work.training)
     work.draft.tensors("weights", weights)
     work.draft.json("tokenizer", report)
 
@@ -103,7 +108,9 @@ def make_pretrain(work: Work) -> None:
         public = data.load(trial.public, "train")
         images, conditions = _coarse_images(public, pretrain_level(trial)), _conditions(public, trial, views=1)
         conditions = conditions[:, 0] if conditions.ndim == 3 else conditions
-    work.draft.tensors("weights", generator.fit_public(images, conditions, trial.generator.public_seed, work.report))
+    seed = trial.generator.public_seed
+    weights = generator.fit_public(images, conditions, seed, work.report, work.training)
+    work.draft.tensors("weights", weights)
 
 
 def make_private_fit(work: Work) -> None:
@@ -161,11 +168,11 @@ def make_upscaler(work: Work) -> None:
     """Stage two's model, where it is one of ours: trained on full-size public images, for every level alike."""
     config, images = work.trial.upscaler, _coarse_images(data.load(_public(work.trial), "train"), level=0)
     if config.name == "wavelet_detail":
-        weights = wavelet_detail.fit_public(images, config, work.device, work.report)
+        weights = wavelet_detail.fit_public(images, config, work.device, work.report, work.training)
     else:
         nothing = torch.zeros(len(images), dtype=torch.long)
         generator = deblurring(work.trial, work.device)
-        weights = generator.fit_public(images, nothing, config.public_seed, work.report)
+        weights = generator.fit_public(images, nothing, config.public_seed, work.report, work.training)
     work.draft.tensors("weights", weights)
 
 
@@ -230,7 +237,9 @@ def make(stage: str, trial: TrialConfig, store: Store, device: str, report: Repo
         folder = store.work_folder(stage, key)
         work = Work(trial, inputs, Draft(), key, folder, folder.parent / "features", device, report)
         MAKE[stage](work)
-        return store.publish(stage, key, work.draft), True
+        made = store.publish(stage, key, work.draft)
+        work.training.unlink(missing_ok=True)
+        return made, True
 
 
 def check_models(trial: TrialConfig) -> None:

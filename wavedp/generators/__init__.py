@@ -1,6 +1,6 @@
 """Stage one's models, all behind one protocol.
 
-    fit_public(images, conditions, seed, report)              -> weights, from public images
+    fit_public(images, conditions, seed, report, checkpoint)  -> weights, from public images; goes on from `checkpoint`
     fit_private(weights, images, conditions, fit, report)     -> PrivateFit, from sensitive coarse images
     sample(weights, conditions, sampling, seed, report)       -> coarse images, one per condition
 
@@ -58,7 +58,9 @@ class PrivateFit:
 class Generator(Protocol):
     """See the module's docstring."""
 
-    def fit_public(self, images: Tensor, conditions: Tensor, seed: int, report: Report) -> Weights: ...
+    def fit_public(
+        self, images: Tensor, conditions: Tensor, seed: int, report: Report, checkpoint: Path | None = None
+    ) -> Weights: ...
 
     def fit_private(
         self, weights: Weights, images: Tensor, conditions: Tensor, fit: FitSettings, report: Report

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from torch import Tensor
 
@@ -26,7 +28,9 @@ class PublicOnly(SpectralAR):
 class Real:
     """The ceiling of stage two: real coarse images, drawn without replacement within each class. Not private."""
 
-    def fit_public(self, images: Tensor, conditions: Tensor, seed: int, report: Report) -> Weights:
+    def fit_public(
+        self, images: Tensor, conditions: Tensor, seed: int, report: Report, checkpoint: Path | None = None
+    ) -> Weights:
         """Nothing to learn from public images."""
         return {}
 

@@ -15,12 +15,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from wavedp import resume
 from wavedp.config import DiffusionConfig, GeneratorConfig, SamplingConfig
 from wavedp.diffusion.blur import PAPER_LOG, PAPER_QUARTIC, BlurSchedule, effective_blur
 from wavedp.diffusion.scheduler import BlurDiffusionScheduler
@@ -52,7 +54,9 @@ class BlurDiffusion:
         self.n_classes, self.device = n_classes, device
         self.process = forward_process(diffusion, blur)
 
-    def fit_public(self, images: Tensor, conditions: Tensor, seed: int, report: Report) -> Weights:
+    def fit_public(
+        self, images: Tensor, conditions: Tensor, seed: int, report: Report, checkpoint: Path | None = None
+    ) -> Weights:
         """Adam with a cosine learning rate on public images and their mirror images; 0 steps give the initial weights.
 
         The public classes' embeddings are not kept: every sensitive class starts from their mean.
@@ -64,7 +68,7 @@ class BlurDiffusion:
         optimizer = torch.optim.Adam(model.parameters(), lr=self.config.pretrain_learning_rate)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(steps, 1))
         loss_fn = record_loss(self.process, self.diffusion, self.config.condition_dropout, views=1, multiplicity=1)
-        for step in range(steps):
+        for step in resume.steps(steps, report, checkpoint, model=model, optimizer=optimizer, schedule=schedule):
             index = torch.randint(len(conditions), (batch,))
             shown = images[index].flip(-1) if step % 2 else images[index]
             draws = torch.rand(batch, draws_of(self.shape, views=1, multiplicity=1))
@@ -75,7 +79,6 @@ class BlurDiffusion:
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             schedule.step()
-            report(step + 1, steps)
         weights = {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
         return forget_classes(weights, self.n_classes) if by_class else weights
 

@@ -11,11 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from wavedp import resume
 from wavedp.config import GeneratorConfig, PrivacyConfig, SamplingConfig
 from wavedp.generators import FitSettings, PrivateFit, Weights
 from wavedp.generators.adaptation import adapt, merge
@@ -47,7 +49,9 @@ class SpectralAR:
         self.config, self.tokenizer, self.public = config, tokenizer, public
         self.n_classes, self.device = n_classes, device
 
-    def fit_public(self, images: Tensor, conditions: Tensor, seed: int, report: Report) -> Weights:
+    def fit_public(
+        self, images: Tensor, conditions: Tensor, seed: int, report: Report, checkpoint: Path | None = None
+    ) -> Weights:
         """Adam with a cosine learning rate on public images and their mirror images; 0 steps give the initial weights.
 
         The public classes' embeddings are not kept: every sensitive class starts from their mean.
@@ -59,7 +63,7 @@ class SpectralAR:
         optimizer = torch.optim.Adam(model.parameters(), lr=self.config.pretrain_learning_rate)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(steps, 1))
         views = [_encode(self.public, flipped) for flipped in (images, images.flip(-1))] if steps else []
-        for step in range(steps):
+        for step in resume.steps(steps, report, checkpoint, model=model, optimizer=optimizer, schedule=schedule):
             index = torch.randint(len(conditions), (batch,))
             shown = drop(model.condition, conditions[index].to(self.device), self.config.condition_dropout)
             with self._autocast():
@@ -68,7 +72,6 @@ class SpectralAR:
             loss.backward()
             optimizer.step()
             schedule.step()
-            report(step + 1, steps)
         weights = {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
         return forget_classes(weights, self.n_classes) if by_class else weights
 

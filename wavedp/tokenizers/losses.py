@@ -107,3 +107,12 @@ class Adversary:
         loss.backward()
         self.optimizer.step()
         return loss.detach()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Of the network and its optimiser."""
+        return {"network": self.network.state_dict(), "optimizer": self.optimizer.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """As `state_dict` gave it."""
+        self.network.load_state_dict(state["network"])
+        self.optimizer.load_state_dict(state["optimizer"])

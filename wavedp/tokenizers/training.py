@@ -12,19 +12,21 @@ A code that no token chose for `RESTART_EVERY` steps is moved onto a random enco
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from wavedp import resume
 from wavedp.config import TokenizerConfig
 from wavedp.errors import UserError
 from wavedp.progress import Report
 from wavedp.seeds import derive_seed
 from wavedp.tokenizers import Weights
-from wavedp.tokenizers.codebook import health
+from wavedp.tokenizers.codebook import Codebook, health
 from wavedp.tokenizers.losses import Adversary, Perceptual
 from wavedp.tokenizers.spectral import SpectralNetwork
 
@@ -33,14 +35,20 @@ WARM_UP = 0.2  # share of the steps in which the learning rate rises
 
 
 def fit(
-    network: Callable[[], SpectralNetwork], images: Tensor, config: TokenizerConfig, device: str, report: Report
+    network: Callable[[], SpectralNetwork],
+    images: Tensor,
+    config: TokenizerConfig,
+    device: str,
+    report: Report,
+    checkpoint: Path | None = None,
 ) -> tuple[Weights, dict[str, Any]]:
     """Train on public images B C h w in [0, 1] and their mirror images; returns weights and what to say of them.
 
     network: makes the untrained one, from torch's generator as `fit` seeds it.
 
     The report has `psnr` in dB of the last 10 batches, and for each codebook `usage`, `perplexity` (over the last
-    `RESTART_EVERY` steps) and `restarts`. Seeded by config.public_seed. Raises UserError without images.
+    `RESTART_EVERY` steps) and `restarts`. Seeded by config.public_seed; goes on from `checkpoint` (wavedp.resume).
+    Raises UserError without images.
     """
     if not len(images):
         raise UserError(
@@ -55,9 +63,11 @@ def fit(
     )
     perceptual = Perceptual(device) if config.perceptual else None
     adversary = Adversary(images.shape[1], config.train_learning_rate, device) if config.adversarial else None
-    counts = [torch.zeros(len(book.codes)) for book in model.books]
-    restarts, errors = [0] * len(counts), []
-    for step in range(config.train_steps):
+    tally = _Tally(model.books)
+    parts: dict[str, resume.Part] = {"model": model, "optimizer": optimizer, "schedule": schedule, "tally": tally}
+    if adversary:
+        parts["adversary"] = adversary
+    for step in resume.steps(config.train_steps, report, checkpoint, **parts):
         batch = images[torch.randint(len(images), (config.train_batch,))].to(device)
         batch = batch.flip(-1) if step % 2 else batch
         rebuilt, quantised = model(batch)
@@ -74,22 +84,40 @@ def fit(
         schedule.step()
         if adversary:
             adversary.step(batch, rebuilt.detach())
-        errors.append(float(error.detach()))
-        for count, part in zip(counts, quantised, strict=True):
+        tally.errors = [*tally.errors, float(error.detach())][-10:]
+        for count, part in zip(tally.counts, quantised, strict=True):
             count += torch.bincount(part.codes.flatten().cpu(), minlength=len(count))
         # Not at the very end: a restarted code needs steps to find its place.
         if (step + 1) % RESTART_EVERY == 0 and step + 1 < 0.9 * config.train_steps:
             with torch.no_grad():
                 features = model.features(batch)
-            for i, (book, count, z) in enumerate(zip(model.books, counts, features, strict=True)):
-                restarts[i] += book.restart_dead(count.to(device), z.flatten(0, 1))
+            for i, (book, count, z) in enumerate(zip(model.books, tally.counts, features, strict=True)):
+                tally.restarts[i] += book.restart_dead(count.to(device), z.flatten(0, 1))
         if (step + 1) % RESTART_EVERY == 0 and step + 1 < config.train_steps:
-            counts = [torch.zeros_like(count) for count in counts]
-        report(step + 1, config.train_steps)
+            tally.counts = [torch.zeros_like(count) for count in tally.counts]
     weights = {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
-    last = sum(errors[-10:]) / len(errors[-10:])
+    last = sum(tally.errors) / len(tally.errors)
     books = {
         name: {**health(count), "size": len(count), "restarts": n}
-        for name, count, n in zip(("approximation", "details"), counts, restarts, strict=False)
+        for name, count, n in zip(("approximation", "details"), tally.counts, tally.restarts, strict=False)
     }
     return weights, {"psnr": -10 * math.log10(last), "codebooks": books}
+
+
+class _Tally:
+    """What a training knows beside weights: errors of the last ten batches; for each codebook counts of its V codes,
+    how often it was restarted, and the sums that its codes follow."""
+
+    def __init__(self, books: Iterable[Codebook]) -> None:
+        self.books = list(books)
+        self.counts, self.restarts = [torch.zeros(len(book.codes)) for book in self.books], [0] * len(self.books)
+        self.errors: list[float] = []
+
+    def state_dict(self) -> dict[str, Any]:
+        sums = [book.sums for book in self.books]
+        return {"counts": self.counts, "restarts": self.restarts, "errors": self.errors, "sums": sums}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.counts, self.restarts, self.errors = state["counts"], state["restarts"], state["errors"]
+        for book, sums in zip(self.books, state["sums"], strict=True):
+            book.sums, book.placed = sums.to(book.sums.device), True

@@ -5,18 +5,21 @@
     regression   least absolute error: the median image, blurred where the coarse image says nothing
     sampled      least energy score of patches: draws from all that the coarse image allows, and looks it
 
+Their `learners` are what they train beside the network.
+
 Shapes: B images, C channels, H W pixels, h w of a coarse image.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from wavedp.config import UpscalerConfig
+from wavedp.resume import Part
 from wavedp.tokenizers.losses import Adversary, Perceptual
 from wavedp.wavelets import spread
 
@@ -39,6 +42,7 @@ class Adversarial:
         self.config = config
         self.adversary = Adversary(2 * channels, ADVERSARY_LEARNING_RATE, device)
         self.perceptual = perceptual(config, device)
+        self.learners: dict[str, Part] = {"adversary": self.adversary}
 
     def __call__(self, network: DetailNetwork, small: Tensor, full: Tensor, level: int, share: float) -> Tensor:
         """share: of the training that is over, in [0, 1)."""
@@ -57,12 +61,16 @@ class Adversarial:
 class Regression:
     """|X - y|."""
 
+    learners: ClassVar[dict[str, Part]] = {}
+
     def __call__(self, network: DetailNetwork, small: Tensor, full: Tensor, level: int, share: float) -> Tensor:
         return (network.enlarge(small, network.noise_like(small, level)) - full).abs().mean()
 
 
 class Energy:
     """The energy score of two samples of each coarse image."""
+
+    learners: ClassVar[dict[str, Part]] = {}
 
     def __call__(self, network: DetailNetwork, small: Tensor, full: Tensor, level: int, share: float) -> Tensor:
         twice = small.repeat(2, 1, 1, 1)

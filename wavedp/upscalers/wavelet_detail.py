@@ -14,6 +14,7 @@ Shapes: B images, C channels, H W pixels, h w of a coarse image, Z noise planes,
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+from wavedp import resume
 from wavedp.averages import moving_average
 from wavedp.config import UpscalerConfig
 from wavedp.progress import Report
@@ -89,15 +91,19 @@ def build(config: UpscalerConfig, channels: int, weights: Weights | None = None)
     return network
 
 
-def fit_public(images: Tensor, config: UpscalerConfig, device: str, report: Report) -> Weights:
+def fit_public(
+    images: Tensor, config: UpscalerConfig, device: str, report: Report, checkpoint: Path | None = None
+) -> Weights:
     """Train on public images B C H W in [0, 1], their mirror images and transposes, with Adam; seeded by
-    config.public_seed, of weights, batches and noise. Raises UserError where the loss does."""
+    config.public_seed, of weights, batches and noise; goes on from `checkpoint` (wavedp.resume). Raises UserError where
+    the loss does."""
     torch.manual_seed(derive_seed(config.public_seed, "wavelet_detail"))
     network = build(config, images.shape[1]).to(device).train()
     averaged = AveragedModel(network, avg_fn=moving_average(DECAY))
     optimizer = torch.optim.Adam(network.parameters(), lr=config.train_learning_rate, betas=(0.9, 0.99))
     loss_of = detail_losses.build(config, images.shape[1], device)
-    for step in range(config.train_steps):
+    parts: dict[str, resume.Part] = {"network": network, "averaged": averaged, "optimizer": optimizer}
+    for step in resume.steps(config.train_steps, report, checkpoint, **parts, **loss_of.learners):
         optimizer.param_groups[0]["lr"] = config.train_learning_rate * rate(step / config.train_steps)
         shown = _augmented(images[torch.randint(len(images), (config.train_batch,))], step).to(device)
         level = 1 + step % trained_levels(images.shape[-2:])
@@ -107,7 +113,6 @@ def fit_public(images: Tensor, config: UpscalerConfig, device: str, report: Repo
         nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step()
         averaged.update_parameters(network)
-        report(step + 1, config.train_steps)
     return {name: value.detach().cpu().clone() for name, value in averaged.module.state_dict().items()}
 
 

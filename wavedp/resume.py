@@ -1,0 +1,72 @@
+"""Public training that goes on where it was killed.
+
+    for step in steps(total, report, checkpoint, model=model, optimizer=optimizer):
+        …
+
+Once a minute, between two steps, everything that decides the rest is written to one file: the named parts, torch's
+random generators and the step. The same loop with the same file starts there, and on one device and number of threads
+ends bit-equal to a whole run. Private fits keep their own state, which is secret (wavedp.privacy.checkpoint).
+"""
+
+from __future__ import annotations
+
+import io
+import time
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from wavedp.progress import Report
+from wavedp.store import write_atomically
+
+EVERY = 60.0  # seconds between two checkpoints
+
+
+class Part(Protocol):
+    """A module, an optimiser, a schedule, or whatever else a loop changes."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state_dict: dict[str, Any], /) -> Any: ...
+
+
+def steps(total: int, report: Report, checkpoint: Path | None, **parts: Part) -> Iterator[int]:
+    """Numbers of the steps to take, from the first that `checkpoint` has not seen up to total - 1; report(done, total)
+    after each.
+
+    checkpoint: this training's own file, or None to keep nothing. One that is torn counts as missing, with a warning.
+    The parts are restored before the first number comes. Raises RuntimeError or ValueError where the file is of a
+    model of other sizes.
+    """
+    first, saved = _load(checkpoint, parts) if checkpoint is not None and checkpoint.exists() else 0, time.monotonic()
+    for step in range(first, total):
+        yield step
+        if checkpoint is not None and time.monotonic() - saved >= EVERY:
+            _save(checkpoint, step + 1, parts)
+            saved = time.monotonic()
+        report(step + 1, total)
+
+
+def _save(path: Path, done: int, parts: dict[str, Part]) -> None:
+    buffer = io.BytesIO()
+    random = {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all()}
+    parts_now = {name: part.state_dict() for name, part in parts.items()}
+    torch.save({"done": done, "random": random, "parts": parts_now}, buffer)
+    write_atomically(path, buffer.getvalue())
+
+
+def _load(path: Path, parts: dict[str, Part]) -> int:
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # what a damaged file raises depends on where it is damaged
+        warnings.warn(f"Checkpoint {path} cannot be read ({error!s:.80}): starting again from step 0.", stacklevel=4)
+        return 0
+    for name, part in parts.items():
+        part.load_state_dict(state["parts"][name])
+    torch.set_rng_state(state["random"]["cpu"])
+    if len(state["random"]["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(state["random"]["cuda"])
+    return int(state["done"])
