@@ -18,7 +18,7 @@ import dataclasses
 import hashlib
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal
@@ -212,7 +212,12 @@ def _sampling(trial: TrialConfig) -> dict[str, Any]:
 _TRAINING = ("train_steps", "train_batch", "train_learning_rate", "public_seed")
 _DETAIL = ("detail", "detail_perceptual", "detail_adversarial", "detail_width", "detail_depth")
 # How a network runs, by upscalers that do not read what the published ones do.
-_NETWORK_OPTIONS = {"spandrel": {"precision", "tile"}, "ldm_sr": {"precision"}, "sd_x4": {"precision", "prompt"}}
+_WITHOUT = ("identity", "nearest", "bilinear", "bicubic", "lanczos", "spectral", "blur_diffusion", "wavelet_detail")
+_NETWORK_OPTIONS: dict[str, Set[str]] = dict.fromkeys(_WITHOUT, frozenset()) | {
+    "spandrel": {"precision", "tile"},
+    "ldm_sr": {"precision"},
+    "sd_x4": {"precision", "prompt"},
+}
 
 
 def _upscaler_training(trial: TrialConfig) -> dict[str, Any]:

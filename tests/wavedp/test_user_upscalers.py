@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+from typing import get_args
 
 import pytest
 import torch
@@ -15,7 +16,8 @@ from wavedp import chain, checks, weight_files
 from wavedp.config import DataConfig, PrivacyConfig, TrialConfig, UpscalerConfig
 from wavedp.errors import UserError
 from wavedp.upscalers import __main__ as command
-from wavedp.upscalers import build, check
+from wavedp.upscalers import build, check, completion
+from wavedp.upscalers.resize import Filter
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 TINY = {"block_out_channels": (8, 8), "layers_per_block": 1, "norm_num_groups": 4}
@@ -312,6 +314,8 @@ def test_published_keys_stay_and_options_enter_where_they_are_read():
     assert fields(engine="torch", precision="bfloat16", tile=64) == {
         **fields(), "engine": "torch", "precision": "bfloat16", "tile": 64,
     }  # fmt: skip
+    for name in (*get_args(Filter), "identity", *completion.NAMES):  # they have no network to run so
+        assert fields(name=name, engine="torch", precision="bfloat16", tile=64) == fields(name=name)
 
 
 @pytest.mark.parametrize(
