@@ -20,9 +20,8 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from wavedp import resume
 from wavedp.config import DiffusionConfig, GeneratorConfig, SamplingConfig
 from wavedp.diffusion.blur import PAPER_LOG, PAPER_QUARTIC, BlurSchedule, effective_blur
 from wavedp.diffusion.scheduler import BlurDiffusionScheduler
@@ -31,6 +30,7 @@ from wavedp.generators import FitSettings, PrivateFit, Weights
 from wavedp.generators.adaptation import adapt, merge
 from wavedp.generators.conditions import ClassCondition, Condition, TextCondition, drop, forget_classes
 from wavedp.generators.denoiser import Denoiser
+from wavedp.generators.pretraining import pretrain
 from wavedp.privacy.training import fit_private
 from wavedp.progress import Report
 from wavedp.seeds import derive_seed, generator_of
@@ -57,29 +57,22 @@ class BlurDiffusion:
     def fit_public(
         self, images: Tensor, conditions: Tensor, seed: int, report: Report, checkpoint: Path | None = None
     ) -> Weights:
-        """Adam with a cosine learning rate on public images and their mirror images; 0 steps give the initial weights.
+        """On public images and their mirror images; see `pretrain`.
 
         The public classes' embeddings are not kept: every sensitive class starts from their mean.
         """
         torch.manual_seed(derive_seed(seed, "pretrain"))
-        steps, batch = self.config.pretrain_steps, self.config.pretrain_batch
         by_class = self.config.conditioning == "class"
         model = self._model(int(conditions.max()) + 1 if by_class and len(conditions) else 1).train()
-        optimizer = torch.optim.Adam(model.parameters(), lr=self.config.pretrain_learning_rate)
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(steps, 1))
-        loss_fn = record_loss(self.process, self.diffusion, self.config.condition_dropout, views=1, multiplicity=1)
-        for step in resume.steps(steps, report, checkpoint, model=model, optimizer=optimizer, schedule=schedule):
-            index = torch.randint(len(conditions), (batch,))
+        losses = record_loss(self.process, self.diffusion, self.config.condition_dropout, views=1, multiplicity=1)
+
+        def loss_of(index: Tensor, step: int) -> Tensor:
             shown = images[index].flip(-1) if step % 2 else images[index]
-            draws = torch.rand(batch, draws_of(self.shape, views=1, multiplicity=1))
+            draws = torch.rand(len(index), draws_of(self.shape, views=1, multiplicity=1))
             with self._autocast():
-                loss = loss_fn(model, *(item.to(self.device) for item in (shown, conditions[index], draws))).mean()
-            optimizer.zero_grad()
-            loss.backward()
-            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            schedule.step()
-        weights = {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
+                return losses(model, *(item.to(self.device) for item in (shown, conditions[index], draws))).mean()
+
+        weights = pretrain(model, loss_of, len(conditions), self.config, report, checkpoint, max_grad_norm=1.0)
         return forget_classes(weights, self.n_classes) if by_class else weights
 
     def fit_private(

@@ -17,11 +17,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from wavedp import resume
 from wavedp.config import GeneratorConfig, PrivacyConfig, SamplingConfig
 from wavedp.generators import FitSettings, PrivateFit, Weights
 from wavedp.generators.adaptation import adapt, merge
 from wavedp.generators.conditions import ClassCondition, Condition, TextCondition, drop, forget_classes
+from wavedp.generators.pretraining import pretrain
 from wavedp.generators.transformer import SpectralTransformer, cut
 from wavedp.privacy.clipping import trainable
 from wavedp.privacy.statistics import class_means, means_release
@@ -52,27 +52,22 @@ class SpectralAR:
     def fit_public(
         self, images: Tensor, conditions: Tensor, seed: int, report: Report, checkpoint: Path | None = None
     ) -> Weights:
-        """Adam with a cosine learning rate on public images and their mirror images; 0 steps give the initial weights.
+        """On public images and their mirror images; see `pretrain`.
 
         The public classes' embeddings are not kept: every sensitive class starts from their mean.
         """
         torch.manual_seed(derive_seed(seed, "pretrain"))
-        steps, batch = self.config.pretrain_steps, self.config.pretrain_batch
         by_class = self.config.conditioning == "class"
         model = self._model(self.public, int(conditions.max()) + 1 if by_class and len(conditions) else 1)
-        optimizer = torch.optim.Adam(model.parameters(), lr=self.config.pretrain_learning_rate)
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(steps, 1))
-        views = [_encode(self.public, flipped) for flipped in (images, images.flip(-1))] if steps else []
-        for step in resume.steps(steps, report, checkpoint, model=model, optimizer=optimizer, schedule=schedule):
-            index = torch.randint(len(conditions), (batch,))
+        wanted = (images, images.flip(-1)) if self.config.pretrain_steps else ()
+        views = [_encode(self.public, flipped) for flipped in wanted]
+
+        def loss_of(index: Tensor, step: int) -> Tensor:
             shown = drop(model.condition, conditions[index].to(self.device), self.config.condition_dropout)
             with self._autocast():
-                loss = token_losses(model, views[step % 2][index].to(self.device), shown).mean()
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-        weights = {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
+                return token_losses(model, views[step % 2][index].to(self.device), shown).mean()
+
+        weights = pretrain(model, loss_of, len(conditions), self.config, report, checkpoint)
         return forget_classes(weights, self.n_classes) if by_class else weights
 
     def fit_private(

@@ -1,0 +1,41 @@
+"""The loop that public pretraining is, whatever the model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from wavedp import resume
+from wavedp.config import GeneratorConfig
+from wavedp.progress import Report
+
+
+def pretrain(
+    model: nn.Module,
+    loss_of: Callable[[Tensor, int], Tensor],
+    records: int,
+    config: GeneratorConfig,
+    report: Report,
+    checkpoint: Path | None,
+    max_grad_norm: float | None = None,
+) -> dict[str, Tensor]:
+    """Adam with a cosine learning rate; returns the model's weights on the CPU. 0 steps give the initial ones.
+
+    loss_of: (rows of the batch, int64 in 0..records - 1; step) -> scalar. Batches come from torch's global generator.
+    max_grad_norm: to which gradients are clipped, if at all. checkpoint: see wavedp.resume.
+    """
+    steps = config.pretrain_steps
+    optimizer = torch.optim.Adam(model.parameters(), lr=config.pretrain_learning_rate)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(steps, 1))
+    for step in resume.steps(steps, report, checkpoint, model=model, optimizer=optimizer, schedule=schedule):
+        loss = loss_of(torch.randint(records, (config.pretrain_batch,)), step)
+        optimizer.zero_grad()
+        loss.backward()
+        if max_grad_norm is not None:
+            nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm)
+        optimizer.step()
+        schedule.step()
+    return {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
