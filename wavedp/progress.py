@@ -1,5 +1,7 @@
 """How long work tells how far it is."""
 
+import sys
+import time
 from collections.abc import Callable
 
 Report = Callable[[int, int], None]
@@ -8,3 +10,24 @@ Report = Callable[[int, int], None]
 
 def silent(done: int, total: int) -> None:
     """A report that nobody reads."""
+
+
+def printed(label: str, every: float = 10.0) -> Report:
+    """A report on the error stream, at most a line in `every` seconds and one at the end, with the seconds left at the
+    pace since the first call. label: what is done, such as "training"."""
+    start = told = 0.0
+    before = 0
+
+    def report(done: int, total: int) -> None:
+        nonlocal start, told, before
+        now = time.monotonic()
+        if not start:
+            start, told, before = now, now, done
+        if done < total and now - told < every:
+            return
+        told = now
+        pace = (now - start) / (done - before) if done > before else 0.0
+        left = f", about {pace * (total - done):.0f} s left" if pace and done < total else ""
+        print(f"{label}: {done} of {total}{left}", file=sys.stderr, flush=True)
+
+    return report

@@ -29,6 +29,7 @@ from wavedp import stages
 from wavedp.chain import keys
 from wavedp.config import DataConfig, DiffusionConfig, SamplingConfig, TrialConfig, UpscalerConfig
 from wavedp.errors import UserError
+from wavedp.progress import printed
 from wavedp.store import Store, write_npz
 
 SHOWN_STEPS, IMAGES, SEED = 8, 3, 0
@@ -50,7 +51,7 @@ def model_trial(
 
 def draw(trial: TrialConfig, sampling: SamplingConfig, store: Store, device: str) -> tuple[list[int], Tensor, Tensor]:
     """Times, states and predicted data of K steps, [K] and each [n K C H W]. Raises UserError as the stage does."""
-    artifact, _ = stages.make("upscaler", trial, store, device, _progress)
+    artifact, _ = stages.make("upscaler", trial, store, device, printed("training"))
     model = stages.deblurring(trial, device)
     noisy, predicted = model.trace(
         artifact.tensors("weights"), torch.zeros(IMAGES, dtype=torch.long), sampling, seed=SEED
@@ -96,11 +97,6 @@ def main(arguments: list[str] | None = None, public: DataConfig = PUBLIC) -> int
     )
     print(f"{chosen.results}/reverse.npz")
     return 0
-
-
-def _progress(step: int, steps: int) -> None:
-    if step % 100 == 0 or step == steps:
-        print(f"\rtraining {step}/{steps}", end="\n" if step == steps else "", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from wavedp.metrics.features import Report, silent
+from wavedp.progress import Report, silent
 
 _BATCH = 128
 _PEAK_LEARNING_RATE = 3e-3

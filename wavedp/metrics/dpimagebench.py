@@ -26,7 +26,7 @@ from torch.optim.swa_utils import AveragedModel
 from wavedp.averages import moving_average
 from wavedp.errors import UserError
 from wavedp.metrics.classifiers import resnet, resnext, wide_resnet
-from wavedp.metrics.features import Report, silent
+from wavedp.progress import Report, silent
 
 SMALLEST_WITHOUT_RESNEXT = 33  # pixels a side
 FEWEST = 24  # images, of which two are kept back to choose by

@@ -31,6 +31,7 @@ import torch.nn.functional as F
 from wavedp.config import MetricsConfig
 from wavedp.errors import UserError
 from wavedp.metrics.inception import plain
+from wavedp.progress import Report, silent
 from wavedp.upscalers.resize import resize
 
 DIMENSIONS = 2048
@@ -43,12 +44,6 @@ CLEANFID_FILE = Path("." if platform.system() == "Windows" else "/tmp") / "incep
 PACKAGE_SHA256 = "7ff4a85c3a6378f0dfc8433ffd789663b01176bec0a683a435651739c091fa34"
 # The first features of `_probe_image()` by that file: every copy of the network, in whichever file, must give them.
 PROBE_FEATURES = (0.55619, 0.15722, 0.00229, 0.10405, 0.06843, 1.00489, 0.31696, 0.0)
-
-Report = Callable[[int, int], None]
-
-
-def silent(done: int, total: int) -> None:
-    """The report that tells nobody."""
 
 
 def extract(

@@ -22,7 +22,8 @@ from torch import Tensor
 
 from wavedp.config import MetricsConfig
 from wavedp.errors import UserError
-from wavedp.metrics.features import Report, by_content, file_sha256, silent
+from wavedp.metrics.features import by_content, file_sha256
+from wavedp.progress import Report, silent
 from wavedp.tokenizers.losses import IMAGENET_MEAN, IMAGENET_STD, imagenet_network
 from wavedp.upscalers.resize import resize
 

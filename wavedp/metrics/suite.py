@@ -29,9 +29,10 @@ from wavedp.errors import UserError
 from wavedp.metrics import second_networks
 from wavedp.metrics.downstream import downstream_accuracy
 from wavedp.metrics.dpimagebench import FEWEST, PROTOCOLS, accuracies
-from wavedp.metrics.features import Report, extract, find_network, silent
+from wavedp.metrics.features import extract, find_network
 from wavedp.metrics.frechet import frechet_distance_of
 from wavedp.metrics.kernel import kernel_distance_of
+from wavedp.progress import Report, silent
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,7 @@ from wavedp.errors import UserError
 from wavedp.metrics.features import extract
 from wavedp.metrics.frechet import frechet_distance_of
 from wavedp.privacy import ledger
+from wavedp.progress import printed
 from wavedp.store import Store, write_jsonl
 from wavedp.tokenizers.spectral import wavelet_levels
 from wavedp.wavelets import coarse, spread
@@ -63,7 +64,7 @@ def measure(trial: TrialConfig, n_images: int, store: Store, device: str) -> Ite
         for level in [0] if whole_only else range(deepest + 1):
             start = time.perf_counter()
             of_level = dataclasses.replace(trial, tokenizer=config, level=level)
-            artifact, made = stages.make("tokenizer", of_level, store, device)
+            artifact, made = stages.make("tokenizer", of_level, store, device, printed("training"))
             tokenizer = tokenizers.build(config, shape, level, artifact.tensors("weights"))
             target, seconds = coarse(real, level), time.perf_counter() - start
             rebuilt = torch.cat([_rebuild(tokenizer, config, part, level) for part in real.split(250)])

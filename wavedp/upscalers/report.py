@@ -35,6 +35,7 @@ from torch import Tensor
 from wavedp import chain, checks, data, stages
 from wavedp.config import DataConfig, GeneratorConfig, TrialConfig, UpscalerConfig
 from wavedp.errors import UserError
+from wavedp.progress import printed
 from wavedp.store import Store, write_jsonl
 from wavedp.tokenizers.losses import Perceptual
 from wavedp.upscalers import UPSCALERS, wavelet_detail
@@ -56,7 +57,7 @@ def measure(trial: TrialConfig, upscaler: UpscalerConfig, images: Tensor, store:
     for consistent in (False,) if trained else (False, True):
         of_one = replace(trial, upscaler=replace(upscaler, low_pass_consistency=consistent))
         checks.check(of_one)
-        inputs = {"upscaler": stages.make("upscaler", of_one, store, device)[0]} if trained else {}
+        inputs = {"upscaler": stages.make("upscaler", of_one, store, device, printed("training"))[0]} if trained else {}
         model, factor = stages.build_upscaler(of_one, inputs, device), 2**trial.level
         model.upscale(small[:1], factor)
         start = time.perf_counter()
