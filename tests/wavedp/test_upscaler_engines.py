@@ -109,6 +109,17 @@ def test_ncnn_runs_images_beside_each_other_as_alone():
     torch.testing.assert_close(NcnnPass(graph, threads=3)(images), alone, atol=1e-5, rtol=0)
 
 
+def test_ncnn_is_silent_on_several_threads_and_batches_of_any_size(capfd):
+    threads = torch.get_num_threads()
+    torch.set_num_threads(4)
+    try:
+        NcnnPass(find_weights("animevideov3_x2"), threads=2)(coarse_scenes(3, 3, 7, 9)[:1])
+        build(UpscalerConfig(name="animevideov3_x2")).upscale(coarse_scenes(5, 3, 7, 9), 2)
+    finally:
+        torch.set_num_threads(threads)
+    assert capfd.readouterr() == ("", "")
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -53,14 +53,14 @@ class NcnnPass:
 
         self._graph, self._threads = graph, threads
         self._net = ncnn.Net()
-        self._net.opt.num_threads = torch.get_num_threads()
+        # Never changed later: ncnn lays its weights out for it, and complains at every layer of a run if it changes.
+        self._net.opt.num_threads = max(torch.get_num_threads() // threads, 1)
         if self._net.load_param(str(graph)) or self._net.load_model(str(graph.with_suffix(".bin"))):
             raise UserError(f"ncnn cannot read {graph}: install the ncnn version that pyproject.toml asks for.")
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
         alone = [image.cpu() for image in images]
         beside = min(self._threads, len(alone))
-        self._net.opt.num_threads = max(torch.get_num_threads() // beside, 1)
         if beside == 1:
             return torch.stack([self._run(image) for image in alone])
         with ThreadPoolExecutor(beside) as pool:

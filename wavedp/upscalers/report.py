@@ -11,8 +11,9 @@ super_resolution.jsonl for each upscaler, with and without the low-pass kept:
     block_mean_error   mean absolute difference between the coarse image and the output's block means, of full scale 1
     seconds            an image, on this machine, one batch after another, the network loaded and warm
 
-super_resolution.png shows the middle of the three images with the most detail, which is all that an upscaler can miss. Upscalers that are trained here are trained on the train split of
-the same set (the stage `upscaler`, found in the store or made).
+super_resolution.png shows the middle of the three images with the most detail there, which is all that an upscaler can
+miss. Upscalers that are trained here are trained on the train split of the same set (the stage `upscaler`, found in the
+store or made).
 """
 
 from __future__ import annotations
