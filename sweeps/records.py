@@ -66,13 +66,14 @@ def claim_folder(folder: Path, study: dict[str, Any], trial_ids: list[str]) -> N
             raise UserError(f"{folder} was made by another configuration ({differing[0]} differs): {remedy}.")
         recorded = read_jsonl(folder / "trials.jsonl")
         strangers = [row for row in recorded if row["trial"] not in trial_ids] if trial_ids else []
-        if strangers and made.get("axes") != study["axes"]:
+        same_axes = _axes(made) == _axes(study)
+        if strangers and not same_axes:
             raise UserError(f"{folder} holds the trial {strangers[0]['trial']}, which this sweep has not: {remedy}.")
         if strangers:
             old = folder / "trials.superseded.jsonl"
             write_jsonl(old, read_jsonl(old) + strangers)
             write_jsonl(folder / "trials.jsonl", [row for row in recorded if row not in strangers])
-        elif made.get("axes") == study["axes"]:
+        elif same_axes:
             return
     write_atomically(path, yaml.safe_dump(study, sort_keys=False, allow_unicode=True).encode())
 
@@ -88,6 +89,11 @@ def _identity(made: dict[str, Any]) -> dict[str, Any]:
         return identity_of(from_dict(TrialConfig, made["config"]))
     except (KeyError, UserError):  # a field of that time is gone
         return made.get("identity", {})
+
+
+def _axes(study: dict[str, Any]) -> dict[str, Any]:
+    """A study's axes; one that did not exist then had its default's only value."""
+    return {"sampling_seeds": [0], **study.get("axes", {})}
 
 
 def _differences(old: Any, new: Any, at: str = "") -> list[str]:

@@ -80,6 +80,13 @@ def test_axes_may_grow_but_not_lose_recorded_trials(tmp_path):
         claim_folder(tmp_path, STUDY, ["b"])
 
 
+def test_an_axis_that_did_not_exist_then_had_one_value(tmp_path):
+    claim_folder(tmp_path, STUDY, ["a-0001"])
+    Records(tmp_path).put_trial({"trial": "a-0001"})
+    claim_folder(tmp_path, {**STUDY, "axes": {**STUDY["axes"], "sampling_seeds": [0]}}, ["a-0002"])
+    assert read_jsonl(tmp_path / "trials.superseded.jsonl") == [{"trial": "a-0001"}]
+
+
 def test_rows_of_other_code_are_set_aside_and_their_releases_stay(tmp_path):
     claim_folder(tmp_path, STUDY, ["a-0001"])
     records = Records(tmp_path)
