@@ -37,7 +37,7 @@ def describe_study(
         "study": values["study"],
         "sweep": sweep["name"],
         "command": "python -m sweeps.run " + " ".join(overrides),
-        "axes": {kind: sweep[kind] for kind in AXES if sweep.get(kind)},
+        "axes": axes_of(sweep),
         "primary_metric": suite.primary(metrics, n_reference),
         "identity": identity_of(trial),
         "config": _plain(to_dict(trial)),
@@ -45,6 +45,11 @@ def describe_study(
         "commit": commit(),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+def axes_of(sweep: dict[str, Any]) -> dict[str, Any]:
+    """What a sweep varies, by kind of axis; kinds that it has not are left out."""
+    return {kind: sweep[kind] for kind in AXES if sweep.get(kind)}
 
 
 def identity_of(trial: TrialConfig) -> dict[str, Any]:

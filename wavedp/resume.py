@@ -37,9 +37,9 @@ def steps(total: int, report: Report, checkpoint: Path | None, **parts: Part) ->
     """Numbers of the steps to take, from the first that `checkpoint` has not seen up to total - 1; report(done, total)
     after each.
 
-    checkpoint: this training's own file, or None to keep nothing. One that is torn counts as missing, with a warning.
-    The parts are restored before the first number comes. Raises RuntimeError or ValueError where the file is of a
-    model of other sizes.
+    checkpoint: this training's own file, or None to keep nothing. One that is torn, or of code that trained other
+    parts, counts as missing, with a warning. The parts are restored before the first number comes. Raises RuntimeError
+    or ValueError where the file is of a model of other sizes.
     """
     first, saved = _load(checkpoint, parts) if checkpoint is not None and checkpoint.exists() else 0, time.monotonic()
     for step in range(first, total):
@@ -60,7 +60,9 @@ def _save(path: Path, done: int, parts: dict[str, Part]) -> None:
 
 def _load(path: Path, parts: dict[str, Part]) -> int:
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True)  # runs no code of the file's
+        if state["parts"].keys() != parts.keys():
+            raise ValueError("it holds " + ", ".join(state["parts"]) + ", of other code")
     except Exception as error:  # what a damaged file raises depends on where it is damaged
         warnings.warn(f"Checkpoint {path} cannot be read ({error!s:.80}): starting again from step 0.", stacklevel=4)
         return 0

@@ -80,3 +80,5 @@ def test_without_a_file_nothing_is_kept_and_every_step_is_taken(tmp_path):
     assert list(resume.steps(3, silent, path, model=model)) == [0, 1, 2]
     assert list(resume.steps(3, silent, path, model=model)) == []  # done, and saved
     assert list(resume.steps(5, silent, path, model=model)) == [3, 4]
+    with pytest.warns(UserWarning, match="it holds model, of other code"):
+        assert list(resume.steps(5, silent, path, model=model, second=model)) == [0, 1, 2, 3, 4]
