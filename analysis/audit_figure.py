@@ -1,6 +1,6 @@
 """Draw an audit:  python -m analysis.audit_figure results/audit
 
-Reads audit.jsonl and roc.jsonl (python -m wavedp.privacy.audit) and writes figures/audit.html and .json, with a browser
+Reads audit.jsonl and roc.jsonl (python -m wavedp.audit) and writes figures/audit.html and .json, with a browser
 also .png and .pdf: one panel a claim, the ROC of each attack under the curve that no (ε, δ)-private mechanism lets an
 attack pass, both axes logarithmic.
 """
@@ -57,7 +57,7 @@ def audit_data(folder: Path) -> AuditData:
     """Of an audit's folder. Raises UserError when a file is missing, broken, or of another kind."""
     for name in ("audit.jsonl", "roc.jsonl"):
         if not (folder / name).is_file():
-            raise UserError(f"{folder} has no {name}: run python -m wavedp.privacy.audit --results {folder}.")
+            raise UserError(f"{folder} has no {name}: run python -m wavedp.audit --results {folder}.")
     about, *rows = read_lines(folder / "audit.jsonl")[0] or [{}]
     if about.get("kind") != "about":
         raise UserError(f"{folder / 'audit.jsonl'} does not begin with a line of kind about: run the audit again.")

@@ -1,9 +1,9 @@
 """Draw blur and spectra:  python -m analysis.blur_figures results/blur_forward [results/<study> ...]
 
-    curves    of curves.jsonl (python -m wavedp.diffusion.forward): f(i) and the width of the blur against time
+    curves    of curves.jsonl (python -m wavedp.reports.forward): f(i) and the width of the blur against time
     strips    of strips.npz (the same): public images on their way to noise
-    reverse   of reverse.npz (python -m wavedp.diffusion.reverse): images on their way from noise
-    spectra   of spectra.jsonl (python -m wavedp.metrics.spectrum): see analysis.spectrum_figure
+    reverse   of reverse.npz (python -m wavedp.reports.reverse): images on their way from noise
+    spectra   of spectra.jsonl (python -m wavedp.reports.spectrum): see analysis.spectrum_figure
 
 Each folder gets, in its figures/, those of the four that it has a file for: curves and spectra as .html and .json,
 with a browser also .png and .pdf (see analysis.figures), strips and reverse as .png.
@@ -166,7 +166,7 @@ def render(folder: Path) -> list[Path]:
     if not written:
         raise UserError(
             f"{folder} has none of curves.jsonl, strips.npz, reverse.npz and spectra.jsonl: run python -m "
-            f"wavedp.diffusion.forward or reverse, or python -m wavedp.metrics.spectrum {folder} for a study."
+            f"wavedp.reports.forward or reverse, or python -m wavedp.reports.spectrum {folder} for a study."
         )
     return written
 

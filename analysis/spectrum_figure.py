@@ -57,7 +57,7 @@ def spectra_data(path: Path) -> Spectra:
     """Of spectra.jsonl. Raises UserError for a broken file, or one without a trial."""
     rows, places = read_lines(path)
     if len(rows) < 2 or rows[0].get("trial") is not None:
-        raise UserError(f"{path} lacks the data's line or any trial's: run python -m wavedp.metrics.spectrum again.")
+        raise UserError(f"{path} lacks the data's line or any trial's: run python -m wavedp.reports.spectrum again.")
     about, made = rows[0], rows[1:]
     trials = [read_trial(row, place) for row, place in zip(made, places[1:], strict=True)]
     labels = series_labels(trials)

@@ -31,13 +31,13 @@ from wavedp.config import DataConfig, GeneratorConfig, TrialConfig
 from wavedp.errors import UserError
 from wavedp.generators import FitSettings, Generator
 from wavedp.generators.spectral_ar import SpectralAR
+from wavedp.losses import Perceptual
 from wavedp.metrics import suite
 from wavedp.privacy import ledger
 from wavedp.progress import Report, silent
 from wavedp.seeds import derive_seed
 from wavedp.store import Artifact, Draft, Store
 from wavedp.tokenizers import training as tokenizer_training
-from wavedp.tokenizers.losses import Perceptual
 from wavedp.upscalers import Upscaler, completion, detail_losses, wavelet_detail
 from wavedp.upscalers.completion import Completion
 from wavedp.wavelets import coarse

@@ -66,7 +66,7 @@ def test_the_command_writes_beside_the_records(folder, capsys):
 def test_what_is_no_audit_is_a_sentence(folder, capsys):
     (folder / "roc.jsonl").unlink()
     assert audit_figure.main([str(folder)]) == 2
-    assert "has no roc.jsonl: run python -m wavedp.privacy.audit" in capsys.readouterr().err
+    assert "has no roc.jsonl: run python -m wavedp.audit" in capsys.readouterr().err
     (folder / "roc.jsonl").write_text("")
     (folder / "audit.jsonl").write_text('{"kind": "bound"}\n')
     with pytest.raises(UserError, match="does not begin with a line of kind about"):

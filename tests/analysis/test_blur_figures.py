@@ -14,8 +14,8 @@ from PIL import Image
 from analysis import blur_figures
 from analysis.blur_figures import LEAST_BLUR, curves_data, curves_figure, main, render, reverse_data, strips_data
 from analysis.samples import CELL, picture_of
-from wavedp.diffusion import forward
 from wavedp.diffusion.blur import BlurSchedule
+from wavedp.reports import forward
 from wavedp.store import write_jsonl
 
 SCHEDULES = (("none", 0.0), ("quartic", 0.140625), ("log", 0.140625), ("log", 0.600625), ("heat", 0.0))

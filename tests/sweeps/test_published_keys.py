@@ -1,7 +1,8 @@
 """The keys of every published trial, as they were before methods got rooms of their own: a key that moves is a private
 fit that would be made and paid for again.
 
-`PYTHONPATH=. python tests/sweeps/test_published_keys.py` writes tests/assets/published_keys.json anew; it needs both datasets."""
+`PYTHONPATH=. python tests/sweeps/test_published_keys.py` writes tests/assets/published_keys.json anew; it needs both
+datasets."""
 
 from __future__ import annotations
 

@@ -13,10 +13,10 @@ from wavedp import data
 from wavedp.config import DataConfig
 from wavedp.data import export
 from wavedp.errors import UserError
-from wavedp.metrics import agreement as agreement_module
-from wavedp.metrics import oracles
-from wavedp.metrics.agreement import Row, agreement, main
 from wavedp.metrics.features import clean_resize, pytorch_resize, tensorflow_resize
+from wavedp.reports import agreement as agreement_module
+from wavedp.reports import oracles
+from wavedp.reports.agreement import Row, agreement, main
 
 REAL, GENERATED = 32, 28  # images
 

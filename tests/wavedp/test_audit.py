@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 
+from wavedp.audit import __main__ as command
+from wavedp.audit import bounds, canaries, mechanism, membership, report, sabotage
+from wavedp.audit.bounds import Scores
+from wavedp.audit.evidence import of_noise, of_votes
 from wavedp.errors import UserError
 from wavedp.privacy import ledger, training
 from wavedp.privacy.accounting import Mechanism, calibrate
-from wavedp.privacy.audit import __main__ as command
-from wavedp.privacy.audit import bounds, canaries, mechanism, membership, report, sabotage
-from wavedp.privacy.audit.bounds import Scores
-from wavedp.privacy.audit.evidence import of_noise, of_votes
 
 DELTA, LEVEL = 1e-5, 0.01
 SMALL = sabotage.Setting(canaries=160, draws=20_000, steps=4)

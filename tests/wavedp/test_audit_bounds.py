@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from scipy.stats import binom, binomtest, norm
 
+from wavedp.audit import bounds
+from wavedp.audit.bounds import Scores
+from wavedp.audit.evidence import Evidence, of_noise, of_sampling, of_sharing, of_vote, of_votes, rejected
 from wavedp.privacy.accounting import Mechanism, calibrate, compose
-from wavedp.privacy.audit import bounds
-from wavedp.privacy.audit.bounds import Scores
-from wavedp.privacy.audit.evidence import Evidence, of_noise, of_sampling, of_sharing, of_vote, of_votes, rejected
 
 DELTA = 1e-5
 

@@ -8,6 +8,7 @@ import torch
 import yaml
 
 from wavedp import chain, data, stages
+from wavedp.audit import study
 from wavedp.config import (
     DataConfig,
     DiffusionConfig,
@@ -20,7 +21,6 @@ from wavedp.config import (
 )
 from wavedp.generators.blur_diffusion import BlurDiffusion
 from wavedp.privacy import ledger
-from wavedp.privacy.audit import study
 from wavedp.store import Store
 
 BASE = TrialConfig(

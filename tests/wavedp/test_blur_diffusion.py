@@ -10,7 +10,6 @@ import torch
 from opacus.grad_sample import GradSampleHooks
 
 from wavedp.config import DataConfig, DiffusionConfig, GeneratorConfig, PrivacyConfig, SamplingConfig
-from wavedp.diffusion import reverse
 from wavedp.diffusion.blur import BlurOperator, effective_blur
 from wavedp.errors import UserError
 from wavedp.generators import FitSettings
@@ -24,6 +23,7 @@ from wavedp.generators.blur_diffusion import (
 )
 from wavedp.privacy.accounting import Mechanism
 from wavedp.progress import silent
+from wavedp.reports import reverse
 from wavedp.upscalers.completion import Completion
 from wavedp.wavelets import coarse, spread
 

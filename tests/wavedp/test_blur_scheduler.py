@@ -10,12 +10,12 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler, UNet2DModel
 
-from wavedp.diffusion import report
 from wavedp.diffusion.blur import ORDERS, BlurSchedule, blur_coefficients
 from wavedp.diffusion.pipeline import BlurDiffusionPipeline
-from wavedp.diffusion.report import generated_std, photograph_spectrum
 from wavedp.diffusion.scheduler import ALGORITHMS, PREDICTIONS, SPACINGS, BlurDiffusionScheduler
 from wavedp.errors import UserError
+from wavedp.reports import samplers as report
+from wavedp.reports.samplers import generated_std, photograph_spectrum
 
 BLURS = [("none", 0.0), ("quartic", 0.140625), ("log", 0.600625), ("heat", 0.0)]
 ALL = list(itertools.product(PREDICTIONS, ALGORITHMS, BLURS))

@@ -1,4 +1,4 @@
-"""wavedp.diffusion.forward: curves and strips against the scheduler and the formulas they are drawn from."""
+"""wavedp.reports.forward: curves and strips against the scheduler and the formulas they are drawn from."""
 
 import json
 import math
@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from wavedp.diffusion import forward, report
 from wavedp.diffusion.blur import BlurSchedule, blur_coefficients, effective_blur
 from wavedp.diffusion.scheduler import BlurDiffusionScheduler
+from wavedp.reports import forward
+from wavedp.reports import samplers as report
 
 
 @pytest.fixture(scope="module")

@@ -22,12 +22,12 @@ from wavedp.config import (
     identity,
 )
 from wavedp.errors import UserError
+from wavedp.losses import Perceptual
 from wavedp.metrics import __main__ as command
 from wavedp.metrics import diversity, image_sets, memorisation, second_networks, suite
 from wavedp.metrics.alignment import text_alignment, weights_name
 from wavedp.metrics.frechet import frechet_distance_of
 from wavedp.store import Store
-from wavedp.tokenizers.losses import Perceptual
 
 CONFIG = MetricsConfig(fid_samples=10, reference_samples=20, downstream_steps=0, kid=False, floor=False)
 

@@ -6,8 +6,8 @@ import json
 import torch
 
 from wavedp.config import DataConfig, MetricsConfig, TokenizerConfig, TrialConfig
+from wavedp.reports import reconstruction as report
 from wavedp.store import Store
-from wavedp.tokenizers import report
 
 TINY = TrialConfig(
     data=DataConfig(name="procedural", n_records=64),

@@ -9,9 +9,9 @@ from wavedp import tokenizers
 from wavedp.config import DataConfig, TokenizerConfig
 from wavedp.data import load
 from wavedp.errors import UserError
+from wavedp.losses import Adversary, Perceptual
 from wavedp.progress import silent
 from wavedp.tokenizers.codebook import Codebook, health
-from wavedp.tokenizers.losses import Adversary, Perceptual
 from wavedp.tokenizers.spectral import SpectralTokenizer, spectral_network
 from wavedp.tokenizers.training import fit
 from wavedp.upscalers.completion import Completion

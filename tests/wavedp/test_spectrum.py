@@ -13,9 +13,10 @@ import yaml
 from wavedp import data
 from wavedp.config import DataConfig, TrialConfig, to_dict
 from wavedp.errors import UserError
-from wavedp.metrics.spectrum import ROUNDING, bands, log_spectral_distance, main, measure, spectrum
+from wavedp.metrics.spectrum import ROUNDING, bands, log_spectral_distance, spectrum
 from wavedp.metrics.suite import draw
 from wavedp.privacy import ledger
+from wavedp.reports.spectrum import main, measure
 
 SIZES = [(28, 28), (9, 20), (20, 9), (1, 8)]
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from wavedp.upscalers import report
+from wavedp.reports import super_resolution as report
 
 
 @pytest.fixture(scope="module")

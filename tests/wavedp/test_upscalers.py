@@ -17,8 +17,8 @@ from upscaler_conformance import check_upscaler, coarse_scenes
 import wavedp.upscalers
 from wavedp.config import UpscalerConfig
 from wavedp.errors import UserError
+from wavedp.resize import operator, resize
 from wavedp.upscalers import UPSCALERS, build, check
-from wavedp.upscalers.resize import operator, resize
 from wavedp.upscalers.weights import WEIGHTS, find_weights
 
 CLASSICAL = ["nearest", "bilinear", "bicubic", "lanczos"]

@@ -15,9 +15,9 @@ from upscaler_conformance import check_upscaler, coarse_scenes
 from wavedp import chain, checks, weight_files
 from wavedp.config import DataConfig, PrivacyConfig, TrialConfig, UpscalerConfig
 from wavedp.errors import UserError
+from wavedp.resize import Filter
 from wavedp.upscalers import __main__ as command
 from wavedp.upscalers import build, check, completion
-from wavedp.upscalers.resize import Filter
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 TINY = {"block_out_channels": (8, 8), "layers_per_block": 1, "norm_num_groups": 4}

@@ -106,9 +106,9 @@ def render(image: Image.Image, size: int, channels: int) -> np.ndarray:
 def _luma(rgb: np.ndarray) -> np.ndarray:
     """H W 3 float32 -> H W 1 float32, the same bits on every machine.
 
-    A matrix product is not: BLAS picks its kernel by the CPU, and where a sum lies on a tie that moved one pixel in some
-    thousands, with it the set's fingerprint and every key after it. This is the order of the published runs, green, then
-    red, then blue, each added with one rounding: exact products in double precision stand for a fused multiply-add.
+    A matrix product is not: BLAS picks its kernel by the CPU. Where a sum lies on a tie, that moved a pixel, and with
+    it the set's fingerprint and every key after it. The order is that of the published runs: green, red, blue, each
+    added with one rounding (exact products in double precision stand for a fused multiply-add).
     """
     red, green, blue = (rgb[..., i : i + 1].astype(np.float64) for i in range(3))
     total = (green * LUMA[1]).astype(np.float32)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from wavedp.errors import UserError
-from wavedp.tokenizers.losses import Perceptual
+from wavedp.losses import Perceptual
 
 PAIRS = 500
 """Compared at most: the standard error says whether they are enough."""

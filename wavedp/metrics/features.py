@@ -32,7 +32,7 @@ from wavedp.config import MetricsConfig
 from wavedp.errors import UserError
 from wavedp.metrics.inception import plain
 from wavedp.progress import Report, silent
-from wavedp.upscalers.resize import resize
+from wavedp.resize import resize
 
 DIMENSIONS = 2048
 # Images a cache file holds: an interrupted extraction resumes here, and a longer set reuses a shorter one's files.

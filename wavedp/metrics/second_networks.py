@@ -22,10 +22,10 @@ from torch import Tensor
 
 from wavedp.config import MetricsConfig
 from wavedp.errors import UserError
+from wavedp.losses import IMAGENET_MEAN, IMAGENET_STD, imagenet_network
 from wavedp.metrics.features import by_content, file_sha256
 from wavedp.progress import Report, silent
-from wavedp.tokenizers.losses import IMAGENET_MEAN, IMAGENET_STD, imagenet_network
-from wavedp.upscalers.resize import resize
+from wavedp.resize import resize
 
 SIDE = 224
 

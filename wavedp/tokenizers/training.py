@@ -23,11 +23,11 @@ from torch import Tensor
 from wavedp import resume
 from wavedp.config import TokenizerConfig
 from wavedp.errors import UserError
+from wavedp.losses import Adversary, Perceptual
 from wavedp.progress import Report
 from wavedp.seeds import derive_seed
 from wavedp.tokenizers import Weights
 from wavedp.tokenizers.codebook import Codebook, health
-from wavedp.tokenizers.losses import Adversary, Perceptual
 from wavedp.tokenizers.spectral import SpectralNetwork
 
 RESTART_EVERY = 50

@@ -7,7 +7,7 @@
 
 To add an upscaler, write a file in this folder with a class that has the three members of `Upscaler`:
 
-    from wavedp.upscalers.resize import resize
+    from wavedp.resize import resize
 
     class Sharpened:
         '''Bicubic, plus half of what going down and up once more would lose.'''

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 
 from wavedp.errors import UserError
-from wavedp.upscalers.resize import resize
+from wavedp.resize import resize
 from wavedp.upscalers.tiling import tiled
 
 Pass = Callable[[torch.Tensor], torch.Tensor]

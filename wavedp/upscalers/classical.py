@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from wavedp.errors import UserError
-from wavedp.upscalers.resize import Filter, resize
+from wavedp.resize import Filter, resize
 
 
 class Classical:

@@ -19,8 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from wavedp.config import UpscalerConfig
+from wavedp.losses import Adversary, Perceptual
 from wavedp.resume import Part
-from wavedp.tokenizers.losses import Adversary, Perceptual
 from wavedp.wavelets import spread
 
 if TYPE_CHECKING:

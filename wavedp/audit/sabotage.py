@@ -19,11 +19,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wavedp.privacy import accounting, clipping, training
-from wavedp.privacy.accounting import Mechanism
-from wavedp.privacy.audit import bounds
-from wavedp.privacy.audit.canaries import CanaryFit, audited_fit
-from wavedp.privacy.audit.evidence import (
+from wavedp.audit import bounds
+from wavedp.audit.canaries import CanaryFit, audited_fit
+from wavedp.audit.evidence import (
     Evidence,
     of_bound,
     of_noise,
@@ -33,7 +31,9 @@ from wavedp.privacy.audit.evidence import (
     of_votes,
     rejected,
 )
-from wavedp.privacy.audit.mechanism import draw_steps
+from wavedp.audit.mechanism import draw_steps
+from wavedp.privacy import accounting, clipping, training
+from wavedp.privacy.accounting import Mechanism
 from wavedp.privacy.clipping import LossFn, RecordGradients
 from wavedp.progress import Report, silent
 

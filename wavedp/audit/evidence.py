@@ -2,7 +2,7 @@
 
 Formal guarantee. Of a fit that keeps its claim, `rejected` is true with probability at most `level`, shared by all the
 evidence given to it. Measurements of noise, sampling and votes are exact tests, or sums of hundreds of terms taken as
-normal; bounds as in wavedp.privacy.audit.bounds.
+normal; bounds as in wavedp.audit.bounds.
 """
 
 from __future__ import annotations

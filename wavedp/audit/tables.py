@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from wavedp.privacy.audit.report import KINDS, Row
+from wavedp.audit.report import KINDS, Row
 
 COLUMNS = (
     ("step", "Clopper-Pearson"), ("step", "Gaussian"), ("subsampled step", "Clopper-Pearson"), ("fit", "one run"),

@@ -1,9 +1,9 @@
 """All parts of the audit, as rows for audit.jsonl and roc.jsonl.
 
-    step       one step of clipping and noise, 2 N draws                          wavedp.privacy.audit.mechanism
-    fit        1000 canaries and more in one private fit, white box               wavedp.privacy.audit.canaries
-    released   the weights that a study would release, black box                  wavedp.privacy.audit.membership
-    suite      the same fit under sabotage                                        wavedp.privacy.audit.sabotage
+    step       one step of clipping and noise, 2 N draws                          wavedp.audit.mechanism
+    fit        1000 canaries and more in one private fit, white box               wavedp.audit.canaries
+    released   the weights that a study would release, black box                  wavedp.audit.membership
+    suite      the same fit under sabotage                                        wavedp.audit.sabotage
 
 Each bound is stated at 95 % of its own. The verdict does not use that one: with dozens of bounds some would exceed a
 tight claim by chance. It uses the same bound at a confidence of which all of the table's bounds share FALSE_ALARM, and
@@ -18,14 +18,14 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from wavedp.audit import bounds, membership, sabotage
+from wavedp.audit.bounds import Scores
+from wavedp.audit.canaries import audited_fit
+from wavedp.audit.mechanism import draw_steps
+from wavedp.audit.membership import AttackSetting, Pool
 from wavedp.errors import UserError
 from wavedp.privacy import accounting
 from wavedp.privacy.accounting import Mechanism
-from wavedp.privacy.audit import bounds, membership, sabotage
-from wavedp.privacy.audit.bounds import Scores
-from wavedp.privacy.audit.canaries import audited_fit
-from wavedp.privacy.audit.mechanism import draw_steps
-from wavedp.privacy.audit.membership import AttackSetting, Pool
 from wavedp.progress import Report
 
 CONFIDENCE = 0.95

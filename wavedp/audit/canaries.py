@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from wavedp.audit.bounds import Scores
 from wavedp.config import PrivacyConfig, TokenizerConfig
 from wavedp.errors import UserError
 from wavedp.generators.conditions import ClassCondition
@@ -30,7 +31,6 @@ from wavedp.generators.spectral_ar import record_loss
 from wavedp.generators.transformer import SpectralTransformer
 from wavedp.privacy import accounting, training
 from wavedp.privacy.accounting import Mechanism
-from wavedp.privacy.audit.bounds import Scores
 from wavedp.progress import Report, silent
 from wavedp.seeds import derive_seed
 from wavedp.tokenizers.scalar import ScalarTokenizer

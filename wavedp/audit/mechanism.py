@@ -20,9 +20,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from wavedp.audit.bounds import Scores
 from wavedp.privacy import training
 from wavedp.privacy.accounting import Mechanism
-from wavedp.privacy.audit.bounds import Scores
 from wavedp.privacy.clipping import GradSampleMode, RecordGradients
 from wavedp.seeds import derive_seed
 

@@ -1,4 +1,4 @@
-"""Other people's programs, as wavedp.metrics.agreement asks them: features of files, and metrics of those features.
+"""Other people's programs, as wavedp.reports.agreement asks them: features of files, and metrics of those features.
 
 Importing this needs the packages clean-fid, torch-fidelity and prdc (pip install 'wavedp[dev]'). Each reads, resizes
 and measures with its own code; the network is the file that `features.find_network` finds, run as it is: no part of

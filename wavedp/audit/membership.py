@@ -10,7 +10,7 @@ every record by
     calibrated    log-likelihood under the released weights minus that under the public ones (how hard a record is
                   by itself cancels; Watson et al. 2022, arXiv 2111.08440)
 
-Coins make the one-run bounds of wavedp.privacy.audit.bounds apply to natural images too. The same attack on ε = ∞ shows
+Coins make the one-run bounds of wavedp.audit.bounds apply to natural images too. The same attack on ε = ∞ shows
 what it can see at all: where it finds nothing there, finding nothing under a budget says nothing.
 """
 
@@ -25,12 +25,12 @@ import torch
 from scipy.stats import bootstrap
 from torch import Tensor
 
+from wavedp.audit.bounds import Scores
 from wavedp.config import GeneratorConfig, PrivacyConfig, SamplingConfig, TokenizerConfig
 from wavedp.generators import FitSettings, Weights
 from wavedp.generators.spectral_ar import SpectralAR, token_losses
 from wavedp.privacy import accounting
 from wavedp.privacy.accounting import Mechanism
-from wavedp.privacy.audit.bounds import Scores
 from wavedp.progress import Report, silent
 from wavedp.seeds import derive_seed
 from wavedp.tokenizers.scalar import ScalarTokenizer

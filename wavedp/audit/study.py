@@ -1,0 +1,174 @@
+"""Membership inference on a trial of a finished study, whose artifacts are still in its store.
+
+    python -m wavedp.audit.study results/<study> --trial ID [--store .wavedp/store] [--home .wavedp/data]
+
+Members are the first records of the train split, others those of the test split: what tells the splits apart by itself
+counts as membership here, which the coins of wavedp.audit.membership avoid. Scores are that module's; for
+`blur_diffusion` a log-likelihood is minus the training loss, over times and noises that are the same for every record.
+
+Writes membership.jsonl: a line for each score and one for the distances of the trial's coarse samples. Scores of
+records are looks without noise: their line goes to membership_ledger.jsonl, for ledger.jsonl has one writer.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from torch import Tensor
+
+from wavedp import chain, data, stages
+from wavedp.audit.bounds import Scores
+from wavedp.audit.membership import auc, log_likelihoods, nearness, tpr_at
+from wavedp.config import TrialConfig, from_dict
+from wavedp.errors import UserError
+from wavedp.generators import Generator, Weights
+from wavedp.generators.blur_diffusion import BlurDiffusion, draws_of, record_loss
+from wavedp.generators.spectral_ar import SpectralAR
+from wavedp.privacy import ledger
+from wavedp.store import Artifact, Store, write_jsonl
+from wavedp.wavelets import coarse
+
+NOISES = 16  # times and noises for each record of a diffusion model
+
+
+def reopen(folder: Path, trial_id: str, store: Store, home: str | None) -> tuple[TrialConfig, dict[str, Artifact]]:
+    """The configuration of a finished trial, and the artifacts that its store still has, by stage.
+
+    Raises UserError for a folder that is no study, a trial that it has not finished, or that today's code would name
+    otherwise, and for artifacts that are gone.
+    """
+    for name in ("study.yaml", "trials.jsonl"):
+        if not (folder / name).is_file():
+            raise UserError(f"{folder} is no study, for it has no {name}: give results/<study>.")
+    meta = yaml.safe_load((folder / "study.yaml").read_text(encoding="utf-8"))
+    rows = [json.loads(line) for line in (folder / "trials.jsonl").read_text(encoding="utf-8").splitlines()]
+    done = {row["trial"]: row for row in rows if row["status"] == "done"}
+    if trial_id not in done:
+        raise UserError(f"{folder} has no finished trial {trial_id!r}: use one of {', '.join(done) or 'none'}.")
+    row = done[trial_id]
+    values = meta["config"]
+    for axis, value in row["axes"].items():
+        *section, field = axis.split(".")
+        place = values[section[0]] if section else values
+        if not isinstance(place.get(field), dict):  # a whole group by name, such as an upscaler, is caught by the keys
+            place[field] = value
+    if home is not None:
+        values["data"]["home"] = home
+    trial: TrialConfig = from_dict(TrialConfig, values)
+    keys, artifacts = chain.keys(trial), {}
+    for stage in ("tokenizer", "pretrain", "private_fit", "coarse_samples"):
+        if keys[stage] != row["keys"].get(stage):
+            raise UserError(
+                f"stage {stage} of {trial_id} has another key by this code and these files: check out the commit in "
+                f"study.yaml, or name a trial that varies no group but the upscaler."
+            )
+        artifact = store.open(stage, keys[stage])
+        if artifact is None:
+            raise UserError(f"{store.root} has no {stage} {keys[stage][:12]}: name the study's store with --store.")
+        artifacts[stage] = artifact
+    return trial, artifacts
+
+
+def measure(trial: TrialConfig, artifacts: dict[str, Artifact], count: int) -> list[dict[str, Any]]:
+    """A row for each score and one of distances. count: members and others, at most. Raises UserError for a generator
+    that is not fitted, or conditions other than classes."""
+    if trial.generator.name not in ("spectral_ar", "blur_diffusion") or trial.generator.conditioning != "class":
+        raise UserError(
+            f"generator.name={trial.generator.name} with conditioning={trial.generator.conditioning} is not attacked: "
+            "name a trial of spectral_ar or blur_diffusion with classes."
+        )
+    generator = stages.build_generator(trial, artifacts, "cpu")
+    weights, public = (artifacts[stage].tensors("weights") for stage in ("private_fit", "pretrain"))
+    found: dict[str, list[np.ndarray]] = {"loss": [], "guidance": [], "calibrated": []}
+    kept = []
+    for split in ("train", "test"):
+        records = data.load(dataclasses.replace(trial.data), split)  # type: ignore[arg-type]
+        images = coarse(torch.tensor(records.images[:count]).float() / 255, trial.level)
+        labels = torch.tensor(records.labels[:count])
+        own, without = _log_likelihoods(generator, weights, images, labels)
+        found["loss"].append(own)
+        found["guidance"].append(own - without)
+        if chain.pretrain_level(trial) == trial.level:  # otherwise the public model is of other tokens
+            found["calibrated"].append(own - _log_likelihoods(generator, public, images, labels)[0])
+        kept.append(images)
+    rows: list[dict[str, Any]] = []
+    for name, values in found.items():
+        if values:
+            scores = Scores(*values)
+            estimates = {"auc": auc(scores), "tpr_at_0.01": tpr_at(scores, 0.01), "tpr_at_0.001": tpr_at(scores, 0.001)}
+            rounded = {key: [round(x, 4) for x in asdict(item).values()] for key, item in estimates.items()}
+            rows.append({"kind": "attack", "score": name, "members": len(kept[0]), "others": len(kept[1]), **rounded})
+    samples = artifacts["coarse_samples"].tensors("samples")["images"]
+    near = {name: round(value, 5) for name, value in nearness(samples, *kept).items()}
+    return [*rows, {"kind": "nearest", **near}]
+
+
+def _log_likelihoods(
+    generator: Generator, weights: Weights, images: Tensor, labels: Tensor
+) -> tuple[np.ndarray, np.ndarray]:
+    """With their labels and without, up to a constant."""
+    if isinstance(generator, SpectralAR):
+        return log_likelihoods(generator, weights, images, labels)
+    assert isinstance(generator, BlurDiffusion)
+    model = generator._model(generator.n_classes, weights).eval()
+    loss = record_loss(generator.process, generator.diffusion, dropout=0.0, views=1, multiplicity=NOISES)
+    draws = torch.rand(1, draws_of(generator.shape, 1, NOISES), generator=torch.Generator().manual_seed(0))
+    parts = []
+    with torch.inference_mode():
+        for shown, given in zip(images.split(64), labels.split(64), strict=True):
+            both = (given, model.condition.absent(given))
+            parts.append(torch.stack([-loss(model, shown, c, draws.expand(len(shown), -1)) for c in both]))
+    own, without = torch.cat(parts, dim=1).double().numpy()
+    return own, without
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line; see the module. Exit status 2 for a UserError."""
+    parser = argparse.ArgumentParser(prog="python -m wavedp.audit.study", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("study", type=Path, help="results/<study>")
+    parser.add_argument("--trial", required=True, help="its id in trials.jsonl")
+    parser.add_argument("--store", default=".wavedp/store", help="where the study's artifacts are (.wavedp/store)")
+    parser.add_argument("--home", help="where the data is (what study.yaml says)")
+    parser.add_argument("--records", type=int, default=2000, help="members and others, at most (2000)")
+    chosen = parser.parse_args(arguments)
+    try:
+        if chosen.records < 20:
+            raise UserError(f"records={chosen.records} are too few to tell anything: use 20 or more.")
+        trial, artifacts = reopen(chosen.study, chosen.trial, Store(chosen.store), chosen.home)
+        look = ledger.line_nonprivate(
+            f"membership scores of {chosen.records} train and test records",
+            dataset=data.fingerprint(trial.data, "train"),
+            n_records=data.n_records(trial.data, "train"),
+            stage_key=artifacts["private_fit"].key,
+            trials=[chosen.trial],
+        )
+        rows = [{"trial": chosen.trial, **row} for row in measure(trial, artifacts, chosen.records)]
+    except UserError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return 2
+    path = chosen.study / "membership_ledger.jsonl"
+    known = ledger.read(path) if path.is_file() else []
+    lines = {(line["purpose"], line["stage_key"]): line for line in [*known, look]}
+    write_jsonl(path, lines.values())  # before what the look has shown
+    others = chosen.study / "membership.jsonl"
+    text = others.read_text(encoding="utf-8") if others.is_file() else ""
+    before = [row for row in map(json.loads, text.splitlines()) if row["trial"] != chosen.trial]
+    write_jsonl(others, [*before, *rows])
+    for row in rows:
+        print(json.dumps(row))
+    print(f"An AUC near 0.5 is no evidence of privacy. No ε covers these scores: their line is in {path}.")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,196 @@
+"""Do independent programs measure what ours does? Two folders, one network file, other people's code around it:
+
+    python -m wavedp.reports.agreement REAL GENERATED [--samples N] [--out results/agreement] [--work .wavedp/agreement]
+
+    clean-fid        its own loop over files and resize: FID and KID, against our mode clean
+    torch-fidelity   its own loop and TensorFlow-1 resize: FID, KID, precision, recall (k = 3), against mode tensorflow
+    prdc             precision, recall, density and coverage (k = 5) of clean-fid's features, against mode clean
+
+Each program takes its own features; only the network's file is shared. OUT/agreement.jsonl has a row a metric. Stop it
+at any time: features are kept in WORK, 200 images a file (ours by content; theirs by the files' names, sizes and
+times), and the same command goes on from there. pip install 'wavedp[dev]' brings the other programs.
+
+Both folders are looked at without differential privacy: give it public images, or price the look.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import importlib.util
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from wavedp.config import MetricsConfig
+from wavedp.data import picture
+from wavedp.errors import UserError
+from wavedp.metrics.features import DIMENSIONS, extract, file_sha256, find_network
+from wavedp.metrics.frechet import frechet_distance_of
+from wavedp.metrics.kernel import kernel_distance_of
+from wavedp.metrics.neighbours import precision_recall_density_coverage
+from wavedp.store import write_jsonl
+
+CHUNK = 200  # images a file of features, and between two lines of progress
+PACKAGES = {"cleanfid": "clean-fid", "torch_fidelity": "torch-fidelity", "prdc": "prdc"}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One comparison. difference: ours - theirs; of features_<mode>, whose numbers are the largest feature, the largest
+    difference of any feature of any image."""
+
+    metric: str
+    ours: float
+    theirs: float
+    difference: float
+    implementation: str
+    n_generated: int
+    n_real: int
+
+
+def agreement(
+    real: Path, generated: Path, samples: int | None, work: Path, inception: str | None = None, batch_size: int = 10
+) -> list[Row]:
+    """Every metric by our code and by theirs, of two folders of images (the first `samples` files of each, by name).
+
+    Raises UserError for a package that is not installed, too few images, files that cannot be read and a missing
+    network.
+    """
+    for module, package in PACKAGES.items():
+        if importlib.util.find_spec(module) is None:
+            raise UserError(
+                f"{package} is not installed, and this command compares with it: pip install 'wavedp[dev]'."
+            )
+    from wavedp.reports import oracles
+
+    sides = [_files(folder, samples) for folder in (generated, real)]
+    network = find_network(inception)
+    config = replace(MetricsConfig(), inception=inception, batch_size=batch_size)
+    programs: list[oracles.CleanFid | oracles.TorchFidelity] = [
+        oracles.CleanFid(network),
+        oracles.TorchFidelity(network),
+    ]
+    rows = []
+    for oracle in programs:
+        program = oracles.version(oracle.package)
+        mine = partial(_ours, replace(config, mode=oracle.mode), work / "features")
+        their = partial(_kept, oracle.features, f"{program} {file_sha256(network)}", work / "theirs")
+        (n, m), (their_n, their_m) = (
+            [
+                _by_chunk(features, files, f"{name}, {whose}")
+                for files, whose in zip(sides, ("GENERATED", "REAL"), strict=True)
+            ]
+            for features, name in ((mine, f"wavedp {oracle.mode}"), (their, program))
+        )
+        pairs = {"features": (max(n.max(), m.max()), max(their_n.max(), their_m.max()), program)}
+        found = oracle.metrics(their_n, their_m)
+        ours = _metrics(n, m)
+        pairs |= {name: (ours[name], value, program) for name, value in found.items()}
+        if oracle.mode == "clean":
+            found = oracles.prdc(their_n, their_m, k=5)
+            pairs |= {name: (ours[name], value, oracles.version("prdc")) for name, value in found.items()}
+        apart = float(max(abs(n - their_n).max(), abs(m - their_m).max()))
+        for name, (us, them, who) in pairs.items():
+            difference = apart if name == "features" else us - them
+            rows.append(Row(f"{name}_{oracle.mode}", float(us), float(them), float(difference), who, len(n), len(m)))
+    return rows
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print and write the rows; 2 with one sentence when something is missing or cannot be read."""
+    parser = argparse.ArgumentParser(
+        prog="python -m wavedp.reports.agreement", description="Our metrics against other people's programs."
+    )
+    parser.add_argument("real", type=Path, help="folder of images")
+    parser.add_argument("generated", type=Path, help="folder of images")
+    parser.add_argument("--samples", type=int, help="the first so many files of each, by name (default: all)")
+    parser.add_argument("--out", type=Path, default=Path("results/agreement"))
+    parser.add_argument("--work", type=Path, default=Path(".wavedp/agreement"), help="features are kept here")
+    parser.add_argument("--inception", help="file of the FID network (default: search)")
+    options = parser.parse_args(arguments)
+    try:
+        rows = agreement(options.real, options.generated, options.samples, options.work, options.inception)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
+    for row in rows:
+        print(f"{row.metric:<24} {row.ours:>12.6g} {row.theirs:>12.6g} {row.difference:>9.1e}  {row.implementation}")
+    write_jsonl(options.out / "agreement.jsonl", [asdict(row) for row in rows])
+    return 0
+
+
+def _metrics(n: np.ndarray, m: np.ndarray) -> dict[str, float]:
+    """Ours, by the oracles' names; KID of as many of each side as there are of the fewer, as they take it."""
+    generated, real = torch.from_numpy(n), torch.from_numpy(m)
+    fewer = min(len(generated), len(real))
+    narrow = precision_recall_density_coverage(real, generated, k=3)
+    return {
+        "fid": frechet_distance_of(generated, real),
+        "kid": kernel_distance_of(generated[:fewer], real[:fewer]),
+        **{f"{name}_k3": value for name, value in narrow.items()},
+        **precision_recall_density_coverage(real, generated, k=5),
+    }
+
+
+def _files(folder: Path, samples: int | None) -> list[Path]:
+    """The pictures under `folder`, by name."""
+    if not folder.is_dir():
+        raise UserError(f"{folder} is no folder: give a folder of images, as the other programs read.")
+    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in picture.SUFFIXES)
+    if len(found) < max(samples or 0, 6):
+        raise UserError(
+            f"{folder} holds {len(found)} images, and {samples or 6} are wanted: add some, or ask for fewer."
+        )
+    return found[:samples]
+
+
+def _by_chunk(features: Callable[[Sequence[Path]], np.ndarray], files: Sequence[Path], label: str) -> np.ndarray:
+    """n 2048, with a line of progress a chunk on the error stream."""
+    parts: list[np.ndarray] = []
+    start = time.monotonic()
+    for first in range(0, len(files), CHUNK):
+        parts.append(features(files[first : first + CHUNK]))
+        done, seconds = min(first + CHUNK, len(files)), time.monotonic() - start
+        left = seconds / done * (len(files) - done)
+        print(f"{label}: {done} of {len(files)} images, about {left:.0f} s left", file=sys.stderr, flush=True)
+    return np.concatenate(parts)
+
+
+def _ours(config: MetricsConfig, cache: Path, files: Sequence[Path]) -> np.ndarray:
+    """B 2048, in the order of the files, which may differ in shape."""
+    by_shape: dict[tuple[int, ...], dict[int, np.ndarray]] = {}
+    for position, file in enumerate(files):
+        try:
+            pixels = picture.pixels(picture.load(file))
+        except (OSError, SyntaxError, ValueError) as error:
+            raise UserError(f"{file} cannot be read ({error}): remove or replace it.") from error
+        by_shape.setdefault(pixels.shape, {})[position] = pixels
+    features = np.empty((len(files), DIMENSIONS), np.float32)
+    for group in by_shape.values():
+        features[list(group)] = extract(torch.from_numpy(np.stack(list(group.values()))), config, cache).numpy()
+    return features
+
+
+def _kept(
+    compute: Callable[[Sequence[Path]], np.ndarray], source: str, folder: Path, files: Sequence[Path]
+) -> np.ndarray:
+    """What `compute` gives for these files, kept in `folder` by what it comes from."""
+    states = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    kept = folder / f"{hashlib.sha256(repr((source, states)).encode()).hexdigest()}.npy"
+    if not kept.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        unfinished = kept.with_suffix(".unfinished.npy")
+        np.save(unfinished, compute(files))
+        unfinished.replace(kept)
+    return np.load(kept)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
