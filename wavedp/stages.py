@@ -4,46 +4,40 @@
     tokenizer → pretrain → private_fit → coarse_samples → upscale → evaluate
     upscaler ────────────────────────────────────────────────┘
 
-`tokenizer`, `pretrain` and `upscaler` see public images alone, and later stages use what they made; a trial has the
-stage `upscaler` when its stage two is a model of ours that must be trained. `private_fit` is the only stage that trains
-on sensitive images; `reference` looks at the sensitive set's evaluation split. These two leave lines for the privacy
-ledger in their artifact. Every stage after `private_fit` is post-processing.
+`tokenizer`, `pretrain` and `upscaler` see public images only, and later stages use what they made; a trial has the stage
+`upscaler` when its stage two must be trained. `private_fit` is the only stage that trains on sensitive images;
+`reference` looks at the sensitive set's evaluation split. These two leave lines for the privacy ledger in their artifact.
+Every stage after `private_fit` is post-processing.
 
-`wavedp.chain` lists what each stage reads: the fields and data that its key is made of. Nothing else may reach a stage:
-its function gets the trial, its inputs' artifacts and a place to write. Bump the chain's `version` of a stage when the
-results of its code change.
+`wavedp.chain` lists what each stage reads: the fields and data that its key is made of. A stage gets the canonical trial
+(wavedp.methods), in which everything that the trial's methods do not read is at its default, its inputs' artifacts and a
+place to write.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from wavedp import data, generators, text, tokenizers, upscalers
-from wavedp.chain import chain_of, coarse_shape, fit_kind, keys, mechanisms, n_records, pretrain_level
-from wavedp.config import DataConfig, GeneratorConfig, TrialConfig
+from wavedp import data, methods, text, tokenizers
+from wavedp.chain import chain_of, coarse_shape, fit_kind, keys, mechanisms, n_records
+from wavedp.config import DataConfig, TrialConfig
 from wavedp.errors import UserError
-from wavedp.generators import FitSettings, Generator
-from wavedp.generators.spectral_ar import SpectralAR
-from wavedp.losses import Perceptual
+from wavedp.generators import FitSettings, Generator, Pretrains
+from wavedp.methods import Trains, Weights, canonical
 from wavedp.metrics import suite
 from wavedp.privacy import ledger
 from wavedp.progress import Report, silent
 from wavedp.seeds import derive_seed
 from wavedp.store import Artifact, Draft, Store
-from wavedp.tokenizers import training as tokenizer_training
-from wavedp.upscalers import Upscaler, completion, detail_losses, wavelet_detail
-from wavedp.upscalers.completion import Completion
+from wavedp.upscalers import Upscaler
 from wavedp.wavelets import coarse
-
-if TYPE_CHECKING:
-    from wavedp.generators.blur_diffusion import BlurDiffusion
 
 
 @dataclass
@@ -82,50 +76,44 @@ def make_reference(work: Work) -> None:
 
 
 def make_tokenizer(work: Work) -> None:
-    """The public map from images to codes: learned on public images, or (scalar) fixed by its configuration."""
-    trial = work.trial
+    """The public map from images to codes: learned on public images, or fixed by its configuration."""
+    trial, method, report = work.trial, methods.tokenizer(work.trial), {}
+    weights: Weights = {}
     level = tokenizers.training_level(trial.tokenizer, trial.level)
-    if level is None:
-        work.draft.tensors("weights", {})
-        work.draft.json("tokenizer", {})
-        return
-    images = _coarse_images(data.load(_public(trial), "train"), level)
-
-    def network() -> tokenizers.SpectralNetwork:
-        return tokenizers.network(trial.tokenizer, data.shape(trial.data), trial.level)
-
-    weights, report = tokenizer_training.fit(network, images, trial.tokenizer, work.device, work.report, work.training)
+    if isinstance(method, Trains) and level is not None:
+        images = _coarse_images(data.load(_public(trial), "train"), level)
+        weights, report = method.train(trial, images, work.device, work.report, work.training)
     work.draft.tensors("weights", weights)
     work.draft.json("tokenizer", report)
 
 
 def make_pretrain(work: Work) -> None:
     """The generator's weights after public pretraining, at the trial's level or a finer one."""
-    trial, generator = work.trial, build_generator(work.trial, work.inputs, work.device)
-    if trial.public is None or trial.generator.pretrain_steps == 0:
+    trial, method, generator = work.trial, methods.generator(work.trial), build_generator(work)
+    weights: Weights = {}
+    if isinstance(generator, Pretrains):
         images, conditions = torch.zeros(0, *coarse_shape(trial)), torch.zeros(0, dtype=torch.long)
-    else:
-        public = data.load(trial.public, "train")
-        images, conditions = _coarse_images(public, pretrain_level(trial)), _conditions(public, trial, views=1)
-        conditions = conditions[:, 0] if conditions.ndim == 3 else conditions
-    seed = trial.generator.public_seed
-    weights = generator.fit_public(images, conditions, seed, work.report, work.training)
+        for config, split in method.needs(trial).data:
+            public = data.load(config, split)  # type: ignore[arg-type]
+            images = _coarse_images(public, method.pretrain_level(trial))
+            conditions = _conditions(public, trial, views=1)
+            conditions = conditions[:, 0] if conditions.ndim == 3 else conditions
+        seed = trial.generator.public_seed
+        weights = generator.fit_public(images, conditions, seed, work.report, work.training)
     work.draft.tensors("weights", weights)
 
 
 def make_private_fit(work: Work) -> None:
     """The release: the generator fitted to the coarse sensitive images, with differential privacy."""
-    trial, generator = work.trial, build_generator(work.trial, work.inputs, work.device)
+    trial, generator = work.trial, build_generator(work)
     weights = work.inputs["pretrain"].tensors("weights")
     kind = fit_kind(trial)
     if kind == "public":
-        nothing = torch.zeros(0, *coarse_shape(trial)), torch.zeros(0, dtype=torch.long)
-        settings = FitSettings(trial.privacy, [], 0, work.folder / "none")
-        work.draft.tensors("weights", generator.fit_private(weights, *nothing, settings, work.report).weights)
+        work.draft.tensors("weights", generator.start(weights) if isinstance(generator, Pretrains) else weights)
         work.draft.json("ledger", [])
         return
     sensitive = data.load(trial.data, "train")
-    images, conditions = _coarse_images(sensitive, trial.level), _conditions(sensitive, trial, trial.privacy.views)
+    images, conditions = _coarse_images(sensitive, trial.level), _conditions(sensitive, trial)
     source: dict[str, Any] = {
         "dataset": sensitive.fingerprint,
         "n_records": len(images),
@@ -149,7 +137,7 @@ def make_private_fit(work: Work) -> None:
 def make_coarse_samples(work: Work) -> None:
     """Coarse samples of the private generator, classes (or public prompts) in equal shares."""
     trial = work.trial
-    if trial.generator.conditioning == "text":
+    if methods.generator(trial).conditioning(trial) == "text":
         prompts = _prompts(trial)
         order = torch.arange(trial.sampling.n) % len(prompts)
         conditions, labels = text.encode(prompts)[order], torch.zeros_like(order)
@@ -158,21 +146,15 @@ def make_coarse_samples(work: Work) -> None:
     weights = work.inputs["private_fit"].tensors("weights")
     again = trial.sampling.seed
     seed = derive_seed(trial.seed, "coarse_samples", again) if again else trial.seed
-    images = build_generator(trial, work.inputs, work.device).sample(
-        weights, conditions, trial.sampling, seed, work.report
-    )
+    images = build_generator(work).sample(weights, conditions, trial.sampling, seed, work.report)
     work.draft.tensors("samples", {"images": images, "labels": labels})
 
 
 def make_upscaler(work: Work) -> None:
     """Stage two's model, where it is one of ours: trained on full-size public images, for every level alike."""
-    config, images = work.trial.upscaler, _coarse_images(data.load(_public(work.trial), "train"), level=0)
-    if config.name == "wavelet_detail":
-        weights = wavelet_detail.fit_public(images, config, work.device, work.report, work.training)
-    else:
-        nothing = torch.zeros(len(images), dtype=torch.long)
-        generator = deblurring(work.trial, work.device)
-        weights = generator.fit_public(images, nothing, config.public_seed, work.report, work.training)
+    method, images = methods.upscaler(work.trial), _coarse_images(data.load(_public(work.trial), "train"), level=0)
+    assert isinstance(method, Trains)  # or the trial would not have this stage
+    weights, _ = method.train(work.trial, images, work.device, work.report, work.training)
     work.draft.tensors("weights", weights)
 
 
@@ -222,6 +204,7 @@ def make(stage: str, trial: TrialConfig, store: Store, device: str, report: Repo
 
     Holds the key's lock meanwhile, so two processes never make the same release; the second finds the first's.
     """
+    trial = canonical(trial)
     names = keys(trial)
     key = names[stage]
     with store.lock(stage, key):
@@ -243,57 +226,35 @@ def make(stage: str, trial: TrialConfig, store: Store, device: str, report: Repo
 
 
 def check_models(trial: TrialConfig) -> None:
-    """That stage two and the metrics can run: their weights are there, whole, and take this trial's images. Opens the
-    weight files, which `checks.check` does not, so that a dry run stays quick. Raises UserError."""
-    if trial.generator.conditioning == "text":
+    """Check that weights for stage two and the metrics exist, are intact and accept this trial's images. Opens the weight
+    files, which `checks.check` does not, so that a dry run stays quick. Raises UserError."""
+    if methods.generator(trial).conditioning(trial) == "text":
         text.check()
         _prompts(trial)
-    if trial.tokenizer.perceptual and tokenizers.training_level(trial.tokenizer, trial.level) is not None:
-        Perceptual("cpu")
-    if trial.upscaler.name == "wavelet_detail":
-        detail_losses.perceptual(trial.upscaler, "cpu")
-    if trial.upscaler.name not in completion.NAMES:
-        _check_upscaler(trial.upscaler, 2**trial.level, coarse_shape(trial))
+    for method in (methods.tokenizer(trial), methods.upscaler(trial)):
+        method.check_models(trial)
     n_reference = n_records(trial.data, trial.metrics.reference_split)
     _check_metrics(trial.metrics, n_reference, trial.sampling.n, labelled=True)
 
 
-def deblurring(trial: TrialConfig, device: str) -> BlurDiffusion:
-    """The full-size, classless model of the stage `upscaler`."""
-    from wavedp.generators.blur_diffusion import BlurDiffusion  # and with it diffusers
-
-    upscaler = trial.upscaler
-    training = GeneratorConfig(
-        name="blur_diffusion",
-        pretrain_steps=upscaler.train_steps,
-        pretrain_batch=upscaler.train_batch,
-        pretrain_learning_rate=upscaler.train_learning_rate,
-    )
-    return BlurDiffusion(training, trial.diffusion, upscaler.blur, data.shape(trial.data), 1, device)
+def build_generator(work: Work) -> Generator:
+    """The trial's generator, around what earlier stages made."""
+    method = methods.generator(work.trial)
+    return method.build(work.trial, _weights(method, work.trial, work.inputs), work.device)
 
 
 def build_upscaler(trial: TrialConfig, inputs: dict[str, Artifact], device: str) -> Upscaler:
     """The trial's upscaler: one that is ready, or a public model that another stage has trained (among `inputs`)."""
-    config = trial.upscaler
-    if config.name == "spectral":
-        generator, public = build_generator(trial, inputs, device), inputs["pretrain"].tensors("weights")
-        assert isinstance(generator, SpectralAR)  # as `check` saw to
-        return Completion(
-            config.name, lambda images, factor: generator.complete(public, images, temperature=config.temperature)
-        )
-    if config.name == "blur_diffusion":
-        weights, deblur = inputs["upscaler"].tensors("weights"), deblurring(trial, device)
-        return Completion(
-            config.name, lambda images, factor: deblur.complete(weights, images, steps=config.diffusion_steps)
-        )
-    if config.name == "wavelet_detail":
-        weights = inputs["upscaler"].tensors("weights")
-        return Completion(config.name, partial(wavelet_detail.complete, config, weights, device))
-    return upscalers.build(config, device)
+    method = methods.upscaler(trial)
+    return method.build(trial, _weights(method, trial, inputs), device)
+
+
+def _weights(method: methods.Method, trial: TrialConfig, inputs: dict[str, Artifact]) -> dict[str, Weights]:
+    """What the method needs of the stages before."""
+    return {name: inputs[name].tensors("weights") for name in method.needs(trial).inputs if name in inputs}
 
 
 _check_metrics = cache(suite.check)
-_check_upscaler = cache(upscalers.check)
 
 
 def _coarse_images(dataset: data.Dataset, level: int) -> Tensor:
@@ -302,10 +263,10 @@ def _coarse_images(dataset: data.Dataset, level: int) -> Tensor:
     return torch.cat(parts)
 
 
-def _conditions(dataset: data.Dataset, trial: TrialConfig, views: int) -> Tensor:
-    """Labels B int64, or one caption's embedding a view, B V E."""
-    if trial.generator.conditioning == "text":
-        return text.embed_captions(dataset.captions, views)
+def _conditions(dataset: data.Dataset, trial: TrialConfig, views: int | None = None) -> Tensor:
+    """Labels B int64, or one caption's embedding a view (None: as many as privacy.views), B V E."""
+    if methods.generator(trial).conditioning(trial) == "text":
+        return text.embed_captions(dataset.captions, trial.privacy.views if views is None else views)
     return torch.tensor(dataset.labels)
 
 
@@ -321,22 +282,3 @@ def _public(trial: TrialConfig) -> DataConfig:
     if trial.public is None:
         raise UserError("there are no public images (public=null) and this trial needs some: set public.")
     return trial.public
-
-
-def build_generator(trial: TrialConfig, inputs: dict[str, Artifact], device: str) -> Generator:
-    """The trial's generator, around its tokenizer at the private level and at the level of public pretraining."""
-    weights = inputs["tokenizer"].tensors("weights")
-    private, public = (
-        tokenizers.build(trial.tokenizer, data.shape(trial.data), level, weights)
-        for level in (trial.level, pretrain_level(trial))
-    )
-    return generators.build(
-        trial.generator,
-        private,
-        public,
-        data.n_classes(trial.data),
-        device,
-        coarse_shape(trial),
-        trial.diffusion,
-        trial.blur,
-    )

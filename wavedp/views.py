@@ -6,10 +6,12 @@ Source: augmentation multiplicity of De et al. (2022, arXiv 2204.13650), which a
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from wavedp.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 SHIFTS = ((0, 0), (1, 0), (-1, 0), (0, 1), (0, -1))
 MOST = 2 * len(SHIFTS)
@@ -20,6 +22,8 @@ def view(images: Tensor, number: int) -> Tensor:
     and left, edges repeated. Raises UserError from 10 on."""
     if not 0 <= number < MOST:
         raise UserError(f"privacy.views={number + 1} is more than there are: use 1 to {MOST}.")
+    import torch  # which checks do without
+
     down, right = SHIFTS[number // 2]
     if down or right:
         rows, columns = (

@@ -1,10 +1,6 @@
-"""Which files a ready-made upscaler's weights are, and what names them in a stage key: content, never a path.
+"""The files of ready-made weights, and what names them in a stage key: content, never a path.
 
-    spandrel        upscaler.path: a .pth or .safetensors file      -> its sha256
-    ldm_sr, sd_x4   upscaler.path: a folder that diffusers wrote    -> the sha256 of its files
-                    upscaler.path: a hub id (null: HUB_IDS)         -> the id and the commit in upscaler.revision
-
-Nothing is downloaded: a model of the hub must be in its cache already. Nothing here imports torch.
+Nothing is downloaded, and nothing here imports torch.
 """
 
 from __future__ import annotations
@@ -14,46 +10,37 @@ import re
 from functools import lru_cache
 from pathlib import Path
 
-from wavedp.config import UpscalerConfig
 from wavedp.errors import UserError
 
-HUB_IDS = {
-    "ldm_sr": "CompVis/ldm-super-resolution-4x-openimages",
-    "sd_x4": "stabilityai/stable-diffusion-x4-upscaler",
-}
 
+def hub_identity(path: str | None, revision: str | None, usual: str) -> dict[str, str]:
+    """What stands in a stage key for a model of the Hugging Face hub: its id and commit, or the sha256 of a folder.
 
-def identity(config: UpscalerConfig) -> dict[str, str] | None:
-    """What stands for the weights in a stage key; None for upscalers whose weights are fixed by their name.
-
-    Raises UserError for a path that is not there, or a hub id without a commit.
+    path: a folder that the model was saved to, or a hub id (None: `usual`). Raises UserError for a path that is not
+    there, or a hub id without a commit.
     """
-    if config.name == "spandrel":
-        return {"sha256": sha256(_file(config))}
-    if config.name in HUB_IDS:
-        folder = _local(config)
-        return {"sha256": sha256(folder)} if folder else dict(zip(("hub", "revision"), _hub(config), strict=True))
-    return None
+    folder = _local(path, usual)
+    return (
+        {"sha256": sha256(folder)} if folder else {"hub": path or usual, "revision": _commit(path or usual, revision)}
+    )
 
 
-def locate(config: UpscalerConfig) -> Path:
-    """The file of `spandrel`, or the folder of `ldm_sr` and `sd_x4`. Raises UserError where `identity` does, and for a
-    model of the hub that is not in its cache."""
-    if config.name == "spandrel":
-        return _file(config)
-    folder = _local(config)
+def hub_folder(path: str | None, revision: str | None, usual: str) -> Path:
+    """The model's folder. Raises UserError where `hub_identity` does, and for a model that is not in the hub's cache."""
+    folder = _local(path, usual)
     if folder is not None:
         return folder
-    hub_id, revision = _hub(config)
+    hub_id = path or usual
+    commit = _commit(hub_id, revision)
     import huggingface_hub
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     try:
-        return Path(huggingface_hub.snapshot_download(hub_id, revision=revision, local_files_only=True))
+        return Path(huggingface_hub.snapshot_download(hub_id, revision=commit, local_files_only=True))
     except LocalEntryNotFoundError:
         raise UserError(
-            f"{hub_id} at {revision} is not in the cache of the Hugging Face hub: run hf download {hub_id} --revision "
-            f"{revision}, or set upscaler.path to a folder with the model."
+            f"{hub_id} at {commit} is not in the cache of the Hugging Face hub: run hf download {hub_id} --revision "
+            f"{commit}, or set upscaler.path to a folder with the model."
         ) from None
 
 
@@ -76,37 +63,23 @@ def _of_file(path: str, size: int, mtime_ns: int) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _file(config: UpscalerConfig) -> Path:
-    if config.path is None:
-        raise UserError("upscaler=spandrel needs weights: set upscaler.path to a .pth or .safetensors file.")
-    path = Path(config.path).expanduser()
-    if not path.is_file():
-        raise UserError(f"upscaler.path={config.path} is no file: give the .pth or .safetensors file of a model.")
-    return path
-
-
-def _local(config: UpscalerConfig) -> Path | None:
+def _local(path: str | None, usual: str) -> Path | None:
     """The folder that upscaler.path names; None for a hub id."""
-    if config.path is None:
+    if path is None:
         return None
-    path = Path(config.path).expanduser()
-    if not path.exists() and re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", config.path):
+    folder = Path(path).expanduser()
+    if not folder.exists() and re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", path):
         return None
-    if not path.is_dir():
-        raise UserError(
-            f"upscaler.path={config.path} is neither a folder nor a hub id: give one, or null for "
-            f"{HUB_IDS[config.name]}."
-        )
-    return path
+    if not folder.is_dir():
+        raise UserError(f"upscaler.path={path} is neither a folder nor a hub id: give one, or null for {usual}.")
+    return folder
 
 
-def _hub(config: UpscalerConfig) -> tuple[str, str]:
-    """Hub id and commit."""
-    hub_id = config.path or HUB_IDS[config.name]
-    if not re.fullmatch(r"[0-9a-f]{40}", config.revision or ""):
+def _commit(hub_id: str, revision: str | None) -> str:
+    if not re.fullmatch(r"[0-9a-f]{40}", revision or ""):
         raise UserError(
-            f"upscaler.revision={config.revision} does not fix what {hub_id} holds: give the commit, 40 hex digits, "
+            f"upscaler.revision={revision} does not fix what {hub_id} holds: give the commit, 40 hex digits, "
             "that its page lists under `Files and versions`, or set upscaler.path to a folder with the model."
         )
-    assert config.revision is not None
-    return hub_id, config.revision
+    assert revision is not None
+    return revision

@@ -13,9 +13,9 @@ from upscaler_conformance import check_upscaler, coarse_scenes
 from wavedp.config import UpscalerConfig
 from wavedp.errors import UserError
 from wavedp.upscalers import build, tiling
-from wavedp.upscalers.ncnn_graph import NcnnPass
-from wavedp.upscalers.torch_graph import TorchGraph
-from wavedp.upscalers.weights import WEIGHTS, find_weights
+from wavedp.upscalers.ncnn.model import NcnnPass
+from wavedp.upscalers.ncnn.torch_graph import TorchGraph
+from wavedp.upscalers.ncnn.weights import WEIGHTS, find_weights
 
 
 def on_torch(name, **options):

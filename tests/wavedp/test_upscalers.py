@@ -19,7 +19,7 @@ from wavedp.config import UpscalerConfig
 from wavedp.errors import UserError
 from wavedp.resize import operator, resize
 from wavedp.upscalers import UPSCALERS, build, check
-from wavedp.upscalers.weights import WEIGHTS, find_weights
+from wavedp.upscalers.ncnn.weights import WEIGHTS, find_weights
 
 CLASSICAL = ["nearest", "bilinear", "bicubic", "lanczos"]
 

@@ -1,54 +1,65 @@
-"""Stage one's models, all behind one protocol.
+"""Stage one's models: each in a folder, its declaration (no torch) beside its model.
 
-    fit_public(images, conditions, seed, report, checkpoint)  -> weights, from public images; goes on from `checkpoint`
+A declaration is a `GeneratorMethod`: what it reads and refuses, which mechanisms its private fit runs, and `build`, which
+gives the model:
+
     fit_private(weights, images, conditions, fit, report)     -> PrivateFit, from sensitive coarse images
     sample(weights, conditions, sampling, seed, report)       -> coarse images, one per condition
 
 Images are B C h w float32 in [0, 1], weights flat dicts of tensors. Conditions are labels B int64, or float32 sentence
-embeddings: B E, and in `fit_private` B V E with one for each view. `fit_private` states every mechanism it ran, so that
-the ledger can price it; whatever it returns counts as released.
-To add one: write a class with these methods in its own file, give it a line in `NAMES` and `build`, and run
-tests/wavedp/test_generators.py, which takes its names from there.
+embeddings: B E, and in `fit_private` B V E with one for each view. Whatever `fit_private` returns counts as released.
+More abilities, asked for with isinstance: `Pretrains`, `Completes`, `Scores`.
+
+To add one, write a file like this in any package, give it an entry point in the group `wavedp.generators` (or name it
+`generator.name=package.module:Mine`), and subclass `wavedp.testing.generators.GeneratorSuite` for its tests:
+
+    class Mine(GeneratorMethod):
+        name, Config = "mine", MineConfig            # a frozen dataclass, its first field `name`
+        def needs(self, trial): ...                  # which shared fields it reads
+        def mechanisms(self, trial, n_records): ...  # what its private fit will run, calibrated to privacy.epsilon
+        def build(self, trial, inputs, device): ...  # the model
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
-from wavedp.config import DiffusionConfig, GeneratorConfig, PrivacyConfig, SamplingConfig
-from wavedp.errors import UserError
+from wavedp import data
+from wavedp.config import PrivacyConfig, SamplingConfig, TrialConfig
+from wavedp.methods import Inputs, Method, Weights
+from wavedp.privacy import accounting
 from wavedp.privacy.accounting import Mechanism
 from wavedp.progress import Report
 
-if TYPE_CHECKING:  # torch too: plans are made without it
+if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor
 
-    from wavedp.tokenizers import Tokenizer
-
-Weights: TypeAlias = "dict[str, Tensor]"
+FitKind = Literal["dp", "nonprivate", "public", "real"]
+"""How a private_fit uses sensitive images: with differential privacy, without (ε = ∞), not at all (ε = 0), or by keeping
+them as they are."""
 
 
 @dataclass(frozen=True)
 class FitSettings:
-    """How one private fit runs: the mechanisms it may use, calibrated (σ = 0 when ε = ∞), the seed that their sampling
-    and noise derive from, and the file its checkpoints go to.
-
-    mechanisms: accounting.mechanisms(privacy, N): the release of class means if there is one, and the fit.
-    """
+    """How one private fit runs: what the mechanisms may be, by purpose and calibrated (σ = 0 when ε = ∞), the seed that
+    their sampling and noise derive from, and the file that checkpoints go to."""
 
     privacy: PrivacyConfig
-    mechanisms: list[Mechanism]
+    mechanisms: dict[str, Mechanism]
     seed: int
     checkpoint: Path
 
 
 @dataclass(frozen=True)
 class PrivateFit:
-    """weights: what is released. mechanisms: those that saw the sensitive images, by purpose and in order (σ = 0:
-    without privacy); empty for the anchors, which run none. releases: by the same purposes, the ids of their noise
-    (wavedp.privacy.training), so that a fit made once more, of other first weights, counts once more."""
+    """weights: what is released. mechanisms: what saw the sensitive images, by purpose and in order (σ = 0: without
+    privacy). releases: purpose -> noise id. A refit from other initial weights gets a new id and counts as a new
+    release."""
 
     weights: Weights
     mechanisms: dict[str, Mechanism]
@@ -56,11 +67,7 @@ class PrivateFit:
 
 
 class Generator(Protocol):
-    """See the module's docstring."""
-
-    def fit_public(
-        self, images: Tensor, conditions: Tensor, seed: int, report: Report, checkpoint: Path | None = None
-    ) -> Weights: ...
+    """A generator's model; see the module's docstring."""
 
     def fit_private(
         self, weights: Weights, images: Tensor, conditions: Tensor, fit: FitSettings, report: Report
@@ -71,35 +78,74 @@ class Generator(Protocol):
     ) -> Tensor: ...
 
 
-NAMES = ("spectral_ar", "blur_diffusion", "public", "real")
+@runtime_checkable
+class Pretrains(Protocol):
+    """Learns from public images before it sees a sensitive one."""
+
+    def fit_public(
+        self, images: Tensor, conditions: Tensor, seed: int, report: Report, checkpoint: Path | None = None
+    ) -> Weights:
+        """Weights from public coarse images; goes on from `checkpoint`."""
+
+    def start(self, weights: Weights) -> Weights:
+        """The public weights as the private fit begins with them, which is also the model at ε = 0."""
 
 
-def build(
-    config: GeneratorConfig,
-    tokenizer: Tokenizer,
-    public: Tokenizer,
-    n_classes: int,
-    device: str,
-    shape: tuple[int, int, int],
-    diffusion: DiffusionConfig | None = None,
-    blur: str = "none",
-) -> Generator:
-    """The generator for coarse images of `shape` (C, h, w) with `n_classes` classes.
+@runtime_checkable
+class Completes(Protocol):
+    """A declaration whose public model draws the finer scales of a coarse image, as `upscaler=spectral` needs."""
 
-    tokenizer: of these images, and public: of those it is pretrained on; read by generators over tokens. diffusion,
-    blur: read by generators that diffuse. Raises UserError for an unknown name.
-    """
-    from wavedp.generators.anchors import PublicOnly, Real
-    from wavedp.generators.spectral_ar import SpectralAR
+    def completer(self, trial: TrialConfig, inputs: Inputs, device: str) -> Callable[[Tensor, float], Tensor]:
+        """(coarse images B C h w, temperature) -> full images; an image's draws depend on that image only. inputs: of
+        `tokenizer` and `pretrain`, which is public."""
 
-    if config.name == "real":
-        return Real()
-    if config.name == "blur_diffusion":
-        from wavedp.generators.blur_diffusion import BlurDiffusion
 
-        return BlurDiffusion(config, diffusion or DiffusionConfig(), blur, shape, n_classes, device)
-    if config.name == "public":
-        return PublicOnly(config, tokenizer, public, n_classes, device)
-    if config.name == "spectral_ar":
-        return SpectralAR(config, tokenizer, public, n_classes, device)
-    raise UserError(f"generator.name={config.name!r} is not a generator: use one of {', '.join(NAMES)}.")
+@runtime_checkable
+class Scores(Protocol):
+    """Gives records a log-likelihood, which membership attacks need."""
+
+    def log_likelihoods(self, weights: Weights, images: Tensor, labels: Tensor) -> tuple[np.ndarray, np.ndarray]:
+        """Of images B C h w with their labels and without, B float64 each, up to a constant."""
+
+
+class GeneratorMethod(Method):
+    """What all generators declare; a subclass overrides what is not so for it."""
+
+    def fit_kind(self, trial: TrialConfig) -> FitKind:
+        """How its private_fit uses sensitive images, by default as ε says."""
+        epsilon = trial.privacy.epsilon
+        return "public" if epsilon == 0 else "nonprivate" if math.isinf(epsilon) else "dp"
+
+    def mechanisms(self, trial: TrialConfig, n_records: int) -> dict[str, Mechanism]:
+        """What the private fit will run, by purpose and in order, together within privacy.epsilon at privacy.delta; σ = 0
+        for ε = ∞. The plan, the budget, the dry run, the fit and the ledger all ask this. Not asked for the fit kinds
+        `public` and `real`. Raises InfeasibleError when no noise meets the budget."""
+        raise NotImplementedError(f"{self.name} does not say what its private fit runs")
+
+    def pretrain_level(self, trial: TrialConfig) -> int:
+        """The wavelet level of the public images it learns from."""
+        return trial.level
+
+    def conditioning(self, trial: TrialConfig) -> Literal["class", "text"]:
+        """What its samples are conditioned on."""
+        return "class"
+
+    def pretraining_content(self, trial: TrialConfig) -> list[Any]:
+        """What of the shared sections its public training reads, as JSON values: enters the key of `pretrain`."""
+        return []
+
+    def build(self, trial: TrialConfig, inputs: Inputs, device: str) -> Generator:
+        """The model for coarse images of the trial."""
+        raise NotImplementedError(f"{self.name} has no model")
+
+
+def coarse_shape(trial: TrialConfig) -> tuple[int, int, int]:
+    """C, h, w of the images that the private generator makes."""
+    channels, height, width = data.shape(trial.data)
+    return channels, height >> trial.level, width >> trial.level
+
+
+def gaussian(trial: TrialConfig, n_records: int, purpose: str) -> dict[str, Mechanism]:
+    """One Gaussian release of everything the fit looks at, at the trial's whole budget."""
+    delta = accounting.delta(trial.privacy, n_records)
+    return {purpose: Mechanism(1, accounting.calibrate(trial.privacy.epsilon, delta, 1, 1), 1)}

@@ -13,15 +13,14 @@ transformers and accelerate for these few lines and whose layers Opacus' hooks d
 from __future__ import annotations
 
 import math
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from wavedp.config import PrivacyConfig
 from wavedp.errors import UserError
 
 SCALE = 2.0  # α / r, as in the public DP fine-tuning of VAR (sprintml/finetuning_var_dp: r = 16, α = 32)
-Trained = Literal["all", "attention", "lora"]
 
 
 class LowRank(nn.Module):
@@ -39,14 +38,16 @@ class LowRank(nn.Module):
         return self.base(x) + SCALE * self.up(self.down(x))
 
 
-def adapt(model: nn.Module, trained: Trained, rank: int, seed: int) -> None:
+def adapt(model: nn.Module, privacy: PrivacyConfig, seed: int) -> None:
     """Freeze what the fit may not move, and add low-rank updates, in place.
 
     model: has `condition`; its attention layers are named as in SpectralTransformer or in diffusers. Raises UserError
     for a rank that is no restriction.
     """
+    trained = privacy.trained
     if trained == "all":
         return
+    rank = privacy.lora_rank if trained == "lora" else 0
     model.requires_grad_(False)
     model.condition.requires_grad_(True)
     torch.manual_seed(seed)

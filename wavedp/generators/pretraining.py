@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from wavedp import resume
-from wavedp.config import GeneratorConfig
+from wavedp.generators.dp_sgd import PretrainedConfig
 from wavedp.progress import Report
 
 
@@ -17,7 +17,7 @@ def pretrain(
     model: nn.Module,
     loss_of: Callable[[Tensor, int], Tensor],
     records: int,
-    config: GeneratorConfig,
+    config: PretrainedConfig,
     report: Report,
     checkpoint: Path | None,
     max_grad_norm: float | None = None,

@@ -4,7 +4,7 @@
     spectral   vector-quantised wavelet scales, learned on public images (arXiv 2412.09607)
     raster     vector-quantised patches without wavelets, learned on public images: the baseline
 
-Protocol (what a generator may rely on):
+A declaration is a `TokenizerMethod` (no torch) beside its model, a `Tokenizer`:
 
     length                 L, tokens of one image
     spans                  contiguous runs of the sequence that share a codebook, in order
@@ -12,25 +12,22 @@ Protocol (what a generator may rely on):
     encode(images)         B C h w in [0, 1] -> B L int64, each code in [0, size of its span's codebook)
     decode(codes)          B L -> B C h w in [0, 1]
 
-A tokenizer is fixed or trained on public images: encoding is then a per-record map and costs no ε.
+A tokenizer is fixed or trained on public images (then it has the ability `wavedp.methods.Trains`): encoding is a
+per-record map and costs no ε. Tests of your own: subclass `wavedp.testing.tokenizers.TokenizerSuite`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol
 
-from wavedp.config import TokenizerConfig
-from wavedp.errors import UserError
+from wavedp import registry
+from wavedp.methods import Method, Weights
 
 if TYPE_CHECKING:  # torch too: plans are made without it
     from torch import Tensor
 
-    from wavedp.tokenizers.spectral import SpectralNetwork
-
-Weights: TypeAlias = "dict[str, Tensor]"
-
-NAMES = ("scalar", "spectral", "raster")
+Shape = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
@@ -55,57 +52,39 @@ class Tokenizer(Protocol):
     def decode(self, codes: Tensor) -> Tensor: ...
 
 
-def check(config: TokenizerConfig) -> None:
-    """Raises UserError for settings that suit no image."""
-    if config.train_steps < 1:
-        raise UserError(f"tokenizer.train_steps={config.train_steps} trains nothing: use 1 or more.")
-    if config.name != "scalar":
-        return
-    if config.bins < 2:
-        raise UserError(f"tokenizer.bins={config.bins} can't tell values apart: use 2 or more.")
-    if config.detail_bins < 3 or config.detail_bins % 2 == 0:
-        raise UserError(f"tokenizer.detail_bins={config.detail_bins} has no level at 0: use an odd number ≥ 3.")
-    if config.wavelet != "haar":
-        raise UserError(f"tokenizer.wavelet={config.wavelet!r} leaves ragged scales: the scalar tokenizer uses haar.")
+class TokenizerMethod(Method):
+    """What all tokenizers declare; a subclass overrides what is not so for it."""
+
+    def training_level(self, level: int) -> int | None:
+        """The level of the public images that the tokenizer of a trial's level is trained on; None for one without
+        training."""
+        return None
+
+    def build(self, config: Any, shape: Shape, level: int, weights: Weights) -> Tokenizer:
+        """The tokenizer for coarse images of `level` of full images of `shape` (C, H, W). weights: of its training.
+
+        Raises UserError for settings or a level that do not fit the shape, or weights of another size."""
+        raise NotImplementedError(f"{self.name} has no model")
+
+    def untrained(self, config: Any, shape: Shape, level: int) -> Tokenizer:
+        """The tokenizer before its training: what length, spans and positions it has. Raises UserError as `build`."""
+        return self.build(config, shape, level, {})
 
 
-def build(config: TokenizerConfig, shape: tuple[int, int, int], level: int, weights: Weights) -> Tokenizer:
-    """The tokenizer for the coarse images of `level` of full images of `shape` (C, H, W).
-
-    weights: of a learned tokenizer, as `training.fit` gives them; ignored by `scalar`.
-    Raises UserError for an unknown name, settings or a level that do not fit the shape, or weights of another size.
-    """
-    from wavedp.tokenizers.scalar import ScalarTokenizer
-    from wavedp.tokenizers.spectral import SpectralTokenizer
-
-    if config.name == "scalar":
-        channels, height, width = shape
-        return ScalarTokenizer(config, (channels, height >> level, width >> level))
-    made = network(config, shape, level)
-    return SpectralTokenizer(made, level if config.name == "spectral" else 0, weights)
+def build(config: Any, shape: Shape, level: int, weights: Weights) -> Tokenizer:
+    """The tokenizer that `config` configures; see TokenizerMethod.build."""
+    return _of(config).build(config, shape, level, weights)
 
 
-def network(config: TokenizerConfig, shape: tuple[int, int, int], level: int) -> SpectralNetwork:
-    """The untrained network of a learned tokenizer. Raises UserError as `build` does."""
-    from wavedp.tokenizers.raster import raster_network
-    from wavedp.tokenizers.spectral import spectral_network
-
-    if config.name == "spectral":
-        return spectral_network(config, shape)
-    if config.name == "raster":
-        return raster_network(config, shape, level)
-    raise UserError(f"tokenizer.name={config.name!r} is not built: use one of {', '.join(NAMES)}.")
+def untrained(config: Any, shape: Shape, level: int) -> Tokenizer:
+    """See TokenizerMethod.untrained."""
+    return _of(config).untrained(config, shape, level)
 
 
-def untrained(config: TokenizerConfig, shape: tuple[int, int, int], level: int) -> Tokenizer:
-    """The tokenizer with random weights: what length, spans and positions it has. Raises UserError as `build` does."""
-    learned = config.name != "scalar"
-    return build(config, shape, level, network(config, shape, level).state_dict() if learned else {})
+def training_level(config: Any, level: int) -> int | None:
+    """See TokenizerMethod.training_level."""
+    return _of(config).training_level(level)
 
 
-def training_level(config: TokenizerConfig, level: int) -> int | None:
-    """The level of the public images that a trial's tokenizer is trained on; None for one without training.
-
-    The spectral tokenizer learns every scale from full images, so all levels share it.
-    """
-    return {"spectral": 0, "raster": level}.get(config.name)
+def _of(config: Any) -> TokenizerMethod:
+    return registry.find("tokenizer", config.name)

@@ -21,14 +21,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from wavedp import resume
-from wavedp.config import TokenizerConfig
 from wavedp.errors import UserError
 from wavedp.losses import Adversary, Perceptual
+from wavedp.methods import Weights
 from wavedp.progress import Report
 from wavedp.seeds import derive_seed
-from wavedp.tokenizers import Weights
 from wavedp.tokenizers.codebook import Codebook, health
-from wavedp.tokenizers.spectral import SpectralNetwork
+from wavedp.tokenizers.learned import LearnedConfig
+from wavedp.tokenizers.spectral.network import SpectralNetwork
 
 RESTART_EVERY = 50
 WARM_UP = 0.2  # share of the steps in which the learning rate rises
@@ -37,7 +37,7 @@ WARM_UP = 0.2  # share of the steps in which the learning rate rises
 def fit(
     network: Callable[[], SpectralNetwork],
     images: Tensor,
-    config: TokenizerConfig,
+    config: LearnedConfig,
     device: str,
     report: Report,
     checkpoint: Path | None = None,
@@ -51,9 +51,7 @@ def fit(
     Raises UserError without images.
     """
     if not len(images):
-        raise UserError(
-            f"tokenizer.name={config.name} is trained on public images and there are none: set public, or use scalar."
-        )
+        raise UserError("the tokenizer is trained on public images and there are none: set public, or use scalar.")
     torch.manual_seed(derive_seed(config.public_seed, "tokenizer"))
     model = network().to(device).train()
     optimizer = torch.optim.Adam(model.parameters(), lr=config.train_learning_rate, betas=(0.9, 0.99))

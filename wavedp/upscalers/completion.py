@@ -1,12 +1,6 @@
-"""Upscalers that are public models of our own: they draw what the coarse image leaves open, and keep what it says.
+"""Public models of our own as upscalers: they draw what the coarse image leaves open, and keep what it says.
 
-    spectral         the publicly pretrained generator draws the finer scales' tokens, given the coarse ones: the
-                     tokenizer's own super-resolution (arXiv 2412.09607, where it is text-guided), no second model
-    blur_diffusion   a U-Net trained on public images deblurs from where the coarse image is (arXiv 2207.11192)
-    wavelet_detail   a network trained on public images draws the missing bands (wavedp.upscalers.wavelet_detail)
-
-No ε: the weights are those of public training, never of the private fit. They come from the trial's own stages, so
-these upscalers are built by `wavedp.stages` and are not in the registry of ready-made ones.
+No ε: the weights are those of public training, never of the private fit.
 """
 
 from __future__ import annotations
@@ -16,8 +10,6 @@ from collections.abc import Callable
 from torch import Tensor
 
 from wavedp.upscalers.low_pass import keep_low_pass
-
-NAMES = ("spectral", "blur_diffusion", "wavelet_detail")
 
 
 class Completion:

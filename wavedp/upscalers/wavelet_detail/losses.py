@@ -18,13 +18,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from wavedp.config import UpscalerConfig
 from wavedp.losses import Adversary, Perceptual
 from wavedp.resume import Part
+from wavedp.upscalers.wavelet_detail import WaveletDetailConfig
 from wavedp.wavelets import spread
 
 if TYPE_CHECKING:
-    from wavedp.upscalers.wavelet_detail import DetailNetwork
+    from wavedp.upscalers.wavelet_detail.network import DetailNetwork
 
 PATCHES = (1, 2, 4, 8)  # sides in pixels
 ALONE = 0.4  # share of the training before the discriminator joins: it has nothing to learn from blur
@@ -38,7 +38,7 @@ class Adversarial:
     Raises UserError for a perceptual weight without the packages of the network behind it.
     """
 
-    def __init__(self, config: UpscalerConfig, channels: int, device: str) -> None:
+    def __init__(self, config: WaveletDetailConfig, channels: int, device: str) -> None:
         self.config = config
         self.adversary = Adversary(2 * channels, ADVERSARY_LEARNING_RATE, device)
         self.perceptual = perceptual(config, device)
@@ -78,14 +78,14 @@ class Energy:
         return energy_score(first, second, full)
 
 
-def build(config: UpscalerConfig, channels: int, device: str) -> Adversarial | Regression | Energy:
+def build(config: WaveletDetailConfig, channels: int, device: str) -> Adversarial | Regression | Energy:
     """The loss that `config.detail` names."""
     if config.detail == "adversarial":
         return Adversarial(config, channels, device)
     return Regression() if config.detail == "regression" else Energy()
 
 
-def perceptual(config: UpscalerConfig, device: str) -> Perceptual | None:
+def perceptual(config: WaveletDetailConfig, device: str) -> Perceptual | None:
     """The ImageNet network of an adversarial training with a weight for it. Raises UserError without its packages."""
     if config.detail != "adversarial" or not config.detail_perceptual:
         return None

@@ -1,4 +1,4 @@
-"""Upscalers without weights: Pillow's nearest, bilinear, bicubic and Lanczos filters, and the identity."""
+"""Pillow's filters, and the identity, as upscalers (see wavedp.upscalers for the protocol)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Classical:
         return None
 
 
-class Identity:
+class IdentityModel:
     """No second stage: the coarse images are the whole images (level 0), so only factor 1 is legal."""
 
     name = "identity"

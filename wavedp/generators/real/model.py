@@ -1,38 +1,19 @@
-"""The ends of the scale, as generators: `public` never sees a sensitive image (ε = 0), `real` is nothing but them."""
+"""Real coarse images as samples."""
 
 from __future__ import annotations
-
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from wavedp.config import SamplingConfig
-from wavedp.generators import FitSettings, PrivateFit, Weights
-from wavedp.generators.spectral_ar import SpectralAR
-from wavedp.generators.transformer import cut
+from wavedp.generators import FitSettings, PrivateFit
+from wavedp.methods import Weights
 from wavedp.progress import Report
 from wavedp.seeds import derive_seed
 
 
-class PublicOnly(SpectralAR):
-    """The floor: the publicly pretrained model as it is, at ε = 0."""
-
-    def fit_private(
-        self, weights: Weights, images: Tensor, conditions: Tensor, fit: FitSettings, report: Report
-    ) -> PrivateFit:
-        """The public weights, unchanged but for the finer scales, which are left out."""
-        return PrivateFit(cut(weights, self.public, self.tokenizer), {}, {})
-
-
-class Real:
-    """The ceiling of stage two: real coarse images, drawn without replacement within each class. Not private."""
-
-    def fit_public(
-        self, images: Tensor, conditions: Tensor, seed: int, report: Report, checkpoint: Path | None = None
-    ) -> Weights:
-        """Nothing to learn from public images."""
-        return {}
+class RealModel:
+    """Draws without replacement within each class."""
 
     def fit_private(
         self, weights: Weights, images: Tensor, conditions: Tensor, fit: FitSettings, report: Report

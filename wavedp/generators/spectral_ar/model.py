@@ -13,16 +13,19 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from wavedp.config import GeneratorConfig, PrivacyConfig, SamplingConfig
-from wavedp.generators import FitSettings, PrivateFit, Weights
+from wavedp.config import PrivacyConfig, SamplingConfig
+from wavedp.generators import FitSettings, PrivateFit
 from wavedp.generators.adaptation import adapt, merge
 from wavedp.generators.conditions import ClassCondition, Condition, TextCondition, drop, forget_classes
 from wavedp.generators.pretraining import pretrain
-from wavedp.generators.transformer import SpectralTransformer, cut
+from wavedp.generators.spectral_ar import SpectralARConfig
+from wavedp.generators.spectral_ar.transformer import SpectralTransformer, cut
+from wavedp.methods import Weights
 from wavedp.privacy.clipping import trainable
 from wavedp.privacy.statistics import class_means, means_release
 from wavedp.privacy.training import fit_private
@@ -36,7 +39,7 @@ from wavedp.wavelets import coarse, spread
 WARM_UP_STEPS = 20  # on the class means; more, and every sample of a class is its mean
 
 
-class SpectralAR:
+class SpectralARModel:
     """See wavedp.generators for the protocol.
 
     tokenizer: of the private coarse images. public: of the images for `fit_public`; `tokenizer` codes are a prefix of
@@ -44,7 +47,7 @@ class SpectralAR:
     """
 
     def __init__(
-        self, config: GeneratorConfig, tokenizer: Tokenizer, public: Tokenizer, n_classes: int, device: str
+        self, config: SpectralARConfig, tokenizer: Tokenizer, public: Tokenizer, n_classes: int, device: str
     ) -> None:
         self.config, self.tokenizer, self.public = config, tokenizer, public
         self.n_classes, self.device = n_classes, device
@@ -70,16 +73,20 @@ class SpectralAR:
         weights = pretrain(model, loss_of, len(conditions), self.config, report, checkpoint)
         return forget_classes(weights, self.n_classes) if by_class else weights
 
+    def start(self, weights: Weights) -> Weights:
+        """The public weights without those of finer scales, which the private level does not have."""
+        return cut(weights, self.public, self.tokenizer)
+
     def fit_private(
         self, weights: Weights, images: Tensor, conditions: Tensor, fit: FitSettings, report: Report
     ) -> PrivateFit:
         """DP fine-tuning on coarse images; conditions: labels B, or embeddings B V E with one for each view."""
-        model = self._model(self.tokenizer, self.n_classes, cut(weights, self.public, self.tokenizer))
-        *means, planned = fit.mechanisms
+        model = self._model(self.tokenizer, self.n_classes, self.start(weights))
+        means, planned = fit.mechanisms.get("class_means"), fit.mechanisms["private_fit"]
         releases = {}
         if means:
-            releases["class_means"] = self._warm_up(model, images, conditions, means[0].noise_multiplier, fit)
-        adapt(model, fit.privacy.trained, fit.privacy.lora_rank, derive_seed(fit.seed, "adaptation"))
+            releases["class_means"] = self._warm_up(model, images, conditions, means.noise_multiplier, fit)
+        adapt(model, fit.privacy, derive_seed(fit.seed, "adaptation"))
         done = fit_private(
             model,
             record_loss(self.tokenizer, fit.privacy, self.config.condition_dropout),
@@ -93,7 +100,7 @@ class SpectralAR:
             report=report,
         )
         (ran,) = done.history  # what was run, not what was planned
-        spent = {**({"class_means": means[0]} if means else {}), "private_fit": ran}
+        spent = {**({"class_means": means} if means else {}), "private_fit": ran}
         releases["private_fit"] = done.release
         return PrivateFit(merge({name: value.cpu() for name, value in done.ema.items()}), spent, releases)
 
@@ -157,6 +164,18 @@ class SpectralAR:
         with self._autocast():
             codes = model.sample(none, torch.stack(rows).to(self.device), temperature, prefix=prefix)
         return self.public.decode(codes.cpu())
+
+    @torch.inference_mode()
+    def log_likelihoods(self, weights: Weights, images: Tensor, labels: Tensor) -> tuple[np.ndarray, np.ndarray]:
+        """In nats, of the tokens of images B C h w with their labels and without a condition."""
+        model = self._model(self.tokenizer, self.n_classes, weights).eval()
+        parts = []
+        for shown, given in zip(images.split(512), labels.split(512), strict=True):
+            codes, given = self.tokenizer.encode(shown).to(self.device), given.to(self.device)
+            both = [-token_losses(model, codes, c).double().sum(1) for c in (given, model.condition.absent(given))]
+            parts.append(torch.stack(both))
+        conditional, unconditional = torch.cat(parts, dim=1).cpu().numpy()
+        return conditional, unconditional
 
     def _model(self, tokenizer: Tokenizer, n_classes: int, weights: Weights | None = None) -> SpectralTransformer:
         config = self.config

@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from wavedp.config import UpscalerConfig
 from wavedp.errors import UserError
 from wavedp.upscalers.bridged import Bridged, one_by_one
-from wavedp.weight_files import locate
+from wavedp.upscalers.spandrel import SpandrelConfig, file_of
 
 if TYPE_CHECKING:
     from spandrel import ImageModelDescriptor
@@ -22,14 +21,14 @@ if TYPE_CHECKING:
 FACE_RESTORATION = ("GFPGAN", "RestoreFormer")  # spandrel's architectures of purpose FaceSR
 
 
-def spandrel_file(config: UpscalerConfig, device: str = "cpu") -> Bridged:
+def spandrel_file(config: SpandrelConfig, device: str = "cpu") -> Bridged:
     """The network in `config.path`, in evaluation mode. spandrel's call promises to take one image, so they go through
-    one by one; `config.batch_size` counts for nothing.
+    one by one.
 
     Raises UserError for a file that is missing, unreadable, of no architecture that spandrel knows, or of a network
     that does not enlarge, takes other channels than 1 or 3, or has not the precision or the tiles that are asked for.
     """
-    path = locate(config)
+    path = file_of(config)
     model = _load(path)
     if model.purpose not in ("SR", "FaceSR") or model.scale < 2:
         raise UserError(

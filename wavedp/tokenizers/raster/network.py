@@ -8,12 +8,12 @@ wavelets and scales as the only difference between the two.
 
 from __future__ import annotations
 
-from wavedp.config import TokenizerConfig
 from wavedp.errors import UserError
-from wavedp.tokenizers.spectral import SpectralNetwork, wavelet_levels
+from wavedp.tokenizers.raster import RasterConfig
+from wavedp.tokenizers.spectral.network import SpectralNetwork, wavelet_levels
 
 
-def raster_network(config: TokenizerConfig, shape: tuple[int, int, int], level: int) -> SpectralNetwork:
+def raster_network(config: RasterConfig, shape: tuple[int, int, int], level: int) -> SpectralNetwork:
     """The untrained network for coarse images of `level` of full images of `shape` (C, H, W).
 
     Raises UserError when the level does not divide into the grid.
@@ -25,6 +25,5 @@ def raster_network(config: TokenizerConfig, shape: tuple[int, int, int], level: 
             f"level={level} has fewer pixels than the raster grid of {height}×{width} has patches: use "
             f"level<={deepest} or a lower tokenizer.coarsest."
         )
-    return SpectralNetwork(
-        config, (channels, height >> level, width >> level), levels=0, patch=config.patch << (deepest - level)
-    )
+    coarse, patch = (channels, height >> level, width >> level), config.patch << (deepest - level)
+    return SpectralNetwork(config, coarse, levels=0, patch=patch, books=[config.codes])

@@ -18,15 +18,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from wavedp.config import TokenizerConfig
-from wavedp.tokenizers import Span, check
+from wavedp.tokenizers import Span
+from wavedp.tokenizers.scalar import ScalarConfig, check
 from wavedp.wavelets import Pyramid, decompose, reconstruct
 
 
 class ScalarTokenizer:
-    """See the module's docstring. Raises UserError as `tokenizers.check` does."""
+    """See the module's docstring. Raises UserError as `check` does."""
 
-    def __init__(self, config: TokenizerConfig, shape: tuple[int, int, int]) -> None:
+    def __init__(self, config: ScalarConfig, shape: tuple[int, int, int]) -> None:
         check(config)
         self.config, self.shape = config, shape
         channels, height, width = shape

@@ -18,32 +18,37 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from wavedp.config import DiffusionConfig, GeneratorConfig, SamplingConfig
+from wavedp.config import DiffusionConfig, SamplingConfig
 from wavedp.diffusion.blur import PAPER_LOG, PAPER_QUARTIC, BlurSchedule, effective_blur
 from wavedp.diffusion.scheduler import BlurDiffusionScheduler
 from wavedp.errors import UserError
-from wavedp.generators import FitSettings, PrivateFit, Weights
+from wavedp.generators import FitSettings, PrivateFit
 from wavedp.generators.adaptation import adapt, merge
+from wavedp.generators.blur_diffusion import BlurDiffusionConfig
+from wavedp.generators.blur_diffusion.denoiser import Denoiser
 from wavedp.generators.conditions import ClassCondition, Condition, TextCondition, drop, forget_classes
-from wavedp.generators.denoiser import Denoiser
 from wavedp.generators.pretraining import pretrain
+from wavedp.methods import Weights
 from wavedp.privacy.training import fit_private
 from wavedp.progress import Report
 from wavedp.seeds import derive_seed, generator_of
 from wavedp.views import view
 from wavedp.wavelets import coarse, spread
 
+SCORE_NOISES = 16  # times and noises for each record that is scored
 
-class BlurDiffusion:
+
+class BlurDiffusionModel:
     """See wavedp.generators for the protocol. shape: C, h, w of the coarse images, public ones included."""
 
     def __init__(
         self,
-        config: GeneratorConfig,
+        config: BlurDiffusionConfig,
         diffusion: DiffusionConfig,
         blur: str,
         shape: tuple[int, int, int],
@@ -75,13 +80,17 @@ class BlurDiffusion:
         weights = pretrain(model, loss_of, len(conditions), self.config, report, checkpoint, max_grad_norm=1.0)
         return forget_classes(weights, self.n_classes) if by_class else weights
 
+    def start(self, weights: Weights) -> Weights:
+        """The public weights as they are."""
+        return weights
+
     def fit_private(
         self, weights: Weights, images: Tensor, conditions: Tensor, fit: FitSettings, report: Report
     ) -> PrivateFit:
         """DP fine-tuning on coarse images; conditions: labels B, or embeddings B V E with one for each view."""
-        (planned,) = fit.mechanisms
+        planned = fit.mechanisms["private_fit"]
         model = self._model(self.n_classes, weights)
-        adapt(model, fit.privacy.trained, fit.privacy.lora_rank, derive_seed(fit.seed, "adaptation"))
+        adapt(model, fit.privacy, derive_seed(fit.seed, "adaptation"))
         views, multiplicity = fit.privacy.views, self.diffusion.multiplicity
         done = fit_private(
             model,
@@ -159,6 +168,22 @@ class BlurDiffusion:
 
         x, shown = self._blurred_so_far(blurred, noise, start, times[0]), torch.zeros(len(images), dtype=torch.long)
         return ((self._denoise(model, x, shown, settings, times, keep_means) + 1) / 2).cpu()
+
+    @torch.inference_mode()
+    def log_likelihoods(self, weights: Weights, images: Tensor, labels: Tensor) -> tuple[np.ndarray, np.ndarray]:
+        """Minus the training loss of images B C h w with their labels and without a condition, over times and noises
+        that are the same for every record."""
+        model = self._model(self.n_classes, weights).eval()
+        loss = record_loss(self.process, self.diffusion, dropout=0.0, views=1, multiplicity=SCORE_NOISES)
+        generator = torch.Generator().manual_seed(0)
+        draws = torch.rand(1, draws_of(self.shape, 1, SCORE_NOISES), generator=generator).to(self.device)
+        parts = []
+        for shown, given in zip(images.split(64), labels.split(64), strict=True):
+            shown, given = shown.to(self.device), given.to(self.device)
+            both = (given, model.condition.absent(given))
+            parts.append(torch.stack([-loss(model, shown, c, draws.expand(len(shown), -1)) for c in both]))
+        own, without = torch.cat(parts, dim=1).double().cpu().numpy()
+        return own, without
 
     def _noise(self, count: int, seed: int) -> tuple[Tensor, list[torch.Generator]]:
         """What each image starts from, count C h w, and the generator of its later noise."""

@@ -5,7 +5,7 @@
 One network serves every doubling: images look alike at neighbouring scales, and which doubling it is, counted from full
 size, is one of its inputs. It works on the coarse grid, a quarter of the pixels that it draws. The low-pass of the
 output is the coarse image exactly, whatever the network says, since only the other three bands are drawn. What it
-learns by is in wavedp.upscalers.detail_losses: adversarial, regression, or sampled, which alone draws noise.
+learns by is in wavedp.upscalers.wavelet_detail.losses: adversarial, regression, or sampled, which alone draws noise.
 
 Training goes the way of use: public images are reduced by 1, 2 or 3 levels and brought back in as many doublings.
 
@@ -15,7 +15,6 @@ Shapes: B images, C channels, H W pixels, h w of a coarse image, Z noise planes,
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -24,19 +23,15 @@ from torch.optim.swa_utils import AveragedModel
 
 from wavedp import resume
 from wavedp.averages import moving_average
-from wavedp.config import UpscalerConfig
+from wavedp.methods import Weights
 from wavedp.progress import Report
 from wavedp.seeds import derive_seed, generator_of
-from wavedp.upscalers import detail_losses
+from wavedp.upscalers.wavelet_detail import WaveletDetailConfig, losses
 from wavedp.wavelets import Pyramid, coarse, reconstruct
-
-Weights = dict[str, Tensor]
 
 NOISE = 4  # planes, of detail=sampled
 LEVELS = 3  # doublings trained for, where the images' sides allow
 DECAY = 0.998  # of the moving average of the weights, which is what is kept
-# How it is trained where nothing else is asked for, as in conf/upscaler/wavelet_detail.yaml.
-RECIPE: dict[str, Any] = {"train_steps": 8000, "train_batch": 16, "train_learning_rate": 1.5e-3}
 CROP = 64  # larger images are trained on crops of this side: the network is convolutional
 
 
@@ -82,7 +77,7 @@ class DetailNetwork(nn.Module):
         return [torch.randn(size, generator=generator).to(images.device) for size in sizes]
 
 
-def build(config: UpscalerConfig, channels: int, weights: Weights | None = None) -> DetailNetwork:
+def build(config: WaveletDetailConfig, channels: int, weights: Weights | None = None) -> DetailNetwork:
     """The network of `config`, with these weights."""
     noise = NOISE if config.detail == "sampled" else 0
     network = DetailNetwork(channels, config.detail_width, config.detail_depth, noise)
@@ -92,7 +87,7 @@ def build(config: UpscalerConfig, channels: int, weights: Weights | None = None)
 
 
 def fit_public(
-    images: Tensor, config: UpscalerConfig, device: str, report: Report, checkpoint: Path | None = None
+    images: Tensor, config: WaveletDetailConfig, device: str, report: Report, checkpoint: Path | None = None
 ) -> Weights:
     """Train on public images B C H W in [0, 1], their mirror images and transposes, with Adam; seeded by
     config.public_seed, of weights, batches and noise; goes on from `checkpoint` (wavedp.resume). Raises UserError where
@@ -101,7 +96,7 @@ def fit_public(
     network = build(config, images.shape[1]).to(device).train()
     averaged = AveragedModel(network, avg_fn=moving_average(DECAY))
     optimizer = torch.optim.Adam(network.parameters(), lr=config.train_learning_rate, betas=(0.9, 0.99))
-    loss_of = detail_losses.build(config, images.shape[1], device)
+    loss_of = losses.build(config, images.shape[1], device)
     parts: dict[str, resume.Part] = {"network": network, "averaged": averaged, "optimizer": optimizer}
     for step in resume.steps(config.train_steps, report, checkpoint, **parts, **loss_of.learners):
         optimizer.param_groups[0]["lr"] = config.train_learning_rate * rate(step / config.train_steps)
@@ -122,7 +117,7 @@ def rate(share: float) -> float:
 
 
 @torch.inference_mode()
-def complete(config: UpscalerConfig, weights: Weights, device: str, images: Tensor, factor: int) -> Tensor:
+def complete(config: WaveletDetailConfig, weights: Weights, device: str, images: Tensor, factor: int) -> Tensor:
     """Coarse images B C h w in [0, 1] -> B C h*factor w*factor, not clipped. The noise of an image depends on that
     image alone."""
     network, level = build(config, images.shape[1], weights).to(device).eval(), factor.bit_length() - 1

@@ -18,35 +18,33 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from wavedp.config import UpscalerConfig
 from wavedp.errors import UserError
 from wavedp.seeds import generator_of
 from wavedp.upscalers.bridged import Bridged, Pass
-from wavedp.weight_files import locate
+from wavedp.upscalers.latent_diffusion import LDMConfig, LDMSuperResolution
+from wavedp.weight_files import hub_folder
 
 FACTOR = 4
 # The pipelines' own defaults for sd_x4: how far guidance moves, and the noise that the coarse image is given.
 GUIDANCE, NOISE_LEVEL = 9.0, 20
-_CLASSES = {"ldm_sr": "LDMSuperResolutionPipeline", "sd_x4": "StableDiffusionUpscalePipeline"}
 
 
 class LatentDiffusion(Bridged):
     """One of the two pipelines, loaded. Raises UserError for weights that are not there, are of another pipeline, or
     enlarge by another factor than 4."""
 
-    def __init__(self, config: UpscalerConfig, device: str = "cpu") -> None:
-        super().__init__(config.name, FACTOR, once=_unseeded, batch_size=config.batch_size)
+    def __init__(self, method: LDMSuperResolution, config: LDMConfig, device: str = "cpu") -> None:
+        super().__init__(method.name, FACTOR, once=_unseeded, batch_size=config.batch_size)
         if config.diffusion_steps < 1:
             raise UserError(f"upscaler.diffusion_steps={config.diffusion_steps} draws nothing: use 1 or more.")
-        self._steps, self._prompt, self._device = config.diffusion_steps, config.prompt, device
-        self._pipeline = _load(config, device)
+        self._steps, self._prompt, self._device = config.diffusion_steps, getattr(config, "prompt", None), device
+        folder = hub_folder(config.path, config.revision, method.hub_id)
+        self._pipeline = _load(folder, method.pipeline, config.precision, device)
         networks = self._pipeline.components
-        self._decoder = networks["vqvae" if config.name == "ldm_sr" else "vae"]
+        self._decoder = networks["vae" if "vae" in networks else "vqvae"]
         enlarges = 2 ** (len(self._decoder.config.block_out_channels) - 1)
         if enlarges != FACTOR:
-            raise UserError(
-                f"the {config.name} in {locate(config)} enlarges by {enlarges}, not {FACTOR}: give one by 4."
-            )
+            raise UserError(f"the {method.name} in {folder} enlarges by {enlarges}, not {FACTOR}: give one by 4.")
         # Each level of the U-Net halves the image.
         self._multiple = max(2 ** (len(networks["unet"].config.down_block_types) - 1), enlarges)
 
@@ -66,7 +64,7 @@ class LatentDiffusion(Bridged):
     def _draw(self, images: torch.Tensor, generators: list[torch.Generator]) -> torch.Tensor:
         """B 3 h w -> B 3 4h 4w in [0, 1]."""
         asked: dict[str, Any] = {"num_inference_steps": self._steps, "eta": 0.0, "generator": generators}
-        if self.name == "ldm_sr":
+        if self._prompt is None:  # a model without text
             return self._pipeline(images * 2 - 1, output_type="pt", **asked).images
         # Without a prompt, the conditional and the unconditional prediction are the same one.
         guidance = GUIDANCE if self._prompt else 1.0
@@ -78,19 +76,16 @@ def _unseeded(images: torch.Tensor) -> torch.Tensor:
     raise AssertionError("a pass of LatentDiffusion is made for the images that seed it")
 
 
-def _load(config: UpscalerConfig, device: str) -> Any:
+def _load(folder: Path, wanted: str, precision: str, device: str) -> Any:
     """The pipeline in evaluation mode, with a deterministic scheduler."""
     import diffusers
 
-    folder, wanted = locate(config), _CLASSES[config.name]
     found = _pipeline_class(folder)
     if found != wanted:
-        raise UserError(
-            f"{folder} holds {found}, and upscaler={config.name} is a {wanted}: give the folder or hub id of one."
-        )
-    dtype = torch.bfloat16 if config.precision == "bfloat16" else torch.float32
+        raise UserError(f"{folder} holds {found}, and this upscaler is a {wanted}: give the folder or hub id of one.")
+    dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
     # A safety checker would blacken images without a word.
-    options: dict[str, Any] = {"safety_checker": None} if config.name == "sd_x4" else {}
+    options: dict[str, Any] = {"safety_checker": None} if "StableDiffusion" in wanted else {}
     try:
         pipeline = getattr(diffusers, wanted).from_pretrained(
             folder, torch_dtype=dtype, local_files_only=True, **options

@@ -20,24 +20,35 @@ codes twice, 8 encoder and 32 decoder layers of width 1,280; ours are fields wit
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 
-from wavedp.config import TokenizerConfig
 from wavedp.errors import UserError
-from wavedp.tokenizers import Span, Weights
 from wavedp.tokenizers.adtransformer import ADTransformer
 from wavedp.tokenizers.codebook import Codebook, Quantised
+from wavedp.tokenizers.learned import LearnedConfig
+from wavedp.tokenizers.spectral import SpectralConfig
 from wavedp.wavelets import Pyramid, decompose, reconstruct
 
 
 class SpectralNetwork(nn.Module):
     """The trainable part, for images of `shape` (C, H, W) halved `levels` times, and for any of their coarser scales.
 
-    patch: side of a patch of the coarsest scale. Raises UserError for one that does not divide it.
+    patch: side of a patch of the coarsest scale. books: codes of the approximation's codebook, and of the details' where
+    there are some. causal: which of the transformers see no finer scale. Raises UserError for one that does not divide it.
     """
 
-    def __init__(self, config: TokenizerConfig, shape: tuple[int, int, int], levels: int, patch: int) -> None:
+    def __init__(
+        self,
+        config: LearnedConfig,
+        shape: tuple[int, int, int],
+        levels: int,
+        patch: int,
+        books: list[int],
+        causal: Literal["both", "decoder", "encoder", "none"] = "both",
+    ) -> None:
         super().__init__()
         self.shape, self.levels, self.scales = shape, levels, levels + 1
         channels, rows, columns = shape[0], shape[1] >> levels, shape[2] >> levels
@@ -57,12 +68,10 @@ class SpectralNetwork(nn.Module):
         self.unembed = nn.ModuleList(nn.Linear(config.width, size) for size in sizes)
         self.position_in = nn.Parameter(0.02 * torch.randn(self.scales * self.tokens, config.width))
         self.position_out = nn.Parameter(0.02 * torch.randn(self.scales * self.tokens, config.width))
-        causal = config.scale_causal
         self.encoder, self.decoder = (
             ADTransformer(config.width, depth, config.heads, causal in ("both", side), details=levels > 0)
             for side, depth in (("encoder", config.encoder_depth), ("decoder", config.decoder_depth))
         )
-        books = [config.codes, config.detail_codes][: 2 if levels else 1]
         self.codebooks = nn.ModuleList(Codebook(size, config.code_width) for size in books)
         self.to_code = nn.ModuleList(nn.Linear(config.width, config.code_width) for _ in books)
         self.from_code = nn.ModuleList(nn.Linear(config.code_width, config.width) for _ in books)
@@ -117,64 +126,14 @@ class SpectralNetwork(nn.Module):
         return torch.arange(k, device=device).repeat_interleave(self.tokens)
 
 
-class SpectralTokenizer:
-    """A trained network, frozen, for coarse images of one level; see wavedp.tokenizers for the protocol.
-
-    Raises UserError for a level below its coarsest scale and for weights of another configuration.
-    """
-
-    def __init__(self, network: SpectralNetwork, level: int, weights: Weights) -> None:
-        if level > network.levels:
-            raise UserError(
-                f"level={level} is coarser than the tokenizer's coarsest scale, level {network.levels} of "
-                f"{network.shape[1]}×{network.shape[2]}: lower level or tokenizer.coarsest."
-            )
-        try:
-            network.load_state_dict(weights)
-        except RuntimeError as error:
-            first = [*str(error).splitlines(), ""][1].strip()
-            raise UserError(
-                f"the tokenizer's weights are of another configuration ({first}): train it again."
-            ) from None
-        self.network = network.eval().requires_grad_(False)
-        tokens, scales = network.tokens, network.scales - level
-        self.length = scales * tokens
-        self.spans: tuple[Span, ...] = (Span(0, tokens, 0, len(network.books[0].codes)),)
-        if scales > 1:
-            self.spans += (Span(tokens, self.length, 1, len(network.books[1].codes)),)
-        grid = torch.cartesian_prod(*(torch.arange(n) for n in (scales, *network.grid)))
-        self.positions = grid.view(-1, 3)
-
-    @torch.no_grad()
-    def encode(self, images: Tensor) -> Tensor:
-        """Codes B kN int64 of images B C h w in [0, 1], at the size of any of the tokenizer's scales."""
-        self.network.to(images.device)
-        found = self.network.features(images)
-        return torch.cat([book.nearest(z) for book, z in zip(self.network.books, found, strict=False)], dim=1)
-
-    @torch.no_grad()
-    def decode(self, codes: Tensor) -> Tensor:
-        """Images B C h w in [0, 1] from the codes B kN of the first k scales, at the k-th scale's resolution.
-
-        Raises UserError when codes are no whole number of scales.
-        """
-        network, tokens = self.network.to(codes.device), self.network.tokens
-        if codes.shape[1] not in range(tokens, network.scales * tokens + 1, tokens):
-            raise UserError(
-                f"{codes.shape[1]} codes an image are no prefix of {network.scales} scales with {tokens} tokens each: "
-                f"give a multiple of {tokens}, up to {network.scales * tokens}."
-            )
-        split = (codes[:, :tokens], codes[:, tokens:])
-        vectors = [book.look_up(part) for book, part in zip(network.books, split, strict=False) if part.shape[1]]
-        return network.synthesise(vectors).clamp(0, 1)
-
-
-def spectral_network(config: TokenizerConfig, shape: tuple[int, int, int]) -> SpectralNetwork:
+def spectral_network(config: SpectralConfig, shape: tuple[int, int, int]) -> SpectralNetwork:
     """The untrained network for full images of `shape` (C, H, W)."""
-    return SpectralNetwork(config, shape, wavelet_levels(config, shape), config.patch)
+    levels = wavelet_levels(config, shape)
+    books = [config.codes, config.detail_codes][: 2 if levels else 1]
+    return SpectralNetwork(config, shape, levels, config.patch, books, config.scale_causal)
 
 
-def wavelet_levels(config: TokenizerConfig, shape: tuple[int, int, int]) -> int:
+def wavelet_levels(config: LearnedConfig, shape: tuple[int, int, int]) -> int:
     """How often the image is halved: until its side is at most `coarsest` or odd."""
     _, height, width = shape
     levels = 0

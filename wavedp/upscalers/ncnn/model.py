@@ -1,8 +1,5 @@
-"""Published super-resolution networks as ncnn graphs, from pip packages that carry their weights.
-
-Real-ESRGAN x4plus and animevideov3 (Wang et al., 2021, arXiv:2107.10833), RealSR DF2K (Ji et al., CVPR workshops 2020).
-None of them saw the sensitive images, so upscaling is post-processing. Two engines run the same files: ncnn on the CPU,
-each image through the network alone, and torch (wavedp.upscalers.torch_graph) in batches, on any device. A test holds
+"""ncnn graphs as upscalers. Two engines run the same files: ncnn on the CPU,
+each image through the network alone, and torch (wavedp.upscalers.ncnn.torch_graph) in batches, on any device. A test holds
 them to 1e-2 of full scale.
 
 Borders are left to the networks' own zero padding. Reflecting or replicating 2 to 8 pixels around the 14x14 and 7x7
@@ -18,14 +15,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from wavedp.config import UpscalerConfig
 from wavedp.errors import UserError
 from wavedp.upscalers.bridged import Bridged
-from wavedp.upscalers.torch_graph import torch_pass
-from wavedp.upscalers.weights import WEIGHTS, find_weights
+from wavedp.upscalers.ncnn import NetworkConfig
+from wavedp.upscalers.ncnn.torch_graph import torch_pass
+from wavedp.upscalers.ncnn.weights import WEIGHTS, find_weights
 
 
-def published(config: UpscalerConfig, device: str = "cpu") -> Bridged:
+def published(config: NetworkConfig, device: str = "cpu") -> Bridged:
     """The network of WEIGHTS that `config.name` says, on the engine that it asks for; ncnn's is always on the CPU.
 
     Raises UserError when `find_weights` does, or for bfloat16 with engine=ncnn.

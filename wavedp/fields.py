@@ -1,0 +1,204 @@
+"""Configuration fields: each in exactly one class, read from plain dicts, turned into the content of a stage key.
+
+PRIVACY      enters the stage key and the ledger (changing it changes the guarantee)
+RESULT       enters the stage key (changing it changes the numbers)
+PERFORMANCE  enters neither: must not change results beyond rounding (device, threads, microbatch size, paths)
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, field, fields
+from functools import lru_cache
+from typing import Any, Literal, get_args, get_type_hints
+
+from wavedp import registry
+from wavedp.errors import UserError
+
+FieldClass = Literal["privacy", "result", "performance"]
+
+
+def privacy(default: Any, later: bool = False, read_if: Mapping[str, Any] | None = None) -> Any:
+    """A field that changes the privacy guarantee. later: added after studies were published; at its default it is in
+    no key, so their keys stay. read_if: values that other fields of the section must have for this one to be read."""
+    return field(default=default, metadata={"class": "privacy", "later": later, "read_if": read_if})
+
+
+def result(default: Any, later: bool = False, before: Any = None, read_if: Mapping[str, Any] | None = None) -> Any:
+    """A field that changes the numbers a stage produces. later, read_if: as in `privacy`. before: the value that
+    reproduces studies older than this field and keeps their keys."""
+    metadata = {"class": "result", "later": later or before is not None, "read_if": read_if}
+    return field(default=default, metadata=metadata if before is None else {**metadata, "before": before})
+
+
+def performance(default: Any) -> Any:
+    """A field that changes only how fast, where or with how much memory a stage runs."""
+    return field(default=default, metadata={"class": "performance"})
+
+
+def method(kind: str, name: str) -> Any:
+    """A section that belongs to a method: its fields are those of the chosen method's Config, by default `name`'s."""
+    return field(default_factory=lambda: configure(kind, name), metadata={"method": kind})
+
+
+def methods(kind: str) -> Any:
+    """A field that lists methods of a kind, by default none; each has a section of its own."""
+    return field(default=(), metadata={"class": "result", "later": True, "methods": kind})
+
+
+def configure(kind: str, name: str, /, **values: Any) -> Any:
+    """The configuration of a method: `configure("upscaler", "bicubic", low_pass_consistency=True)`.
+
+    Raises UserError for an unknown method, a field that it does not read, or a value of a wrong type.
+    """
+    found = registry.find(kind, name)
+    unknown = sorted(set(values) - {item.name for item in fields(found.Config)})
+    if unknown:
+        raise UserError(
+            f"{kind}.{unknown[0]} is not read by {kind}={name}: {who_reads(kind, unknown[0], found.Config)}"
+        )
+    return from_dict(found.Config, {"name": name, **values})
+
+
+def who_reads(kind: str, name: str, instead: type) -> str:
+    """The rest of a sentence about a field that a method does not read: who does, or what this one reads."""
+    readers = [other for other in registry.names(kind) if name in _names(registry.find(kind, other).Config)]
+    if readers:
+        return f"{', '.join(readers)} {'reads' if len(readers) == 1 else 'read'} it."
+    own = [item for item in sorted(_names(instead)) if item != "name"]
+    return f"it reads {', '.join(own)}." if own else "it has no options."
+
+
+def fields_of(config: Any, *classes: FieldClass) -> dict[str, Any]:
+    """The fields of one section (nested sections excluded) whose class is among `classes`, as plain JSON values.
+
+    Raises TypeError for a field without a class: every field must be in exactly one.
+    """
+    chosen, values = {}, vars(config)
+    for item in fields(config):
+        value = values[item.name]
+        if dataclasses.is_dataclass(value) or item.default_factory is not MISSING:
+            continue
+        if item.metadata.get("class") not in get_args(FieldClass):
+            raise TypeError(f"{type(config).__name__}.{item.name} is in no field class")
+        if item.metadata["class"] in classes:
+            chosen[item.name] = _plain(value)
+    return chosen
+
+
+def identity(config: Any) -> dict[str, Any]:
+    """The fields that make two sections the same for a stage key: PRIVACY and RESULT, without later ones that say what
+    was done before them."""
+    young = {
+        item.name: item.metadata.get("before", item.default) for item in fields(config) if item.metadata.get("later")
+    }
+    chosen = fields_of(config, "privacy", "result")
+    return {name: value for name, value in chosen.items() if name not in young or value != _plain(young[name])}
+
+
+def is_read(config: Any, item: dataclasses.Field[Any]) -> bool:
+    """Whether the other fields of the section let this one be read."""
+    return all(getattr(config, name) == value for name, value in (item.metadata.get("read_if") or {}).items())
+
+
+def settled(config: Any, read: Callable[[str], bool] = lambda name: True) -> Any:
+    """The section with every PRIVACY and RESULT field at its default that is not read: by `read`, or by `read_if`."""
+    unread = {
+        item.name: item.default
+        for item in fields(config)
+        if item.metadata.get("class") in ("privacy", "result") and not (read(item.name) and is_read(config, item))
+    }
+    return dataclasses.replace(config, **unread) if unread else config
+
+
+def fitting(kind: str, values: dict[str, Any]) -> dict[str, Any]:
+    """A method's section without the fields that only other methods of its kind read: those of a preset that serves
+    several methods, or of a study recorded when all methods of a kind shared one section."""
+    own = _names(registry.find(kind, values["name"]).Config)
+    others = set().union(*(_names(registry.find(kind, name).Config) for name in registry.names(kind)))
+    return {name: value for name, value in values.items() if name in own or name not in others}
+
+
+def sections(cls: type) -> list[str]:
+    """The names of a config's fields, nested sections included."""
+    return [item.name for item in fields(cls)]
+
+
+def from_dict(cls: type, values: dict[str, Any]) -> Any:
+    """Build a config from plain nested dicts (what Hydra resolves to), strict about names and types.
+
+    Raises UserError naming the key for an unknown field, a wrong type or a value outside a Literal.
+    """
+    hints = _hints(cls)
+    known = {item.name: item for item in fields(cls)}
+    unknown = sorted(set(values) - set(known))
+    if unknown:
+        raise UserError(f"{cls.__name__} has no field {unknown[0]!r}: it has {', '.join(sorted(known))}.")
+    made = {}
+    for name, value in values.items():
+        about, where = known[name].metadata, f"{cls.__name__}.{name}"
+        if "method" in about:
+            made[name] = _method(about["method"], where, value)
+        elif "methods" in about:
+            made[name] = tuple(_method(about["methods"], where, item) for item in value or ())
+        else:
+            made[name] = _convert(where, hints[name], value)
+    return cls(**made)
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Plain nested dict of every field; `from_dict(type(config), to_dict(config)) == config`."""
+    return dataclasses.asdict(config)
+
+
+_hints = lru_cache(maxsize=None)(get_type_hints)  # a plan of 180 trials asks 1,620 times
+
+
+def _names(cls: type) -> set[str]:
+    return {item.name for item in fields(cls)}
+
+
+def _plain(value: Any) -> Any:
+    """As JSON has it: no infinity, no tuple; the sections of listed methods as their identities."""
+    if isinstance(value, tuple):
+        return [identity(item) if dataclasses.is_dataclass(item) else item for item in value]
+    return "inf" if isinstance(value, float) and math.isinf(value) else value
+
+
+def _method(kind: str, where: str, value: Any) -> Any:
+    """The section of a method, from its name, its dict, or its Config itself."""
+    if isinstance(value, str):
+        return configure(kind, value)
+    if dataclasses.is_dataclass(value):
+        return value
+    if not isinstance(value, dict) or not isinstance(value.get("name"), str):
+        raise UserError(f"{where} must be the name of a method, or a section of fields with its name, not {value!r}.")
+    return configure(kind, value["name"], **{name: item for name, item in value.items() if name != "name"})
+
+
+def _convert(where: str, hint: Any, value: Any) -> Any:
+    options = get_args(hint)
+    if type(None) in options:
+        if value is None:
+            return None
+        hint = next(option for option in options if option is not type(None))
+    if dataclasses.is_dataclass(hint):
+        if isinstance(value, hint):  # type: ignore[arg-type]
+            return value
+        if not isinstance(value, dict):
+            raise UserError(f"{where} must be a section of fields, not {value!r}.")
+        return from_dict(hint, value)  # type: ignore[arg-type]
+    if getattr(hint, "__origin__", None) is Literal:
+        if value not in get_args(hint):
+            raise UserError(f"{where}={value!r} is not offered: use one of {', '.join(map(str, get_args(hint)))}.")
+        return value
+    if hint is float and isinstance(value, int | float | str) and not isinstance(value, bool):
+        try:
+            return float(value)
+        except ValueError:
+            raise UserError(f"{where}={value!r} is not a number: give a number or `inf`.") from None
+    if isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
+        return value
+    raise UserError(f"{where}={value!r} must be {hint.__name__}, not {type(value).__name__}.")

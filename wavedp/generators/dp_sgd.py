@@ -1,0 +1,111 @@
+"""What generators share that are pretrained on public images and fitted by DP-SGD (wavedp.privacy.training)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+from wavedp import data
+from wavedp.config import DataConfig, TrialConfig
+from wavedp.errors import UserError
+from wavedp.fields import result
+from wavedp.generators import GeneratorMethod
+from wavedp.methods import Needs
+from wavedp.privacy import accounting
+from wavedp.privacy.accounting import Mechanism
+from wavedp.views import MOST
+
+FIT_FIELDS = (
+    "delta", "batch_size", "steps", "max_grad_norm", "accountant", "relation", "clipping", "noise_source", "optimizer",
+    "adam_floor", "learning_rate", "ema_decay", "views", "trained", "lora_rank",
+)  # fmt: skip
+"""Of the section privacy, what every such fit reads; scale_decay and mean_share are for scales of tokens."""
+
+
+@dataclass(frozen=True)
+class PretrainedConfig:
+    """Public pretraining, and what the model is conditioned on."""
+
+    conditioning: Literal["class", "text"] = result("class")  # text: captions through a frozen encoder (wavedp.text)
+    condition_dropout: float = result(0.0)  # how often a training image has no condition, which guidance needs
+    pretrain_steps: int = result(300)  # 0 leaves the weights random
+    pretrain_batch: int = result(128)  # images a step
+    pretrain_learning_rate: float = result(4e-3)  # at the start; it falls to 0 along a cosine
+    public_seed: int = result(0)  # of weights and batches
+
+
+class DPSGD(GeneratorMethod):
+    """fit_fields: of the section privacy, what the private fit reads; sampling_fields: likewise."""
+
+    fit_fields: tuple[str, ...] = FIT_FIELDS
+    sampling_fields: tuple[str, ...] = ("guidance",)
+    published: ClassVar[dict[str, dict[str, Any]]] = {
+        "privacy": {"adam_floor": 0.3, "lora_rank": 8, "mean_share": 0.0, "scale_decay": 1.0}
+    }
+
+    def needs(self, trial: TrialConfig) -> Needs:
+        """The private fit's settings (none at ε = 0), sampling, and public images to pretrain on."""
+        read = {f"sampling.{name}" for name in self.sampling_fields}
+        if self.fit_kind(trial) in ("dp", "nonprivate"):
+            read |= {f"privacy.{name}" for name in self.fit_fields}
+        public = trial.public if trial.generator.pretrain_steps else None
+        return Needs(fields=frozenset(read), data=((public, "train"),) if public is not None else ())
+
+    def mechanisms(self, trial: TrialConfig, n_records: int) -> dict[str, Mechanism]:
+        """The release of class means, if there is one, and the subsampled fit."""
+        *before, fit = accounting.mechanisms(trial.privacy, n_records)
+        return {**{"class_means": item for item in before}, "private_fit": fit}
+
+    def conditioning(self, trial: TrialConfig) -> Literal["class", "text"]:
+        """As generator.conditioning says."""
+        return trial.generator.conditioning
+
+    def check(self, trial: TrialConfig) -> list[str]:
+        """Ranges, captions, and what text conditioning cannot go with."""
+        config, privacy = trial.generator, trial.privacy
+        if trial.public is not None and config.pretrain_steps:
+            data.n_records(trial.public, "train")
+        if self.conditioning(trial) == "text":
+            _check_text(trial)
+        if trial.sampling.guidance != 1 and config.condition_dropout == 0:
+            raise UserError(
+                f"sampling.guidance={trial.sampling.guidance} needs a model that has seen images without condition: "
+                "set generator.condition_dropout, such as 0.1, or guidance=1."
+            )
+        if not 0 <= config.condition_dropout < 1:
+            raise UserError(
+                f"generator.condition_dropout={config.condition_dropout} is not a share: use 0 <= dropout < 1."
+            )
+        if not 1 <= privacy.views <= MOST:
+            raise UserError(f"privacy.views={privacy.views} is not offered: use 1 to {MOST}.")
+        if privacy.views > 1 and privacy.grad_sample_mode == "ghost":
+            raise UserError(
+                f"privacy.grad_sample_mode=ghost sees one forward pass a record, privacy.views={privacy.views} makes "
+                "several: use hooks or bookkeeping."
+            )
+        width = self.adapted_width(trial)
+        if privacy.trained == "lora" and not 1 <= privacy.lora_rank < width:
+            raise UserError(
+                f"privacy.lora_rank={privacy.lora_rank} is not a low rank of layers {width} wide: use 1 to {width - 1}, "
+                "or privacy.trained=all."
+            )
+        if self.fit_kind(trial) in ("dp", "nonprivate"):
+            return accounting.check(privacy, data.n_records(trial.data, "train"))
+        return []
+
+    def adapted_width(self, trial: TrialConfig) -> int:
+        """Of the layers that low-rank updates change."""
+        return trial.generator.width
+
+
+def _check_text(trial: TrialConfig) -> None:
+    for config in (trial.data, trial.public):
+        if isinstance(config, DataConfig) and not data.has_captions(config):
+            raise UserError(
+                f"generator.conditioning=text needs captions and {config.name} has none: use conditioning=class, "
+                "or a dataset with captions."
+            )
+    if trial.privacy.mean_share:
+        raise UserError(
+            "privacy.mean_share releases class means, and generator.conditioning=text has no classes: set it to 0."
+        )

@@ -1,0 +1,107 @@
+"""`spectral_ar`: an autoregressive transformer over coarse-to-fine tokens; and `public`, the same without a private fit.
+
+Source: arXiv 2602.23262 (the two-stage method), arXiv 2412.09607 (coarse-to-fine token order). Sizes are ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from wavedp import data, tokenizers
+from wavedp.config import TrialConfig
+from wavedp.errors import UserError
+from wavedp.fields import result
+from wavedp.generators import FitKind
+from wavedp.generators.dp_sgd import DPSGD, FIT_FIELDS, PretrainedConfig
+from wavedp.methods import Inputs, Needs
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from wavedp.generators.spectral_ar.model import SpectralARModel
+
+
+@dataclass(frozen=True)
+class SpectralARConfig(PretrainedConfig):
+    """The transformer, and its public pretraining."""
+
+    name: str = result("spectral_ar")
+    width: int = result(64)
+    depth: int = result(2)
+    heads: int = result(4)
+    pretrain_level: int | None = result(None)  # of the public images; None: the trial's; 0: every scale, for all levels
+
+
+class SpectralAR(DPSGD):
+    """See the module's docstring."""
+
+    name = "spectral_ar"
+    Config = SpectralARConfig
+    fit_fields = (*FIT_FIELDS, "scale_decay", "mean_share")
+    sampling_fields = ("guidance", "temperature", "top_k", "top_p")
+
+    def needs(self, trial: TrialConfig) -> Needs:
+        """The trial's tokens beside what every DP-SGD fit reads."""
+        needs = super().needs(trial)
+        return replace(needs, fields=needs.fields | {"tokenizer"}, inputs=("tokenizer",))
+
+    def pretrain_level(self, trial: TrialConfig) -> int:
+        """The trial's own, or a finer one."""
+        finest = trial.generator.pretrain_level
+        return trial.level if finest is None else finest
+
+    def check(self, trial: TrialConfig) -> list[str]:
+        """Heads share the width; the trial's tokens are a prefix of those it is pretrained on."""
+        config, level, finest = trial.generator, trial.level, self.pretrain_level(trial)
+        if config.width % config.heads:
+            raise UserError(f"generator.width={config.width} can't be shared by {config.heads} heads: use a multiple.")
+        if not 0 <= finest <= level:
+            raise UserError(
+                f"generator.pretrain_level={finest} is coarser than level={level}: use 0 to {level}, or null for the "
+                "level."
+            )
+        own_codes = tokenizers.training_level(trial.tokenizer, level) not in (None, 0)
+        if own_codes and finest != level:
+            raise UserError(
+                f"generator.pretrain_level={finest} is not level={level}, and tokenizer={trial.tokenizer.name} has "
+                "other codes at every level: use pretrain_level=null."
+            )
+        if finest != level or tokenizers.training_level(trial.tokenizer, level) is not None:
+            _require_prefix(trial.tokenizer, data.shape(trial.data), level, finest)
+        return super().check(trial)
+
+    def build(self, trial: TrialConfig, inputs: Inputs, device: str) -> SpectralARModel:
+        """Around the trial's tokenizer at the private level and at the level of public pretraining."""
+        from wavedp.generators.spectral_ar.model import SpectralARModel
+
+        private, public = (
+            tokenizers.build(trial.tokenizer, data.shape(trial.data), level, inputs["tokenizer"])
+            for level in (trial.level, self.pretrain_level(trial))
+        )
+        return SpectralARModel(trial.generator, private, public, data.n_classes(trial.data), device)
+
+    def completer(self, trial: TrialConfig, inputs: Inputs, device: str) -> Callable[[Tensor, float], Tensor]:
+        """See wavedp.generators.Completes."""
+        model, weights = self.build(trial, inputs, device), inputs["pretrain"]
+        return lambda images, temperature: model.complete(weights, images, temperature)
+
+
+class PublicOnly(SpectralAR):
+    """The publicly pretrained model as it is, whatever ε says; privacy.epsilon=0 does the same for any generator."""
+
+    name = "public"
+
+    def fit_kind(self, trial: TrialConfig) -> FitKind:
+        """It never looks at a sensitive image."""
+        return "public"
+
+
+@cache
+def _require_prefix(config: Any, shape: tuple[int, int, int], level: int, finest: int) -> None:
+    from wavedp.generators.spectral_ar.transformer import require_prefix
+
+    private, public = (tokenizers.untrained(config, shape, each) for each in (level, finest))
+    require_prefix(public, private)

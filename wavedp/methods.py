@@ -1,0 +1,208 @@
+"""What a method is: a generator, tokenizer, upscaler or metric, in a room of its own.
+
+A method's declaration says its name, version, configuration, what it reads and needs, and what it refuses; it imports no
+torch, so that a study of hundreds of trials is planned in seconds. Its model is built when a stage runs.
+
+    name      as in `generator=name`; part of every key
+    version   raise it when the code's results change: only this method's artifacts are made again
+    Config    a frozen dataclass of what it reads of its own; its first field is `name`
+
+Everything shared (wavedp.config: privacy, sampling, diffusion, blur, the tokenizer) reaches a method only where `needs`
+names it: `canonical` puts the rest at its defaults before a key is made and before a stage runs. So a key holds what is
+read, and what is not read can change nothing.
+
+Abilities that only some methods have are protocols, asked for with isinstance.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias, runtime_checkable
+
+from wavedp import registry
+from wavedp.config import DataConfig, TrialConfig, configure
+from wavedp.fields import identity, is_read, settled
+from wavedp.progress import Report
+
+if TYPE_CHECKING:  # plans are made without torch
+    from torch import Tensor
+
+Weights: TypeAlias = "dict[str, Tensor]"
+Inputs: TypeAlias = "Mapping[str, Weights]"
+"""Weights that earlier stages made, by stage: those of `Needs.inputs` that the trial has."""
+
+Reads: TypeAlias = "list[tuple[DataConfig, str]]"
+"""Datasets and their splits."""
+
+SPINE = frozenset({"level", "seed", "sampling.n", "sampling.seed", "privacy.epsilon", "metrics.*"})
+"""Shared fields that the chain itself reads in every trial."""
+
+
+@dataclass(frozen=True)
+class Needs:
+    """fields: shared fields that are read, such as `blur`, `sampling.temperature`, `diffusion.*`, `tokenizer` (the
+    trial's tokens). inputs: earlier stages whose weights `build` is given. data: what the method's public training, or a
+    metric's reference, looks at beyond the trial's own splits."""
+
+    fields: frozenset[str] = frozenset()
+    inputs: tuple[str, ...] = ()
+    data: tuple[tuple[DataConfig, str], ...] = ()
+
+
+class Method:
+    """Common to all kinds. published: values that this method's keys hold although it does not read them, by section:
+    studies were published before methods had a Config of their own."""
+
+    name: str
+    version: int = 1
+    Config: type
+    published: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+
+    def needs(self, trial: TrialConfig) -> Needs:
+        """What of the trial this method reads beside its own Config."""
+        return Needs()
+
+    def check(self, trial: TrialConfig) -> list[str]:
+        """Refuse, before anything runs, what this method cannot do. Returns warnings, one sentence each.
+
+        Raises UserError with one sentence of cause and one of remedy."""
+        return []
+
+    def check_models(self, trial: TrialConfig) -> None:
+        """Open the files that it will need, which `check` does not. Raises UserError as `check`."""
+
+    def content(self, config: Any) -> dict[str, Any]:
+        """What of its Config makes two trials the same: PRIVACY and RESULT fields, and the content of files."""
+        return {**self.published.get("own", {}), **identity(config), "name": self.name}
+
+
+@runtime_checkable
+class Trains(Protocol):
+    """A tokenizer or an upscaler that learns from public images before it is used. An upscaler that does adds the stage
+    `upscaler` to its trials."""
+
+    def train(
+        self, trial: TrialConfig, images: Tensor, device: str, report: Report, checkpoint: Path | None
+    ) -> tuple[Weights, dict[str, Any]]:
+        """Weights, and what to record of the training, from public images B C H W float32 in [0, 1] at full size (a
+        tokenizer: of its training_level). Goes on from `checkpoint` (wavedp.resume)."""
+
+
+def generator(trial: TrialConfig) -> Any:
+    """The trial's generator, as declared."""
+    return registry.find("generator", trial.generator.name)
+
+
+def tokenizer(trial: TrialConfig) -> Any:
+    """The trial's tokenizer, as declared."""
+    return registry.find("tokenizer", trial.tokenizer.name)
+
+
+def upscaler(trial: TrialConfig) -> Any:
+    """The trial's upscaler, as declared."""
+    return registry.find("upscaler", trial.upscaler.name)
+
+
+def fields_read(trial: TrialConfig) -> frozenset[str]:
+    """The shared fields that the trial's methods read, `section.*` for all of a section."""
+    read = SPINE | generator(trial).needs(trial).fields | upscaler(trial).needs(trial).fields
+    return read | tokenizer(trial).needs(trial).fields if "tokenizer" in read else read
+
+
+def reads(trial: TrialConfig, field: str) -> bool:
+    """Whether some method of the trial reads a shared field, such as `blur` or `sampling.temperature`."""
+    read = fields_read(trial)
+    return field in read or f"{field.partition('.')[0]}.*" in read
+
+
+def canonical(trial: TrialConfig) -> TrialConfig:
+    """The same trial with every field at its default that its methods do not read: equal results, equal keys.
+
+    Paths and other PERFORMANCE fields stay, and so do the datasets, whose fingerprints stand for them.
+    """
+    read, changes = fields_read(trial), {}
+
+    def reader(section: str) -> Callable[[str], bool]:
+        return lambda name: f"{section}.{name}" in read or f"{section}.*" in read
+
+    for item in fields(trial):
+        value, kind = getattr(trial, item.name), item.metadata.get("method")
+        if item.name in ("data", "public"):
+            continue
+        if kind == "tokenizer" and "tokenizer" not in read:
+            changes[item.name] = item.default_factory()  # type: ignore[misc]
+        elif kind:
+            changes[item.name] = settled(value)
+        elif dataclasses.is_dataclass(value):
+            changes[item.name] = settled(value, reader(item.name))
+        elif item.metadata["class"] != "performance" and item.name not in read:
+            changes[item.name] = item.default
+    return dataclasses.replace(trial, **changes)
+
+
+def section(trial: TrialConfig, name: str, method: Method) -> dict[str, Any]:
+    """What a method's keys hold of a shared section: the fields that it reads, and its published values for others.
+    trial: canonical."""
+    read, config = SPINE | method.needs(trial).fields, getattr(trial, name)
+    seen = {
+        item.name for item in fields(config)
+        if (f"{name}.{item.name}" in read or f"{name}.*" in read) and is_read(config, item)
+    }  # fmt: skip
+    own = {field: value for field, value in identity(config).items() if field in seen}
+    return {**method.published.get(name, {}), **own}
+
+
+def unread(trial: TrialConfig) -> list[tuple[str, Any]]:
+    """The shared fields that stand at another value than their default although no method of the trial reads them."""
+    settled_trial, found = canonical(trial), []
+    for item in fields(trial):
+        mine, other = getattr(trial, item.name), getattr(settled_trial, item.name)
+        if item.metadata.get("method") == "tokenizer" and mine != other and "tokenizer" not in fields_read(trial):
+            found.append((item.name, mine.name))
+        elif dataclasses.is_dataclass(mine) and type(mine) is type(other):
+            found += [
+                (f"{item.name}.{each.name}", getattr(mine, each.name))
+                for each in fields(mine)
+                if getattr(mine, each.name) != getattr(other, each.name)
+            ]
+        elif mine != other:
+            found.append((item.name, mine))
+    return found
+
+
+def unread_sentence(trial: TrialConfig, field: str, value: Any) -> str:
+    """Why a setting changes nothing, and what would read it."""
+    head, _, last = field.partition(".")
+    config = getattr(trial, head)
+    if last:
+        item = next(each for each in fields(config) if each.name == last)
+        if not is_read(config, item):
+            wanted = " and ".join(f"{head}.{name}={other}" for name, other in item.metadata["read_if"].items())
+            return f"{field}={value} is read only with {wanted}: set that too, or leave {field} out."
+    readers = []
+    for kind in ("generator", "upscaler"):
+        for name in registry.names(kind):
+            other = dataclasses.replace(trial, **{kind: configure(kind, name)})
+            found = registry.find(kind, name).needs(other).fields
+            if field in found or f"{head}.*" in found:
+                readers.append(f"{kind}={name}")
+    chosen = f"generator={trial.generator.name} and upscaler={trial.upscaler.name}"
+    return f"{field}={value} is not read by {chosen}: use {' or '.join(readers)}, or leave {field} out."
+
+
+def versions(methods: Iterable[Method]) -> list[dict[str, int]]:
+    """What a key holds of the versions of the methods whose code its stage runs: nothing while all are 1."""
+    raised = {method.name: method.version for method in methods if method.version != 1}
+    return [raised] if raised else []
+
+
+def variant(kind: str, config: Any, **changes: Any) -> Any:
+    """The same method's configuration with changes."""
+    return configure(kind, config.name, **{**_values(config), **changes})
+
+
+def _values(config: Any) -> dict[str, Any]:
+    return {item.name: getattr(config, item.name) for item in fields(config) if item.name != "name"}

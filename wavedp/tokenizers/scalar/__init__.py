@@ -1,0 +1,60 @@
+"""`scalar`: uniform quantisation of Haar coefficients with public constants, no training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from wavedp.config import TrialConfig
+from wavedp.errors import UserError
+from wavedp.fields import result
+from wavedp.methods import Weights
+from wavedp.tokenizers import Shape, Tokenizer, TokenizerMethod
+
+
+@dataclass(frozen=True)
+class ScalarConfig:
+    """Ranges and bins; wavedp.tokenizers.scalar.model says what error they make."""
+
+    name: str = result("scalar")
+    wavelet: str = result("haar")
+    bins: int = result(32)  # of the approximation, on [0, 1]
+    detail_bins: int = result(7)  # of a detail; odd, so that 0 is a level
+    detail_range: float = result(0.3)  # details from -range to range
+    coarsest: int = result(8)  # halve the image until its side is at most this, or odd
+
+
+class Scalar(TokenizerMethod):
+    """See the module's docstring."""
+
+    name = "scalar"
+    Config = ScalarConfig
+    published: ClassVar[dict[str, dict[str, Any]]] = {
+        "own": {
+            "patch": 1, "codes": 64, "detail_codes": 256, "code_width": 8, "width": 64, "heads": 4, "encoder_depth": 2,
+            "decoder_depth": 3, "scale_causal": "both", "train_steps": 600, "train_batch": 32,
+            "train_learning_rate": 0.001, "commitment": 0.25, "perceptual": 0.0, "adversarial": 0.0, "public_seed": 0,
+        }
+    }  # fmt: skip
+
+    def check(self, trial: TrialConfig) -> list[str]:
+        """Bins that tell values apart."""
+        check(trial.tokenizer)
+        return []
+
+    def build(self, config: Any, shape: Shape, level: int, weights: Weights) -> Tokenizer:
+        """It needs no weights."""
+        from wavedp.tokenizers.scalar.model import ScalarTokenizer
+
+        channels, height, width = shape
+        return ScalarTokenizer(config, (channels, height >> level, width >> level))
+
+
+def check(config: ScalarConfig) -> None:
+    """Raises UserError for settings that suit no image."""
+    if config.bins < 2:
+        raise UserError(f"tokenizer.bins={config.bins} can't tell values apart: use 2 or more.")
+    if config.detail_bins < 3 or config.detail_bins % 2 == 0:
+        raise UserError(f"tokenizer.detail_bins={config.detail_bins} has no level at 0: use an odd number ≥ 3.")
+    if config.wavelet != "haar":
+        raise UserError(f"tokenizer.wavelet={config.wavelet!r} leaves ragged scales: the scalar tokenizer uses haar.")

@@ -1,0 +1,39 @@
+"""`spectral`: vector-quantised wavelet scales, learned on public images (arXiv 2412.09607)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from wavedp.fields import result
+from wavedp.tokenizers import Shape
+from wavedp.tokenizers.learned import Learned, LearnedConfig
+
+if TYPE_CHECKING:
+    from wavedp.tokenizers.spectral.network import SpectralNetwork
+
+
+@dataclass(frozen=True)
+class SpectralConfig(LearnedConfig):
+    """Also the codebook of the details, and which of the transformers see no finer scale."""
+
+    name: str = result("spectral")
+    detail_codes: int = result(256)
+    scale_causal: Literal["both", "decoder", "encoder", "none"] = result("both")
+
+
+class Spectral(Learned):
+    """It learns every scale from full images, so all levels share it."""
+
+    name = "spectral"
+    Config = SpectralConfig
+
+    def training_level(self, level: int) -> int:
+        """Full images."""
+        return 0
+
+    def network(self, config: Any, shape: Shape, level: int) -> SpectralNetwork:
+        """For full images of `shape`, whatever the level."""
+        from wavedp.tokenizers.spectral.network import spectral_network
+
+        return spectral_network(config, shape)

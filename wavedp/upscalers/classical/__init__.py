@@ -1,0 +1,67 @@
+"""Upscalers without weights: Pillow's nearest, bilinear, bicubic and Lanczos filters, and the identity."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from wavedp.fields import result
+from wavedp.upscalers import FREE, LowPass, Upscaler, UpscalerMethod
+
+
+@dataclass(frozen=True)
+class IdentityConfig:
+    """Nothing to set."""
+
+    name: str = result("identity")
+
+
+@dataclass(frozen=True)
+class ClassicalConfig(LowPass):
+    """A filter has no options of its own."""
+
+    name: str = result("bicubic")
+
+
+class Identity(UpscalerMethod):
+    """No second stage: at level 0 the coarse image is the whole image."""
+
+    name, Config, origin, factor = "identity", IdentityConfig, FREE, "x1"
+    published: ClassVar[dict[str, dict[str, Any]]] = {"own": {"temperature": 1.0}}
+
+    def load(self, config: Any, device: str) -> Upscaler:
+        """Takes factor 1 only."""
+        from wavedp.upscalers.classical.model import IdentityModel
+
+        return IdentityModel()
+
+
+class Nearest(UpscalerMethod):
+    """Repeats every pixel."""
+
+    name, Config, origin = "nearest", ClassicalConfig, FREE
+    published: ClassVar[dict[str, dict[str, Any]]] = {"own": {"temperature": 1.0}}
+
+    def load(self, config: Any, device: str) -> Upscaler:
+        """One of Pillow's filters, by its name."""
+        from wavedp.upscalers.classical.model import Classical
+
+        return Classical(self.name)  # type: ignore[arg-type]
+
+
+class Bilinear(Nearest):
+    """Triangle filter."""
+
+    name = "bilinear"
+
+
+class Bicubic(Nearest):
+    """Cubic filter."""
+
+    name = "bicubic"
+
+
+class Lanczos(Nearest):
+    """Sinc filter of three lobes."""
+
+    name = "lanczos"

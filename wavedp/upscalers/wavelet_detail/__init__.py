@@ -1,0 +1,81 @@
+"""`wavelet_detail`: a small network, trained on public images, that draws the wavelet bands a coarse image lacks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from wavedp import data
+from wavedp.config import TrialConfig
+from wavedp.errors import UserError
+from wavedp.fields import identity, result
+from wavedp.methods import Inputs, Weights
+from wavedp.progress import Report
+from wavedp.upscalers import Upscaler
+from wavedp.upscalers.trained import Trained, TrainingConfig
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class WaveletDetailConfig(TrainingConfig):
+    """The network, and what it learns by."""
+
+    name: str = result("wavelet_detail")
+    train_steps: int = result(8000)
+    train_batch: int = result(16)
+    train_learning_rate: float = result(1.5e-3)
+    detail: Literal["adversarial", "regression", "sampled"] = result("adversarial", later=True)
+    detail_perceptual: float = result(0.0, later=True, read_if={"detail": "adversarial"})  # weights of its losses
+    detail_adversarial: float = result(0.03, later=True, read_if={"detail": "adversarial"})
+    detail_width: int = result(64, later=True)
+    detail_depth: int = result(6, later=True)
+
+
+class WaveletDetail(Trained):
+    """See the module's docstring."""
+
+    name, Config = "wavelet_detail", WaveletDetailConfig
+
+    def training_content(self, trial: TrialConfig) -> tuple[Any, list[Any]]:
+        """Its whole configuration."""
+        return identity(trial.upscaler), []
+
+    def train(
+        self, trial: TrialConfig, images: Tensor, device: str, report: Report, checkpoint: Path | None
+    ) -> tuple[Weights, dict[str, Any]]:
+        """See wavedp.upscalers.wavelet_detail.network."""
+        from wavedp.upscalers.wavelet_detail.network import fit_public
+
+        return fit_public(images, trial.upscaler, device, report, checkpoint), {}
+
+    def build(self, trial: TrialConfig, inputs: Inputs, device: str) -> Upscaler:
+        """The trained network."""
+        from wavedp.upscalers.completion import Completion
+        from wavedp.upscalers.wavelet_detail.network import complete
+
+        return Completion(self.name, partial(complete, trial.upscaler, inputs["upscaler"], device))
+
+    def check(self, trial: TrialConfig) -> list[str]:
+        """The network has a size, and images can be doubled."""
+        warned, config, (_, height, width) = super().check(trial), trial.upscaler, data.shape(trial.data)
+        if config.detail_width < 1 or config.detail_depth < 0:
+            raise UserError(
+                f"upscaler.detail_width={config.detail_width} and detail_depth={config.detail_depth} make no network: "
+                "use a width of 1 or more and a depth of 0 or more."
+            )
+        if height % 2 or width % 2:
+            raise UserError(
+                f"upscaler=wavelet_detail learns to double images, and {height}×{width} has an odd side: use "
+                "another upscaler."
+            )
+        return warned
+
+    def check_models(self, trial: TrialConfig) -> None:
+        """The network behind a perceptual loss is installed."""
+        from wavedp.upscalers.wavelet_detail import losses
+
+        losses.perceptual(trial.upscaler, "cpu")
