@@ -89,7 +89,8 @@ def make_tokenizer(work: Work) -> None:
 
 def make_pretrain(work: Work) -> None:
     """The generator's weights after public pretraining, at the trial's level or a finer one."""
-    trial, method, generator = work.trial, methods.generator(work.trial), build_generator(work)
+    trial, method = work.trial, methods.generator(work.trial)
+    generator = build_generator(trial, work.inputs, work.device)
     weights: Weights = {}
     if isinstance(generator, Pretrains):
         images, conditions = torch.zeros(0, *coarse_shape(trial)), torch.zeros(0, dtype=torch.long)
@@ -105,7 +106,8 @@ def make_pretrain(work: Work) -> None:
 
 def make_private_fit(work: Work) -> None:
     """The release: the generator fitted to the coarse sensitive images, with differential privacy."""
-    trial, generator = work.trial, build_generator(work)
+    trial = work.trial
+    generator = build_generator(trial, work.inputs, work.device)
     weights = work.inputs["pretrain"].tensors("weights")
     kind = fit_kind(trial)
     if kind == "public":
@@ -146,7 +148,7 @@ def make_coarse_samples(work: Work) -> None:
     weights = work.inputs["private_fit"].tensors("weights")
     again = trial.sampling.seed
     seed = derive_seed(trial.seed, "coarse_samples", again) if again else trial.seed
-    images = build_generator(work).sample(weights, conditions, trial.sampling, seed, work.report)
+    images = build_generator(trial, work.inputs, work.device).sample(weights, conditions, trial.sampling, seed, work.report)
     work.draft.tensors("samples", {"images": images, "labels": labels})
 
 
@@ -237,10 +239,10 @@ def check_models(trial: TrialConfig) -> None:
     _check_metrics(trial.metrics, n_reference, trial.sampling.n, labelled=True)
 
 
-def build_generator(work: Work) -> Generator:
+def build_generator(trial: TrialConfig, inputs: dict[str, Artifact], device: str) -> Generator:
     """The trial's generator, around what earlier stages made."""
-    method = methods.generator(work.trial)
-    return method.build(work.trial, _weights(method, work.trial, work.inputs), work.device)
+    method = methods.generator(trial)
+    return method.build(trial, _weights(method, trial, inputs), device)
 
 
 def build_upscaler(trial: TrialConfig, inputs: dict[str, Artifact], device: str) -> Upscaler:

@@ -54,7 +54,7 @@ class DPSGD(GeneratorMethod):
     def mechanisms(self, trial: TrialConfig, n_records: int) -> dict[str, Mechanism]:
         """The release of class means, if there is one, and the subsampled fit."""
         *before, fit = accounting.mechanisms(trial.privacy, n_records)
-        return {**{"class_means": item for item in before}, "private_fit": fit}
+        return {"class_means": before[0], "private_fit": fit} if before else {"private_fit": fit}
 
     def conditioning(self, trial: TrialConfig) -> Literal["class", "text"]:
         """As generator.conditioning says."""
