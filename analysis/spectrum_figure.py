@@ -1,4 +1,4 @@
-"""Figure `spectra`, from spectra.jsonl only: power against frequency, data in dark grey, samples coloured by ε."""
+"""Figure `spectra`, from spectra.jsonl only: power against frequency, data in black, samples coloured by ε."""
 
 from __future__ import annotations
 

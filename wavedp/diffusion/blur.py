@@ -169,7 +169,7 @@ class BlurOperator:
 def blur_coefficients(
     schedule: BlurSchedule, height: int, width: int, timesteps: Tensor | int
 ) -> tuple[Tensor, Tensor]:
-    """Return a and s of u_t = a u_0 + s ε, each B H W float64 in [0, 1], at B times in -1 … T-1, for height × width.
+    """Return a and s of u_t = a u_0 + s ε, each B H W float64 in [0, 1], at B times in -1 … T-1. H W: height, width.
 
     Raises UserError as `BlurOperator` does.
     """
@@ -274,8 +274,8 @@ def check_name(field: str, value: str, names: tuple[str, ...]) -> None:
         raise UserError(f"{field}={value!r} is not offered: use one of {', '.join(names)}.")
 
 
-# Rows of Table 1 of Lee et al. (their basis, FID-10K at 64², one run each). Their code permutes the eigenvalues of RGB
-# images by mistake, so a correct operator need not reproduce these numbers.
+# Rows of Table 1 of Lee et al. (their basis, FID-10K at 64², one run each). Their code scrambles the eigenvalues of RGB
+# images, so a correct operator need not reproduce these numbers.
 PAPER_NONE = BlurSchedule(blur_schedule="none", blur_basis="zero_pad")
 """DDPM: bedroom 9.24, church 6.04."""
 PAPER_QUARTIC = BlurSchedule(blur_schedule="quartic", blur_f_max=0.140625, blur_basis="zero_pad")
@@ -327,7 +327,7 @@ def _log_eigenvalues(schedule: BlurSchedule, eigenvalues: Tensor) -> Tensor:
 
 
 def _kernel(sigma: float) -> tuple[Tensor, Tensor]:
-    """Taps of the base kernel (sum one) and their offsets in pixels, out to 9 σ, where float64 no longer sees them."""
+    """Taps of the base kernel (sum one) and their offsets in pixels, out to 9 σ, where they vanish in float64."""
     reach = math.ceil(9 * sigma)
     offsets = torch.arange(-reach, reach + 1, dtype=torch.float64)
     taps = torch.exp(-offsets.square() / (2 * sigma**2))
