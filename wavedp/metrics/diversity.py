@@ -22,8 +22,8 @@ PAIRS = 500
 
 
 def pairs(labels: Tensor, seed: int = 0) -> Tensor:
-    """Draw indices P 2 of random pairs of images with equal labels. No image is in two pairs, so that distances are
-    independent. At most 500 pairs, equally many per label. Raises UserError when there are fewer than two pairs."""
+    """Draw random pairs of images with equal labels, by labels [n]; returns indices P 2. No image is in two pairs, so
+    distances are independent. At most 500 pairs, equally many per label. Raises UserError for fewer than two pairs."""
     order = torch.Generator().manual_seed(seed)
     found = []
     for label in (values := labels.unique()):

@@ -62,7 +62,7 @@ def nearest(samples: Tensor, among: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def save_sheet(path: Path, generated: list[Tensor], training: list[Tensor], columns: int = 8) -> None:
-    """Write a PNG of pairs in the given order, each generated image (uint8 C H W) left of its training image."""
+    """Write a PNG of pairs, closest first as given: each generated image (uint8 C H W) left of its training image."""
     rows = -(-len(generated) // columns)
     sheet = Image.new("RGB", (columns * (2 * TILE + 8), rows * (TILE + 8)), "white")
     for number, (left, right) in enumerate(zip(generated, training, strict=True)):

@@ -5,7 +5,7 @@
 Definition. An image's modes are its coefficients in the orthonormal DCT-II (Ahmed, Natarajan & Rao 1974), which mirrors
 borders where a Fourier transform would see an edge. Mode (k, l) has √((k/2H)² + (l/2W)²) cycles per pixel, from 0 (the
 mean) to 0.71; its power is its square, averaged over channels. Band 0 is only the mean. Band j holds frequencies above
-(j-1)/N and up to j/N, N = max(H, W), so each axis gives it one odd and one even mode (centred objects have little in
+(j-1)/N and up to j/N, N = max(H, W), so each axis gives it one odd and one even mode (centred objects have weak
 odd modes; narrower bands would zigzag). A band's power and frequency are means over its modes. White noise of
 variance v has power v in every band, and powers times numbers of modes add up to Σ pixel², averaged over channels
 (Parseval).
