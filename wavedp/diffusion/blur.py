@@ -84,7 +84,7 @@ class BlurSchedule:
                 raise UserError(f"{name}={getattr(self, name)} is no width: use a finite number of pixels > 0.")
         for name in ("blur_f_min", "blur_f_max"):
             if not math.isfinite(getattr(self, name)):
-                raise UserError(f"{name}={getattr(self, name)} is no power of a blur: use a finite number >= 0.")
+                raise UserError(f"{name}={getattr(self, name)} is not a valid blur power: use a finite number >= 0.")
         betas = noise_variances(self)
         if not ((betas > 0) & (betas < 1)).all():
             wrong = float(betas[~((betas > 0) & (betas < 1))][0])
@@ -320,8 +320,8 @@ def _exponents(schedule: BlurSchedule, frequencies: Tensor) -> Tensor:
 def _log_eigenvalues(schedule: BlurSchedule, eigenvalues: Tensor) -> Tensor:
     if eigenvalues.min() < _SMALLEST_EIGENVALUE:
         raise UserError(
-            f"blur_sigma={schedule.blur_sigma} leaves {float(eigenvalues.min()):.1g} of the finest details in one "
-            f"unit of blur, less than can be computed with: use blur_sigma <= 1.5 and a larger blur_f_max."
+            f"blur_sigma={schedule.blur_sigma} leaves {float(eigenvalues.min()):.1g} of the finest details after one "
+            f"unit of blur, too little to compute with: use blur_sigma <= 1.5 and a larger blur_f_max."
         )
     return eigenvalues.clamp(max=1).log()  # a kernel of sum one has none above 1, except through rounding
 

@@ -98,7 +98,7 @@ def _read_study(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         raise UserError(f"{folder / 'samples'} holds no .npz of a finished trial: run the study with samples kept.")
     moved = [axis for row in kept for axis in row["axes"] if axis.split(".")[0] == "data"]
     if moved:
-        raise UserError(f"the trials of {folder} vary {moved[0]}, so no one spectrum is their data's: split the study.")
+        raise UserError(f"the trials of {folder} vary {moved[0]}, so they have no data in common: split the study.")
     return meta, kept
 
 
