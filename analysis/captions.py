@@ -1,4 +1,4 @@
-"""What a figure must say about its own numbers: metric, sample counts, seeds, δ, accountant, non-private looks."""
+"""Caption sentences that every figure needs: metric, sample counts, seeds, δ, accountant, non-private looks at data."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from analysis.load import Study
 from analysis.replicates import Interval
 
-# The names that wavedp.metrics.suite gives (and their like): family, mode, generated images, split and how much of it.
+# Metric names as wavedp.metrics.suite forms them: family, mode, number of generated images, split and how much of it.
 DISTANCE = re.compile(r"(fid|kid)_([a-z]+)(-bf16)?_(\d+k?)_(train|val|test)(\d+k?)?")
 SECOND = re.compile(r"fd_([\w-]+)_(\d+k?)_(train|val|test)(\d+k?)?")
 ACCURACY = re.compile(r"acc_cnn(\d+)_(\d+k?)_(train|val|test)")
@@ -23,7 +23,7 @@ RESIZING = {
 
 
 def metric_sentence(metric: str) -> str:
-    """Feature network and sample counts behind a metric, which its name carries."""
+    """Describe a metric from its name: feature network and sample counts."""
     if match := DISTANCE.fullmatch(metric):
         _, mode, low, generated, split, part = match.groups()
         resizing = RESIZING.get(mode, f"{mode} resizing")
@@ -54,13 +54,13 @@ def _counts(generated: str, split: str, part: str | None) -> str:
 
 
 def floor_clause(study: Study, metric: str) -> str:
-    """A clause for what real images in the place of generated ones get, or nothing where that was not measured."""
+    """Sentence on the score of real images in place of generated ones; empty if it was not measured."""
     floor = study.floor(metric)
     return "" if floor is None else f" Real images in their place get {floor:.3g}."
 
 
 def seeds_sentence(values: Iterable[Interval]) -> str:
-    """How many seeds stand behind the points, and so what the bars are."""
+    """State over how many seeds or sample sets the points are means, and what the bars are."""
     values = list(values)
     counts, sets = (sorted({value.n for value in values if value.of == kind}) for kind in ("seeds", "sample sets"))
     sentences = []
@@ -79,7 +79,7 @@ def seeds_sentence(values: Iterable[Interval]) -> str:
 
 
 def intervals_sentence(values: Iterable[Interval]) -> str:
-    """What ± and the number n mean in a table of these values."""
+    """Explain ± and n for a table of these values."""
     of = {value.of for value in values if value.half_width is not None}
     sentence = "Mean ± half of the 95% Student t interval over n seeds; without ± there was one seed."
     if "sample sets" in of:
@@ -95,7 +95,7 @@ def _span(counts: list[int]) -> str:
 
 
 def privacy_sentence(study: Study) -> str:
-    """δ, accountant, neighbouring relation: from the ledger's private lines."""
+    """State δ, accountant and neighbouring relation, from the ledger's private lines."""
     private = [line for line in study.ledger if line["kind"] != "nonprivate"]
     if not private:
         return "No private release was made."
@@ -109,8 +109,8 @@ def privacy_sentence(study: Study) -> str:
 
 
 def nonprivate_sentence(study: Study) -> str:
-    """The looks at sensitive images that no ε covers, counted from the ledger."""
-    # One key is one look, however many trials share it.
+    """Count the looks at sensitive images that no ε covers, from the ledger."""
+    # Trials that share a stage key share one look.
     looks = {(_look(line), line["stage_key"]) for line in study.ledger if line["kind"] == "nonprivate"}
     if not looks:
         return "Scores are measured against real images; the ledger holds no line for that look, and no ε covers it."
@@ -120,18 +120,18 @@ def nonprivate_sentence(study: Study) -> str:
 
 
 def _look(line: dict[str, Any]) -> str:
-    """A fit without noise keeps its steps in the ledger; any other look has none."""
+    """Name the look of a ledger line. Only a fit without noise (ε = ∞) has steps in the ledger."""
     purpose = str(line["purpose"]).replace("_", " ")
     return f"{purpose} at ε = ∞" if line.get("steps") else purpose
 
 
 def count_text(releases: int) -> str:
-    """1 private release, 9 private releases."""
+    """Format a count: `1 private release`, `9 private releases`."""
     return f"{releases} private release" + "s" * (releases != 1)
 
 
 def delta_text(delta: float) -> str:
-    """δ as 1.67e-6."""
+    """Format δ as `1.67e-6`."""
     digits, exponent = f"{delta:.2e}".split("e")
     return f"{float(digits):g}e{int(exponent)}"
 

@@ -1,7 +1,7 @@
-"""Whether images show what their texts say, to a CLIP model that the user has on disk.
+"""Agreement of images with their texts, measured by a CLIP model that the user has on disk.
 
-The number is the mean cosine between an image's embedding and its text's: CLIPScore (Hessel et al., 2021) without its
-factor 2.5 and without its cut at 0. It looks at generated images and public prompts alone.
+The score is the mean cosine between the embeddings of an image and its text: CLIPScore (Hessel et al., 2021) without
+its factor 2.5 and without clipping at 0. It reads only generated images and public prompts.
 
     B images with a text each
 """
@@ -24,10 +24,11 @@ from wavedp.metrics.features import file_sha256
 def text_alignment(
     chunks: Iterable[Tensor], texts: list[str], folder: Path, device: str, batch_size: int = 20
 ) -> tuple[float, float]:
-    """Mean cosine of images (chunks of uint8 B C H W, in all as many as texts) and texts, in [-1, 1], and its standard
-    error. folder: of a CLIPModel and its processor, as `save_pretrained` writes them.
+    """Mean cosine of images (chunks of uint8 B C H W) and texts, in [-1, 1], and its standard error. folder: with a
+    CLIPModel and its processor, as written by `save_pretrained`.
 
-    Raises UserError without the package transformers, for a folder that holds no CLIP, and for other counts.
+    Raises UserError without the package transformers, for a folder without CLIP, and for unequal numbers of images and
+    texts.
     """
     if importlib.util.find_spec("transformers") is None:
         raise UserError("Text alignment needs the package transformers: pip install 'wavedp[text]'.")
@@ -50,7 +51,7 @@ def text_alignment(
             said = texts[done : done + len(batch)]
             done += len(batch)
             if len(said) < len(batch):
-                continue  # and count what is left
+                continue  # too few texts: only count the remaining images
             pictures = [Image.fromarray(image.expand(3, -1, -1).permute(1, 2, 0).numpy()) for image in batch]
             tokens = tokenizer(said, padding=True, truncation=True, max_length=longest, return_tensors="pt")
             with torch.inference_mode():
@@ -65,7 +66,7 @@ def text_alignment(
 
 
 def weights_name(folder: Path) -> str:
-    """The first 8 digits of the sha256 of the model's weights, for the metric's name. Raises UserError without any."""
+    """First 8 digits of the sha256 of the model's weights, for the metric's name. Raises UserError without weights."""
     for path in (folder / "model.safetensors", folder / "pytorch_model.bin"):
         if path.is_file():
             return file_sha256(path)[:8]

@@ -1,8 +1,8 @@
-"""How different generated images are from each other, to an ImageNet network.
+"""Diversity of generated images: their mean distance from each other in features of an ImageNet network.
 
-LPIPS-*style*, and uncalibrated: unit-normalised features of EfficientNet-Lite0 at three depths, compared by mean
-squared error (tokenizers.losses.Perceptual), without the weights that LPIPS learned from human judgements. Compare it
-with that of real images, and with nothing from another paper. Noise is diverse too: read it beside FID or precision.
+LPIPS-*style* and uncalibrated: unit-normalised features of EfficientNet-Lite0 at three depths, compared by mean squared
+error (wavedp.losses.Perceptual), without the weights that LPIPS learned from human judgements. Compare it only with the
+value of real images, never with other papers. Noise is diverse too: read it together with FID or precision.
 
     n images, P pairs, C channels, H W pixels
 """
@@ -18,12 +18,12 @@ from wavedp.errors import UserError
 from wavedp.losses import Perceptual
 
 PAIRS = 500
-"""Compared at most: the standard error says whether they are enough."""
+"""Maximum number of pairs compared; the standard error shows whether it is enough."""
 
 
 def pairs(labels: Tensor, seed: int = 0) -> Tensor:
-    """Indices P 2 of images in random pairs of one label [n] each, without a common image, so that their distances are
-    independent; at most 500 pairs, in equal shares. Raises UserError where there are no two such pairs."""
+    """Draw random pairs of images with equal labels, by labels [n]; returns indices P 2. No image is in two pairs, so
+    distances are independent. At most 500 pairs, equally many per label. Raises UserError for fewer than two pairs."""
     order = torch.Generator().manual_seed(seed)
     found = []
     for label in (values := labels.unique()):
@@ -41,7 +41,7 @@ def mean_distance(
 ) -> tuple[float, float]:
     """Mean perceptual distance of the pairs `chosen` [P 2], in [0, 4], and its standard error.
 
-    get(indices): uint8 images C H W. Raises UserError without the network's packages, and for pairs of two shapes.
+    get(indices): returns uint8 images C H W. Raises UserError if the network's packages are missing or shapes differ.
     """
     perceptual = Perceptual(device, "the metric diversity", "--metrics without it")
     found = []

@@ -1,16 +1,16 @@
-"""What tokens lose: reconstruction of the sensitive set's test images by tokenizers that saw public images alone.
+"""Measure how well tokenizers trained only on public images reconstruct the sensitive set's test images.
 
     python -m wavedp.reports.reconstruction [--images 1000] [--store .wavedp/store] [--results results/reconstruction]
 
 One line of reconstruction.jsonl for each tokenizer and level it decodes to:
 
-    psnr     dB, of the mean squared error over all pixels, against the coarse image of that level
+    psnr     dB, from the mean squared error over all pixels, against the coarse image of that level
     rfid_…   Fréchet distance between reconstructions and the same real images, both at that level's size
-    cost     of scale-causality is the difference of the spectral rows: `both` masks encoder and decoder, `none` neither
 
-A tokenizer without a causal decoder decodes whole images only. Trained tokenizers are the artifacts of the `tokenizer`
-stage, found in the store or made. Looking at the test split is a line in ledger.jsonl, and none of its images is
-written: reconstruction.png shows ten public test images and what each row makes of them, in the order of the rows.
+The difference between the spectral rows is the cost of scale-causality: `both` masks encoder and decoder, `none`
+neither. A tokenizer without a causal decoder decodes only whole images. Trained tokenizers are artifacts of the stage
+`tokenizer`, found in the store or made. Reading the test split adds a line to ledger.jsonl, and none of its images is
+written: reconstruction.png shows ten public test images and each row's reconstructions, in the order of the rows.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ SHOWN = 10
 
 
 def variants(base: TokenizerConfig) -> Iterator[TokenizerConfig]:
-    """The tokenizers to compare: scalar, raster, and spectral with each mask."""
+    """Yield the tokenizers to compare: scalar, raster, and spectral with each mask."""
     for name in ("scalar", "raster"):
         yield dataclasses.replace(base, name=name)
     for causal in ("both", "decoder", "encoder", "none"):
@@ -53,8 +53,8 @@ def variants(base: TokenizerConfig) -> Iterator[TokenizerConfig]:
 
 
 def measure(trial: TrialConfig, n_images: int, store: Store, device: str) -> Iterator[tuple[dict[str, Any], Tensor]]:
-    """A row, and reconstructions of public images (uint8), for each tokenizer and level. Raises UserError as the stages
-    do."""
+    """Yield a row, and reconstructions of public images (uint8), for each tokenizer and level. Raises UserError as the
+    stages do."""
     shown = public_examples(trial)
     real = torch.tensor(data.load(trial.data, "test").images[:n_images]).float() / 255
     shape, deepest = data.shape(trial.data), wavelet_levels(trial.tokenizer, data.shape(trial.data))
@@ -91,14 +91,14 @@ def measure(trial: TrialConfig, n_images: int, store: Store, device: str) -> Ite
 
 
 def public_examples(trial: TrialConfig) -> Tensor:
-    """The first images of the public test split, float in [0, 1]."""
+    """Return the first images of the public test split, float in [0, 1]."""
     if trial.public is None:
         raise UserError("learned tokenizers need public images: set public.")
     return torch.tensor(data.load(trial.public, "test").images[:SHOWN]).float() / 255
 
 
 def _rebuild(tokenizer: tokenizers.Tokenizer, config: TokenizerConfig, images: Tensor, level: int) -> Tensor:
-    """Through the codes and back, at `level`: the prefix of the whole image's codes where the tokenizer has scales."""
+    """Encode and decode at `level`; a spectral tokenizer encodes the whole image and decodes a prefix of its codes."""
     if config.name == "spectral":
         return tokenizer.decode(tokenizer.encode(images)[:, : tokenizer.length])
     return tokenizer.decode(tokenizer.encode(coarse(images, level)))
@@ -109,7 +109,7 @@ def _pixels(images: Tensor) -> Tensor:
 
 
 def _sheet(rows: list[Tensor], side: int) -> Image.Image:
-    """Rows of images B C h w uint8, each enlarged to `side` pixels by repetition."""
+    """Draw rows of images B C h w uint8, each enlarged to `side` pixels by repetition."""
     large = []
     for row in rows:
         times = side // row.shape[-1]
@@ -119,7 +119,7 @@ def _sheet(rows: list[Tensor], side: int) -> Image.Image:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Command line; see the module. Exit status 2 for a UserError."""
+    """Run the command line described in the module docstring. Returns exit status 2 for a UserError."""
     parser = argparse.ArgumentParser(
         prog="python -m wavedp.reports.reconstruction", description=(__doc__ or "").split("\n")[0]
     )

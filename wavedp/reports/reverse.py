@@ -1,15 +1,15 @@
-"""How images come about: what public models of each blur schedule have drawn at each part of the way.
+"""Show how images form during sampling, with public models of three blur schedules.
 
     python -m wavedp.reports.reverse [--train-steps 2000] [--steps 50] [--store .wavedp/store]
                                        [--results results/blur_reverse]
 
 The models are artifacts of the stage `upscaler` (U-Nets of the whole image, trained on Open Clip Art), found in the
-store or made; the schedules are DDPM, quartic from coarse to fine, and the control, quartic from fine to coarse. No
-sensitive image is read, so no ledger line is due. reverse.npz holds, of the same first noise for all,
+store or made. The schedules are DDPM, quartic from coarse to fine, and the control, quartic from fine to coarse. No
+sensitive image is read, so no ledger line is needed. reverse.npz holds, from the same initial noise for all schedules,
 
-    noisy, predicted    what a step starts from and the data predicted there, float16 [P n K C H W] in about [-1, 1],
+    noisy, predicted    input of a step and the data predicted from it, float16 [P n K C H W] in about [-1, 1],
                         for P schedules, n images, K of the steps
-    times               [K], the same for all: the grid does not depend on the blur
+    times               [K], the same for all schedules, since the grid does not depend on the blur
     about               JSON: the P schedules, and the keys of their models
 """
 
@@ -40,7 +40,7 @@ SCHEDULES = (("none", "coarse_to_fine"), ("quartic", "coarse_to_fine"), ("quarti
 def model_trial(
     blur: str, blur_order: str, upscaler: UpscalerConfig, diffusion: DiffusionConfig, public: DataConfig
 ) -> TrialConfig:
-    """A trial whose stage `upscaler` is the model of this schedule."""
+    """Return a trial whose stage `upscaler` trains the model of this schedule."""
     return TrialConfig(
         data=public,
         public=public,
@@ -50,7 +50,7 @@ def model_trial(
 
 
 def draw(trial: TrialConfig, sampling: SamplingConfig, store: Store, device: str) -> tuple[list[int], Tensor, Tensor]:
-    """Times, states and predicted data of K steps, [K] and each [n K C H W]. Raises UserError as the stage does."""
+    """Return times [K], states and predicted data of K steps, each [n K C H W]. Raises UserError as the stage does."""
     artifact, _ = stages.make("upscaler", trial, store, device, printed("training"))
     model = stages.deblurring(trial, device)
     noisy, predicted = model.trace(
@@ -61,7 +61,7 @@ def draw(trial: TrialConfig, sampling: SamplingConfig, store: Store, device: str
 
 
 def main(arguments: list[str] | None = None, public: DataConfig = PUBLIC) -> int:
-    """Command line; see the module. Exit status 2 for a UserError."""
+    """Run the command line described in the module docstring. Returns exit status 2 for a UserError."""
     parser = argparse.ArgumentParser(
         prog="python -m wavedp.reports.reverse", description=(__doc__ or "").split("\n")[0]
     )

@@ -1,19 +1,19 @@
-"""Super-resolution on public images: what each upscaler makes of block means.
+"""Measure how well each upscaler restores public images from their block means.
 
     python -m wavedp.reports.super_resolution [--data photographs] [--size 256] [--level 2] [--images 24]
         [--upscalers bicubic …] [--store .wavedp/store] [--results results/super_resolution]
 
-Test images are reduced to their block means, 64×64 for 256×256 at level 2, and brought back. One line of
-super_resolution.jsonl for each upscaler, with and without the low-pass kept:
+Test images are reduced to their block means (256×256 to 64×64 at level 2) and enlarged again. super_resolution.jsonl
+has one line for each upscaler, with and without the low-pass kept:
 
-    psnr               dB, of an image's mean squared error over pixels and channels, averaged over images
+    psnr               dB, from an image's mean squared error over pixels and channels, averaged over images
     perceptual         LPIPS-style distance to the original (wavedp.losses.Perceptual), uncalibrated
-    block_mean_error   mean absolute difference between the coarse image and the output's block means, of full scale 1
-    seconds            an image, on this machine, one batch after another, the network loaded and warm
+    block_mean_error   mean absolute difference between the coarse image and the output's block means, full scale is 1
+    seconds            per image, on this machine, in successive batches, with the network loaded and warm
 
-super_resolution.png shows the middle of the three images with the most detail there, which is all that an upscaler can
-miss. Upscalers that are trained here are trained on the train split of the same set (the stage `upscaler`, found in the
-store or made).
+super_resolution.png shows the middle of the three images with the most detail there, since detail is all that an
+upscaler can miss. Upscalers that need training are trained on the train split of the same set (the stage `upscaler`,
+found in the store or made).
 """
 
 from __future__ import annotations
@@ -43,16 +43,16 @@ from wavedp.upscalers import UPSCALERS, wavelet_detail
 from wavedp.wavelets import coarse, spread
 
 TRAINED = ("blur_diffusion", "wavelet_detail")
-SETS = ("photographs", "openclipart", "procedural")  # public ones: nothing that is measured here costs ε
-SHOWN, WINDOW = 3, 128  # images, and pixels a side of each
+SETS = ("photographs", "openclipart", "procedural")  # public: nothing measured here costs ε
+SHOWN, WINDOW = 3, 128  # number of images shown, and pixels per side of each
 BATCH = 8
 
 
 def measure(trial: TrialConfig, upscaler: UpscalerConfig, images: Tensor, store: Store, device: str) -> Iterator[
     tuple[dict[str, Any], Tensor]
 ]:  # fmt: skip
-    """A row, and the images made, B C H W float32 in [0, 1], for one upscaler on full images like them; twice where
-    keeping the low-pass is an option. Raises UserError as the stages do."""
+    """Yield a row and the upscaled images, B C H W float32 in [0, 1] like `images`, for one upscaler; twice if keeping
+    the low-pass is optional for it. Raises UserError as the stages do."""
     small, distance = coarse(images, trial.level), Perceptual(device)
     trained = upscaler.name in TRAINED
     for consistent in (False,) if trained else (False, True):
@@ -86,7 +86,7 @@ def measure(trial: TrialConfig, upscaler: UpscalerConfig, images: Tensor, store:
 
 
 def sheet(columns: Sequence[tuple[str, Tensor]]) -> Image.Image:
-    """Named columns of images B C H W in [0, 1], the middle of each, under their names."""
+    """Draw named columns of images B C H W in [0, 1], cropped to the middle of each, under their names."""
     side = min(WINDOW, columns[0][1].shape[-1])
     picture = Image.new("RGB", (len(columns) * (side + 4), columns[0][1].shape[0] * (side + 4) + 14), "white")
     for place, (name, images) in enumerate(columns):
@@ -99,14 +99,14 @@ def sheet(columns: Sequence[tuple[str, Tensor]]) -> Image.Image:
 
 
 def _middle(images: Tensor) -> Tensor:
-    """B C h w -> the middle of each, at most `WINDOW` pixels a side."""
+    """Crop B C h w to the middle of each image, at most `WINDOW` pixels per side."""
     side = min(WINDOW, images.shape[-1])
     corner = (images.shape[-1] - side) // 2
     return images[..., corner : corner + side, corner : corner + side]
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Command line; see the module. Exit status 2 for a UserError."""
+    """Run the command line described in the module docstring. Returns exit status 2 for a UserError."""
     parser = argparse.ArgumentParser(
         prog="python -m wavedp.reports.super_resolution", description=(__doc__ or "").split("\n")[0]
     )

