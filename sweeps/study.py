@@ -11,7 +11,7 @@ from typing import Any
 
 from sweeps.plan import PlannedTrial
 from wavedp import data
-from wavedp.config import TrialConfig, from_dict, identity, sections, to_dict
+from wavedp.config import TrialConfig, identity, sections, to_dict, trial_of
 
 ROOT = Path(__file__).resolve().parent.parent
 VERSIONED = (
@@ -30,13 +30,13 @@ def describe_study(
     """The content of study.yaml (fields as documented in results/README.md)."""
     from wavedp.metrics import suite  # which imports torch: a dry run never comes here
 
-    trial = from_dict(TrialConfig, base)
+    trial = trial_of(base)
     metrics = (first.config if first else trial).metrics
     n_reference = data.n_records((first.config if first else trial).data, metrics.reference_split)
     return {
         "study": values["study"],
         "sweep": sweep["name"],
-        "command": "python -m sweeps.run " + " ".join(overrides),
+        "command": typed(overrides),
         "axes": axes_of(sweep),
         "primary_metric": suite.primary(metrics, n_reference),
         "identity": identity_of(trial),
@@ -45,6 +45,11 @@ def describe_study(
         "commit": commit(),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+def typed(overrides: list[str]) -> str:
+    """The command as a user types it (sweeps.overrides adds the `++`)."""
+    return "python -m sweeps.run " + " ".join(text.removeprefix("++") for text in overrides)
 
 
 def axes_of(sweep: dict[str, Any]) -> dict[str, Any]:

@@ -7,21 +7,24 @@ declared in its room (wavedp.methods). What several methods share is here, and a
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from wavedp.fields import (
     configure,
     fields_of,
+    fitting,
     from_dict,
     identity,
     method,
     methods,
+    paths,
     performance,
     privacy,
     result,
     sections,
+    to_dict,
 )
-from wavedp.fields import to_dict as to_dict
 
 __all__ = [
     "DataConfig",
@@ -36,6 +39,8 @@ __all__ = [
     "identity",
     "sections",
     "to_dict",
+    "trial_of",
+    "with_absolute_paths",
 ]
 
 
@@ -49,8 +54,8 @@ class DataConfig:
     channels: int = result(1)  # 1 (grey) or 3 (RGB)
     limit: int | None = result(None)  # keep only the first records of every split
     n_records: int = result(2048)  # of the procedural set's train split
-    path: str | None = performance(None)  # root of a folder dataset
-    home: str = performance(".wavedp/data")  # downloads and decoded copies
+    path: str | None = performance(None, path=True)  # root of a folder dataset
+    home: str = performance(".wavedp/data", path=True)  # downloads and decoded copies
 
 
 @dataclass(frozen=True)
@@ -59,9 +64,7 @@ class DiffusionConfig:
 
     timesteps: int = result(1000)  # T
     noise_schedule: Literal["linear", "cosine"] = result("cosine")  # of β
-    blur_f_max: float | None = result(
-        None
-    )  # f(T), variances of the base kernel; None: the paper's, log .600625, else .140625
+    blur_f_max: float | None = result(None)  # f(T), in variances of the base kernel; None: the paper's
     blur_sigma: float = result(0.4)  # of the base kernel, pixels
     basis: Literal["dct", "zero_pad"] = result("dct")  # dct reflects at borders, zero_pad darkens them as in the paper
     heat_sigma_max: float = result(20.0)  # of blur=heat, pixels
@@ -112,7 +115,7 @@ class SamplingConfig:
     algorithm: Literal["reverse_diffusion", "ancestral", "ddim", "dpmsolver++"] = result("dpmsolver++")
     timestep_spacing: Literal["uniform", "quadratic", "logsnr", "blur_aware"] = result("logsnr")
     seed: int = result(0, later=True)  # other samples of the same private fit; they cost no ε
-    prompts: str | None = performance(None)  # file of public prompts, one a line; its content is in the key
+    prompts: str | None = performance(None, path=True)  # file of public prompts, one a line; its content is in the key
     batch_size: int = performance(500)
 
 
@@ -120,9 +123,7 @@ class SamplingConfig:
 class MetricsConfig:
     """What `evaluate` measures (wavedp.metrics)."""
 
-    mode: Literal["clean", "pytorch", "tensorflow"] = result(
-        "clean"
-    )  # resize of clean-fid, pytorch-fid, torch-fidelity
+    mode: Literal["clean", "pytorch", "tensorflow"] = result("clean")  # whose resize
     precision: Literal["float32", "bfloat16"] = result("float32")  # of the feature network; part of a metric's name
     fid_samples: int = result(1000)  # generated images for FID and KID
     reference_split: Literal["train", "val", "test"] = result("test")
@@ -133,8 +134,8 @@ class MetricsConfig:
     floor: bool = result(True, before=False)  # also the FID between two parts of the real split
     second_network: Literal["effnetlite0", "file"] | None = result(None, later=True)  # for a Fréchet distance more
     also: tuple[Any, ...] = methods("metric")  # further ones: names, or sections of a metric's own options
-    second_network_file: str | None = performance(None)  # TorchScript; its content is in the key
-    inception: str | None = performance(None)  # path of the FID network; None: search
+    second_network_file: str | None = performance(None, path=True)  # TorchScript; its content is in the key
+    inception: str | None = performance(None, path=True)  # path of the FID network; None: search
     batch_size: int = performance(10)  # images a forward pass
 
     def __post_init__(self) -> None:
@@ -161,6 +162,33 @@ class TrialConfig:
     metrics: MetricsConfig = field(default_factory=MetricsConfig)
 
     def __post_init__(self) -> None:
-        for kind in ("tokenizer", "generator", "upscaler"):
+        for kind in METHODS:
             if isinstance(getattr(self, kind), str):
                 object.__setattr__(self, kind, configure(kind, getattr(self, kind)))
+
+
+METHODS = ("tokenizer", "generator", "upscaler")
+
+
+def trial_of(values: dict[str, Any]) -> TrialConfig:
+    """A trial from composed or recorded sections, where a method's section may hold fields of others of its kind: those
+    of a preset, or of the time when all methods of a kind shared one section. Raises UserError as `from_dict`."""
+    fitted = {kind: fitting(kind, values[kind]) for kind in METHODS if isinstance(values.get(kind), dict)}
+    return from_dict(TrialConfig, {**values, **fitted})
+
+
+def with_absolute_paths(values: dict[str, Any]) -> dict[str, Any]:
+    """The same sections with every path absolute: workers run in folders of their own. What does not exist is left to
+    whoever opens it, unless it is a path of the data: an upscaler's may be a hub id."""
+    trial, found = trial_of(values), dict(values)
+    for name in sections(TrialConfig):
+        section, config = values.get(name), getattr(trial, name)
+        if not isinstance(section, dict) or config is None:
+            continue
+        changes = {}
+        for field_name in paths(type(config)):
+            path = section.get(field_name)
+            if path and (name not in METHODS or Path(path).expanduser().exists()):
+                changes[field_name] = str(Path(path).expanduser().absolute())
+        found[name] = {**section, **changes}
+    return found

@@ -33,9 +33,10 @@ def result(default: Any, later: bool = False, before: Any = None, read_if: Mappi
     return field(default=default, metadata=metadata if before is None else {**metadata, "before": before})
 
 
-def performance(default: Any) -> Any:
-    """A field that changes only how fast, where or with how much memory a stage runs."""
-    return field(default=default, metadata={"class": "performance"})
+def performance(default: Any, path: bool = False) -> Any:
+    """A field that changes only how fast, where or with how much memory a stage runs. path: it names a file or folder,
+    whose content, where it matters, is in a key by itself."""
+    return field(default=default, metadata={"class": "performance", "path": path})
 
 
 def method(kind: str, name: str) -> Any:
@@ -151,6 +152,11 @@ def from_dict(cls: type, values: dict[str, Any]) -> Any:
 def to_dict(config: Any) -> dict[str, Any]:
     """Plain nested dict of every field; `from_dict(type(config), to_dict(config)) == config`."""
     return dataclasses.asdict(config)
+
+
+def paths(cls: type) -> list[str]:
+    """The fields that name files or folders."""
+    return [item.name for item in fields(cls) if item.metadata.get("path")]
 
 
 _hints = lru_cache(maxsize=None)(get_type_hints)  # a plan of 180 trials asks 1,620 times

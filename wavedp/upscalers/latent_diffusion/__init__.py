@@ -23,7 +23,7 @@ class LDMConfig(LowPass):
     name: str = result("ldm_sr")
     diffusion_steps: int = result(100)
     precision: Literal["float32", "bfloat16"] = result("float32", later=True)
-    path: str | None = performance(None)  # folder or hub id; its content or its id is in the key
+    path: str | None = performance(None, path=True)  # folder or hub id; its content or its id is in the key
     revision: str | None = performance(None)  # commit of the hub id; it is in the key with it
     batch_size: int = performance(8)  # images a pass
 

@@ -28,7 +28,7 @@ class NetworkConfig(LowPass):
     tile: int | None = result(
         None, later=True
     )  # side of tiles that large images go through in (wavedp.upscalers.tiling)
-    weights: str | None = performance(None)  # folder that holds the model's files; None: search
+    weights: str | None = performance(None, path=True)  # folder that holds the model's files; None: search
     batch_size: int = performance(50)  # images a pass
     channels_last: bool = performance(False)  # memory layout of engine=torch
 

@@ -23,7 +23,7 @@ class SpandrelConfig(LowPass):
     name: str = result("spandrel")
     precision: Literal["float32", "bfloat16"] = result("float32", later=True)
     tile: int | None = result(None, later=True)  # side of tiles that large images go through in
-    path: str | None = performance(None)  # its content is in the key
+    path: str | None = performance(None, path=True)  # its content is in the key
 
 
 class Spandrel(UpscalerMethod):
