@@ -22,15 +22,15 @@ def check(trial: TrialConfig) -> list[str]:
     setting that none of the trial's methods reads too.
     """
     methods.generator(trial)
-    for field, value in methods.unread(trial):
-        raise UserError(methods.unread_sentence(trial, field, value))
-    channels, height, width = data.shape(trial.data)
-    check_level(trial.level, height, width)
     if math.isnan(trial.privacy.epsilon) or trial.privacy.epsilon < 0:
         raise UserError(
             f"privacy.epsilon={trial.privacy.epsilon} is not a budget: use a number above 0, inf for no privacy, or 0 "
             "for the public model as it is."
         )
+    for field, value in methods.unread(trial):
+        raise UserError(methods.unread_sentence(trial, field, value))
+    channels, height, width = data.shape(trial.data)
+    check_level(trial.level, height, width)
     if trial.public is not None and data.shape(trial.public) != (channels, height, width):
         raise UserError(
             f"public images are {data.shape(trial.public)} (C, H, W), sensitive ones {(channels, height, width)}: "
