@@ -1,11 +1,20 @@
-"""How long work tells how far it is."""
+"""How long work tells how far it is, and how it is stopped."""
 
 import sys
 import time
 from collections.abc import Callable
 
 Report = Callable[[int, int], None]
-"""report(done, total): called often, cheap, and allowed to raise in order to stop the work."""
+"""report(done, total): called after each step, cheap, and allowed to raise in order to stop the work."""
+
+
+class OutOfTime(Exception):
+    """Raised by a `report` in order to stop the work, never by the work itself.
+
+    Whoever runs work under a time limit (a batch job, a borrowed GPU) raises it in the report that it hands down, and
+    catches it outside. wavedp.resume.steps and wavedp.privacy.training.fit_private write their checkpoint before they
+    let it pass, as they do for any other exception of a report, so that the next run goes on from there.
+    """
 
 
 def silent(done: int, total: int) -> None:

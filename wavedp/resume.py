@@ -44,10 +44,16 @@ def steps(total: int, report: Report, checkpoint: Path | None, **parts: Part) ->
     first, saved = _load(checkpoint, parts) if checkpoint is not None and checkpoint.exists() else 0, time.monotonic()
     for step in range(first, total):
         yield step
-        if checkpoint is not None and time.monotonic() - saved >= EVERY:
+        due = time.monotonic() - saved >= EVERY
+        if checkpoint is not None and due:
             _save(checkpoint, step + 1, parts)
             saved = time.monotonic()
-        report(step + 1, total)
+        try:
+            report(step + 1, total)
+        except BaseException:  # Ctrl-C too
+            if checkpoint is not None and not due:
+                _save(checkpoint, step + 1, parts)
+            raise
 
 
 def _save(path: Path, done: int, parts: dict[str, Part]) -> None:

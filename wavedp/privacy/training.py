@@ -149,10 +149,17 @@ def fit_private(
             for name, parameter in _averaged(model):
                 ema[name].lerp_(parameter.detach(), 1 - decay)
             done = step + 1
-            if checkpoint is not None and (done % config.checkpoint_every == 0 or done == config.steps):
-                state.save(checkpoint, done, [Mechanism(rate, noise_multiplier, done)])
-            if report is not None:
-                report(done, config.steps)
+            history = [Mechanism(rate, noise_multiplier, done)]
+            saved = done % config.checkpoint_every == 0 or done == config.steps
+            if checkpoint is not None and saved:
+                state.save(checkpoint, done, history)
+            try:
+                if report is not None:
+                    report(done, config.steps)
+            except BaseException:  # Ctrl-C too
+                if checkpoint is not None and not saved:
+                    state.save(checkpoint, done, history)
+                raise
     finally:
         if gradients:
             gradients.close()
