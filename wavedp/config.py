@@ -188,7 +188,7 @@ class PrivacyConfig:
     lora_rank: int = result(8)
     scale_decay: float = result(1.0)
     microbatch_size: int = performance(64)
-    grad_sample_mode: Literal["hooks", "ghost", "bookkeeping"] = performance("hooks")
+    grad_sample_mode: Literal["auto", "hooks", "ghost", "bookkeeping"] = performance("auto")
     checkpoint_every: int = performance(20)
 
 

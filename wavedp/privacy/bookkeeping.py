@@ -51,7 +51,11 @@ class Bookkeeping:
     """
 
     def __init__(self, model: nn.Module, parameters: dict[str, nn.Parameter]) -> None:
-        self.layers = _layers(model)
+        if reason := obstacle(model):
+            raise UserError(
+                f"grad_sample_mode=bookkeeping cannot split the gradient, for {reason}: use grad_sample_mode=hooks."
+            )
+        self.layers = _trained_layers(model)
         self.parameters = list(parameters)
         self.calls: dict[str, list[Call]] = {}
         self.ends: list[tuple[str, int, GradientEdge]] = []  # calls, by number, whose input needs no gradient
@@ -140,26 +144,26 @@ class Bookkeeping:
         self.splits |= {prefix + own: part for own, part in split.items()}
 
 
-def _layers(model: nn.Module) -> dict[str, nn.Module]:
-    """The layers with trained parameters of their own, by name. Raises UserError for one without a rule."""
-    layers, owners = {}, dict[nn.Parameter, str]()
-    for name, layer in model.named_modules():
-        own = [parameter for parameter in layer.parameters(recurse=False) if parameter.requires_grad]
-        if not own:
-            continue
+def obstacle(model: nn.Module) -> str | None:
+    """Why `Bookkeeping` cannot take the trained layers of `model` apart, as a clause; None if it can. Runs no layer."""
+    owners: dict[nn.Parameter, str] = {}
+    for name, layer in _trained_layers(model).items():
         if type(layer) not in RULES or getattr(layer, "max_norm", None) or getattr(layer, "scale_grad_by_freq", False):
-            raise UserError(
-                f"grad_sample_mode=bookkeeping has no rule for layer {name!r}, {layer}: use grad_sample_mode=hooks."
-            )
-        for parameter in own:
-            if parameter in owners:
-                raise UserError(
-                    f"Layers {owners[parameter]!r} and {name!r} share a parameter, whose gradient "
-                    f"grad_sample_mode=bookkeeping would find in two parts: use grad_sample_mode=hooks."
-                )
+            return f"there is no rule for layer {name!r}, {' '.join(str(layer).split())}"
+        for parameter in layer.parameters(recurse=False):
+            if parameter.requires_grad and parameter in owners:
+                return f"layers {owners[parameter]!r} and {name!r} share a parameter, whose gradient comes in two parts"
             owners[parameter] = name
-        layers[name] = layer
-    return layers
+    return None
+
+
+def _trained_layers(model: nn.Module) -> dict[str, nn.Module]:
+    """The layers with trained parameters of their own, by name."""
+    return {
+        name: layer
+        for name, layer in model.named_modules()
+        if any(parameter.requires_grad for parameter in layer.parameters(recurse=False))
+    }
 
 
 def _require_unchanged(name: str, call: Call) -> None:

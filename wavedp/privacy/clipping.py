@@ -25,6 +25,7 @@ divisor B is fixed, so the number of records that were drawn shows nowhere.
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -34,15 +35,17 @@ import torch
 from torch import Tensor, nn
 
 from wavedp.errors import UserError
-from wavedp.privacy.bookkeeping import Bookkeeping
+from wavedp.privacy.bookkeeping import Bookkeeping, obstacle
 from wavedp.privacy.opacus_hooks import OpacusHooks
 from wavedp.privacy.randomness import Generator, normal
 
 LossFn = Callable[..., Tensor]
 """loss_fn(model, *batch) -> Tensor[b]: one loss per record."""
 
+log = logging.getLogger("wavedp.privacy")
+
 Clipping = Literal["flat", "normalize"]
-GradSampleMode = Literal["hooks", "ghost", "bookkeeping"]
+GradSampleMode = Literal["auto", "hooks", "ghost", "bookkeeping"]
 
 NORMALIZE_GUARD = 0.01
 """Keeps a vanishing gradient from becoming a vote of length C in a random direction."""
@@ -75,7 +78,8 @@ class RecordGradients:
 
     model: every layer sees the record dimension first. mode: `hooks` holds b gradients in memory; `ghost` holds one,
     for a second backward pass; `bookkeeping` holds what passes through the layers (wavedp.privacy.bookkeeping), and is
-    the fastest. clipping: see the table above. Raises UserError for a model that the mode cannot take apart.
+    the fastest; `auto` takes bookkeeping where it can and hooks otherwise, and logs which and why. clipping: see the
+    table above. Raises UserError for a model that the mode cannot take apart.
     """
 
     def __init__(
@@ -86,6 +90,11 @@ class RecordGradients:
         self.clipping = clipping
         self.parameters = trainable(model)
         self.compared = False
+        self.undecided = False
+        if mode == "auto":
+            mode, reason = splitting_of(model)
+            log.info("grad_sample_mode=auto takes %s: %s.", mode, reason)
+            self.undecided = mode == "bookkeeping"  # until it has found a first sum
         self.splitter: Splitter
         if mode == "bookkeeping":
             self.splitter = Bookkeeping(model, self.parameters)
@@ -103,13 +112,39 @@ class RecordGradients:
             # Said under Opacus of every first layer whose input is data: its hook needs no gradient of that.
             warnings.filterwarnings("ignore", message="Full backward hook is firing")
             try:
-                return self._clipped_sum(loss_fn, batch)
+                total = self._first_clipped_sum(loss_fn, batch) if self.undecided else self._clipped_sum(loss_fn, batch)
             finally:
                 self.splitter.forget()
+        self.undecided = False
+        return total
 
     def close(self) -> None:
         """Leave the model as it was."""
         self.splitter.close()
+
+    def _first_clipped_sum(self, loss_fn: LossFn, batch: Sequence[Tensor]) -> list[Tensor]:
+        """As bookkeeping finds it; where it refuses, as hooks do, which stay. Nothing has left before this sum."""
+        devices = {tensor.device for tensor in batch if tensor.device.type == "cuda"}
+        random = torch.get_rng_state(), {device: torch.cuda.get_rng_state(device) for device in devices}
+        try:
+            return self._clipped_sum(loss_fn, batch)
+        except UserError as refusal:
+            self.splitter.close()
+            try:
+                self.splitter = OpacusHooks(self.model, self.parameters, ghost=False)
+                torch.set_rng_state(random[0])  # the loss draws what it would have drawn under hooks
+                for device, state in random[1].items():
+                    torch.cuda.set_rng_state(state, device)
+                total = self._clipped_sum(loss_fn, batch)
+            except Exception as error:
+                self.splitter.close()
+                self.splitter = Bookkeeping(self.model, self.parameters)
+                raise refusal from error
+            # Without the refusal's text, which tells how many records were drawn.
+            log.info(
+                "grad_sample_mode=auto goes on with hooks: bookkeeping cannot split the first microbatch's gradient."
+            )
+            return total
 
     def _clipped_sum(self, loss_fn: LossFn, batch: Sequence[Tensor]) -> list[Tensor]:
         with self.splitter.watching():
@@ -157,6 +192,12 @@ class RecordGradients:
                     f"bound it: give its layer one row per record (position ids: [b, L], not [L])."
                 )
         self.compared = True
+
+
+def splitting_of(model: nn.Module) -> tuple[GradSampleMode, str]:
+    """The mode that `auto` takes for `model`, decided without running it, and the reason as a clause."""
+    reason = obstacle(model)
+    return ("hooks", reason) if reason else ("bookkeeping", "every trained layer has a rule")
 
 
 def clipping_factors(norms: Tensor, max_grad_norm: float, clipping: Clipping) -> Tensor:
