@@ -230,7 +230,8 @@ def _one_run_gaussian(scores: Scores, mu: float, delta: float, confidence: float
 
 
 def _about(part: str, claim: float, spent: float, mechanism: Mechanism) -> Row:
-    return {"kind": "bound", "part": part, "claim": claim, "spent": _number(spent), **asdict(mechanism)}
+    ran = {name: getattr(mechanism, name) for name in ("sample_rate", "noise_multiplier", "steps")}
+    return {"kind": "bound", "part": part, "claim": claim, "spent": _number(spent), **ran}
 
 
 def _bound_row(about: Row, bound: str, low: Callable[[float], float], settings: Settings) -> Row:

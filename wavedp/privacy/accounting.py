@@ -25,10 +25,11 @@ so a coarse grid costs tightness, never validity. Exact up to double rounding in
 from __future__ import annotations
 
 import math
+import re
 import statistics
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from typing import Literal, get_args
 
@@ -55,11 +56,14 @@ class Mechanism:
     """`steps` Poisson-subsampled Gaussian mechanisms; sample_rate 1 and steps 1 is one plain Gaussian release.
 
     sample_rate: in (0, 1]. noise_multiplier: noise standard deviation / L2 sensitivity; 0 is no privacy. steps: >= 1.
+    kind: the name for the ledger of a mechanism that is not DP-SGD, such as "noisy_vote": a lower-case identifier of at
+    most 32 characters, never "nonprivate". It changes no cost: equality and hashes ignore it.
     """
 
     sample_rate: float
     noise_multiplier: float
     steps: int
+    kind: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
         if not 0 < self.sample_rate <= 1:
@@ -68,6 +72,21 @@ class Mechanism:
             raise UserError(f"noise_multiplier={self.noise_multiplier} cannot be drawn: use a finite number >= 0.")
         if self.steps < 1:
             raise UserError(f"steps={self.steps} releases nothing: use steps >= 1.")
+        if self.kind == "nonprivate":
+            raise UserError(
+                "kind='nonprivate' is reserved for looks without noise, which are not mechanisms: use another kind, or "
+                "noise_multiplier=0 for a run without privacy."
+            )
+        if self.kind and not re.fullmatch("[a-z][a-z0-9_]{0,31}", self.kind):
+            raise UserError(
+                f"kind={self.kind!r} is not a name for a ledger: use a lower-case identifier of at most 32 characters, "
+                "such as noisy_vote."
+            )
+
+    @property
+    def ledger_kind(self) -> str:
+        """`kind`, or if that is empty `gaussian` for one release of all records and `dp_sgd` for anything else."""
+        return self.kind or ("gaussian" if self.sample_rate == 1 and self.steps == 1 else "dp_sgd")
 
 
 def sample_rate(config: PrivacyConfig, n_records: int) -> float:
@@ -90,11 +109,35 @@ def delta(config: PrivacyConfig, n_records: int) -> float:
 
 
 def check(config: PrivacyConfig, n_records: int) -> list[str]:
-    """Everything about the budget that can be refused before training; returns warnings, one sentence each.
+    """Refuse before training whatever about the budget can be refused; returns warnings, one sentence each.
 
-    Raises UserError for values out of range and InfeasibleError when no noise meets the budget.
+    These are `check_training`, `mechanisms` and `check_delta`. Raises UserError for values out of range and
+    InfeasibleError when no noise meets the budget.
     """
-    for name in ("max_grad_norm", "learning_rate", "adam_floor", "microbatch_size", "checkpoint_every"):
+    if not config.epsilon >= 0:
+        raise UserError(
+            f"privacy.epsilon={config.epsilon} is not a budget: use epsilon > 0, or inf for the non-private reference."
+        )
+    check_training(config)
+    mechanisms(config, n_records)
+    return check_delta(config, n_records)
+
+
+def check_training(config: PrivacyConfig) -> None:
+    """Raise UserError when a field that a DP-SGD fit reads is out of range, whatever the data.
+
+    adam_floor is read under optimizer=adam_bc only.
+    """
+    floor = ["adam_floor"] if config.optimizer == "adam_bc" else []
+    for name in (
+        "batch_size",
+        "steps",
+        "max_grad_norm",
+        "learning_rate",
+        *floor,
+        "microbatch_size",
+        "checkpoint_every",
+    ):
         if not 0 < getattr(config, name) < math.inf:
             raise UserError(f"privacy.{name}={getattr(config, name)} trains nothing: use a finite number > 0.")
     if not 0 <= config.ema_decay < 1:
@@ -106,14 +149,17 @@ def check(config: PrivacyConfig, n_records: int) -> list[str]:
             "privacy.noise_source=secure would draw the class means anew at every restart, a release each time: set "
             "privacy.mean_share=0, or noise_source=seeded."
         )
-    mechanisms(config, n_records)
+
+
+def check_delta(config: PrivacyConfig, n_records: int) -> list[str]:
+    """Warn, in one sentence, of a delta that is not below 1 / N. Raises UserError when delta is not in (0, 1)."""
     probability = delta(config, n_records)
-    if probability >= 1 / n_records:
-        return [
-            f"privacy.delta={probability:.3g} is not below 1/N={1 / n_records:.3g}, so publishing one random record "
-            f"would satisfy it: use privacy.delta=null for 1/(N ln N)."
-        ]
-    return []
+    if probability < 1 / n_records:
+        return []
+    return [
+        f"privacy.delta={probability:.3g} is not below 1/N={1 / n_records:.3g}, so publishing one random record "
+        f"would satisfy it: use privacy.delta=null for 1/(N ln N)."
+    ]
 
 
 def mechanisms(config: PrivacyConfig, n_records: int) -> list[Mechanism]:

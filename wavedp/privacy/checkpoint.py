@@ -11,7 +11,6 @@ import json
 import os
 import warnings
 from collections.abc import Iterable
-from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +52,7 @@ class State:
         header = {
             "fingerprint": self.fingerprint,
             "step": step,
-            "history": [astuple(mechanism) for mechanism in history],
+            "history": [(item.sample_rate, item.noise_multiplier, item.steps) for item in history],
             "sha256": digest(tensors.items()),
         }
         path.parent.mkdir(parents=True, exist_ok=True)

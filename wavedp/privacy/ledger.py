@@ -79,9 +79,9 @@ def line_for_fit(
     """
     delta = accounting.delta(config, n_records)
     epsilon = accounting.compose([mechanism], delta)
-    kind = "gaussian" if mechanism.sample_rate == 1 and mechanism.steps == 1 else "dp_sgd"
+    kind = "nonprivate" if math.isinf(epsilon) else mechanism.ledger_kind
     return {
-        "kind": "nonprivate" if math.isinf(epsilon) else kind,
+        "kind": kind,
         "purpose": purpose,
         "sample_rate": mechanism.sample_rate,
         "noise_multiplier": mechanism.noise_multiplier,
@@ -92,7 +92,7 @@ def line_for_fit(
         "relation": config.relation,
         "dataset": dataset,
         "n_records": n_records,
-        "max_grad_norm": None if math.isinf(epsilon) or purpose == "class_means" else config.max_grad_norm,
+        "max_grad_norm": config.max_grad_norm if kind == "dp_sgd" else None,
         "stage_key": stage_key,
         "release": release,
         "trials": list(trials),
@@ -331,7 +331,8 @@ def _totals(lines: Sequence[Line], delta: float | None) -> list[str]:
 
 def mechanism_of(line: Line) -> Mechanism:
     """What a line's fit or statistic ran."""
-    return Mechanism(line["sample_rate"], line["noise_multiplier"], line["steps"])
+    kind = "" if line["kind"] == "nonprivate" else line["kind"]
+    return Mechanism(line["sample_rate"], line["noise_multiplier"], line["steps"], kind)
 
 
 def _common_delta(dataset: str, lines: Sequence[Line]) -> float:
