@@ -1,4 +1,4 @@
-"""How long work tells how far it is, and how it is stopped."""
+"""Progress reports of long work, which may also stop it."""
 
 import sys
 import time
@@ -18,12 +18,12 @@ class OutOfTime(Exception):
 
 
 def silent(done: int, total: int) -> None:
-    """A report that nobody reads."""
+    """A report that does nothing."""
 
 
 def printed(label: str, every: float = 10.0) -> Report:
-    """A report on the error stream, at most a line in `every` seconds and one at the end, with the seconds left at the
-    pace since the first call. label: what is done, such as "training"."""
+    """A report on stderr: at most one line in `every` seconds and one at the end, with the seconds left at the pace
+    since the first call. label: name of the work, such as "training"."""
     start = told = 0.0
     before = 0
 

@@ -264,8 +264,8 @@ def test_anchors_do_not_depend_on_the_budget():
     ("changes", "words"),
     [
         ({"level": 3}, "level=3 needs images divisible by 8, got 28×28: use a level from 0 to 2"),
-        ({"privacy__epsilon": 0.0}, "epsilon=0.0 is no budget: use epsilon > 0"),
-        ({"privacy__epsilon": -1.0}, "epsilon=-1.0 is no budget"),
+        ({"privacy__epsilon": 0.0}, "epsilon=0.0 is not a budget: use epsilon > 0"),
+        ({"privacy__epsilon": -1.0}, "epsilon=-1.0 is not a budget"),
         ({"privacy__delta": 1.0}, "delta=1.0 is out of range"),
         ({"privacy__batch_size": 512}, "batch_size=512 cannot be drawn from 256 records"),
         ({"blur": "quartic"}, "blur=quartic needs a generator that diffuses"),

@@ -507,6 +507,7 @@ def test_auto_refuses_in_the_words_of_bookkeeping_what_hooks_refuse_too():
     gradients = RecordGradients(model, 1.0, "auto")
     with pytest.raises(UserError, match=r"place.*position ids"):
         gradients.clipped_sum(cross_entropy, batch)
+    assert isinstance(gradients.splitter, bookkeeping.Bookkeeping)
     model.positions = lambda ids, b: ids.expand(b, -1)
     expected = clipped_sum(make_model(), cross_entropy, batch, 1.0)
     torch.testing.assert_close(gradients.clipped_sum(cross_entropy, batch), expected)
