@@ -98,7 +98,8 @@ class PrivacyConfig:
     lora_rank: int = result(8, read_if={"trained": "lora"})
     scale_decay: float = result(1.0)  # a token of scale s weighs scale_decay^s in the loss
     microbatch_size: int = performance(64)  # records a forward pass
-    grad_sample_mode: Literal["hooks", "ghost", "bookkeeping"] = performance("hooks")
+    # How gradients are taken apart by record; auto: the fastest way that the model allows (wavedp.privacy.clipping).
+    grad_sample_mode: Literal["auto", "hooks", "ghost", "bookkeeping"] = performance("auto")
     checkpoint_every: int = performance(20)  # steps
 
 

@@ -1,13 +1,14 @@
-"""Membership inference on a trial of a finished study, whose artifacts are still in its store.
+"""Membership inference on a trial of a finished study whose artifacts are still in the store.
 
     python -m wavedp.audit.study results/<study> --trial ID [--store .wavedp/store] [--home .wavedp/data]
 
-Members are the first records of the train split, others those of the test split: what tells the splits apart by itself
-counts as membership here, which the coins of wavedp.audit.membership avoid. Scores are that module's; for
-`blur_diffusion` a log-likelihood is minus the training loss, over times and noises that are the same for every record.
+Members are the first records of the train split, others those of the test split. Any difference between the splits
+therefore counts as membership here, which the coins of wavedp.audit.membership avoid. The scores are those of that
+module; for `blur_diffusion` a log-likelihood is minus the training loss, over the same times and noises for every
+record.
 
 Writes membership.jsonl: a line for each score and one for the distances of the trial's coarse samples. Scores of
-records are looks without noise: their line goes to membership_ledger.jsonl, for ledger.jsonl has one writer.
+records are looks without noise. Their line goes to membership_ledger.jsonl, because ledger.jsonl has a single writer.
 """
 
 from __future__ import annotations
@@ -42,10 +43,10 @@ NOISES = 16  # times and noises for each record of a diffusion model
 
 
 def reopen(folder: Path, trial_id: str, store: Store, home: str | None) -> tuple[TrialConfig, dict[str, Artifact]]:
-    """The configuration of a finished trial, and the artifacts that its store still has, by stage.
+    """The configuration of a finished trial, and its artifacts in the store, by stage.
 
-    Raises UserError for a folder that is no study, a trial that it has not finished, or that today's code would name
-    otherwise, and for artifacts that are gone.
+    Raises UserError for a folder without a study, for a trial that is not finished or that today's code gives another
+    key, and for missing artifacts.
     """
     for name in ("study.yaml", "trials.jsonl"):
         if not (folder / name).is_file():
@@ -80,8 +81,8 @@ def reopen(folder: Path, trial_id: str, store: Store, home: str | None) -> tuple
 
 
 def measure(trial: TrialConfig, artifacts: dict[str, Artifact], count: int) -> list[dict[str, Any]]:
-    """A row for each score and one of distances. count: members and others, at most. Raises UserError for a generator
-    that is not fitted, or conditions other than classes."""
+    """A row for each score and one of distances. count: most members, and most others. Raises UserError for a generator
+    that is not fitted, and for conditions other than classes."""
     if trial.generator.name not in ("spectral_ar", "blur_diffusion") or trial.generator.conditioning != "class":
         raise UserError(
             f"generator.name={trial.generator.name} with conditioning={trial.generator.conditioning} is not attacked: "
@@ -98,7 +99,7 @@ def measure(trial: TrialConfig, artifacts: dict[str, Artifact], count: int) -> l
         own, without = _log_likelihoods(generator, weights, images, labels)
         found["loss"].append(own)
         found["guidance"].append(own - without)
-        if chain.pretrain_level(trial) == trial.level:  # otherwise the public model is of other tokens
+        if chain.pretrain_level(trial) == trial.level:  # otherwise the public model has other tokens
             found["calibrated"].append(own - _log_likelihoods(generator, public, images, labels)[0])
         kept.append(images)
     rows: list[dict[str, Any]] = []
@@ -116,7 +117,7 @@ def measure(trial: TrialConfig, artifacts: dict[str, Artifact], count: int) -> l
 def _log_likelihoods(
     generator: Generator, weights: Weights, images: Tensor, labels: Tensor
 ) -> tuple[np.ndarray, np.ndarray]:
-    """With their labels and without, up to a constant."""
+    """Log-likelihoods up to a constant, with labels and without."""
     if isinstance(generator, SpectralAR):
         return log_likelihoods(generator, weights, images, labels)
     assert isinstance(generator, BlurDiffusion)
