@@ -604,3 +604,34 @@ def test_derived_seeds_are_stable_and_apart():
         len({derive_seed(0), derive_seed(1), derive_seed(0, "a"), derive_seed(0, "a", "b"), derive_seed(0, "ab")}) == 5
     )
     assert all(0 <= derive_seed(seed, "noise") < 2**63 for seed in range(200))
+
+
+class RunningMean(torch.nn.Module):
+    """A frozen BatchNorm in training mode: it has no trainable weight, and keeps a mean of what it sees."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = torch.nn.BatchNorm1d(4).requires_grad_(False)
+        self.linear = torch.nn.Linear(4, 1)
+
+    def forward(self, x):
+        self.norm(x)
+        return self.linear(x)
+
+
+def test_a_running_mean_of_the_records_is_refused():
+    """It would be released with the weights, without noise."""
+    records = (torch.randn(64, 4) + 3,)
+    config = PrivacyConfig(epsilon=2.0, batch_size=32, steps=3)
+    sigma = mechanisms(config, 64)[-1].noise_multiplier
+    with pytest.raises(UserError, match=r"Buffer 'norm\.running_mean' follows the records"):
+        fit_private(
+            RunningMean(), lambda model, x: model(x).square().mean(1), records, config, noise_multiplier=sigma, seed=0
+        )
+    still = RunningMean()
+    still.train = lambda mode=True: still  # kept in eval mode
+    still.eval()
+    still.norm.eval()
+    loss = lambda model, x: model(x).square().mean(1)  # noqa: E731
+    fit = fit_private(still, loss, records, config, noise_multiplier=sigma, seed=0)
+    assert fit.ema["norm.running_mean"].abs().max() == 0

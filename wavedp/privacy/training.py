@@ -34,6 +34,7 @@ device are not in the fingerprint either, since they change gradients by roundin
     σ too small for config.epsilon       UserError before the first step
     config.mean_share > 0                σ must leave budget for the class means, which this fit does not release itself
     gradient not finite                  UserError before the weights change
+    a buffer that the images change      UserError (a running mean is released, and no noise covers it)
     first step moves no weight           UserError (the trained parameters are not the ones that the model uses)
     killed at any moment                 resumes from its last checkpoint; on the CPU, bit-equal to an unbroken run
     stopped by an exception of `report`  the same, from a checkpoint that is written before the exception goes on
@@ -115,6 +116,7 @@ def fit_private(
     parameters = list(trainable(model).values())
     optimizer = _optimizer(parameters, config, noise_multiplier)
     ema = {name: parameter.detach().clone() for name, parameter in _averaged(model)}
+    fixed = {name: tensor.clone() for name, tensor in model.state_dict().items() if name not in ema}
     identity_of_fit = fingerprint(model, records, config, noise_multiplier, seed)
     release = release_id(identity_of_fit)
     # Both on the CPU, so that batches and noise are the same on every device.
@@ -147,6 +149,7 @@ def fit_private(
             optimizer.zero_grad()
             if step == 0 and (private or len(drawn)):
                 _require_movement(model, before)
+                _require_fixed(model, fixed)
             # The warm-up keeps the initial weights from dominating the average when there are few steps.
             decay = min(config.ema_decay, (1 + step) / (10 + step))
             for name, parameter in _averaged(model):
@@ -166,6 +169,7 @@ def fit_private(
     finally:
         if gradients:
             gradients.close()
+    _require_fixed(model, fixed)
     rest = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
     if isinstance(noise, SecureGenerator):  # its key may have come from a checkpoint
         release = release_id({"release": release, "noise": noise.name()})
@@ -243,6 +247,16 @@ def _require_movement(model: nn.Module, before: list[Tensor]) -> None:
             "The first step moved no trainable weight: raise learning_rate, "
             "and pass the model whose parameters its layers use."
         )
+
+
+def _require_fixed(model: nn.Module, fixed: dict[str, Tensor]) -> None:
+    """What is not trained is released as it is, so it must be what it was."""
+    for name, tensor in model.state_dict().items():
+        if name in fixed and not torch.equal(tensor, fixed[name]):
+            raise UserError(
+                f"Buffer {name!r} follows the records, and no noise covers it: use a layer without running statistics, "
+                "such as GroupNorm in place of BatchNorm, or keep that layer in eval mode."
+            )
 
 
 def _averaged(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
