@@ -63,7 +63,9 @@ def pack(store: Store, file: str | Path, keys: Sequence[str] = (), stages: Seque
                         f"{stage}/{key} in {store.root} was corrupted and is now set aside: make it again, or choose "
                         "others with --keys or --stages."
                     )
-                manifest = json.dumps({name: sha256(data) for name, data in artifact.files.items()}).encode()
+                manifest = json.dumps(
+                    {name: sha256(data) for name, data in artifact.files.items()}, sort_keys=True
+                ).encode()
                 for name, data in [(MANIFEST, manifest), *sorted(artifact.files.items())]:
                     member = tarfile.TarInfo(f"{stage}/{key}/{name}")
                     member.size = len(data)

@@ -8,8 +8,8 @@
     decoded        one file that `from_arrays` or `python -m wavedp.data.export NAME --decoded FILE` wrote
 
 Datasets outside this package are found by an entry point of the group `wavedp.datasets` (its name is the dataset's
-name), or by `data.name=package.module:Object`; see `source_of`. If the files of a dataset are missing, a decoded file of
-it in the home stands in for them (wavedp.data.decoded).
+name), or by `data.name=package.module:Object`; see `source_of`. If the files of a dataset are missing, a decoded file
+of it in the home stands in for them (wavedp.data.decoded).
 
 Decoded records are kept under `<home>/decoded`, one file for each split and setting, named by the identity of the
 files they come from. So the second `load` decodes nothing, and `fingerprint` reads a few bytes. That includes a copy of

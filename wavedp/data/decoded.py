@@ -174,7 +174,7 @@ def read_about(file: Path) -> About:
             folder=values["folder"],
             classes=tuple(values["classes"]),
             shape=tuple(values["shape"]),
-            splits={name: SplitAbout(**split) for name, split in values["splits"].items()},
+            splits={name: SplitAbout(**values["splits"][name]) for name in get_args(Split) if name in values["splits"]},
         )
     except DAMAGE as error:
         raise _damaged(file, str(error)) from error
