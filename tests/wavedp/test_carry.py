@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import os
@@ -154,6 +155,15 @@ def test_a_truncated_tar_publishes_nothing(home, there, tmp_path):
         assert everything(there) == {}, length
 
 
+def test_an_empty_or_compressed_tar_is_refused(home, there, tmp_path):
+    with pytest.raises(UserError, match="it is empty"):
+        unpack(there, tar(tmp_path / "empty.tar", {}))
+    pack(home, tmp_path / "all.tar")
+    (tmp_path / "all.tar.gz").write_bytes(gzip.compress((tmp_path / "all.tar").read_bytes()))
+    with pytest.raises(UserError, match="not a plain tar"):
+        unpack(there, tmp_path / "all.tar.gz")
+
+
 def test_a_flipped_bit_publishes_nothing(home, there, tmp_path):
     file = tmp_path / "all.tar"
     pack(home, file)
@@ -168,6 +178,22 @@ def test_a_flipped_bit_publishes_nothing(home, there, tmp_path):
         with pytest.raises(UserError):
             unpack(there, file)
         assert everything(there) == {}, place
+
+
+def test_a_file_that_changes_after_it_was_verified_is_not_published(home, there, tmp_path, monkeypatch):
+    file = tmp_path / "x.tar"
+    pack(home, file, stages=["upscale"])
+    verified = carry._verified
+
+    def then_changed(*arguments):
+        contents = verified(*arguments)
+        file.write_bytes(file.read_bytes().replace(bytes([3]) * 3000, bytes([4]) * 3000))
+        return contents
+
+    monkeypatch.setattr(carry, "_verified", then_changed)
+    with pytest.raises(UserError, match="changed while it was read"):
+        unpack(there, file)
+    assert everything(there) == {}
 
 
 def tar(path: Path, members: dict[str, bytes], kind: bytes = tarfile.REGTYPE, **fields) -> Path:

@@ -803,7 +803,7 @@ def test_download_notices_a_connection_that_ends_early(tmp_path, monkeypatch):
 
 
 def test_drawings_are_the_same_bits_on_every_processor():
-    """The luma is a fused sum in the published order. Other BLAS kernels sum in another order, which gives other bits."""
+    """The luma is a fused sum in the published order. Other BLAS kernels sum in another order and give other bits."""
     rgb = np.random.default_rng(0).integers(0, 256, (64, 64, 3)).astype(np.float32)
     luma = openclipart._luma(rgb)
     assert luma.shape == (64, 64, 1)

@@ -40,6 +40,7 @@ def test_layouts_and_types_of_the_same_images_are_the_same_dataset(tmp_path):
         images.transpose(0, 2, 3, 1),
         images / 255,
         (images / 255).astype(np.float32),
+        (images / 255).astype(np.float16),
         torch.tensor(images),
         torch.tensor(images.transpose(0, 2, 3, 1)).float() / 255,
         np.asfortranarray(images),
@@ -465,6 +466,18 @@ def test_a_dataset_of_another_package(name, package, tmp_path):
     with pytest.raises(UserError, match="value is missing: make it"):
         wavedp.data.load(dataclasses.replace(config, size=9), "train")
     assert wavedp.data.fingerprint(config, "train") == value
+
+
+def test_a_decoded_file_stands_in_for_a_package_that_is_not_installed(package, tmp_path, monkeypatch):
+    (tmp_path / "value").write_text("7")
+    config = DataConfig(name="satellites", size=8, path=str(tmp_path / "value"), home=str(tmp_path / "home"))
+    expected = answers(config)
+    export.export_decoded(config, tmp_path / "home" / "x.decoded.npz")
+    with monkeypatch.context() as patch:
+        patch.setattr(wavedp.data, "_entry_points", dict)
+        with pytest.raises(UserError, match="'satellites' is not a dataset"):
+            source_of("satellites")
+        assert answers(config) == expected
 
 
 def test_the_cache_of_an_object_knows_its_code(package, tmp_path):

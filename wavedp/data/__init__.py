@@ -98,21 +98,17 @@ def n_records(config: DataConfig, split: Split) -> int:
 
 def shape(config: DataConfig) -> tuple[int, int, int]:
     """C, H, W of every image."""
-    return _source(config).shape(config)
+    return _answer(config, lambda asked: _source(asked).shape(asked))
 
 
 def n_classes(config: DataConfig) -> int:
     """Number of labels (a small split may lack some)."""
-    return len(_classes(config))
+    return len(_answer(config, lambda asked: _source(asked).classes(asked)))
 
 
 def has_captions(config: DataConfig) -> bool:
     """True if `load(config, split).captions` is not None."""
     return _answer(config, lambda asked: _source(asked).has_captions(asked))
-
-
-def _classes(config: DataConfig) -> tuple[str, ...]:
-    return _answer(config, lambda asked: _source(asked).classes(asked))
 
 
 def _answer(config: DataConfig, ask: Callable[[DataConfig], T]) -> T:
@@ -127,7 +123,10 @@ def _answer(config: DataConfig, ask: Callable[[DataConfig], T]) -> T:
 
 
 def _stand_in(config: DataConfig) -> DataConfig | None:
-    """The config of a decoded file of this dataset; None where the dataset has its files, or there is no such file."""
+    """The config of a decoded file of this dataset; None if the dataset has its own files, or there is no such file.
+
+    A dataset of a package that is not installed here counts as one whose files are missing.
+    """
     try:
         _source(config).files(config)
     except UserError:

@@ -32,11 +32,11 @@ def from_arrays(
 ) -> DataConfig:
     """Keep a dataset of numpy arrays or torch tensors in a file below `home`; returns the DataConfig that names it.
 
-    images: [B H W], [B C H W] or [B H W C]; C is 1 or 3, H = W; uint8, or float in [0, 1]. labels: integers [B] (None:
-    all 0). captions: one string for each image; separate several captions of one image by newlines.
-    classes: names of the labels (None: the labels' numbers). Records keep their order, and `limit` takes the first
-    ones: shuffle images that are sorted by class before you use it.
-    Without test images, a tenth of the images becomes the test split; it is chosen by the hash of each image, so an
+    images: [B H W], [B C H W] or [B H W C] with C = 1 or 3 and H = W; uint8, or float in [0, 1], which is rounded to 8
+    bits. labels: integers [B] (None: all 0). captions: one string for each image; separate several captions of one
+    image by newlines. classes: names of the labels (None: the labels' numbers).
+    Records keep their order, and `limit` takes the first ones: shuffle images that are sorted by class before you use
+    it. Without test images, a tenth of the images becomes the test split; it is chosen by the hash of each image, so an
     image stays in its split when others come or go, and equal images are in the same split.
     The file is named by its content: the same arrays give the same file and the same config. It is a copy of the
     images; delete it if they are sensitive and no longer needed.
