@@ -95,7 +95,7 @@ def benchmark_order() -> np.ndarray:
     2019ChenGong/DPImageBench, data/dataset_loader.py calls `torch.manual_seed(0)`, then `random_split` to these sizes,
     on images that data/preprocess_dataset.py stores in the publisher's order. `random_split` draws `randperm(60000)`:
     torch's CPU generator is MT19937, seeded as numpy's RandomState is, and its shuffle swaps place i with place
-    i + r_i mod (N - i). So numpy alone gives the same indices, whatever later versions of torch do.
+    i + r_i mod (N - i). So numpy gives the same indices without torch, whatever its later versions do.
     """
     n = sum(COUNTS["dpimagebench"][split] for split in ("train", "val"))
     draws = np.random.RandomState(0).randint(0, 2**32, size=n - 1, dtype=np.uint32).astype(np.int64)

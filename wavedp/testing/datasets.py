@@ -1,10 +1,12 @@
-"""What every dataset must do. For one of your own:
+"""Tests that every dataset must pass. For one of your own:
 
-class TestSatellites(DatasetSuite):
-    source = satellites                      # a module or an object; leave it out if `config` names it already
+    class TestSatellites(DatasetSuite):
+        source = satellites                      # a module or an object; leave it out if `config` names it already
 
-    def config(self, tmp_path):
-        return DataConfig(name="satellites", size=32, channels=3, home=str(tmp_path))
+        def config(self, tmp_path):
+            return DataConfig(name="satellites", size=32, channels=3, home=str(tmp_path))
+
+pytest then runs every test of the suite on it.
 """
 
 from __future__ import annotations
@@ -28,8 +30,8 @@ from wavedp.errors import UserError
 class DatasetSuite:
     """Subclass it, and give `config(tmp_path)`: a config without `limit` and with at least two records in each split.
 
-    source: a module or object with the methods of `wavedp.data.Source`, for a dataset that `config(...).name` alone
-    does not find (`wavedp.data.source_of`).
+    source: a module or object with the methods of `wavedp.data.Source`, for a dataset that `config(...).name`
+    does not lead to (`wavedp.data.source_of`).
     """
 
     source: ClassVar[Any] = None

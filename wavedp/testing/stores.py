@@ -1,8 +1,10 @@
-"""What every store must do. For one of your own:
+"""Tests that every store must pass. For one of your own:
 
-class TestOurBucket(StoreSuite):
-    def make_store(self, tmp_path):
-        return Store(f"s3://bucket/{tmp_path.name}")
+    class TestOurBucket(StoreSuite):
+        def make_store(self, tmp_path):
+            return Store(f"s3://bucket/{tmp_path.name}")
+
+pytest then runs every test of the suite on it.
 """
 
 from __future__ import annotations
