@@ -14,8 +14,8 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from wavedp import carry
-from wavedp.carry import pack, unpack
+from wavedp.store import carry
+from wavedp.store.carry import pack, unpack
 from wavedp.errors import UserError
 from wavedp.store import MANIFEST, Draft, Store, sha256
 

@@ -6,7 +6,7 @@
 The root is any fsspec URL (a local folder, NFS, s3://, gs://). On a local disk publishing is one rename; on an object
 store the manifest is uploaded last. No pickle anywhere: an artifact from a colleague can't run code.
 
-`python -m wavedp.store pack|unpack` carries artifacts from one store to another (wavedp.carry).
+`python -m wavedp.store pack|unpack` carries artifacts from one store to another (wavedp.store.carry).
 """
 
 from __future__ import annotations
@@ -202,9 +202,3 @@ def _sync_folder(folder: Path) -> None:
 def sha256(data: bytes) -> str:
     """The hexadecimal digest that manifests hold."""
     return hashlib.sha256(data).hexdigest()
-
-
-if __name__ == "__main__":
-    from wavedp.carry import main
-
-    sys.exit(main())
