@@ -29,8 +29,8 @@ from sweeps.coordinator import Coordinator
 from sweeps.progress import Progress
 from sweeps.trial import conduct
 
-# Tune refuses to ask for nothing, and a thousandth of a CPU would leave a two-core machine one whole core. This
-# resource is the head node's own: conductors stay there and take nothing that a stage needs.
+# Tune rejects empty requests, and 0.001 CPU would block a core; ask for a token of the head node instead. Conductors
+# stay there and take nothing that a stage needs.
 CONDUCTOR = {"cpu": 0, "node:__internal_head__": 0.001}
 CONDUCTOR_RETRIES = 5  # deaths of a conductor, its node or the coordinator before a trial is given up
 
@@ -153,7 +153,7 @@ def _rows(coordinator: Any) -> list[dict[str, Any]]:
 
 
 def _outcome(row: dict[str, Any]) -> dict[str, Any]:
-    """What Tune and Optuna see of a row: both objectives always there."""
+    """The objectives that Tune and Optuna see of a row: both are always there."""
     fid = [value for name, value in row["metrics"].items() if name.startswith("fid_")]
     return {"fid": fid[0] if fid else float("inf"), "epsilon": float(row["epsilon"]), "status": row["status"]}
 

@@ -1,4 +1,4 @@
-"""What a user types behind `+sweep=NAME`: spelled so that Hydra takes it, and refused where nothing would read it."""
+"""Overrides on the command line: spelled so that Hydra takes them, and refused where nothing would read them."""
 
 from __future__ import annotations
 

@@ -166,7 +166,7 @@ def planned(
 
 
 def release_of(trial: TrialConfig) -> Release | None:
-    """What the trial's private_fit will show of the sensitive images, noise calibrated; None if it shows nothing."""
+    """The release that the trial's private_fit will make, noise calibrated; None if it uses no sensitive image."""
     kind = chain.fit_kind(trial)
     if kind == "public":
         return None
@@ -196,8 +196,10 @@ def refused_by_budget(
 def save_plan(
     path: Path, trials: list[PlannedTrial], left_out: dict[str, InfeasibleError], study: dict[str, Any]
 ) -> str:
-    """Write the resolved plan, as `python -m wavedp.run` reads it: every feasible trial with its configuration and keys.
-    Returns a sentence that says what to do with it. study: what is said of the study in the file."""
+    """Write the resolved plan for `python -m wavedp.run`: every feasible trial with its configuration and keys.
+
+    study: facts about the study that the file repeats. Returns a sentence that says what to do with it.
+    """
     feasible = [trial for trial in trials if trial.id not in left_out]
     rows = [
         {"id": trial.id, "axes": trial.axes, "config": to_dict(trial.config), "keys": trial.keys} for trial in feasible
@@ -206,8 +208,8 @@ def save_plan(
     write_atomically(path, (json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode())
     fits = len({trial.keys["private_fit"] for trial in feasible})
     return (
-        f"{path} holds {len(feasible)} trials on {fits} private fits: python -m wavedp.run {path} --store DIR makes them "
-        "without Ray."
+        f"{path} holds {len(feasible)} trials on {fits} private fits: python -m wavedp.run {path} --store DIR makes "
+        "them without Ray."
     )
 
 
@@ -242,7 +244,7 @@ def _assign(values: dict[str, Any], path: str, value: Any) -> None:
 
 
 def _read_by_some(kind: str, field: str) -> bool:
-    """Whether some method of the kind has this field: then an axis of it varies only trials of that method."""
+    """True if some method of the kind has this field: then an axis of it varies the trials of that method."""
     return any(item.name == field for name in registry.names(kind) for item in fields(registry.find(kind, name).Config))
 
 

@@ -68,7 +68,7 @@ def claim_folder(folder: Path, study: dict[str, Any], trial_ids: list[str]) -> N
         strangers = [row for row in recorded if row["trial"] not in trial_ids] if trial_ids else []
         same_axes = _axes(made) == _axes(study)
         if strangers and not same_axes:
-            raise UserError(f"{folder} holds the trial {strangers[0]['trial']}, which this sweep has not: {remedy}.")
+            raise UserError(f"{folder} holds the trial {strangers[0]['trial']}, not planned by this sweep: {remedy}.")
         if strangers:
             old = folder / "trials.superseded.jsonl"
             write_jsonl(old, read_jsonl(old) + strangers)

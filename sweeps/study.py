@@ -1,4 +1,4 @@
-"""What study.yaml says: the question (axes), the configuration that answers it, and what it ran on."""
+"""The content of study.yaml: the question (axes), the configuration that answers it, and what it ran on."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def typed(overrides: list[str]) -> str:
 
 
 def axes_of(sweep: dict[str, Any]) -> dict[str, Any]:
-    """What a sweep varies, by kind of axis; kinds that it has not are left out."""
+    """The axes that a sweep varies, by kind."""
     return {kind: sweep[kind] for kind in AXES if sweep.get(kind)}
 
 

@@ -1,4 +1,4 @@
-"""What a study will do and cost, said before it starts (`dry_run=true` stops there)."""
+"""Work and cost of a study, printed before it starts (`dry_run=true` stops there)."""
 
 from __future__ import annotations
 

@@ -10,7 +10,9 @@ The science of a study: what one trial does. It imports neither ray nor hydra; `
 
 from typing import Any
 
-_FROM_CONFIG = ("DataConfig", "DiffusionConfig", "MetricsConfig", "PrivacyConfig", "SamplingConfig", "TrialConfig", "configure")  # fmt: skip
+_FROM_CONFIG = (
+    "DataConfig", "DiffusionConfig", "MetricsConfig", "PrivacyConfig", "SamplingConfig", "TrialConfig", "configure",
+)  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

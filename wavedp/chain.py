@@ -55,13 +55,13 @@ n_records = cache(data.n_records)
 
 
 def fit_kind(trial: TrialConfig) -> FitKind:
-    """How a trial's private_fit uses sensitive images (wavedp.generators.FitKind)."""
+    """The way in which a trial's private_fit uses sensitive images (wavedp.generators.FitKind)."""
     return methods.generator(trial).fit_kind(trial)
 
 
 def mechanisms(trial: TrialConfig) -> dict[str, Mechanism]:
-    """What the trial's private fit will run, by purpose, calibrated to its budget (σ = 0 for ε = ∞); nothing where it
-    uses no sensitive image, or keeps them as they are. Raises InfeasibleError."""
+    """The mechanisms that the trial's private fit will run, by purpose, calibrated to its budget (σ = 0 for ε = ∞); none
+    where it uses no sensitive image, or keeps them as they are. Raises InfeasibleError."""
     if fit_kind(trial) in ("real", "public"):
         return {}
     return methods.generator(trial).mechanisms(canonical(trial), n_records(trial.data, "train"))
@@ -101,7 +101,7 @@ def _prompts(trial: TrialConfig) -> list[tuple[DataConfig, str]]:
 
 
 def _prompt_file(trial: TrialConfig) -> str | None:
-    """sha256 of the prompts; the path is no part of a trial's identity."""
+    """sha256 of the prompts: their content enters the key, not their path."""
     if methods.generator(trial).conditioning(trial) != "text" or trial.sampling.prompts is None:
         return None
     from wavedp import text  # which imports torch

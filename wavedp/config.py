@@ -122,7 +122,7 @@ class SamplingConfig:
 
 @dataclass(frozen=True)
 class MetricsConfig:
-    """What `evaluate` measures (wavedp.metrics)."""
+    """Settings of `evaluate` (wavedp.metrics)."""
 
     mode: Literal["clean", "pytorch", "tensorflow"] = result("clean")  # whose resize
     precision: Literal["float32", "bfloat16"] = result("float32")  # of the feature network; part of a metric's name

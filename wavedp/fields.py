@@ -100,7 +100,7 @@ def identity(config: Any) -> dict[str, Any]:
 
 
 def is_read(config: Any, item: dataclasses.Field[Any]) -> bool:
-    """Whether the other fields of the section let this one be read."""
+    """True if the other fields of the section let this one be read."""
     return all(getattr(config, name) == value for name, value in (item.metadata.get("read_if") or {}).items())
 
 
@@ -167,7 +167,7 @@ def _names(cls: type) -> set[str]:
 
 
 def _plain(value: Any) -> Any:
-    """As JSON has it: no infinity, no tuple; the sections of listed methods as their identities."""
+    """The value in JSON, which has no infinity and no tuple; the sections of listed methods as their identities."""
     if isinstance(value, tuple):
         return [identity(item) if dataclasses.is_dataclass(item) else item for item in value]
     return "inf" if isinstance(value, float) and math.isinf(value) else value

@@ -1,7 +1,7 @@
-"""What a method is: a generator, tokenizer, upscaler or metric, in a room of its own.
+"""Methods: a generator, tokenizer, upscaler or metric is one thing in one room.
 
-A method's declaration says its name, version, configuration, what it reads and needs, and what it refuses; it imports no
-torch, so that a study of hundreds of trials is planned in seconds. Its model is built when a stage runs.
+A method's declaration says its name, version, configuration, what it reads and needs, and what it refuses. It imports
+no torch, so that a study of hundreds of trials is planned in seconds. Its model is built when a stage runs.
 
     name      as in `generator=name`; part of every key
     version   raise it when the code's results change: only this method's artifacts are made again
@@ -44,8 +44,8 @@ SPINE = frozenset({"level", "seed", "sampling.n", "sampling.seed", "privacy.epsi
 @dataclass(frozen=True)
 class Needs:
     """fields: shared fields that are read, such as `blur`, `sampling.temperature`, `diffusion.*`, `tokenizer` (the
-    trial's tokens). inputs: earlier stages whose weights `build` is given. data: what the method's public training, or a
-    metric's reference, looks at beyond the trial's own splits."""
+    trial's tokens). inputs: earlier stages whose weights `build` is given. data: datasets that the method's public
+    training, or a metric's reference, looks at beyond the trial's own splits."""
 
     fields: frozenset[str] = frozenset()
     inputs: tuple[str, ...] = ()
@@ -62,7 +62,7 @@ class Method:
     published: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
 
     def needs(self, trial: TrialConfig) -> Needs:
-        """What of the trial this method reads beside its own Config."""
+        """The shared fields, inputs and data that this method reads beside its own Config."""
         return Needs()
 
     def check(self, trial: TrialConfig) -> list[str]:
@@ -75,7 +75,7 @@ class Method:
         """Open the files that it will need, which `check` does not. Raises UserError as `check`."""
 
     def content(self, config: Any) -> dict[str, Any]:
-        """What of its Config makes two trials the same: PRIVACY and RESULT fields, and the content of files."""
+        """The part of its Config that enters keys: PRIVACY and RESULT fields, and the content of files."""
         return {**self.published.get("own", {}), **identity(config), "name": self.name}
 
 
@@ -113,7 +113,7 @@ def fields_read(trial: TrialConfig) -> frozenset[str]:
 
 
 def reads(trial: TrialConfig, field: str) -> bool:
-    """Whether some method of the trial reads a shared field, such as `blur` or `sampling.temperature`."""
+    """True if some method of the trial reads a shared field, such as `blur` or `sampling.temperature`."""
     read = fields_read(trial)
     return field in read or f"{field.partition('.')[0]}.*" in read
 
@@ -144,7 +144,7 @@ def canonical(trial: TrialConfig) -> TrialConfig:
 
 
 def section(trial: TrialConfig, name: str, method: Method) -> dict[str, Any]:
-    """What a method's keys hold of a shared section: the fields that it reads, and its published values for others.
+    """The part of a shared section in a method's keys: the fields that it reads, and its published values for others.
     trial: canonical."""
     read, config = SPINE | method.needs(trial).fields, getattr(trial, name)
     seen = {
@@ -194,7 +194,7 @@ def unread_sentence(trial: TrialConfig, field: str, value: Any) -> str:
 
 
 def versions(methods: Iterable[Method]) -> list[dict[str, int]]:
-    """What a key holds of the versions of the methods whose code its stage runs: nothing while all are 1."""
+    """The versions of methods in the key of a stage that runs their code: none while all are 1."""
     raised = {method.name: method.version for method in methods if method.version != 1}
     return [raised] if raised else []
 

@@ -98,7 +98,7 @@ def names(kind: str) -> list[str]:
 
 
 def is_outside(kind: str, name: str) -> bool:
-    """Whether the method comes from another package."""
+    """True if the method comes from another package."""
     return name not in BUILT_IN[kind]
 
 

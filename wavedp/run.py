@@ -7,19 +7,19 @@
     python -m sweeps.run +sweep=eps_grid plan=plan.json                 # where Hydra is
     python -m wavedp.run plan.json --store DIR [--stages private_fit,coarse_samples] [--shard 3/8] [--minutes 9]
 
-The command makes what it can and is started again to go on: finished stages are found in the store by key, an interrupted
-fit resumes from its checkpoint. Most useful first: stages in the order of ORDER, and of each stage the artifacts that most
-trials share. Carry them home with `python -m wavedp.store pack`; the study's own command finds them there by key and enters
-their ledger lines. Imports neither ray nor hydra.
+The command makes what it can, and goes on when it is started again: finished stages are found in the store by key, and
+an interrupted fit resumes from its checkpoint. The most useful comes first: stages in the order of ORDER, and of each
+stage the artifacts that most trials share. `python -m wavedp.store pack` carries them home, where the study's own
+command finds them by key and enters their ledger lines. Neither ray nor hydra is imported.
 
     case                                     what happens
     --minutes run out, SIGTERM               the running stage writes its checkpoint and stops; exit status 3
-    --shard k/n                              private fits are divided by key: shards with stores of their own never make a
-                                             release twice, while public stages may be made in several
-    --stages                                 only these, and the public trainings that they need; a missing private_fit or
-                                             reference is never made on the way, its trials wait
+    --shard k/n                              private fits are divided by key: shards with stores of their own never make
+                                             a release twice; public stages may be made in several
+    --stages                                 only these, and the public trainings that they need; a missing private_fit
+                                             or reference is never made on the way: its trials wait
     a stage fails                            said in one line; what does not need it goes on; exit status 1
-    other data or other code than the plan   refused before any work, with the first stage whose key differs; exit status 2
+    other data or other code than the plan   refused before any work, with the first stage whose key differs; status 2
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 ORDER = ("tokenizer", "pretrain", "private_fit", "coarse_samples", "upscaler", "upscale", "reference", "evaluate")
-"""What needs a GPU or the sensitive images comes before what any machine can do later."""
+"""Stages that need a GPU or the sensitive images come before those that any machine can make later."""
 
 SENSITIVE = ("private_fit", "reference")
 DONE, FAILED, REFUSED, UNFINISHED = 0, 1, 2, 3
@@ -56,9 +56,9 @@ DONE, FAILED, REFUSED, UNFINISHED = 0, 1, 2, 3
 
 @dataclass(frozen=True)
 class Run:
-    """A finished trial. samples: uint8 [B C H W], labels int64 [B]; coarse: float32 [B C h w] in [0, 1], before stage two.
-    metrics: by full name. epsilon: of its private fit, composed by PLD at the delta in the ledger; inf without noise, 0 if
-    no sensitive image was used. ledger: every use of sensitive images that it rests on. keys: of its stages."""
+    """A finished trial. samples: uint8 [B C H W]; labels: int64 [B]; coarse: float32 [B C h w] in [0, 1], before stage
+    two. metrics: by full name. epsilon: of its private fit, composed by PLD at the delta in the ledger; inf without
+    noise, 0 if no sensitive image was used. ledger: every use of sensitive images it rests on. keys: of its stages."""
 
     samples: np.ndarray
     labels: np.ndarray
@@ -149,7 +149,7 @@ def read_plan(path: Path) -> list[PlannedTrial]:
 
 
 def units(trials: Sequence[PlannedTrial], stages: Iterable[str], shard: tuple[int, int] = (1, 1)) -> list[Unit]:
-    """What there is to make for these stages, most useful first, each key once. shard: (k, n), 1 <= k <= n."""
+    """The artifacts to make for these stages, most useful first, each key once. shard: (k, n), 1 <= k <= n."""
     number, of = shard
     mine = [trial for trial in trials if int(trial.keys["private_fit"], 16) % of == number - 1]
     found = []
@@ -158,7 +158,8 @@ def units(trials: Sequence[PlannedTrial], stages: Iterable[str], shard: tuple[in
         for trial in mine:
             if stage in trial.keys:
                 users.setdefault(trial.keys[stage], []).append(trial)
-        found += sorted((Unit(stage, key, owned[0], len(owned)) for key, owned in users.items()), key=lambda u: -u.users)
+        made = [Unit(stage, key, owned[0], len(owned)) for key, owned in users.items()]
+        found += sorted(made, key=lambda unit: -unit.users)
     return found
 
 
@@ -190,7 +191,7 @@ class Runner:
         self.deadline = 0.0
 
     def run(self, asked: Sequence[Unit], say: Callable[[str], None] = print) -> bool:
-        """Whether there was time for everything. say: is told of every unit."""
+        """Make the units in order; False if time ran out. say: is told of every unit."""
         from wavedp import stages
 
         for number, unit in enumerate(asked, 1):
@@ -220,7 +221,7 @@ class Runner:
         return True
 
     def _missing(self, unit: Unit) -> str:
-        """An input that is not there and may not be made on the way: it failed, or was not asked for and is sensitive."""
+        """Name a missing input that may not be made on the way: it failed, or is sensitive and not asked for."""
         for stage in chain.chain_of(unit.trial.config):
             if stage.name not in _before(unit.stage, unit.trial.config) or self.store.has(
                 stage.name, unit.trial.keys[stage.name]
@@ -265,7 +266,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("plan", type=Path, help="written by python -m sweeps.run +sweep=NAME plan=FILE")
     parser.add_argument("--store", default=".wavedp/store", help="folder or fsspec URL (%(default)s)")
     parser.add_argument("--stages", help=f"comma-separated, of {', '.join(ORDER)} (all)")
-    parser.add_argument("--shard", default="1/1", metavar="K/N", help="make only the K-th of N parts, divided by private fit")
+    parser.add_argument("--shard", default="1/1", metavar="K/N", help="only part K of N, divided by private fit")
     parser.add_argument("--minutes", type=float, help="stop in time, with checkpoints (no limit)")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda (%(default)s)")
     parser.add_argument("--home", help="where the datasets are on this machine (what the plan says)")

@@ -14,7 +14,7 @@ from wavedp.errors import UserError
 
 
 def hub_identity(path: str | None, revision: str | None, usual: str) -> dict[str, str]:
-    """What stands in a stage key for a model of the Hugging Face hub: its id and commit, or the sha256 of a folder.
+    """Identify a model of the Hugging Face hub in a stage key: by its id and commit, or by the sha256 of a folder.
 
     path: a folder that the model was saved to, or a hub id (None: `usual`). Raises UserError for a path that is not
     there, or a hub id without a commit.
@@ -26,7 +26,7 @@ def hub_identity(path: str | None, revision: str | None, usual: str) -> dict[str
 
 
 def hub_folder(path: str | None, revision: str | None, usual: str) -> Path:
-    """The model's folder. Raises UserError where `hub_identity` does, and for a model that is not in the hub's cache."""
+    """The model's folder. Raises UserError as `hub_identity`, and for a model that is not in the hub's cache."""
     folder = _local(path, usual)
     if folder is not None:
         return folder

@@ -16,9 +16,7 @@ from wavedp.privacy.selection import RandomK, drawn
 
 PROCEDURAL = DataConfig(name="procedural", n_records=256)
 BASE = to_dict(dataclasses.replace(TrialConfig(), data=PROCEDURAL, public=PROCEDURAL))
-OPTIONS = {
-    "upscaler": {name: {"name": name} for name in ("bicubic", "lanczos", "nearest")}
-}
+OPTIONS = {"upscaler": {name: {"name": name} for name in ("bicubic", "lanczos", "nearest")}}
 
 
 def load_option(group, option):
@@ -255,7 +253,7 @@ def test_a_sampler_of_diffusion_costs_no_release_and_a_schedule_does():
 
 
 def test_what_a_method_does_not_read_makes_no_second_release():
-    """Three tokenizers for a U-Net that reads no tokens were three pretrainings and ε = 1.26 where there is one of 1."""
+    """Three tokenizers for a U-Net that reads no tokens made three releases, ε = 1.26, where there is one of ε = 1."""
     options = {name: {"name": name} for name in ("scalar", "spectral", "raster")}
     base = {**BASE, "generator": {"name": "blur_diffusion"}}
     trials = plan(base, {"grid": {"tokenizer": list(options)}}, lambda group, option: options[option])

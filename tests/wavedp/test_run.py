@@ -89,7 +89,9 @@ def test_it_imports_neither_ray_nor_hydra(tmp_path):
         "assert not {'ray', 'hydra', 'omegaconf'} & set(sys.modules); sys.exit(status)"
     )
     command = [sys.executable, "-c", code, plan, "--store", str(tmp_path / "store"), "--stages", "pretrain"]
-    done = subprocess.run(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    done = subprocess.run(
+        command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True
+    )
     assert done.returncode == DONE, done.stderr
     assert "1 of 1 artifacts are in" in done.stdout
 
