@@ -24,7 +24,9 @@ def normalised(arguments: Sequence[str]) -> list[str]:
     found = []
     for text in arguments:
         bare = text.lstrip("+")
-        name, equals, _ = bare.partition("=")
+        name, equals, value = bare.partition("=")
+        if name in METHODS and ":" in value:  # package.module:Object has no yaml, and its options are its defaults
+            bare, name = f"{name}.name={value}", f"{name}.name"
         head, _, rest = name.partition(".")
         section = head in SECTIONS and rest
         axis = head == "sweep" and rest.partition(".")[0] in AXES

@@ -22,8 +22,8 @@ from sweeps.plan import PlannedTrial, load_options, plan, planned, random_search
 from sweeps.records import Records, claim_folder
 from sweeps.study import commit, describe_study, typed
 from sweeps.summary import describe
-from wavedp import chain, checks
-from wavedp.config import TrialConfig, sections, trial_of, with_absolute_paths
+from wavedp import chain, checks, registry
+from wavedp.config import METHODS, TrialConfig, sections, trial_of, with_absolute_paths
 from wavedp.errors import InfeasibleError, UserError
 from wavedp.methods import canonical
 from wavedp.privacy import ledger
@@ -194,8 +194,8 @@ def _option_loader(overrides: list[str], base: dict[str, Any]) -> Any:
         try:
             node = hydra.compose("config", overrides=[*others, f"{choice}={option}"])
         except hydra.errors.MissingConfigException:
-            if ":" in option:  # a method of the user's own, with its defaults
-                return {"name": option}
+            if group in METHODS and (":" in option or option in registry.names(group)):
+                return {"name": option}  # a method of the user's own that has no yaml: its defaults
             folder = "data" if group == "public" else group
             known = sorted(path.stem for path in (ROOT / "conf" / folder).glob("*.yaml"))
             raise UserError(f"sweep axis {group} has no option {option!r}: use one of {', '.join(known)}.") from None

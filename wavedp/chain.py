@@ -60,8 +60,10 @@ def fit_kind(trial: TrialConfig) -> FitKind:
 
 
 def mechanisms(trial: TrialConfig) -> dict[str, Mechanism]:
-    """The mechanisms that the trial's private fit will run, by purpose, calibrated to its budget (σ = 0 for ε = ∞); none
-    where it uses no sensitive image, or keeps them as they are. Raises InfeasibleError."""
+    """The mechanisms that the trial's private fit will run, by purpose, calibrated to its budget (σ = 0 for ε = ∞).
+
+    None where it uses no sensitive image, or keeps them as they are. Raises InfeasibleError.
+    """
     if fit_kind(trial) in ("real", "public"):
         return {}
     return methods.generator(trial).mechanisms(canonical(trial), n_records(trial.data, "train"))
