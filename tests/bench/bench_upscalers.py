@@ -12,8 +12,8 @@ import time
 
 import torch
 
-from wavedp.config import UpscalerConfig
-from wavedp.upscalers import build
+from wavedp.config import configure
+from wavedp.upscalers import load
 
 
 def main():
@@ -41,7 +41,7 @@ def main():
         ("animevideov3_x2", 2),
         ("animevideov3_x4", 4),
     ]:
-        upscalers = {way: build(UpscalerConfig(name=name, **fields), options.device) for way, fields in ways.items()}
+        upscalers = {way: load(configure("upscaler", name, **fields), options.device) for way, fields in ways.items()}
         seconds = {way: [] for way in ways}
         for upscaler in upscalers.values():
             upscaler.upscale(images[:2], factor)  # the first call prepares kernels

@@ -39,7 +39,7 @@ class LatentDiffusion(Bridged):
             raise UserError(f"upscaler.diffusion_steps={config.diffusion_steps} draws nothing: use 1 or more.")
         self._steps, self._prompt, self._device = config.diffusion_steps, getattr(config, "prompt", None), device
         folder = hub_folder(config.path, config.revision, method.hub_id)
-        self._pipeline = _load(folder, method.pipeline, config.precision, device)
+        self._pipeline = _load(folder, method, config.precision, device)
         networks = self._pipeline.components
         self._decoder = networks["vae" if "vae" in networks else "vqvae"]
         enlarges = 2 ** (len(self._decoder.config.block_out_channels) - 1)
@@ -76,13 +76,15 @@ def _unseeded(images: torch.Tensor) -> torch.Tensor:
     raise AssertionError("a pass of LatentDiffusion is made for the images that seed it")
 
 
-def _load(folder: Path, wanted: str, precision: str, device: str) -> Any:
+def _load(folder: Path, method: LDMSuperResolution, precision: str, device: str) -> Any:
     """The pipeline in evaluation mode, with a deterministic scheduler."""
     import diffusers
 
-    found = _pipeline_class(folder)
+    found, wanted = _pipeline_class(folder), method.pipeline
     if found != wanted:
-        raise UserError(f"{folder} holds {found}, and this upscaler is a {wanted}: give the folder or hub id of one.")
+        raise UserError(
+            f"{folder} holds {found}, and upscaler={method.name} is a {wanted}: give the folder or hub id of one."
+        )
     dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
     # A safety checker would blacken images without a word.
     options: dict[str, Any] = {"safety_checker": None} if "StableDiffusion" in wanted else {}
