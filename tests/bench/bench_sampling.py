@@ -12,10 +12,10 @@ import statistics
 import time
 
 import torch
-from wavedp.generators.transformer import SpectralTransformer
 
 from wavedp.config import GeneratorConfig, TokenizerConfig
 from wavedp.generators.conditions import ClassCondition
+from wavedp.generators.transformer import SpectralTransformer
 from wavedp.tokenizers import untrained
 
 

@@ -1,4 +1,4 @@
-"""Every upscaler conforms, the suite notices those that do not, and errors come before any training."""
+"""Every ready-made upscaler conforms, and errors come before any training."""
 
 from __future__ import annotations
 
@@ -115,51 +115,6 @@ def test_networks_equal_the_same_graph_in_torch(name):
         expected = run_graph_in_torch(find_weights(name), image[0]).clamp(0, 1)
     ours = load(configure("upscaler", name)).upscale(image, WEIGHTS[name].factor)[0]
     torch.testing.assert_close(ours, expected, atol=2e-4, rtol=0)
-
-
-class Broken:
-    """Bicubic with one fault."""
-
-    def __init__(self, fault):
-        self.name, self.fault, self.calls = "broken", fault, 0
-
-    def upscale(self, images, factor):
-        self.calls += 1
-        return self.fault(load(configure("upscaler", "bicubic")).upscale(images, factor), self.calls)
-
-    def bridge(self, factor):
-        return None
-
-
-FAULTS = {
-    "wrong size": lambda x, calls: x[..., :-1],
-    "wrong dtype": lambda x, calls: x.double(),
-    "height and width exchanged": lambda x, calls: x.transpose(-1, -2),
-    "leaves the range": lambda x, calls: x * 1.2,
-    "not a number": lambda x, calls: torch.where(x > 0.5, x, torch.nan),
-    "normalises over the batch": lambda x, calls: x / x.max(),
-    "mixes images": lambda x, calls: x.roll(1, 0),
-    "random": lambda x, calls: (x + 1e-3 * calls).clamp(0, 1),
-    "channels in reverse": lambda x, calls: x.flip(1),
-    "moved by a coarse pixel": lambda x, calls: x.roll(2, -1),
-    "brightens": lambda x, calls: (x + 0.12).clamp(0, 1),
-}
-
-
-@pytest.mark.parametrize("fault", sorted(FAULTS))
-def test_the_conformance_suite_notices(fault):
-    with pytest.raises((AssertionError, RuntimeError)):
-        check_upscaler(Broken(FAULTS[fault]), 2)
-
-
-def test_the_conformance_suite_notices_a_written_input():
-    class Writes(Broken):
-        def upscale(self, images, factor):
-            images.mul_(0.99)
-            return super().upscale(images, factor)
-
-    with pytest.raises(AssertionError, match="write into its input"):
-        check_upscaler(Writes(lambda x, calls: x), 2)
 
 
 @pytest.mark.parametrize("filter", CLASSICAL)
