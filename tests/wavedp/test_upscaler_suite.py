@@ -76,6 +76,7 @@ def test_the_example_in_the_docs_passes_as_it_is_written(tmp_path):
             "look for hash(), which differs between processes",
         ),
     ],
+    ids=["one image influences another", "the declaration imports torch", "weights from a hash"],
 )
 def test_a_sabotaged_example_fails(tmp_path, line, sabotaged, failing, sentence):
     code = example()
@@ -149,7 +150,7 @@ def test_a_constant_that_becomes_a_texture_is_noticed():
     def textured(x, calls):
         return (x + 0.2 * (-1.0) ** torch.arange(x.shape[-1])).clamp(0, 1)
 
-    with pytest.raises(AssertionError, match="a constant 0.0 moved by 0.2.*range that the network was trained on"):
+    with pytest.raises(AssertionError, match=r"a constant 0\.0 moved by 0\.2.*range that the network was trained on"):
         check_upscaler(Broken(textured), 2, block_mean_tolerance=1)
 
 
