@@ -1,5 +1,5 @@
-"""What the torch engine and its batches buy: images/s of the published networks on ncnn one at a time, on torch one at
-a time and on torch in batches, for 14×14 coarse images to ×2 and ×4.
+"""Images a second of the published networks on ncnn, on torch one at a time, and on torch in batches, for 14×14 coarse
+images enlarged by 2 and by 4.
 
     python tests/bench/bench_upscalers.py [--images 8] [--repeats 3] [--threads 1] [--device cpu]
 

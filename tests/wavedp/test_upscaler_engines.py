@@ -103,10 +103,10 @@ def test_tiles_of_a_network_that_looks_farther_change_little():
     assert (tiled - whole).abs().mean() < 1e-3
 
 
-def test_ncnn_runs_images_beside_each_other_as_alone():
+def test_ncnn_gives_the_same_on_one_thread_and_on_three():
     images, graph = coarse_scenes(5, 3, 7, 9), find_weights("animevideov3_x2")
-    alone = NcnnPass(graph, threads=1)(images)
-    torch.testing.assert_close(NcnnPass(graph, threads=3)(images), alone, atol=1e-5, rtol=0)
+    single = NcnnPass(graph, threads=1)(images)
+    torch.testing.assert_close(NcnnPass(graph, threads=3)(images), single, atol=1e-5, rtol=0)
 
 
 def test_ncnn_is_silent_on_several_threads_and_batches_of_any_size(capfd):
@@ -144,7 +144,7 @@ def test_more_than_three_channels_are_refused():
         (lambda param, weights: (param.replace("PReLU ", "Softmax ", 1), weights), "layer Softmax.*engine=ncnn"),
         (lambda param, weights: (param, weights[:-100]), "ends before its graph's weights do"),
         (lambda param, weights: (param, weights + b"more"), "not of one model"),
-        (lambda param, weights: ("no graph\n" + param, weights), "no ncnn text graph"),
+        (lambda param, weights: ("no graph\n" + param, weights), "is not an ncnn text graph"),
         (
             lambda param, weights: (param.replace("3=1 4=1", "3=2 4=1").replace(" 5=1", " 3=2 5=1", 1), weights),
             "3': '2'",

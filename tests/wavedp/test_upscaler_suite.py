@@ -54,6 +54,42 @@ def test_the_example_in_the_docs_passes_as_it_is_written(tmp_path):
     assert "skipped" not in output
 
 
+TRAINED = """
+from dataclasses import dataclass
+from wavedp.fields import result
+from wavedp.upscalers.trained import Trained, TrainingConfig
+
+@dataclass(frozen=True)
+class LearnedConfig(TrainingConfig):
+    name: str = result("learned")
+    amount: float = result(0.5)
+
+class Sharpened(Trained):
+    name, Config, used = "learned", LearnedConfig, ("name", "amount")
+
+    def train(self, trial, images, device, report, checkpoint):
+        return {"contrast": images.std((0, 2, 3))}, {}
+
+    def build(self, trial, inputs, device):
+        import torch
+        from wavedp.upscalers.completion import Completion
+        from wavedp.wavelets import spread
+
+        size = trial.upscaler.amount * inputs["upscaler"]["contrast"][:, None, None]
+
+        def complete(images, factor):
+            large = spread(images, factor)
+            return large + size * large * (-1.0) ** torch.arange(large.shape[-1])
+
+        return Completion(self.name, complete)
+"""
+
+
+def test_an_upscaler_of_ones_own_that_trains_passes(tmp_path):
+    status, output = run_suite(tmp_path, "trainer", TRAINED)
+    assert status == 0, output
+
+
 @pytest.mark.parametrize(
     ("line", "sabotaged", "failing", "sentence"),
     [

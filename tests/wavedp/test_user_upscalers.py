@@ -98,9 +98,12 @@ FACES = {"toRGB.0.weight": torch.zeros(1), "stylegan_decoder.style_mlp.1.weight"
 @pytest.mark.parametrize(
     ("state", "message"),
     [
-        ({"some.weight": torch.zeros(1)}, "no architecture that spandrel knows: give the weights of one of .*ESRGAN"),
+        (
+            {"some.weight": torch.zeros(1)},
+            "an architecture that spandrel does not know: give the weights of one of .*ESRGAN",
+        ),
         ({"body.0.weight": torch.zeros(1), "body.1.weight": torch.zeros(1)}, "spandrel cannot read .*: give a whole"),
-        (lambda: compact(scale=1), "made for Restoration at x1, which is no super-resolution: give"),
+        (lambda: compact(scale=1), "made for Restoration at x1, which is not super-resolution: give"),
         (lambda: compact(channels=4), "from 4 to 4 channels: give one from 1 to 1 or from 3 to 3"),
     ],
 )
@@ -243,7 +246,7 @@ def test_another_pipeline_or_an_empty_folder_is_refused(pipelines, tmp_path):
         UserError, match=r"holds LDMSuperResolutionPipeline, and upscaler=sd_x4 is a StableDiff.*: give"
     ):
         load(configure("upscaler", "sd_x4", path=str(pipelines["ldm_sr"])))
-    with pytest.raises(UserError, match=r"no model of diffusers \(FileNotFoundError"):
+    with pytest.raises(UserError, match=r"is not a model of diffusers \(FileNotFoundError"):
         load(configure("upscaler", "sd_x4", path=str(tmp_path)))
     broken = tmp_path / "broken"
     shutil.copytree(pipelines["ldm_sr"], broken)
@@ -293,7 +296,7 @@ def upscale_key(config):
 
 
 def content(config):
-    """What the key of the stage `upscale` holds of its configuration."""
+    """The part of the key of the stage `upscale` that comes from its configuration."""
     return registry.find("upscaler", config.name).content(config)
 
 

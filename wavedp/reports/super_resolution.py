@@ -1,4 +1,4 @@
-"""Super-resolution on public images: what each upscaler makes of block means.
+"""Compare upscalers on public images: each enlarges block means, and is measured against the original.
 
     python -m wavedp.reports.super_resolution [--data photographs] [--size 256] [--level 2] [--images 24]
         [--upscalers bicubic …] [--store .wavedp/store] [--results results/super_resolution]
@@ -9,11 +9,11 @@ super_resolution.jsonl for each upscaler, with and without the low-pass kept:
     psnr               dB, of an image's mean squared error over pixels and channels, averaged over images
     perceptual         LPIPS-style distance to the original (wavedp.losses.Perceptual), uncalibrated
     block_mean_error   mean absolute difference between the coarse image and the output's block means, of full scale 1
-    seconds            an image, on this machine, one batch after another, the network loaded and warm
+    seconds            for one image on this machine, batch after batch, with the network loaded and warm
 
-super_resolution.png shows the middle of the three images with the most detail there, which is all that an upscaler can
-miss. Upscalers that are trained here are trained on the train split of the same set (the stage `upscaler`, found in the
-store or made).
+low_pass_consistency is as asked for; for an upscaler without that option it says if block means were kept.
+super_resolution.png shows the middle of the three images with the most detail there. Upscalers that train do so on the
+train split of the same set (the stage `upscaler`, found in the store or made).
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ KEPT = 1e-5  # block_mean_error of a kept low-pass
 
 
 def measure(trial: TrialConfig, images: Tensor, store: Store, device: str) -> Iterator[tuple[dict[str, Any], Tensor]]:
-    """A row, and the images made, B C H W float32 in [0, 1], for the trial's upscaler on full images like them; twice
-    where keeping the low-pass is an option, without it first. Raises UserError as the stages do."""
+    """A row and the output, B C H W float32 in [0, 1], of the trial's upscaler on full images of that shape; two of
+    each if it has the option low_pass_consistency, first without it. Raises UserError when the stages do."""
     small, distance, method = coarse(images, trial.level), Perceptual(device), methods.upscaler(trial)
     option = "low_pass_consistency"
     for asked in ({option: False}, {option: True}) if _reads(method, option) else ({},):

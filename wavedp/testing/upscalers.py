@@ -279,7 +279,7 @@ class UpscalerSuite:
         return self.trial(self.channels[0], self.factors[-1])
 
     def _is_bound(self) -> bool:
-        """Whether it is built from a trial's weights, so that each number of channels and factor has its own model."""
+        """True if earlier stages make its weights: each number of channels and each factor has its own model."""
         return bool(self._method().needs(self._trial()).inputs)
 
     def _other(self, config: Any, field: str) -> Any:
@@ -309,7 +309,7 @@ class UpscalerSuite:
 def check_upscaler(
     model: Upscaler, factor: int, constant_tolerance: float = 0.1, block_mean_tolerance: float = 0.08
 ) -> None:
-    """What `UpscalerSuite` asks of a loaded model, on grey and RGB images that are not square. Raises AssertionError.
+    """Check a loaded model as `UpscalerSuite` does, on grey and RGB images that are not square. Raises AssertionError.
 
     Tolerances: as in `UpscalerSuite`.
     """
@@ -490,7 +490,7 @@ def draw(folder: str, trial: str, factor: str) -> None:
 
 
 def _elsewhere(code: str, *arguments: str) -> str:
-    """What a Python process that finds the same modules prints."""
+    """Run code in a process that finds the same modules, and return its output."""
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry),

@@ -6,7 +6,7 @@
     sd_x4    StableDiffusionUpscalePipeline, stabilityai/stable-diffusion-x4-upscaler; upscaler.prompt is public text
 
 wavedp.weight_files says where the weights come from. Steps are DDIM's with η = 0, so all randomness is in the noise
-that an image starts from, and that is a function of this image alone.
+that an image starts from, which is a function of that image only.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ GUIDANCE, NOISE_LEVEL = 9.0, 20
 
 
 class LatentDiffusion(Bridged):
-    """One of the two pipelines, loaded. Raises UserError for weights that are not there, are of another pipeline, or
-    enlarge by another factor than 4."""
+    """One of the two pipelines, loaded. Raises UserError for weights that are missing, belong to another pipeline, or
+    enlarge by a factor other than 4."""
 
     def __init__(self, method: LDMSuperResolution, config: LDMConfig, device: str = "cpu") -> None:
         super().__init__(method.name, FACTOR, once=_unseeded, batch_size=config.batch_size)
@@ -49,7 +49,8 @@ class LatentDiffusion(Bridged):
         self._multiple = max(2 ** (len(networks["unet"].config.down_block_types) - 1), enlarges)
 
     def _pass_for(self, images: torch.Tensor) -> Pass:
-        """A later pass starts from noise of the images as given too: rounding would make its own input another one."""
+        """A later pass takes its noise from the caller's images too: its own input differs between batches by rounding,
+        which would give entirely different noise."""
 
         @torch.inference_mode()
         def once(small: torch.Tensor) -> torch.Tensor:
@@ -106,6 +107,6 @@ def _pipeline_class(folder: Path) -> str:
         return str(json.loads((folder / "model_index.json").read_text(encoding="utf-8"))["_class_name"])
     except (OSError, ValueError, KeyError) as error:
         raise UserError(
-            f"{folder} is no model of diffusers ({type(error).__name__} at its model_index.json): give a folder that "
-            "save_pretrained or hf download wrote."
+            f"{folder} is not a model of diffusers ({type(error).__name__} at its model_index.json): give a folder "
+            "that save_pretrained or hf download wrote."
         ) from None
