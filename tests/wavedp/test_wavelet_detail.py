@@ -102,7 +102,7 @@ def test_sampling_draws_what_may_be_and_regression_always_the_same(trained):
 def test_a_discriminator_that_sees_the_coarse_image_makes_the_drawn_ones_vivid(monkeypatch):
     """Every block is 0.5 ± 0.3 in truth, and its mean says the contrast but not the sign: least absolute error draws
     next to nothing, and the adversary wants the contrast back."""
-    monkeypatch.setattr(losses, "ALONE", 0.0)
+    monkeypatch.setattr(losses, "JOINS", 0.0)
     images = stripes(256)
     flat = torch.full((50, 1, 4, 4), 0.5) + 1e-4 * torch.arange(50).view(-1, 1, 1, 1)
     contrast = {}

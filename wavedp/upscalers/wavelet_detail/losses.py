@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from wavedp.upscalers.wavelet_detail.network import DetailNetwork
 
 PATCHES = (1, 2, 4, 8)  # sides in pixels
-ALONE = 0.4  # share of the training without the discriminator, which could learn nothing from the first, blurred images
+JOINS = 0.4  # share of the training after which the discriminator joins: first images are blurred, and teach it nothing
 ADVERSARY_LEARNING_RATE = 4e-4
 
 
@@ -50,7 +50,7 @@ class Adversarial:
         loss, shown = (drawn - full).abs().mean(), drawn.clamp(0, 1)
         if self.perceptual is not None:
             loss = loss + self.config.detail_perceptual * self.perceptual(shown, full)
-        if share >= ALONE:
+        if share >= JOINS:
             beside = spread(small, 2**level)
             self.adversary.step(torch.cat([full, beside], 1), torch.cat([shown.detach(), beside], 1))
             seen = torch.cat([shown, beside], 1)
