@@ -97,6 +97,14 @@ def _upscaler(trial: TrialConfig) -> list[Any]:
     return [own, data.shape(trial.data), *shared]
 
 
+def _upscale(trial: TrialConfig) -> Any:
+    """Its own configuration; shared fields too, unless the training's key holds them."""
+    method = methods.upscaler(trial)
+    shared = [] if isinstance(method, Trains) else methods.shared(trial, method)
+    own = method.content(trial.upscaler)
+    return [own, *shared] if shared else own
+
+
 def _prompts(trial: TrialConfig) -> list[tuple[DataConfig, str]]:
     from_public = methods.generator(trial).conditioning(trial) == "text" and trial.sampling.prompts is None
     return [(trial.public, "test")] if from_public and trial.public is not None else []
@@ -157,7 +165,7 @@ CHAIN = (
     Stage(
         "upscale",
         inputs=("tokenizer", "pretrain", "coarse_samples", "upscaler"),
-        fields=lambda t: methods.upscaler(t).content(t.upscaler),
+        fields=_upscale,
         runs=lambda t: [methods.upscaler(t)],
     ),
     Stage(

@@ -5,7 +5,7 @@ no torch, so that a study of hundreds of trials is planned in seconds. Its model
 
     name      as in `generator=name`; part of every key
     version   raise it when the code's results change: only this method's artifacts are made again
-    Config    a frozen dataclass of what it reads of its own; its first field is `name`
+    Config    a frozen dataclass of what it reads of its own, `name` among it
 
 Everything shared (wavedp.config: privacy, sampling, diffusion, blur, the tokenizer) reaches a method only where `needs`
 names it: `canonical` puts the rest at its defaults before a key is made and before a stage runs. So a key holds what is
@@ -153,6 +153,17 @@ def section(trial: TrialConfig, name: str, method: Method) -> dict[str, Any]:
     }  # fmt: skip
     own = {field: value for field, value in identity(config).items() if field in seen}
     return {**method.published.get(name, {}), **own}
+
+
+def shared(trial: TrialConfig, method: Method, leave: tuple[str, ...] = ()) -> list[dict[str, Any]]:
+    """The part of the shared fields in a method's keys, by section, where it reads any. leave: sections and fields that
+    another place of the keys holds. trial: canonical."""
+    names = sorted({name.partition(".")[0] for name in method.needs(trial).fields - SPINE} - {"tokenizer", *leave})
+    found = {
+        name: section(trial, name, method) if dataclasses.is_dataclass(getattr(trial, name)) else getattr(trial, name)
+        for name in names
+    }
+    return [found] if found else []
 
 
 def unread(trial: TrialConfig) -> list[tuple[str, Any]]:

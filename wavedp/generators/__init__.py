@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
-from wavedp import data
+from wavedp import data, methods
 from wavedp.config import PrivacyConfig, SamplingConfig, TrialConfig
 from wavedp.methods import Inputs, Method, Weights
 from wavedp.privacy import accounting
@@ -131,8 +131,8 @@ class GeneratorMethod(Method):
         return "class"
 
     def pretraining_content(self, trial: TrialConfig) -> list[Any]:
-        """What of the shared sections its public training reads, as JSON values: enters the key of `pretrain`."""
-        return []
+        """The shared fields, other than blur, privacy and sampling, that it reads: they enter the key of `pretrain`."""
+        return methods.shared(trial, self, leave=("blur", "privacy", "sampling"))
 
     def build(self, trial: TrialConfig, inputs: Inputs, device: str) -> Generator:
         """The model for coarse images of the trial."""

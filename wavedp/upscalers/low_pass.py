@@ -1,4 +1,4 @@
-"""Keep the coarse image, which the privacy budget was spent on: an upscaler may add detail but not change it."""
+"""Replace an upscaler's block means by the coarse image, which is what the privacy budget paid for."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 
 def keep_low_pass(drawn: Tensor, images: Tensor) -> Tensor:
-    """Give the drawn images B C H W the block means `images` B C h w in [0, 1], that is, the coarse image's low-pass.
+    """The drawn images B C H W, with their block means replaced by `images` B C h w in [0, 1], exactly up to rounding.
 
-    Only deviations from block means are taken from the drawn image; a block's are scaled down if they would leave
-    [0, 1]. Block means are exact up to rounding. H and W are the same multiple of h and w.
+    Only the deviations from block means are taken from the drawn image. Where they would leave [0, 1], all deviations
+    of that block shrink by one factor. H and W are the same multiple of h and w.
     """
     factor = drawn.shape[-1] // images.shape[-1]
     base = spread(images, factor)
@@ -29,7 +29,7 @@ def keep_low_pass(drawn: Tensor, images: Tensor) -> Tensor:
 
 
 class LowPassConsistent:
-    """Any upscaler with the block means of its output replaced by the coarse image (low_pass_consistency=true)."""
+    """An upscaler whose block means are replaced by the coarse image: low_pass_consistency=true."""
 
     def __init__(self, upscaler: Upscaler) -> None:
         self.name, self.bridge, self._upscaler = upscaler.name, upscaler.bridge, upscaler

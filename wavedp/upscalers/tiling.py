@@ -1,11 +1,11 @@
 """Upscaling of large images in tiles, so that memory depends on the size of the tile and not of the image.
 
-Each tile is enlarged together with `OVERLAP` pixels on every side where the image has them, which are then cut off.
-Borders of the image get the network's usual padding. Seams are exact if the network's receptive field reaches no
-farther than the overlap: animevideov3 has 18 convolutions of 3×3, so 18 pixels, and a resize. The RRDB networks reach
-about 350 pixels in theory, more than most coarse images have; pixels beyond 32 change the worst pixel of a scene by
-less than 2e-2 of full scale (tests/wavedp/test_upscaler_engines.py). Since that is more than rounding, `upscaler.tile`
-is part of a trial's identity.
+Each tile is enlarged together with up to `OVERLAP` pixels of its neighbours on every side, which are then cut off. At
+the border of the image the network pads as it would without tiles. Tiles change nothing if the network looks no farther
+than the overlap: animevideov3 has 18 convolutions of 3×3, which is 18 pixels, and a resize. The RRDB networks can look
+some 350 pixels far, more than most coarse images have; leaving out what lies beyond 32 moves the worst pixel of a scene
+by less than 2e-2 of full scale (tests/wavedp/test_upscaler_engines.py). Since that is more than rounding,
+`upscaler.tile` enters the key.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from wavedp.upscalers import LowPass, Origin, Upscaler, UpscalerMethod
 
 @dataclass(frozen=True)
 class LDMConfig(LowPass):
-    """Where the model is, and how it draws."""
+    """The place of the model, and its steps, precision and batches."""
 
     name: str = result("ldm_sr")
     diffusion_steps: int = result(100)
@@ -30,7 +30,7 @@ class LDMConfig(LowPass):
 
 @dataclass(frozen=True)
 class StableDiffusionConfig(LDMConfig):
-    """Also a prompt."""
+    """The same, and a prompt."""
 
     name: str = result("sd_x4")
     diffusion_steps: int = result(75)
@@ -50,15 +50,14 @@ class LDMSuperResolution(UpscalerMethod):
     pipeline = "LDMSuperResolutionPipeline"
 
     def content(self, config: Any) -> dict[str, Any]:
-        """With what identifies the weights. Raises UserError for a path that is not there, or a hub id without a
-        commit."""
+        """Also the weights. Raises UserError for a path that does not exist, or a hub id without a commit."""
         return {
             **super().content(config),
             "model": weight_files.hub_identity(config.path, config.revision, self.hub_id),
         }
 
     def load(self, config: Any, device: str) -> Upscaler:
-        """The pipeline."""
+        """The pipeline of diffusers."""
         from wavedp.upscalers.latent_diffusion.model import LatentDiffusion
 
         return LatentDiffusion(self, config, device)

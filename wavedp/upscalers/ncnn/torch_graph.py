@@ -1,4 +1,4 @@
-"""Run an ncnn graph as torch modules, from the same .param and .bin, with batches, CUDA and bfloat16.
+"""An ncnn graph as torch modules, built from the same .param and .bin, for batches, CUDA and bfloat16.
 
     B images, C channels, h w pixels, s the graph's factor
 
@@ -40,7 +40,10 @@ class Line:
 
 
 class TorchGraph(nn.Module):
-    """B 3 h w float in about [0, 1] -> B 3 h*s w*s, not clipped. Raises UserError as `read_lines` and the layers do."""
+    """B 3 h w float in about [0, 1] -> B 3 h*s w*s, not clipped.
+
+    Raises UserError for files that are not an ncnn graph and its weights, and for layers that are not rebuilt here.
+    """
 
     def __init__(self, graph: Path) -> None:
         """Read the weights layer by layer, as float32. graph: the .param file, with its .bin beside it."""
@@ -56,7 +59,7 @@ class TorchGraph(nn.Module):
                 self.layers.append(_LAYERS[line.layer](line.options, weights))
             if weights.read(1):
                 raise UserError(f"{graph} leaves weights of its .bin unread: the two are not of one model; copy both.")
-        # A blob is freed after its last reader, so that only those still needed take memory.
+        # A blob is freed after its last reader.
         last = {name: at for at, line in enumerate(lines) for name in line.inputs}
         self._wiring = [
             (line.inputs, line.outputs, [name for name in dict.fromkeys(line.inputs) if last[name] == at])
@@ -90,11 +93,11 @@ def torch_pass(graph: Path, device: str, precision: str, channels_last: bool) ->
 
 
 def read_lines(graph: Path) -> Iterator[Line]:
-    """Yield the layers of a .param file in order. Raises UserError for a file of another format."""
+    """The layers of a .param file, in order. Raises UserError for another kind of file."""
     with graph.open(encoding="utf-8") as text:
         if text.readline().strip() != _MAGIC:
-            raise UserError(f"{graph} is no ncnn text graph (its first line is not {_MAGIC}): give a .param file.")
-        text.readline()  # skip the numbers of layers and blobs
+            raise UserError(f"{graph} is not an ncnn text graph (its first line is not {_MAGIC}): give a .param file.")
+        text.readline()  # how many layers and blobs there are
         for row in text:
             layer, name, n_inputs, n_outputs, *rest = row.split()
             first, last = int(n_inputs), int(n_inputs) + int(n_outputs)
