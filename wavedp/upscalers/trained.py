@@ -11,7 +11,7 @@ from typing import Any
 from wavedp.config import TrialConfig
 from wavedp.errors import UserError
 from wavedp.fields import identity, result
-from wavedp.methods import Needs
+from wavedp.methods import Needs, shared
 from wavedp.upscalers import OURS, UpscalerMethod
 
 
@@ -44,9 +44,9 @@ class Trained(UpscalerMethod):
         return {name: value for name, value in super().content(config).items() if name in self.used}
 
     def training_content(self, trial: TrialConfig) -> tuple[Any, list[Any]]:
-        """Its whole configuration. Overridden where fields that only drawing reads should not make it train again, or
-        where the training reads shared sections."""
-        return identity(trial.upscaler), []
+        """Its whole configuration and the shared fields it reads. Overridden where fields that only drawing reads should
+        not make it train again."""
+        return identity(trial.upscaler), shared(trial, self)
 
     def check(self, trial: TrialConfig) -> list[str]:
         """There are public images, and a step and a batch to train with."""

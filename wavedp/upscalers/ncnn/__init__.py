@@ -26,7 +26,7 @@ class NetworkConfig(LowPass):
     engine: Literal["ncnn", "torch"] = result("ncnn", later=True)
     precision: Literal["float32", "bfloat16"] = result("float32", later=True)
     tile: int | None = result(None, later=True)  # side of the tiles that large images are cut into; None: no tiles
-    weights: str | None = performance(None, path=True)  # folder that holds the model's files; None: the installed package
+    weights: str | None = performance(None, path=True)  # folder with the files; None: the package's
     batch_size: int = performance(50)  # images a pass
     channels_last: bool = performance(False)  # memory layout of engine=torch
 
