@@ -60,6 +60,14 @@ class TokenizerMethod(Method):
         training."""
         return None
 
+    def levels(self, config: Any, shape: Shape) -> range:
+        """The levels whose coarse images it is made for, from 0: at each, decoding what was encoded gives the image
+        back as well as its codes can say it. By default all that halve a full image of `shape` exactly."""
+        deepest = 0
+        while all(side % 2 ** (deepest + 1) == 0 for side in shape[1:]):
+            deepest += 1
+        return range(deepest + 1)
+
     def build(self, config: Any, shape: Shape, level: int, weights: Weights) -> Tokenizer:
         """The tokenizer for coarse images of `level` of full images of `shape` (C, H, W). weights: of its training.
 

@@ -55,6 +55,10 @@ class Learned(TokenizerMethod):
         """The level that coarse images have for the network: it may know only its own size."""
         return level
 
+    def levels(self, config: Any, shape: Shape) -> range:
+        """Down to its coarsest scale."""
+        return range(_halvings(config, shape) + 1)
+
     def needs(self, trial: TrialConfig) -> Needs:
         """Public images to learn from."""
         return Needs(data=((trial.public, "train"),) if trial.public is not None else ())
@@ -94,3 +98,9 @@ class Learned(TokenizerMethod):
     def untrained(self, config: Any, shape: Shape, level: int) -> Tokenizer:
         """With random weights."""
         return self.build(config, shape, level, self.network(config, shape, level).state_dict())
+
+
+def _halvings(config: LearnedConfig, shape: Shape) -> int:
+    from wavedp.tokenizers.spectral.network import wavelet_levels  # which imports torch
+
+    return wavelet_levels(config, shape)

@@ -32,6 +32,12 @@ class Spectral(Learned):
         """Full images."""
         return 0
 
+    def levels(self, config: Any, shape: Shape) -> range:
+        """The whole image only, where the decoder's coarse scales see finer ones: a prefix of the codes then decodes to
+        something other than a coarse image."""
+        whole_only = config.scale_causal in ("encoder", "none")
+        return range(1) if whole_only else super().levels(config, shape)
+
     def network(self, config: Any, shape: Shape, level: int) -> SpectralNetwork:
         """For full images of `shape`, whatever the level."""
         from wavedp.tokenizers.spectral.network import spectral_network
