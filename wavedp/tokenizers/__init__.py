@@ -79,6 +79,15 @@ class TokenizerMethod(Method):
         return self.build(config, shape, level, {})
 
 
+def halvings(coarsest: int, shape: Shape) -> int:
+    """How often an image of `shape` is halved: until its side is at most `coarsest`, or odd."""
+    _, height, width = shape
+    levels = 0
+    while min(height, width) > coarsest and height % 2 == 0 and width % 2 == 0:
+        height, width, levels = height // 2, width // 2, levels + 1
+    return levels
+
+
 def build(config: Any, shape: Shape, level: int, weights: Weights) -> Tokenizer:
     """The tokenizer that `config` configures; see TokenizerMethod.build."""
     return _of(config).build(config, shape, level, weights)

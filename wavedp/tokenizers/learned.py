@@ -11,7 +11,7 @@ from wavedp.errors import UserError
 from wavedp.fields import result
 from wavedp.methods import Needs, Weights
 from wavedp.progress import Report
-from wavedp.tokenizers import Shape, Tokenizer, TokenizerMethod
+from wavedp.tokenizers import Shape, Tokenizer, TokenizerMethod, halvings
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -57,7 +57,7 @@ class Learned(TokenizerMethod):
 
     def levels(self, config: Any, shape: Shape) -> range:
         """Down to its coarsest scale."""
-        return range(_halvings(config, shape) + 1)
+        return range(halvings(config.coarsest, shape) + 1)
 
     def needs(self, trial: TrialConfig) -> Needs:
         """Public images to learn from."""
@@ -98,9 +98,3 @@ class Learned(TokenizerMethod):
     def untrained(self, config: Any, shape: Shape, level: int) -> Tokenizer:
         """With random weights."""
         return self.build(config, shape, level, self.network(config, shape, level).state_dict())
-
-
-def _halvings(config: LearnedConfig, shape: Shape) -> int:
-    from wavedp.tokenizers.spectral.network import wavelet_levels  # which imports torch
-
-    return wavelet_levels(config, shape)

@@ -26,6 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from wavedp.errors import UserError
+from wavedp.tokenizers import halvings
 from wavedp.tokenizers.adtransformer import ADTransformer
 from wavedp.tokenizers.codebook import Codebook, Quantised
 from wavedp.tokenizers.learned import LearnedConfig
@@ -128,18 +129,9 @@ class SpectralNetwork(nn.Module):
 
 def spectral_network(config: SpectralConfig, shape: tuple[int, int, int]) -> SpectralNetwork:
     """The untrained network for full images of `shape` (C, H, W)."""
-    levels = wavelet_levels(config, shape)
+    levels = halvings(config.coarsest, shape)
     books = [config.codes, config.detail_codes][: 2 if levels else 1]
     return SpectralNetwork(config, shape, levels, config.patch, books, config.scale_causal)
-
-
-def wavelet_levels(config: LearnedConfig, shape: tuple[int, int, int]) -> int:
-    """How often the image is halved: until its side is at most `coarsest` or odd."""
-    _, height, width = shape
-    levels = 0
-    while min(height, width) > config.coarsest and height % 2 == 0 and width % 2 == 0:
-        height, width, levels = height // 2, width // 2, levels + 1
-    return levels
 
 
 def _to_patches(band: Tensor, side: int) -> Tensor:
