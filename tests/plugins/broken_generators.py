@@ -138,6 +138,10 @@ class Keyless(Broken):
 
     name, Config = "keyless", KeylessConfig
 
+    def build(self, trial, inputs, device):
+        assert trial.generator.power
+        return super().build(trial, inputs, device)
+
     def content(self, config):
         return {name: value for name, value in super().content(config).items() if name != "power"}
 
@@ -149,6 +153,25 @@ class Confused(Broken):
 
     def needs(self, trial):
         return Needs(fields=frozenset({"privacy.delta", "privacy.sigma"}))
+
+
+class Sneaky(Broken):
+    """Reads a shared field that it does not name."""
+
+    name = "sneaky"
+
+    def build(self, trial, inputs, device):
+        assert trial.sampling.temperature
+        return super().build(trial, inputs, device)
+
+
+class Idle(Broken):
+    """Names a shared field that it does not read."""
+
+    name = "idle"
+
+    def needs(self, trial):
+        return Needs(fields=frozenset({"privacy.delta", "privacy.batch_size"}))
 
 
 class Heavy(Broken):

@@ -199,7 +199,9 @@ class GeneratorSuite:
                           "it is given, which are those the ledger prices")):  # fmt: skip
             self._run(model, trial, first, images, conditions)
         assert torch.equal(images, given[0]), "fit_private wrote into its images: look for methods that end in _"
-        assert torch.equal(conditions, given[1]), "fit_private wrote into its conditions: look for methods that end in _"
+        assert torch.equal(conditions, given[1]), (
+            "fit_private wrote into its conditions: look for methods that end in _"
+        )
         _same_weights(first, given[2], "fit_private wrote into the weights that it begins with: clone them first")
 
     def test_noise_hides_the_records_at_a_tiny_budget(self) -> None:
@@ -251,7 +253,9 @@ class GeneratorSuite:
         try:
             stored = load(save({name: value.contiguous() for name, value in weights.items()}))
         except RuntimeError as error:  # two names of one memory
-            raise AssertionError(f"safetensors refuses the weights ({error}): clone tensors that share memory") from error
+            raise AssertionError(
+                f"safetensors refuses the weights ({error}): clone tensors that share memory"
+            ) from error
         _same_weights(stored, weights, "weights changed in safetensors: look for strides and data types")
 
     # Samples
@@ -435,9 +439,7 @@ class GeneratorSuite:
         with TemporaryDirectory() as folder:
             path = checkpoint or Path(folder, "checkpoint.safetensors")
             planned = chain.mechanisms(trial)
-            return model.fit_private(
-                first, images, conditions, FitSettings(trial.privacy, planned, seed, path), report
-            )
+            return model.fit_private(first, images, conditions, FitSettings(trial.privacy, planned, seed, path), report)
 
     def _fit(
         self,

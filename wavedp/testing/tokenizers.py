@@ -97,7 +97,9 @@ class TokenizerSuite:
                     "2 or more"
                 )
             shape = tuple(made.positions.shape)
-            assert shape == (made.length, 3), f"positions are {shape}: one (scale, row, column) for each of {made.length}"
+            assert shape == (made.length, 3), (
+                f"positions are {shape}: one (scale, row, column) for each of {made.length}"
+            )
             assert made.positions.dtype == torch.int64, f"positions are {made.positions.dtype}: use int64"
             assert made.positions.min() >= 0, "positions are negative: rows and columns count from 0"
             scales = made.positions[:, 0]
@@ -224,7 +226,12 @@ class TokenizerSuite:
         images = DataConfig(name="procedural", size=self.size, n_records=32, channels=channels)
         public = dataclasses.replace(images, n_records=64)
         return TrialConfig(
-            level=level, data=images, public=public, tokenizer=self.config(), generator="spectral_ar", upscaler="nearest"
+            level=level,
+            data=images,
+            public=public,
+            tokenizer=self.config(),
+            generator="spectral_ar",
+            upscaler="nearest",
         )
 
     def _images(self, channels: int, level: int) -> Tensor:
