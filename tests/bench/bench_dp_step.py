@@ -1,4 +1,4 @@
-"""The price of privacy: an optimiser step in each grad_sample_mode as a multiple of the step without, in time and memory.
+"""The price of privacy: an optimiser step in each grad_sample_mode, in time and memory, as a multiple of one without.
 
     python tests/bench/bench_dp_step.py [--model transformer|unet] [--repeats 7] [--records 64 512] [--threads 1]
 

@@ -1,5 +1,5 @@
-"""Sampling with the KV cache and by recomputing the whole prefix, at every level: the gain of the cache, and of stopping
-at the private tokens.
+"""Sampling with the KV cache and by recomputing the whole prefix, at every level: the gain of the cache, and of
+stopping at the private tokens.
 
     python tests/bench/bench_sampling.py [--images 100] [--repeats 3] [--threads 1]
 

@@ -148,9 +148,9 @@ def test_raster_has_one_scale_of_the_same_grid(level):
     [
         (lambda: tokenizer(shape=(1, 28, 28), patch=3), "patch=3 does not divide the coarsest scale, 7×7"),
         (lambda: tokenizer(width=10, heads=4), "width=10 can't be shared by 4 heads"),
-        (lambda: tokenizer().encode(torch.rand(1, 1, 20, 20)), r"images of \(1, 20, 20\) \(C, H, W\) are no scale"),
-        (lambda: tokenizer().decode(torch.zeros(1, 50, dtype=torch.long)), "50 codes an image are no prefix"),
-        (lambda: tokenizer().decode(torch.zeros(1, 196, dtype=torch.long)), "196 codes an image are no prefix"),
+        (lambda: tokenizer().encode(torch.rand(1, 1, 20, 20)), r"images of \(1, 20, 20\) \(C, H, W\) are not a scale"),
+        (lambda: tokenizer().decode(torch.zeros(1, 50, dtype=torch.long)), "50 codes an image are not a prefix"),
+        (lambda: tokenizer().decode(torch.zeros(1, 196, dtype=torch.long)), "196 codes an image are not a prefix"),
         (lambda: SpectralTokenizer(tokenizer().network, 0, tokenizer(codes=9).network.state_dict()), "train it again"),
         (lambda: tokenizers.untrained(small("raster"), (1, 28, 28), 3), "level=3 has fewer"),
         (lambda: configure("tokenizer", "wav"), "tokenizer='wav' is not known"),

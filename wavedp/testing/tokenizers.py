@@ -108,7 +108,7 @@ class TokenizerSuite:
             )
             times = made.positions.unique(dim=0, return_counts=True)[1].max()
             assert times <= channels, (
-                f"a place on a scale occurs {int(times)} times in positions: at most once for each of {channels} channels"
+                f"a place on a scale occurs {int(times)} times in positions: at most once a channel, of {channels}"
             )
 
     def test_an_untrained_one_has_the_same_sequence(self) -> None:
@@ -130,8 +130,8 @@ class TokenizerSuite:
             for span in made.spans:
                 part = codes[:, span.start : span.stop]
                 assert 0 <= int(part.min()) <= int(part.max()) < span.size, (
-                    f"codes {span.start} to {span.stop - 1} are in {int(part.min())} to {int(part.max())}: they must be "
-                    f"in 0 to {span.size - 1}, and begin at 0 in each codebook"
+                    f"codes {span.start} to {span.stop - 1} are in {int(part.min())} to {int(part.max())}: they must "
+                    f"be in 0 to {span.size - 1}, and begin at 0 in each codebook"
                 )
 
     def test_any_codes_decode_to_images(self) -> None:
@@ -158,9 +158,9 @@ class TokenizerSuite:
             codes = made.encode(images)
             for i in range(len(images)):
                 assert torch.equal(made.encode(images[i : i + 1])[0], codes[i]), (
-                    f"image {i} of a batch has other codes in a batch of one: encode() must look at each image by itself, "
-                    "or a private fit's guarantee for one record is void; look for statistics over the batch, and batch "
-                    "norm in training mode"
+                    f"image {i} of a batch has other codes in a batch of one: encode() must look at each image by "
+                    "itself, or a private fit's guarantee for one record is void; look for statistics over the batch, "
+                    "and batch norm in training mode"
                 )
 
     def test_it_repeats_itself_and_writes_into_nothing(self) -> None:
@@ -177,7 +177,7 @@ class TokenizerSuite:
             assert torch.equal(codes, kept), "decode() wrote into its codes: look for methods that end in _"
 
     def test_coarse_codes_are_the_first_of_the_whole_image_s(self) -> None:
-        """Where levels share a tokenizer: a generator that is pretrained on all scales goes on with the coarse ones."""
+        """For levels that share a tokenizer: a generator pretrained on all scales goes on with the coarse ones."""
         method, config = self._method(), self.config()
         shared = all(method.training_level(level) in (None, 0) for level in self._levels())
         if not shared:
@@ -193,8 +193,8 @@ class TokenizerSuite:
                 if self.coarse_codes_are_a_prefix:
                     found = self._build(channels, level).encode(coarse(images, level))
                     assert torch.equal(found, codes[:, : part.length]), (
-                        f"the codes of the coarse image of level {level} are not the first of the whole image's: a code "
-                        "of a scale may see that scale and coarser ones only"
+                        f"the codes of the coarse image of level {level} are not the first of the whole image's: a "
+                        "code of a scale may see that scale and coarser ones only"
                     )
 
     # Training

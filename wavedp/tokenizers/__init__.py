@@ -53,7 +53,7 @@ class Tokenizer(Protocol):
 
 
 class TokenizerMethod(Method):
-    """What all tokenizers declare; a subclass overrides what is not so for it."""
+    """The declaration of a tokenizer. A subclass overrides what differs for it."""
 
     def training_level(self, level: int) -> int | None:
         """The level of the public images that the tokenizer of a trial's level is trained on; None for one without
@@ -61,8 +61,8 @@ class TokenizerMethod(Method):
         return None
 
     def levels(self, config: Any, shape: Shape) -> range:
-        """The levels whose coarse images it is made for, from 0: at each, decoding what was encoded gives the image
-        back as well as its codes can say it. By default all that halve a full image of `shape` exactly."""
+        """The levels whose coarse images it is made for, from 0: the codes of each decode to that coarse image. By
+        default all levels that halve a full image of `shape` exactly."""
         deepest = 0
         while all(side % 2 ** (deepest + 1) == 0 for side in shape[1:]):
             deepest += 1

@@ -1,4 +1,4 @@
-"""What the tokenizers share that are learned on public images: their configuration, training and network."""
+"""Common to tokenizers that are learned on public images: their configuration, training and network."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SpectralConfig(LearnedConfig):
-    """Also the codebook of the details, and which of the transformers see no finer scale."""
+    """Also the codebook of the details, and which of the two transformers are blind to finer scales."""
 
     name: str = result("spectral")
     detail_codes: int = result(256)
@@ -33,8 +33,8 @@ class Spectral(Learned):
         return 0
 
     def levels(self, config: Any, shape: Shape) -> range:
-        """The whole image only, where the decoder's coarse scales see finer ones: a prefix of the codes then decodes to
-        something other than a coarse image."""
+        """Only the whole image, if the decoder's coarse scales see finer ones: a prefix of the codes then decodes to
+        something else than the coarse image."""
         whole_only = config.scale_causal in ("encoder", "none")
         return range(1) if whole_only else super().levels(config, shape)
 
