@@ -26,6 +26,7 @@ from typing import Any
 
 from wavedp import data, methods, metrics, tokenizers
 from wavedp.config import DataConfig, TrialConfig
+from wavedp.fields import first_stages
 from wavedp.generators import FitKind, coarse_shape
 from wavedp.methods import Method, Trains, canonical
 from wavedp.privacy.accounting import Mechanism
@@ -69,21 +70,31 @@ def mechanisms(trial: TrialConfig) -> dict[str, Mechanism]:
     return methods.generator(trial).mechanisms(canonical(trial), n_records(trial.data, "train"))
 
 
+def _own(trial: TrialConfig, stage: str) -> list[dict[str, Any]]:
+    """The fields of the generator's own that this stage is the first to read."""
+    first = first_stages(type(trial.generator))
+    content = methods.generator(trial).content(trial.generator)
+    found = {name: value for name, value in content.items() if first.get(name, "pretrain") == stage}
+    return [found] if found else []
+
+
 def _private_fit(trial: TrialConfig) -> list[Any]:
     if fit_kind(trial) == "public":  # nothing is drawn
         return [None, trial.level, 0]
     generator, private = methods.generator(trial), fit_kind(trial) in ("dp", "nonprivate")
-    return [
-        methods.section(trial, "privacy", generator) if private else None,
-        trial.level,
-        trial.seed,
-    ]
+    mechanism = methods.section(trial, "privacy", generator) if private else None
+    return [mechanism, trial.level, trial.seed, *_own(trial, "private_fit")]
+
+
+def _coarse_samples(trial: TrialConfig) -> list[Any]:
+    sampling = methods.section(trial, "sampling", methods.generator(trial))
+    return [sampling, _prompt_file(trial), trial.seed, *_own(trial, "coarse_samples")]
 
 
 def _pretrain(trial: TrialConfig) -> list[Any]:
     generator = methods.generator(trial)
     return [
-        generator.content(trial.generator),
+        *_own(trial, "pretrain"),
         generator.pretrain_level(trial),
         trial.blur,
         data.shape(trial.data),
@@ -159,7 +170,7 @@ CHAIN = (
     Stage(
         "coarse_samples",
         inputs=("tokenizer", "private_fit"),
-        fields=lambda t: [methods.section(t, "sampling", methods.generator(t)), _prompt_file(t), t.seed],
+        fields=_coarse_samples,
         reads=_prompts,
     ),
     Stage(
@@ -192,7 +203,8 @@ def chain_of(trial: TrialConfig) -> list[Stage]:
 
 def keys(trial: TrialConfig) -> dict[str, str]:
     """The key of every stage of a trial (64 hex digits each); nothing is run, no image decoded."""
-    trial, found = canonical(trial), {}
+    trial = canonical(trial)
+    found: dict[str, str] = {}
     for stage in chain_of(trial):
         content = [
             stage.name,

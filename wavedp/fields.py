@@ -26,10 +26,17 @@ def privacy(default: Any, later: bool = False, read_if: Mapping[str, Any] | None
     return field(default=default, metadata={"class": "privacy", "later": later, "read_if": read_if})
 
 
-def result(default: Any, later: bool = False, before: Any = None, read_if: Mapping[str, Any] | None = None) -> Any:
+def result(
+    default: Any,
+    later: bool = False,
+    before: Any = None,
+    read_if: Mapping[str, Any] | None = None,
+    stage: str | None = None,
+) -> Any:
     """A field that changes the numbers a stage produces. later, read_if: as in `privacy`. before: the value that
-    reproduces studies older than this field and keeps their keys."""
-    metadata = {"class": "result", "later": later or before is not None, "read_if": read_if}
+    reproduces studies older than this field and keeps their keys. stage: of a generator's field, the first stage that
+    reads it, `private_fit` or `coarse_samples` (None: `pretrain`), so that it moves no key before."""
+    metadata = {"class": "result", "later": later or before is not None, "read_if": read_if, "stage": stage}
     return field(default=default, metadata=metadata if before is None else {**metadata, "before": before})
 
 
@@ -97,6 +104,11 @@ def identity(config: Any) -> dict[str, Any]:
     }
     chosen = fields_of(config, "privacy", "result")
     return {name: value for name, value in chosen.items() if name not in young or value != _plain(young[name])}
+
+
+def first_stages(cls: type) -> dict[str, str]:
+    """{field: stage} of the fields that say which stage is the first to read them."""
+    return {item.name: item.metadata["stage"] for item in fields(cls) if item.metadata.get("stage")}
 
 
 def is_read(config: Any, item: dataclasses.Field[Any]) -> bool:

@@ -133,7 +133,7 @@ def canonical(trial: TrialConfig) -> TrialConfig:
         if item.name in ("data", "public"):
             continue
         if kind == "tokenizer" and "tokenizer" not in read:
-            changes[item.name] = item.default_factory()  # type: ignore[misc]
+            changes[item.name] = item.default_factory()  # type: ignore[misc, operator]
         elif kind:
             changes[item.name] = settled(value)
         elif dataclasses.is_dataclass(value):

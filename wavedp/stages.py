@@ -77,8 +77,9 @@ def make_reference(work: Work) -> None:
 
 def make_tokenizer(work: Work) -> None:
     """The public map from images to codes: learned on public images, or fixed by its configuration."""
-    trial, method, report = work.trial, methods.tokenizer(work.trial), {}
+    trial, method = work.trial, methods.tokenizer(work.trial)
     weights: Weights = {}
+    report: dict[str, Any] = {}
     level = tokenizers.training_level(trial.tokenizer, trial.level)
     if isinstance(method, Trains) and level is not None:
         images = _coarse_images(data.load(_public(trial), "train"), level)

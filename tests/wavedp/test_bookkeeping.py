@@ -10,8 +10,8 @@ from torch.nn import functional as F
 
 from wavedp.config import DiffusionConfig, PrivacyConfig
 from wavedp.errors import UserError
-from wavedp.generators import blur_diffusion
 from wavedp.generators.adaptation import LowRank, adapt
+from wavedp.generators.blur_diffusion import model as blur_diffusion
 from wavedp.generators.conditions import ClassCondition
 from wavedp.privacy import bookkeeping, layer_rules
 from wavedp.privacy.clipping import RecordGradients, splitting_of, trainable
@@ -209,7 +209,7 @@ def test_transformer(loss_fn, records, way):
 @pytest.mark.parametrize("trained", ["attention", "lora"])
 def test_adapted_transformer(trained, way):
     model = make_model()
-    adapt(model, trained, 2, seed=0)
+    adapt(model, PrivacyConfig(trained=trained, lora_rank=2), seed=0)
     for layer in model.modules():
         if isinstance(layer, LowRank):
             nn.init.normal_(layer.up.weight)
@@ -231,7 +231,7 @@ def test_unet(trained):
             parameter += 0.05 * torch.randn_like(parameter)
     for attention in model.unet.mid_block.attentions:
         attention._forward_hooks.clear()  # what Denoiser does for Opacus
-    adapt(model, trained, 2, seed=0)
+    adapt(model, PrivacyConfig(trained=trained, lora_rank=2), seed=0)
     loss_fn = blur_diffusion.record_loss(blur_diffusion.forward_process(config, "log"), config, 0.0, views, 2)
     batch = (
         torch.rand(records, *shape),

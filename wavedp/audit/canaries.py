@@ -24,16 +24,16 @@ import torch
 from torch import Tensor, nn
 
 from wavedp.audit.bounds import Scores
-from wavedp.config import PrivacyConfig, TokenizerConfig
+from wavedp.config import PrivacyConfig, configure
 from wavedp.errors import UserError
 from wavedp.generators.conditions import ClassCondition
-from wavedp.generators.spectral_ar import record_loss
-from wavedp.generators.transformer import SpectralTransformer
+from wavedp.generators.spectral_ar.model import record_loss
+from wavedp.generators.spectral_ar.transformer import SpectralTransformer
 from wavedp.privacy import accounting, training
 from wavedp.privacy.accounting import Mechanism
 from wavedp.progress import Report, silent
 from wavedp.seeds import derive_seed
-from wavedp.tokenizers.scalar import ScalarTokenizer
+from wavedp.tokenizers.scalar.model import ScalarTokenizer
 
 WIDTH, DEPTH, HEADS = 64, 1, 2
 DIM = 0.01  # scale of the transformer's inputs, which puts 0.99 of a canary's gradient into its row
@@ -81,7 +81,7 @@ def audited_fit(
     inside = torch.from_numpy(included)
     records = torch.cat([images, pixels[inside]]), torch.cat([labels, own[inside]])
 
-    tokenizer = ScalarTokenizer(TokenizerConfig(), tuple(images.shape[1:]))  # type: ignore[arg-type]
+    tokenizer = ScalarTokenizer(configure("tokenizer", "scalar"), tuple(images.shape[1:]))  # type: ignore[arg-type]
     torch.manual_seed(derive_seed(0, "audit", "model"))
     condition = ClassCondition(n_classes + canaries, WIDTH)
     model, table = SpectralTransformer(tokenizer, condition, WIDTH, DEPTH, HEADS), condition.table.weight

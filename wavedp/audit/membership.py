@@ -26,14 +26,14 @@ from scipy.stats import bootstrap
 from torch import Tensor
 
 from wavedp.audit.bounds import Scores
-from wavedp.config import GeneratorConfig, PrivacyConfig, SamplingConfig, TokenizerConfig
-from wavedp.generators import FitSettings, Weights
-from wavedp.generators.spectral_ar import SpectralAR, token_losses
+from wavedp.config import PrivacyConfig, SamplingConfig, configure
+from wavedp.generators import FitSettings
+from wavedp.generators.spectral_ar.model import SpectralARModel
 from wavedp.privacy import accounting
 from wavedp.privacy.accounting import Mechanism
 from wavedp.progress import Report, silent
 from wavedp.seeds import derive_seed
-from wavedp.tokenizers.scalar import ScalarTokenizer
+from wavedp.tokenizers.scalar.model import ScalarTokenizer
 
 SCORES = ("loss", "guidance", "calibrated")
 RESAMPLES = 400
@@ -95,12 +95,14 @@ def attack(
     natural = torch.arange(len(images)) < len(pool.images)
 
     shape = tuple(pool.images.shape[1:])
-    tokenizer = ScalarTokenizer(TokenizerConfig(), shape)  # type: ignore[arg-type]
-    generator = GeneratorConfig(condition_dropout=0.1, pretrain_steps=setting.pretrain_steps, depth=1)
-    made = SpectralAR(generator, tokenizer, tokenizer, pool.n_classes, "cpu")
+    tokenizer = ScalarTokenizer(configure("tokenizer", "scalar"), shape)  # type: ignore[arg-type]
+    config = configure(
+        "generator", "spectral_ar", condition_dropout=0.1, pretrain_steps=setting.pretrain_steps, depth=1
+    )
+    made = SpectralARModel(config, tokenizer, tokenizer, pool.n_classes, "cpu")
     public = made.fit_public(pool.public_images, pool.public_labels, seed, silent)
     n_records = int(coins.sum())
-    config = PrivacyConfig(
+    privacy = PrivacyConfig(
         epsilon=epsilon,
         delta=delta,
         batch_size=max(1, round(setting.rate * n_records)),
@@ -109,12 +111,13 @@ def attack(
         grad_sample_mode="bookkeeping",
     )
     with TemporaryDirectory() as folder:
-        planned = accounting.mechanisms(config, n_records)
+        (planned,) = accounting.mechanisms(privacy, n_records)
         own_seed = derive_seed(seed, "audit", "private_fit")
-        settings = FitSettings(config, planned, own_seed, Path(folder, "checkpoint.safetensors"))
+        checkpoint = Path(folder, "checkpoint.safetensors")
+        settings = FitSettings(privacy, {"private_fit": planned}, own_seed, checkpoint)
         fit = made.fit_private(public, images[coins], labels[coins], settings, report)
-    found = log_likelihoods(made, fit.weights, images, labels)
-    before = log_likelihoods(made, public, images, labels)
+    found = made.log_likelihoods(fit.weights, images, labels)
+    before = made.log_likelihoods(public, images, labels)
     values = {"loss": found[0], "guidance": found[0] - found[1], "calibrated": found[0] - before[0]}
     scores = {
         (kind, name): Scores(values[name][(rows & coins).numpy()], values[name][(rows & ~coins).numpy()])
@@ -126,24 +129,8 @@ def attack(
     samples = made.sample(fit.weights, shown, SamplingConfig(n=n_samples, temperature=1.0), seed, silent)
     near = nearness(samples, images[coins & natural], images[~coins & natural])
     mechanism = fit.mechanisms["private_fit"]
-    spent = accounting.compose([mechanism], accounting.delta(config, n_records))
+    spent = accounting.compose([mechanism], accounting.delta(privacy, n_records))
     return Attack(scores, near, mechanism, spent, n_records)
-
-
-@torch.inference_mode()
-def log_likelihoods(
-    made: SpectralAR, weights: Weights, images: Tensor, labels: Tensor
-) -> tuple[np.ndarray, np.ndarray]:
-    """Log-likelihoods in nats of the tokens of images B C h w, with their labels and without a condition."""
-    model = made._model(made.tokenizer, made.n_classes, weights).eval()
-    parts = []
-    for shown, given in zip(images.split(512), labels.split(512), strict=True):
-        codes = made.tokenizer.encode(shown).to(made.device)
-        of_labels = given.to(made.device)
-        both = [-token_losses(model, codes, c).double().sum(1) for c in (of_labels, model.condition.absent(of_labels))]
-        parts.append(torch.stack(both))
-    conditional, unconditional = torch.cat(parts, dim=1).cpu().numpy()
-    return conditional, unconditional
 
 
 def auc(scores: Scores) -> Estimate:
