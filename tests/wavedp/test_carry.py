@@ -14,10 +14,9 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from wavedp.store import carry
-from wavedp.store.carry import pack, unpack
 from wavedp.errors import UserError
-from wavedp.store import MANIFEST, Draft, Store, sha256
+from wavedp.store import MANIFEST, Draft, Store, carry, sha256
+from wavedp.store.carry import pack, unpack
 
 ROOT = Path(__file__).parents[2]
 FIT, SAMPLES, NEAR = "ab" * 32, "cd" * 32, "ab" * 31 + "cd"

@@ -44,8 +44,8 @@ class Trained(UpscalerMethod):
         return {name: value for name, value in super().content(config).items() if name in self.used}
 
     def training_content(self, trial: TrialConfig) -> tuple[Any, list[Any]]:
-        """Its whole configuration and the shared fields it reads. Overridden where fields that only drawing reads should
-        not make it train again."""
+        """Its whole configuration and the shared fields it reads. A subclass leaves out fields that only drawing reads,
+        which should not make it train again."""
         return identity(trial.upscaler), shared(trial, self)
 
     def check(self, trial: TrialConfig) -> list[str]:
