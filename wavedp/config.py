@@ -146,7 +146,7 @@ class MetricsConfig:
 
 @dataclass(frozen=True)
 class TrialConfig:
-    """One point of a study. Methods may be given by name: TrialConfig(generator="spectral_ar", upscaler="bicubic")."""
+    """One point of a study. Methods may be given by name: TrialConfig(upscaler="bicubic")."""
 
     level: int = result(1)  # wavelet level of the private coarse image, of side H / 2^level
     blur: str = result("none")  # f(i): none, linear, log, quadratic, cubic, quartic, triangular, heat
@@ -154,12 +154,12 @@ class TrialConfig:
     device: str = performance("auto")
     data: DataConfig = field(default_factory=DataConfig)
     public: DataConfig | None = field(default_factory=lambda: DataConfig(name="openclipart"))
-    tokenizer: Any = method("tokenizer", "scalar")
-    generator: Any = method("generator", "spectral_ar")
+    tokenizer: Any = method("tokenizer")
+    generator: Any = method("generator")
     diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
     privacy: PrivacyConfig = field(default_factory=PrivacyConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
-    upscaler: Any = method("upscaler", "realsr_df2k_x4")
+    upscaler: Any = method("upscaler")
     metrics: MetricsConfig = field(default_factory=MetricsConfig)
 
     def __post_init__(self) -> None:

@@ -46,9 +46,9 @@ def performance(default: Any, path: bool = False) -> Any:
     return field(default=default, metadata={"class": "performance", "path": path})
 
 
-def method(kind: str, name: str) -> Any:
-    """A section that belongs to a method: its fields are those of the chosen method's Config, by default `name`'s."""
-    return field(default_factory=lambda: configure(kind, name), metadata={"method": kind})
+def method(kind: str) -> Any:
+    """A section that belongs to a method: its fields are those of the chosen method's Config."""
+    return field(default_factory=lambda: configure(kind, registry.DEFAULT[kind]), metadata={"method": kind})
 
 
 def methods(kind: str) -> Any:

@@ -65,6 +65,10 @@ BUILT_IN: dict[str, dict[str, str]] = {
 }
 
 
+DEFAULT = {"generator": "spectral_ar", "tokenizer": "scalar", "upscaler": "realsr_df2k_x4"}
+"""The methods of a trial that says nothing else."""
+
+
 @cache
 def find(kind: str, name: str) -> Any:
     """The method. Raises UserError for an unknown name, or an object that cannot be imported or is not a method."""

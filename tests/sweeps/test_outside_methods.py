@@ -77,12 +77,12 @@ def call(lab, *command, status=0):
 
 def sweep(lab, *overrides, status=0):
     data = ["data.name=stripes", "data.size=28", "+sweep=smoke", f"results={lab / 'results'}", f"store={lab / 'store'}"]
-    return call(lab, "sweeps.run", *data, *overrides, status=status)
+    return call(lab, "sweeps.run", *overrides, *data, status=status)
 
 
 def test_a_plan_prices_one_gaussian_release(lab):
     """By entry point with a yaml of its own, by entry point, and by import path: one method, one release."""
-    by_yaml = ["generator=class_means", "--config-dir", str(lab / "conf")]
+    by_yaml = ["--config-dir", str(lab / "conf"), "generator=class_means"]
     for generator in (by_yaml, ["generator.name=class_means"], ["generator.name=class_means_generator:ClassMeans"]):
         printed = sweep(lab, *generator, "sweep.grid.epsilon=[2]", "sweep.grid.upscaler=[bicubic]", "dry_run=true")
         assert "private releases: 1 (1 new)" in printed
@@ -93,7 +93,7 @@ def test_a_plan_prices_one_gaussian_release(lab):
         "++sweep.grid={epsilon: [2], generator.spread: [0.1, 0.2]}",
     ):
         printed = sweep(lab, *by_yaml, axis, "dry_run=true")
-        assert "2 trials" in printed
+        assert "4 trials" in printed  # with the two upscalers of smoke
         assert "private releases: 1 (1 new)" in printed  # it takes no steps; its spread is read only when it samples
     refused = sweep(lab, *by_yaml, "privacy.steps=9", "dry_run=true", status=2)
     assert "privacy.steps=9 is not read by generator=class_means" in refused

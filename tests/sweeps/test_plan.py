@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 
 from sweeps.plan import owners, plan, points, random_search, release_of
-from wavedp import chain, checks, stages
+from wavedp import chain, checks, registry, stages
 from wavedp.config import DataConfig, TrialConfig, fields_of, from_dict, to_dict, trial_of
 from wavedp.errors import InfeasibleError, UserError
 from wavedp.privacy import selection
@@ -371,3 +371,22 @@ def test_a_large_delta_is_a_warning():
     (warning,) = checks.check(trial(privacy__batch_size=64, privacy__delta=0.01))
     assert "not below 1/N" in warning
     assert checks.check(trial(privacy__batch_size=64)) == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "moved"),
+    [
+        ("generator", "spectral_ar", ["pretrain", "private_fit", "coarse_samples", "upscale", "evaluate"]),
+        ("tokenizer", "spectral", ["tokenizer", "pretrain", "private_fit", "coarse_samples", "upscale", "evaluate"]),
+        ("upscaler", "bicubic", ["upscale", "evaluate"]),
+        ("metric", "kid", ["reference", "evaluate"]),
+        ("generator", "blur_diffusion", []),
+    ],
+)
+def test_a_version_belongs_to_its_method(kind, name, moved, monkeypatch):
+    """Mending one generator used to mean every generator's fits once more."""
+    config = trial(tokenizer__name="spectral", upscaler__name="bicubic")
+    before = chain.keys(config)
+    monkeypatch.setattr(registry.find(kind, name), "version", 2, raising=False)
+    after = chain.keys(config)
+    assert [stage for stage in before if before[stage] != after[stage]] == moved
