@@ -71,8 +71,8 @@ PRIMARY = "fid"
 
 @dataclass(frozen=True)
 class Meaning:
-    """What captions say of numbers whose names begin alike. sentence: without its full stop; {generated} and {real} stand
-    for the counts in the name, such as `1k` and `2k of the real test images`."""
+    """What captions say of numbers whose names begin alike. sentence: without its full stop; {generated} and {real}
+    stand for the counts in the name, such as `1k` and `2k of the real test images`."""
 
     better: Better
     sentence: str
@@ -80,8 +80,8 @@ class Meaning:
 
 @dataclass(frozen=True)
 class Given:
-    """What will be there to measure. counts(split): how many real images a split has. n_generated: samples of the trial.
-    labelled: both have class labels. described: the samples were made from texts."""
+    """What will be there to measure. counts(split): how many real images a split has. n_generated: samples of the
+    trial. labelled: both have class labels. described: the samples were made from texts."""
 
     config: MetricsConfig
     counts: Callable[[str], int]
@@ -117,7 +117,7 @@ class MetricMethod(Method):
         return {self.name: Meaning(self.better, self.sentence)}
 
     def names(self, own: Any, sets: Sets) -> dict[str, str]:
-        """The full name of each number that `measure` gives, by a short name. Reads sizes (and labels) of the sets only."""
+        """The full name of each number that `measure` gives, by a short name. Reads only sizes (and labels) of sets."""
         return {self.name: f"{self.name}_{sets.samples.name}_{sets.real.name}"}
 
     def require(self, own: Any, given: Given) -> None:
@@ -138,8 +138,8 @@ class MetricMethod(Method):
         return ()
 
     def reference_content(self, own: Any, config: MetricsConfig) -> list[Any]:
-        """What of the configuration `reference` reads beside the reference images and their features' mode and precision,
-        as JSON values: enters the key of the stage `reference`."""
+        """What of the configuration `reference` reads beside the reference images and the mode and precision of their
+        features, as JSON values: enters the key of the stage `reference`."""
         return [self.content(own)] if self.look(own) else []
 
     def reference_work(self, own: Any, real: Real) -> dict[str, int]:

@@ -65,8 +65,8 @@ SHEET = 32  # pairs
 
 
 class FileView(View):
-    """The set at `path`, read in chunks; memory holds one chunk and 8 KiB of features an image. samples: so many of them
-    (None: all), drawn evenly over the set. Raises UserError for what cannot be read, and for fewer than `samples`."""
+    """The set at `path`, read in chunks; memory holds one chunk and 8 KiB of features an image. samples: so many of
+    them (None: all), drawn evenly over the set. Raises UserError for what cannot be read, and for fewer images."""
 
     def __init__(self, path: Path, looking: Looking, samples: int | None, drawn: bool = True) -> None:
         n = image_sets.count(path)
@@ -196,6 +196,7 @@ def measure(options: argparse.Namespace) -> tuple[list[Row], int]:
             raise UserError(
                 f"{whose} has {view.count} image, and a distance between distributions needs two: give more."
             )
+    config = replace(config, fid_samples=generated.count)
     training = FileView(options.train, looking(options.train), None) if options.train else None
     counts = {"": real.count, TRAIN: training.count if training else 0}
     reals = RealFiles(real, config, options.device, training)
@@ -228,8 +229,8 @@ def _config(options: argparse.Namespace) -> MetricsConfig:
 
 
 def _chosen(options: argparse.Namespace) -> list[tuple[MetricMethod, Any]]:
-    """The metrics asked for and the Config of each, in the order of rows. Raises UserError for an unknown one, and where
-    an option is missing."""
+    """The metrics asked for and the Config of each, in the order of rows. Raises UserError for an unknown one, and for
+    one whose option is missing."""
     if "memorisation" in options.metrics and options.train is None:
         raise UserError("memorisation compares with the training images: name them with --train, or leave it out.")
     if "text" in options.metrics and (options.clip is None or options.texts is None):

@@ -44,7 +44,10 @@ class Accuracy(MetricMethod):
         if config.downstream == "cnn":
             about = f"a CNN after {config.downstream_steps} steps on {{generated}} generated images, {tested}"
             return {f"acc_cnn{config.downstream_steps}": Meaning(self.better, about)}
-        rest = f"of protocol {config.downstream}, after {{generated}} generated images, chosen on generated images, {tested}"
+        rest = (
+            f"of protocol {config.downstream}, after {{generated}} generated images, chosen on generated images, "
+            f"{tested}"
+        )
         found = {f"acc_{config.downstream}": Meaning(self.better, f"the classifiers, their mean {rest}")}
         for name in self._classifiers(config):
             found[f"acc_{config.downstream}-{name}"] = Meaning(self.better, f"the classifier {name} {rest}")

@@ -23,8 +23,8 @@ from wavedp.progress import Report, silent
 
 
 def load(folder: Path, device: str) -> tuple[Any, Any, Any]:
-    """The CLIPModel in a folder, its image processor and its tokenizer. Raises UserError without the package transformers,
-    and for a folder that holds no CLIP."""
+    """The CLIPModel in a folder, its image processor and its tokenizer. Raises UserError without the package
+    transformers, and for a folder without a CLIP model."""
     if importlib.util.find_spec("transformers") is None:
         raise UserError("Text alignment needs the package transformers: pip install 'wavedp[text]'.")
     from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
@@ -49,8 +49,8 @@ def text_alignment(
     report: Report = silent,
     total: int = 0,
 ) -> tuple[float, float]:
-    """Mean cosine of images and texts, in [-1, 1], and its standard error. pairs: chunks of uint8 B C H W, each with its B
-    texts. `report(done, total)` counts images. Raises UserError as `load`."""
+    """Mean cosine of images and texts, in [-1, 1], and its standard error. pairs: chunks of uint8 B C H W, each with
+    its B texts. `report(done, total)` counts images. Raises UserError as `load`."""
     model, prepare, tokenizer = load(folder, device)
     longest = model.config.text_config.max_position_embeddings
     found: list[Tensor] = []

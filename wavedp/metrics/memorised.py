@@ -30,8 +30,8 @@ class MemorisedConfig:
 
 
 class Memorised(FeatureMetric):
-    """Of features (wavedp.metrics.memorisation). The reference images must be held out of training. A look at the training
-    images without noise, which no ε covers, and no privacy test."""
+    """By features (wavedp.metrics.memorisation). The reference images must be held out of training. This looks at the
+    training images without noise, which no ε covers; it does not test privacy."""
 
     name, Config, better = "memorised", MemorisedConfig, "lower"
     sentence = "share of generated images nearer to a training image than 99% of real images are, "

@@ -86,8 +86,8 @@ def mean_powers(view: View) -> Tensor:
 
 
 def octaves_apart(power: Tensor, reference: Tensor) -> float:
-    """Root mean square over bands of log2 of the ratio of powers F, in octaves; 0 for equal spectra. Raises UserError for
-    powers of images of two sizes."""
+    """Root mean square over bands of log2 of the ratio of powers F, in octaves; 0 for equal spectra. Raises UserError
+    for powers of images of two sizes."""
     if power.shape != reference.shape:
         raise UserError(ONE_SIZE)
     octaves = (power.clamp(min=1e-12) / reference.clamp(min=1e-12)).log2()

@@ -29,8 +29,8 @@ class TextAlignmentConfig:
 
 
 class TextAlignment(MetricMethod):
-    """Mean cosine of images and texts (wavedp.metrics.alignment), in [-1, 1]. Looks at generated images and public texts
-    only."""
+    """Mean cosine of images and texts (wavedp.metrics.alignment), in [-1, 1]. Looks only at generated images and public
+    texts."""
 
     name, Config, better = "text", TextAlignmentConfig, "higher"
     sentence = "mean cosine of generated images and their texts, to the CLIP model whose digits the name shows"
@@ -54,8 +54,8 @@ class TextAlignment(MetricMethod):
             _counted(given.n_generated, _lines(own.texts))
         elif not given.described:
             raise UserError(
-                "metric text needs texts, and these images were not sampled from prompts: give its option `texts` a file "
-                "with a line for each image, or leave text out."
+                "metric text needs texts, and these images were not sampled from prompts: give its option `texts` a "
+                "file with a line for each image, or leave text out."
             )
 
     def work(self, own: Any, sets: Sets) -> dict[str, int]:

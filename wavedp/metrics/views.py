@@ -161,9 +161,9 @@ def _no_split(name: str) -> View:
 @dataclass(frozen=True)
 class Sets:
     """What a metric measures. samples: the generated images that are compared with real ones. everything: all generated
-    images. real: what the reference was made of; only its size is known here. counts(split): how many real images a split
-    has. split(name): real images of one of the metric's `test_splits`. seed: for what is drawn at random. job(): begins a
-    piece of work, for the progress."""
+    images. real: what the reference was made of; only its size is known here. counts(split): how many real images a
+    split has. split(name): real images of one of the metric's `test_splits`. seed: for what is drawn at random. job():
+    begins a piece of work, for the progress."""
 
     config: MetricsConfig
     samples: View
