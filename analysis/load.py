@@ -91,6 +91,18 @@ class Study:
             raise UserError(f"metric {chosen!r} is in no finished trial of {self.folder}: choose one of: {offered}.")
         return str(chosen)
 
+    def meaning(self, metric: str) -> dict[str, str]:
+        """What study.yaml says of a metric, `better` and `sentence`, by the longest beginning of its name that is listed
+        there; nothing in studies older than that list."""
+        listed = self.meta.get("metrics") or {}
+        begins = [name for name in listed if metric == name or metric.startswith(f"{name}_")]
+        return dict(listed[max(begins, key=len)]) if begins else {}
+
+    def lower_is_better(self, metric: str) -> bool:
+        """Whether smaller values of a metric are better: as study.yaml says, otherwise by its name."""
+        said = self.meaning(metric).get("better")
+        return lower_is_better(metric) if said is None else said == "lower"
+
     def provenance(self) -> dict[str, Any]:
         """What a figure of this study rests on: sha256 of the two record files, commit and command of the study."""
         return {
@@ -132,7 +144,8 @@ def load(folder: str | Path) -> Study:
 
 
 def lower_is_better(metric: str) -> bool:
-    """Direction of a metric, from the first word of its name: distances (fid, kid) fall, acc and coverage rise."""
+    """Direction of a metric in a study that does not say it, from the first word of its name: distances (fid, kid)
+    fall, acc and coverage rise."""
     return metric.split("_")[0] not in HIGHER_IS_BETTER
 
 

@@ -144,5 +144,5 @@ def test_a_study_folder_is_drawn_from_that_file_alone(tmp_path: Path, monkeypatc
 def test_a_file_without_data_or_trials_is_refused(tmp_path: Path) -> None:
     for rows in ([DATA], [trial(1, 0, 2), trial(3, 0, 2)]):
         write_jsonl(tmp_path / "spectra.jsonl", rows)
-        with pytest.raises(UserError, match=r"lacks the data's line or any trial's: run python -m wavedp.metrics.spec"):
+        with pytest.raises(UserError, match=r"lacks the data's line or any trial's: run python -m wavedp.reports.spec"):
             spectra_data(tmp_path / "spectra.jsonl")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from wavedp.errors import UserError
 from wavedp.fields import performance, result
 from wavedp.metrics import Given, MetricMethod
-from wavedp.metrics.views import Estimate, Sets
+from wavedp.metrics.views import Estimate, Sets, View
 from wavedp.weight_files import sha256
 
 if TYPE_CHECKING:
@@ -69,10 +69,20 @@ class TextAlignment(MetricMethod):
         images = sets.everything
         texts = _lines(own.texts) if own.texts is not None else list(images.texts or ())
         _counted(images.count, texts)
-        pairs = ((chunk, [texts[place] for place in places.tolist()]) for places, chunk in images.stream())
         folder = weights_file(own.clip).parent
-        found = text_alignment(pairs, folder, sets.device, report=sets.job(), total=images.count)
+        found = text_alignment(_pairs(images, texts), folder, sets.device, report=sets.job(), total=images.count)
         return {self.names(own, sets)["text"]: Estimate(*found)}
+
+
+def _pairs(images: View, texts: list[str]) -> Iterator[tuple[Tensor, list[str]]]:
+    """Chunks of images with their texts. Raises UserError for several sizes: only files of one size come in order of
+    name."""
+    shapes = set()
+    for places, chunk in images.stream():
+        shapes.add(chunk.shape[1:])
+        if len(shapes) > 1:
+            raise UserError("Texts belong to images in order of name, which needs all in one size: resize them.")
+        yield chunk, [texts[place] for place in places.tolist()]
 
 
 def weights_file(folder: str | Path | None) -> Path:
