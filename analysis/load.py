@@ -92,8 +92,8 @@ class Study:
         return str(chosen)
 
     def meaning(self, metric: str) -> dict[str, str]:
-        """What study.yaml says of a metric, `better` and `sentence`, by the longest beginning of its name that is listed
-        there; nothing in studies older than that list."""
+        """What study.yaml says of a metric, `better` and `sentence`, by the longest beginning of its name that is
+        listed there; nothing in studies older than that list."""
         listed = self.meta.get("metrics") or {}
         begins = [name for name in listed if metric == name or metric.startswith(f"{name}_")]
         return dict(listed[max(begins, key=len)]) if begins else {}

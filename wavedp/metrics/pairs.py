@@ -43,7 +43,8 @@ def has_pairs(labels: Tensor) -> bool:
 
 def perceptual(device: str) -> Perceptual:
     """The network. Raises UserError without its packages."""
-    return Perceptual(device, "the metric diversity", "the other metrics only")
+    with torch.random.fork_rng(devices=[]):  # building it draws weights, before they are read from the file
+        return Perceptual(device, "the metric diversity", "the other metrics only")
 
 
 def mean_distance(
