@@ -242,10 +242,11 @@ def _chosen(options: argparse.Namespace) -> list[tuple[MetricMethod, Any]]:
     }
     order = [name for name in CALLED if name in options.metrics]
     order += [name for name in dict.fromkeys(options.metrics) if name not in CALLED]
+    outside = [name for name in registry.names("metric") if registry.is_outside("metric", name)]
     found = []
     for name in order:
         known = CALLED.get(name, name)
-        if name not in CALLED and not registry.is_outside("metric", name):
+        if name not in CALLED and ":" not in name and name not in outside:
             raise UserError(f"{name} is not a metric of this command: use one of {', '.join(CALLED)}, or your own.")
         found.append((registry.find("metric", known), configure("metric", known, **own.get(name, {}))))
     return found
