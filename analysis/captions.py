@@ -10,7 +10,9 @@ from typing import Any
 from analysis.load import Study
 from analysis.replicates import Interval
 
-# Metric names as wavedp.metrics.suite forms them: family, mode, number of generated images, split and how much of it.
+# The ends of metrics' names: generated images, split and how much of it.
+COUNTS = re.compile(r"_(\d+k?)_(train|val|test)(\d+k?)?(_train\d+k?)?$")
+# Names in studies whose study.yaml does not say what they mean: family, mode, and counts.
 DISTANCE = re.compile(r"(fid|kid)_([a-z]+)(-bf16)?_(\d+k?)_(train|val|test)(\d+k?)?")
 SECOND = re.compile(r"fd_([\w-]+)_(\d+k?)_(train|val|test)(\d+k?)?")
 ACCURACY = re.compile(r"acc_cnn(\d+)_(\d+k?)_(train|val|test)")
@@ -22,8 +24,20 @@ RESIZING = {
 }
 
 
-def metric_sentence(metric: str) -> str:
-    """Describe a metric from its name: feature network and sample counts."""
+def metric_sentence(study: Study, metric: str) -> str:
+    """Describe a metric and the sample counts behind it, as study.yaml says, with the counts of the name."""
+    said = study.meaning(metric).get("sentence")
+    if said is None:
+        return known_sentence(metric)
+    counts = COUNTS.search(metric)
+    if counts is not None:
+        generated, split, part, _ = counts.groups()
+        said = said.replace("{generated}", generated).replace("{real}", _real(split, part))
+    return f"{metric}: {'as its name says' if '{' in said else said}."
+
+
+def known_sentence(metric: str) -> str:
+    """Feature network and sample counts behind a metric of a study that does not say them, from its name."""
     if match := DISTANCE.fullmatch(metric):
         _, mode, low, generated, split, part = match.groups()
         resizing = RESIZING.get(mode, f"{mode} resizing")
@@ -50,7 +64,11 @@ def metric_sentence(metric: str) -> str:
 
 
 def _counts(generated: str, split: str, part: str | None) -> str:
-    return f"{generated} generated against {f'{part} of the' if part else 'all'} real {split} images"
+    return f"{generated} generated against {_real(split, part)}"
+
+
+def _real(split: str, part: str | None) -> str:
+    return f"{f'{part} of the' if part else 'all'} real {split} images"
 
 
 def floor_clause(study: Study, metric: str) -> str:

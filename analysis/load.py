@@ -91,6 +91,18 @@ class Study:
             raise UserError(f"metric {chosen!r} is in no finished trial of {self.folder}: choose one of: {offered}.")
         return str(chosen)
 
+    def meaning(self, metric: str) -> dict[str, str]:
+        """The entry of a metric in study.yaml, `better` and `sentence`, by the longest beginning of its name that is
+        listed there; nothing in studies older than that list."""
+        listed = self.meta.get("metrics") or {}
+        begins = [name for name in listed if metric == name or metric.startswith(f"{name}_")]
+        return dict(listed[max(begins, key=len)]) if begins else {}
+
+    def lower_is_better(self, metric: str) -> bool:
+        """True if smaller values of a metric are better: as study.yaml says, otherwise by its name."""
+        said = self.meaning(metric).get("better")
+        return lower_is_better(metric) if said is None else said == "lower"
+
     def provenance(self) -> dict[str, Any]:
         """Sources of this study's figures: sha256 of the two record files, commit and command of the study."""
         return {
@@ -132,7 +144,8 @@ def load(folder: str | Path) -> Study:
 
 
 def lower_is_better(metric: str) -> bool:
-    """Return True for distances (fid, kid) and False for acc, coverage and so on, from the first word of the name."""
+    """Direction of a metric in a study that does not say it, from the first word of its name: distances (fid, kid)
+    fall, acc and coverage rise."""
     return metric.split("_")[0] not in HIGHER_IS_BETTER
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from analysis import captions
 from analysis.comparison import Published, published
-from analysis.load import Study, Trial, lower_is_better
+from analysis.load import Study, Trial
 from analysis.price import composed, releases
 from analysis.replicates import Interval, Point, points
 
@@ -67,7 +67,7 @@ def pareto_data(study: Study, metric: str | None = None, with_published: bool = 
     Raises UserError when no finished trial has the metric.
     """
     metric = study.metric(metric)
-    lower = lower_is_better(metric)
+    lower = study.lower_is_better(metric)
     found = [(point, value) for point in points(study) if (value := point.interval(metric)) is not None]
     prices: dict[frozenset[tuple[str, ...]], float] = {}
 
@@ -119,7 +119,7 @@ def _caption(study: Study, metric: str, values: list[Interval], papers: list[Pub
     sentences = [
         captions.seeds_sentence(values),
         DOMINANCE,
-        captions.metric_sentence(metric) + captions.floor_clause(study, metric),
+        captions.metric_sentence(study, metric) + captions.floor_clause(study, metric),
         captions.privacy_sentence(study),
         captions.nonprivate_sentence(study),
     ]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from analysis import captions
-from analysis.load import Study, Trial, lower_is_better
+from analysis.load import Study, Trial
 from analysis.replicates import Interval, Point, epsilon_text, points
 
 SETTINGS = ("generator", "level", "blur", "upscaler")
@@ -21,7 +21,7 @@ def table(study: Study, metrics: Sequence[str] | None = None) -> str:
     metrics = [study.metric(name) for name in metrics] if metrics else study.metrics
     metrics = [name for name in metrics if not name.startswith("floor_")]  # shown in the metric's column heading
     found = points(study)
-    bold = {metric: _separated(found, metric) for metric in metrics}
+    bold = {metric: _separated(found, metric, study.lower_is_better(metric)) for metric in metrics}
     header = [
         "series",
         "ε",
@@ -48,7 +48,7 @@ def write_table(study: Study) -> Path:
         captions.intervals_sentence([value for point in points(study) for value in _values(point, study.metrics)]),
         "Bold: the best of its ε, where its interval overlaps no other.",
         "s/trial: seconds of the stages a trial ran itself; reused: stages it found finished, of all its stages.",
-        *(captions.metric_sentence(metric) for metric in study.metrics),
+        *(captions.metric_sentence(study, metric) for metric in study.metrics),
         captions.privacy_sentence(study),
         captions.nonprivate_sentence(study),
         *dict.fromkeys(f"{trial.upscaler}: {note}." for trial in study.done for note in trial.notes),
@@ -79,7 +79,9 @@ def _row(point: Point, metrics: Sequence[str], bold: dict[str, list[Point]]) -> 
 def _column(study: Study, metric: str) -> str:
     """Column heading with direction and, if measured, the floor: `fid_clean_1k_test2k ↓ (real 20.7)`."""
     floor = study.floor(metric)
-    return f"{metric} {'↓' if lower_is_better(metric) else '↑'}" + (f" (real {floor:.3g})" if floor is not None else "")
+    return f"{metric} {'↓' if study.lower_is_better(metric) else '↑'}" + (
+        f" (real {floor:.3g})" if floor is not None else ""
+    )
 
 
 def _values(point: Point, metrics: Sequence[str]) -> list[Interval]:
@@ -101,9 +103,9 @@ def _number(value: Interval) -> str:
     return f"{value.mean:.{decimals}f} ± {value.half_width:.{decimals}f}"
 
 
-def _separated(found: Sequence[Point], metric: str) -> list[Point]:
+def _separated(found: Sequence[Point], metric: str, lower: bool) -> list[Point]:
     """Return the best row of each ε that has several rows, if its interval overlaps no other row's."""
-    sign = 1 if lower_is_better(metric) else -1
+    sign = 1 if lower else -1
     winners = []
     for epsilon in {point.epsilon for point in found}:
         same = [point for point in found if point.epsilon == epsilon and not point.is_real]

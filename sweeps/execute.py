@@ -13,6 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from sweeps.plan import PlannedTrial, owners, planned
+from wavedp import metrics
+from wavedp.chain import n_records
+from wavedp.config import TrialConfig
 from wavedp.errors import UserError
 
 # Read by Ray when it is imported or started. Tune's tables and reporter off; no folder change; no usage report.
@@ -73,7 +76,9 @@ def run_grid(trials: list[PlannedTrial], folder: Path, settings: dict[str, Any])
     coordinator = _coordinator(folder, settings, trials)
 
     def conductor(config: dict[str, Any]) -> None:
-        tune.report(_outcome(conduct(config["trial"], coordinator, str(folder), settings["store"], settings["commit"])))
+        trial = config["trial"]
+        row = conduct(trial, coordinator, str(folder), settings["store"], settings["commit"])
+        tune.report(_outcome(row, trial.config))
 
     space = {"trial": tune.grid_search(trials)}
     with Progress(coordinator, [trial.id for trial in trials]):
@@ -108,11 +113,12 @@ def run_search(
 
     def conductor(config: dict[str, Any]) -> None:
         point = {**config, "seed": search.get("seed", 0)}
-        row = conduct(planned(base, options, point), coordinator, str(folder), settings["store"], settings["commit"])
+        trial = planned(base, options, point)
+        row = conduct(trial, coordinator, str(folder), settings["store"], settings["commit"])
         if row["status"] != "done":
             # An exception before any report is how Tune tells Optuna that the trial failed; hence no retries below.
             raise RuntimeError(row["reason"])
-        tune.report(_outcome(row))
+        tune.report(_outcome(row, trial.config))
 
     searcher = OptunaSearch(
         {axis: _distribution(axis, spec) for axis, spec in search["space"].items()},
@@ -152,10 +158,11 @@ def _rows(coordinator: Any) -> list[dict[str, Any]]:
     return ray.get(coordinator.rows.remote())
 
 
-def _outcome(row: dict[str, Any]) -> dict[str, Any]:
+def _outcome(row: dict[str, Any], trial: TrialConfig) -> dict[str, Any]:
     """The objectives that Tune and Optuna see of a row: both are always there."""
-    fid = [value for name, value in row["metrics"].items() if name.startswith("fid_")]
-    return {"fid": fid[0] if fid else float("inf"), "epsilon": float(row["epsilon"]), "status": row["status"]}
+    primary = metrics.primary(trial.metrics, n_records(trial.data, trial.metrics.reference_split))
+    fid = row["metrics"].get(primary, float("inf"))
+    return {"fid": fid, "epsilon": float(row["epsilon"]), "status": row["status"]}
 
 
 def _distribution(axis: str, spec: Any) -> Any:

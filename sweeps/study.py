@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sweeps.plan import PlannedTrial
-from wavedp import data
+from wavedp import data, metrics
 from wavedp.config import TrialConfig, identity, sections, to_dict, trial_of
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -28,17 +28,16 @@ def describe_study(
     first: PlannedTrial | None,
 ) -> dict[str, Any]:
     """The content of study.yaml (fields as documented in results/README.md)."""
-    from wavedp.metrics import suite  # which imports torch: a dry run never comes here
-
     trial = trial_of(base)
-    metrics = (first.config if first else trial).metrics
-    n_reference = data.n_records((first.config if first else trial).data, metrics.reference_split)
+    measured = (first.config if first else trial).metrics
+    n_reference = data.n_records((first.config if first else trial).data, measured.reference_split)
     return {
         "study": values["study"],
         "sweep": sweep["name"],
         "command": typed(overrides),
         "axes": axes_of(sweep),
-        "primary_metric": suite.primary(metrics, n_reference),
+        "primary_metric": metrics.primary(measured, n_reference),
+        "metrics": metrics.described(measured),
         "identity": identity_of(trial),
         "config": _plain(to_dict(trial)),
         "versions": {name: importlib.metadata.version(name) for name in VERSIONED},

@@ -135,7 +135,7 @@ CHAIN = (
         "reference",
         fields=lambda t: metrics.reference_content(t.metrics),
         reads=lambda t: metrics.reference_data(t),
-        runs=lambda t: metrics.asked(t.metrics),
+        runs=lambda t: metrics.looking(t.metrics),
     ),
     Stage(
         "upscaler",

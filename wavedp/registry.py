@@ -56,6 +56,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "floor": "wavedp.metrics.floor:Floor",
         "fd": "wavedp.metrics.fd:SecondFrechet",
         "acc": "wavedp.metrics.acc:Accuracy",
+        "fid_infinity": "wavedp.metrics.fid:FIDInfinity",
         "prdc": "wavedp.metrics.prdc:PRDC",
         "spectrum": "wavedp.metrics.spectrum:Spectrum",
         "diversity": "wavedp.metrics.diversity:Diversity",

@@ -18,16 +18,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from wavedp import data, methods, text, tokenizers
+from wavedp import data, methods, metrics, text, tokenizers
 from wavedp.chain import chain_of, coarse_shape, fit_kind, keys, mechanisms, n_records
-from wavedp.config import DataConfig, TrialConfig
+from wavedp.config import DataConfig, MetricsConfig, TrialConfig
 from wavedp.errors import UserError
 from wavedp.generators import FitSettings, Generator, Pretrains
 from wavedp.methods import Trains, Weights, canonical
@@ -61,18 +61,20 @@ class Work:
 
 def make_reference(work: Work) -> None:
     """Evaluation statistics of the sensitive set's held-out split: a non-private look, priced as such in the ledger."""
-    metrics, real = work.trial.metrics, data.load(work.trial.data, work.trial.metrics.reference_split)
-    images, labels = torch.tensor(real.images), torch.tensor(real.labels)
-    reference = suite.make_reference(images, labels, metrics, work.cache, work.report, work.device)
-    found = {"features": reference.features, "others": reference.others, "second": reference.second}
-    work.draft.tensors("reference", {name: value for name, value in found.items() if value is not None})
-    tested = suite.downstream_split(metrics)
-    also = "" if tested == metrics.reference_split else f" on the {tested} split"
-    look = f"evaluation on the {metrics.reference_split} split (FID and KID statistics, downstream test{also})"
-    work.draft.json(
-        "ledger",
-        [ledger.line_nonprivate(look, dataset=real.fingerprint, n_records=len(labels), stage_key=work.key, trials=[])],
-    )
+    trial = work.trial
+    reference = suite.make_reference(_real(trial), trial.metrics, work.cache, work.report, work.device)
+    work.draft.tensors("reference", reference)
+    lines = [
+        ledger.line_nonprivate(
+            look,
+            dataset=data.fingerprint(trial.data, split),  # type: ignore[arg-type]
+            n_records=n_records(trial.data, split),
+            stage_key=work.key,
+            trials=[],
+        )
+        for look, split in metrics.looks(trial.metrics)
+    ]
+    work.draft.json("ledger", lines)
 
 
 def make_tokenizer(work: Work) -> None:
@@ -177,18 +179,21 @@ def make_upscale(work: Work) -> None:
 def make_evaluate(work: Work) -> None:
     """Metrics of the full-size samples against the reference."""
     trial = work.trial
-    tested = data.load(trial.data, suite.downstream_split(trial.metrics))
-    reference = suite.Reference(
-        **work.inputs["reference"].tensors("reference"),
-        n_split=data.n_records(trial.data, trial.metrics.reference_split),
-        images=torch.tensor(tested.images),
-        labels=torch.tensor(tested.labels),
-    )
     samples = work.inputs["upscale"].tensors("samples")
-    metrics = suite.evaluate(
-        samples["images"], samples["labels"], reference, trial.metrics, trial.seed, work.cache, work.report, work.device
+    measured = suite.evaluate(
+        samples["images"],
+        samples["labels"],
+        work.inputs["reference"].tensors("reference"),
+        _real(trial),
+        partial(n_records, trial.data),
+        trial.metrics,
+        trial.seed,
+        work.cache,
+        work.report,
+        work.device,
+        _texts(trial),
     )
-    work.draft.json("metrics", metrics)
+    work.draft.json("metrics", measured)
 
 
 MAKE: dict[str, Callable[[Work], None]] = {
@@ -239,8 +244,7 @@ def check_models(trial: TrialConfig) -> None:
         _prompts(trial)
     for method in (methods.tokenizer(trial), methods.upscaler(trial)):
         method.check_models(trial)
-    n_reference = n_records(trial.data, trial.metrics.reference_split)
-    _check_metrics(trial.metrics, n_reference, trial.sampling.n, labelled=True)
+    _check_metrics(trial.metrics, trial.data, trial.sampling.n, methods.generator(trial).conditioning(trial) == "text")
 
 
 def build_generator(trial: TrialConfig, inputs: dict[str, Artifact], device: str) -> Generator:
@@ -260,7 +264,19 @@ def _weights(method: methods.Method, trial: TrialConfig, inputs: dict[str, Artif
     return {name: inputs[name].tensors("weights") for name in method.needs(trial).inputs if name in inputs}
 
 
-_check_metrics = cache(suite.check)
+@cache  # the trials of a study ask the same again and again
+def _check_metrics(config: MetricsConfig, of: DataConfig, n_generated: int, described: bool) -> None:
+    suite.check(metrics.Given(config, partial(n_records, of), n_generated, labelled=True, described=described))
+
+
+def _real(trial: TrialConfig) -> suite.Load:
+    """Reads splits of the sensitive images, with their labels."""
+
+    def load(split: str) -> tuple[Tensor, Tensor]:
+        real = data.load(trial.data, split)  # type: ignore[arg-type]
+        return torch.tensor(real.images), torch.tensor(real.labels)
+
+    return load
 
 
 def _coarse_images(dataset: data.Dataset, level: int) -> Tensor:
@@ -274,6 +290,14 @@ def _conditions(dataset: data.Dataset, trial: TrialConfig, views: int | None = N
     if methods.generator(trial).conditioning(trial) == "text":
         return text.embed_captions(dataset.captions, trial.privacy.views if views is None else views)
     return torch.tensor(dataset.labels)
+
+
+def _texts(trial: TrialConfig) -> list[str] | None:
+    """The prompt of each sample, or None where samples have classes."""
+    if methods.generator(trial).conditioning(trial) != "text":
+        return None
+    prompts = _prompts(trial)
+    return [prompts[number % len(prompts)] for number in range(trial.sampling.n)]
 
 
 def _prompts(trial: TrialConfig) -> list[str]:

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-from wavedp import chain
+from wavedp import metrics
 from wavedp.config import MetricsConfig, TrialConfig
 from wavedp.errors import UserError
-from wavedp.metrics import dpimagebench, suite
+from wavedp.metrics import Given, dpimagebench, features, suite
 from wavedp.metrics.classifiers import resnet, resnext, wide_resnet
 from wavedp.metrics.dpimagebench import PROTOCOLS, Protocol, accuracies
 
@@ -137,26 +137,36 @@ def test_too_few_images_are_refused():
 
 def test_the_suite_reports_the_mean_and_each_classifier_tested_on_the_test_split(monkeypatch):
     """Beside an FID against the train split; none of the three is picked."""
-    monkeypatch.setitem(suite.PROTOCOLS, "small", TINY)
+    monkeypatch.setitem(dpimagebench.PROTOCOLS, "small", TINY)
     monkeypatch.setattr(
-        suite, "extract", lambda images, *_: torch.nn.functional.adaptive_avg_pool2d(images.float(), 2).flatten(1)
+        features, "extract", lambda images, *_: torch.nn.functional.adaptive_avg_pool2d(images.float(), 2).flatten(1)
     )
+    monkeypatch.setattr(features, "find_network", lambda path: None)
     config = MetricsConfig(
         fid_samples=20, reference_split="train", reference_samples=None, kid=False, floor=False, downstream="small"
     )
     generated, train, test = bars(60, 0), bars(50, 1), bars(40, 2)
-    features = suite.extract(train[0])
-    reference = suite.Reference(features, n_split=50, images=test[0], labels=test[1])
+    real, counts = {"train": train, "test": test}.__getitem__, {"train": 50, "test": 40}.__getitem__
+    reference = suite.make_reference(real, config)
+    assert list(reference) == ["features"]
+    assert len(reference["features"]) == 50
     seen: list[tuple[int, int]] = []
-    values = suite.evaluate(*generated, reference, config, 3, report=lambda *progress: seen.append(progress))
+    values = suite.evaluate(
+        *generated, reference, real, counts, config, 3, report=lambda *progress: seen.append(progress)
+    )
     alone = accuracies(*generated, *test, TINY, 3)
     assert values["acc_small_60_test"] == pytest.approx(sum(one.test for one in alone.values()) / 3)
     for name, one in alone.items():
         assert values[f"acc_small-{name}_60_test"] == one.test
-    assert set(values) == set(suite.names(config, 50, 60).values())
+    sets = Given(config, counts, 60).sets
+    chosen = metrics.chosen(config)
+    assert set(values) == {full for metric, own in chosen for full in metric.names(own, sets).values()}
     assert seen[-1] == (20 + 3 * TINY.epochs, 20 + 3 * TINY.epochs)
     assert [done for done, _ in seen] == sorted(done for done, _ in seen)
     trial = TrialConfig(metrics=config)
-    assert [split for _, split in chain._evaluation_data(trial)] == ["train", "test"]
+    assert [split for _, split in metrics.evaluation_data(trial)] == ["train", "test"]
+    assert metrics.looks(config) == [
+        ("evaluation on the train split (FID and KID statistics, downstream test on the test split)", "train")
+    ]
     other_steps = dataclasses.replace(config, downstream_steps=7)
-    assert chain._measuring(trial) == chain._measuring(TrialConfig(metrics=other_steps)), "no CNN, no steps of one"
+    assert metrics.content(config) == metrics.content(other_steps), "no CNN, no steps of one"

@@ -17,12 +17,13 @@ from PIL import Image
 
 from wavedp.config import MetricsConfig
 from wavedp.errors import UserError
+from wavedp.metrics import Given, chosen, primary, suite
 from wavedp.metrics import features as features_module
-from wavedp.metrics import suite
 from wavedp.metrics.downstream import downstream_accuracy
 from wavedp.metrics.features import clean_resize, extract, find_network, load_network
 from wavedp.metrics.frechet import frechet_distance, frechet_distance_of
 from wavedp.metrics.kernel import kernel_distance_of
+from wavedp.metrics.views import draw
 
 CONFIG = MetricsConfig(fid_samples=24, reference_samples=24, downstream_steps=0, floor=False, batch_size=8)
 
@@ -365,58 +366,75 @@ def test_downstream_takes_classes_that_only_one_side_has():
     ],
 )
 def test_names_say_mode_counts_and_split(config, n_reference, n_generated, expected):
-    assert suite.names(config, n_reference, n_generated) == expected
-    assert suite.primary(config, n_reference) == expected["fid"]
+    assert names(config, n_reference, n_generated) == expected
+    assert primary(config, n_reference) == expected["fid"]
+
+
+def names(config, n_reference, n_generated):
+    """Of all metrics that the configuration asks for, by their short names."""
+    sets = Given(config, lambda split: n_reference, n_generated).sets
+    return {short: full for metric, own in chosen(config) for short, full in metric.names(own, sets).items()}
+
+
+REAL = fields(40, 1, 16, 16, seed=1), striped(40, 1)[1]
+
+
+def made_reference(images, config, cache=None, labels=None):
+    return suite.make_reference(lambda split: (images, labels), config, cache)
+
+
+def measured(images, labels, reference, config, cache=None, report=lambda done, total: None, real=REAL):
+    """`suite.evaluate` against the real images `real`, whatever the split."""
+    n = len(real[0])
+    return suite.evaluate(images, labels, reference, lambda split: real, lambda split: n, config, 0, cache, report)
 
 
 @pytest.fixture(scope="module")
 def reference(cache):
-    images = fields(40, 1, 16, 16, seed=1)
-    return suite.make_reference(images, striped(40, 1)[1], CONFIG, cache)
+    return made_reference(REAL[0], CONFIG, cache)
 
 
-def test_reference_takes_a_part_and_keeps_the_split(reference):
-    assert reference.features.shape == (24, 2048)
-    assert reference.images.shape == (40, 1, 16, 16)
-    assert reference.n_split == 40
+def test_reference_takes_a_part(reference, cache):
+    assert list(reference) == ["features"]
+    assert torch.equal(reference["features"], extract(draw(REAL[0], 24), CONFIG, cache))
 
 
 def test_evaluate_gives_what_names_promise(reference, cache):
     config = replace(CONFIG, downstream_steps=10)
     images, labels = fields(30, 1, 16, 16, seed=2), striped(30, 2)[1]
     seen: list[tuple[int, int]] = []
-    values = suite.evaluate(images, labels, reference, config, 0, cache, lambda *progress: seen.append(progress))
-    assert set(values) == set(suite.names(config, 40, 30).values())
+    values = measured(images, labels, reference, config, cache, lambda *progress: seen.append(progress))
+    assert set(values) == set(names(config, 40, 30).values())
     assert set(values) == {"fid_clean_24_test24", "kid_clean_24_test24", "acc_cnn10_30_test"}
     assert seen[-1] == (34, 34)
     assert [done for done, _ in seen] == sorted(done for done, _ in seen)
     assert 0 <= values["acc_cnn10_30_test"] <= 1
 
-    chosen = suite.draw(images, 24)
+    chosen = draw(images, 24)
     theirs = cleanfid.kernel_distance(
-        extract(chosen, config, cache).numpy().astype(float), reference.features.numpy().astype(float), 1, 24
+        extract(chosen, config, cache).numpy().astype(float), reference["features"].numpy().astype(float), 1, 24
     )
     assert values["kid_clean_24_test24"] == pytest.approx(theirs, rel=1e-4)
 
 
 def test_evaluate_orders_images_by_quality(reference, cache):
     config = replace(CONFIG, fid_samples=12)
-    same_kind = suite.evaluate(fields(24, 1, 16, 16, seed=2), None, reference, config, 0, cache)
+    same_kind = measured(fields(24, 1, 16, 16, seed=2), None, reference, config, cache)
     noise = torch.randint(0, 256, (12, 1, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    bad = suite.evaluate(noise, None, reference, config, 0, cache)
+    bad = measured(noise, None, reference, config, cache)
     for name in same_kind:
         assert bad[name] > 2 * same_kind[name], name
     itself = replace(CONFIG, reference_samples=40, fid_samples=40)
-    whole = suite.make_reference(reference.images, None, itself, cache)
-    assert suite.evaluate(reference.images, None, whole, itself, 0, cache)["fid_clean_40_test"] < 1e-3
+    whole = made_reference(REAL[0], itself, cache)
+    assert measured(REAL[0], None, whole, itself, cache)["fid_clean_40_test"] < 1e-3
 
 
 def test_the_drawn_part_is_not_the_beginning_and_grows_by_appending():
     images = torch.arange(100)
-    part = suite.draw(images, 20)
+    part = draw(images, 20)
     assert part.float().mean() > 30, "a set sorted by class must not be cut after its first classes"
-    assert torch.equal(suite.draw(images, 50)[:20], part)
-    assert sorted(suite.draw(images, None).tolist()) == list(range(100))
+    assert torch.equal(draw(images, 50)[:20], part)
+    assert sorted(draw(images, None).tolist()) == list(range(100))
 
 
 @pytest.mark.parametrize(
@@ -433,13 +451,13 @@ def test_the_drawn_part_is_not_the_beginning_and_grows_by_appending():
     ],
 )
 def test_check_refuses_what_cannot_be_measured(change, n_reference, n_generated, labelled, message):
-    suite.check(CONFIG, 40, 30, False)
+    suite.check(Given(CONFIG, lambda split: 40, 30, labelled=False))
     with pytest.raises(UserError, match=message):
-        suite.check(replace(CONFIG, **change), n_reference, n_generated, labelled)
+        suite.check(Given(replace(CONFIG, **change), lambda split: n_reference, n_generated, labelled))
 
 
 def test_evaluate_checks_first(reference):
     with pytest.raises(UserError, match=r"fid_samples=24 .*got 10"):
-        suite.evaluate(fields(10, 1, 16, 16), None, reference, CONFIG, 0)
+        measured(fields(10, 1, 16, 16), None, reference, CONFIG)
     with pytest.raises(UserError, match="need class labels"):
-        suite.evaluate(fields(30, 1, 16, 16), None, reference, replace(CONFIG, downstream_steps=3), 0)
+        measured(fields(30, 1, 16, 16), None, reference, replace(CONFIG, downstream_steps=3))

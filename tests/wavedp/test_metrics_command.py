@@ -11,6 +11,7 @@ from cleanfid import fid as cleanfid
 from cleanfid.resize import build_resizer
 from PIL import Image
 
+from wavedp.config import MetricsConfig
 from wavedp.errors import UserError
 from wavedp.metrics import __main__ as command
 from wavedp.metrics import image_sets
@@ -18,6 +19,7 @@ from wavedp.metrics.features import pytorch_resize
 from wavedp.metrics.frechet import frechet_distance_at_infinity, frechet_distance_of
 from wavedp.metrics.kernel import kernel_distance_in_subsets
 from wavedp.metrics.neighbours import precision_recall_density_coverage
+from wavedp.metrics.views import Looking
 
 
 def pixels(count, channels=3, side=12, seed=0):
@@ -239,11 +241,9 @@ def test_the_command_prints_every_number_under_its_name(tmp_path, capsys):
     assert all(name in printed for name in names)
     assert "rank 11: this FID is for comparisons at the same counts only" in printed
     (fid,) = [row["value"] for row in rows if row["metric"] == "fid_clean_12_24"]
-    real, made = (
-        command.look(tmp_path / name, command.MetricsConfig(), None, "cpu", None, print)
-        for name in ("real", "made.npz")
-    )
-    assert fid == pytest.approx(frechet_distance_of(made.features, real.features))
+    looking = Looking(MetricsConfig(), tmp_path / "cache")
+    real, made = (command.FileView(tmp_path / name, looking, None).features() for name in ("real", "made.npz"))
+    assert fid == pytest.approx(frechet_distance_of(made, real))
 
 
 def test_too_few_images_are_refused(tmp_path, capsys):

@@ -1,4 +1,4 @@
-"""wavedp.metrics.spectrum: analytic spectra, and the command on a study in miniature."""
+"""wavedp.metrics.power_spectrum: analytic spectra, and the command on a study in miniature."""
 
 import json
 import math
@@ -13,8 +13,8 @@ import yaml
 from wavedp import data
 from wavedp.config import DataConfig, TrialConfig, to_dict
 from wavedp.errors import UserError
-from wavedp.metrics.spectrum import ROUNDING, bands, log_spectral_distance, spectrum
-from wavedp.metrics.suite import draw
+from wavedp.metrics.power_spectrum import ROUNDING, bands, log_spectral_distance, spectrum
+from wavedp.metrics.views import draw
 from wavedp.privacy import ledger
 from wavedp.reports.spectrum import main, measure
 

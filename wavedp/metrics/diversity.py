@@ -1,56 +1,104 @@
-"""Diversity of generated images: their mean distance from each other in features of an ImageNet network.
-
-LPIPS-*style* and uncalibrated: unit-normalised features of EfficientNet-Lite0 at three depths, compared by mean squared
-error (wavedp.losses.Perceptual), without the weights that LPIPS learned from human judgements. Compare it only with the
-value of real images, never with other papers. Noise is diverse too: read it together with FID or precision.
-
-    n images, P pairs, C channels, H W pixels
-"""
+"""How different generated images are from each other, to an ImageNet network (wavedp.metrics.pairs)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-
+from wavedp.config import MetricsConfig
 from wavedp.errors import UserError
-from wavedp.losses import Perceptual
+from wavedp.fields import result
+from wavedp.metrics import Given, Meaning, MetricMethod
+from wavedp.metrics.views import Estimate, Real, Sets, View
 
-PAIRS = 500
-"""Maximum number of pairs compared; the standard error shows whether it is enough."""
+if TYPE_CHECKING:
+    from torch import Tensor
 
-
-def pairs(labels: Tensor, seed: int = 0) -> Tensor:
-    """Draw random pairs of images with equal labels, by labels [n]; returns indices P 2. No image is in two pairs, so
-    distances are independent. At most 500 pairs, equally many per label. Raises UserError for fewer than two pairs."""
-    order = torch.Generator().manual_seed(seed)
-    found = []
-    for label in (values := labels.unique()):
-        members = (labels == label).nonzero()[:, 0]
-        number = min(len(members) // 2, max(PAIRS // len(values), 1))
-        found.append(members[torch.randperm(len(members), generator=order)[: 2 * number]].view(-1, 2))
-    chosen = torch.cat(found)
-    if len(chosen) < 2:
-        raise UserError(f"{len(labels)} images have no two pairs to average: give more, or leave diversity out.")
-    return chosen
+KINDS = {"": "", "_within": " of one class"}
 
 
-def mean_distance(
-    get: Callable[[Tensor], list[Tensor]], chosen: Tensor, device: str, batch_size: int = 50
-) -> tuple[float, float]:
-    """Mean perceptual distance of the pairs `chosen` [P 2], in [0, 4], and its standard error.
+@dataclass(frozen=True)
+class DiversityConfig:
+    """real: also that of the reference images, to compare with; a look at them."""
 
-    get(indices): returns uint8 images C H W. Raises UserError if the network's packages are missing or shapes differ.
-    """
-    perceptual = Perceptual(device, "the metric diversity", "--metrics without it")
-    found = []
-    for part in chosen.split(batch_size):
-        images = [image.expand(3, -1, -1) for image in get(part.flatten())]
-        if len({image.shape for image in images}) > 1:
-            raise UserError("Diversity compares images of one size: resize them, or leave diversity out.")
-        left, right = (torch.stack(images).to(device).float() / 255).view(-1, 2, *images[0].shape).unbind(1)
-        with torch.inference_mode():
-            found.append(perceptual.distances(left, right).cpu())
-    distances = torch.cat(found).double()
-    return float(distances.mean()), float(distances.std() / len(distances) ** 0.5)
+    name: str = result("diversity")
+    real: bool = result(False)
+
+
+class Diversity(MetricMethod):
+    """LPIPS-style and uncalibrated. Noise is diverse too: read it beside FID or precision."""
+
+    name, Config, better = "diversity", DiversityConfig, "higher"
+
+    def look(self, own: DiversityConfig) -> str:
+        """Generated images only, unless it is asked for that of real ones."""
+        return "diversity" if own.real else ""
+
+    def meanings(self, own: DiversityConfig, config: MetricsConfig) -> dict[str, Meaning]:
+        """Over all and within classes, of generated images and, where asked for, of real ones."""
+        whose = {"": "generated", **({"real_": "real"} if own.real else {})}
+        return {
+            f"{start}diversity{kind}": Meaning(
+                self.better, f"mean LPIPS-style distance of pairs of {images} images{of}, uncalibrated"
+            )
+            for start, images in whose.items()
+            for kind, of in KINDS.items()
+        }
+
+    def names(self, own: DiversityConfig, sets: Sets) -> dict[str, str]:
+        """diversity; and diversity_within where the samples' classes are known, if they are several."""
+        return {f"diversity{kind}": _name("", kind, len(which), sets.samples) for kind, which in _pairs(sets.samples)}
+
+    def require(self, own: DiversityConfig, given: Given) -> None:
+        """The network, and two pairs."""
+        from wavedp.metrics.pairs import perceptual
+
+        perceptual("cpu")
+        for view in (given.sets.samples, *([given.sets.real] if own.real else [])):
+            if view.count < 4:
+                raise UserError(f"{view.count} images have no two pairs to average: give more, or leave diversity out.")
+
+    def reference(self, own: DiversityConfig, real: Real) -> dict[str, Tensor]:
+        """diversity.real<kind>: float64 3, of real images: mean distance, standard error, and number of pairs."""
+        import torch
+
+        return {
+            f"diversity.real{kind}": torch.tensor([value, value.standard_error or 0.0, pairs], dtype=torch.float64)
+            for kind, (value, pairs) in (_measured(real.images, real.device) if own.real else {}).items()
+        }
+
+    def measure(self, own: DiversityConfig, sets: Sets, reference: Mapping[str, Tensor]) -> dict[str, float]:
+        """Mean distances in [0, 4]."""
+        found: dict[str, float] = {}
+        for kind, (value, pairs) in _measured(sets.samples, sets.device).items():
+            found[_name("", kind, pairs, sets.samples)] = value
+        for kind in KINDS if own.real else ():
+            if f"diversity.real{kind}" in reference:
+                mean, error, pairs = reference[f"diversity.real{kind}"].tolist()
+                found[_name("real_", kind, int(pairs), sets.real)] = Estimate(mean, error)
+        return found
+
+
+def _name(start: str, kind: str, pairs: int, view: View) -> str:
+    return f"{start}diversity{kind}_effnetlite0_{pairs}pairs_{view.name}"
+
+
+def _measured(view: View, device: str) -> dict[str, tuple[Estimate, int]]:
+    """By kind: the mean distance, and over how many pairs."""
+    from wavedp.metrics.pairs import mean_distance
+
+    return {kind: (Estimate(*mean_distance(view.images, which, device)), len(which)) for kind, which in _pairs(view)}
+
+
+def _pairs(view: View) -> list[tuple[str, Tensor]]:
+    """By kind: the pairs, int64 P 2. Within classes only where there are several, with two pairs in all."""
+    import torch
+
+    from wavedp.metrics.pairs import has_pairs, pairs
+
+    found = [("", pairs(torch.zeros(view.count)))]
+    labels = view.labels
+    if labels is not None and len(labels.unique()) > 1 and has_pairs(labels):
+        found.append(("_within", pairs(labels)))
+    return found

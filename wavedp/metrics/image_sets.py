@@ -33,23 +33,20 @@ ARRAYS = ("images", "samples", "arr_0")
 
 
 def chunks(path: Path) -> Iterator[torch.Tensor]:
-    """Yield all images of the set at `path` in chunks of one shape, uint8 B C H W with B <= 500. Raises UserError."""
-    if path.is_dir():
-        names = sorted(item for item in path.rglob("*") if item.is_file() and not _hidden(item.relative_to(path)))
-        yield from _pictures([(str(name), partial(_open, name)) for name in names if _picture(name.name)], path)
-    elif path.suffix == ".zip":
-        try:
-            archive = zipfile.ZipFile(path)
-        except (OSError, zipfile.BadZipFile) as error:
-            raise UserError(f"{path} cannot be read ({error}): give a zip of image files.") from error
-        with archive:
-            names_inside = sorted(name for name in archive.namelist() if not _hidden(PurePosixPath(name)))
-            files = [(f"{path}:{name}", partial(archive.open, name)) for name in names_inside if _picture(name)]
-            yield from _pictures(files, path)
-    elif path.suffix == ".npz":
+    """All images of the set at `path`, uint8 B C H W with B <= 500, each chunk of one shape. Raises UserError."""
+    if path.suffix == ".npz" and not path.is_dir():
         yield from _array(path).split(CHUNK)
+    elif path.is_dir():
+        yield from _pictures([(str(path / name), partial(_open, path / name)) for name in _names(path)])
     else:
-        raise UserError(f"{path} is no set of images: give a folder, a .zip of image files, or an .npz.")
+        names = _names(path)
+        with zipfile.ZipFile(path) as archive:
+            yield from _pictures([(f"{path}:{name}", partial(archive.open, name)) for name in names])
+
+
+def count(path: Path) -> int:
+    """How many images `chunks(path)` gives. Raises UserError."""
+    return len(_array(path)) if path.suffix == ".npz" and not path.is_dir() else len(_names(path))
 
 
 def pick(path: Path, indices: Sequence[int]) -> list[torch.Tensor]:
@@ -68,22 +65,34 @@ def labels(path: Path) -> torch.Tensor | None:
     if path.suffix == ".npz" and not path.is_dir():
         with np.load(path, allow_pickle=False) as file:
             classes = file["labels"].tolist() if "labels" in file else []
-    elif path.is_dir():
-        inside = [item.relative_to(path) for item in sorted(path.rglob("*")) if item.is_file()]
-        classes = [str(name.parent) for name in inside if not _hidden(name) and _picture(name.name)]
     else:
-        with zipfile.ZipFile(path) as archive:
-            names = sorted(archive.namelist())
-        classes = [str(PurePosixPath(n).parent) for n in names if not _hidden(PurePosixPath(n)) and _picture(n)]
+        classes = [str(PurePosixPath(name).parent) for name in _names(path)]
     if len(set(classes)) < 2:
         return None
     return torch.from_numpy(np.unique(classes, return_inverse=True)[1]).long()
 
 
-def _pictures(files: Sequence[tuple[str, Callable[[], IO[bytes]]]], source: Path) -> Iterator[torch.Tensor]:
-    """Decode files one by one; yield a chunk as soon as it is full, so that each shape has at most one in memory."""
-    if not files:
-        raise UserError(f"{source} holds no images: put some there ({', '.join(sorted(picture.SUFFIXES))}).")
+def _names(path: Path) -> list[str]:
+    """The pictures in a folder or zip, by name, relative to it. Raises UserError for none, and for what is neither."""
+    if path.is_dir():
+        files = (item for item in sorted(path.rglob("*")) if item.is_file())
+        found = [item.relative_to(path).as_posix() for item in files]
+    elif path.suffix == ".zip":
+        try:
+            with zipfile.ZipFile(path) as archive:
+                found = sorted(archive.namelist())
+        except (OSError, zipfile.BadZipFile) as error:
+            raise UserError(f"{path} cannot be read ({error}): give a zip of image files.") from error
+    else:
+        raise UserError(f"{path} is no set of images: give a folder, a .zip of image files, or an .npz.")
+    names = [name for name in found if not _hidden(PurePosixPath(name)) and _picture(name)]
+    if not names:
+        raise UserError(f"{path} holds no images: put some there ({', '.join(sorted(picture.SUFFIXES))}).")
+    return names
+
+
+def _pictures(files: Sequence[tuple[str, Callable[[], IO[bytes]]]]) -> Iterator[torch.Tensor]:
+    """Decode files one by one; a chunk leaves when it is full, so at most one is open for each shape."""
     waiting: dict[tuple[int, ...], list[np.ndarray]] = {}
     for name, opener in files:
         try:

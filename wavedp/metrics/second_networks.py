@@ -23,30 +23,12 @@ from torch import Tensor
 from wavedp.config import MetricsConfig
 from wavedp.errors import UserError
 from wavedp.losses import IMAGENET_MEAN, IMAGENET_STD, imagenet_network
-from wavedp.metrics.features import by_content, file_sha256
+from wavedp.metrics.fd import network_identity, network_name
+from wavedp.metrics.features import by_content
 from wavedp.progress import Report, silent
 from wavedp.resize import resize
 
 SIDE = 224
-
-
-def name(config: MetricsConfig) -> str:
-    """How metrics call the network: effnetlite0, or torchscript-<8 digits of the file's sha256>. Raises UserError for
-    second_network=file without a file."""
-    return "effnetlite0" if config.second_network == "effnetlite0" else f"torchscript-{identity(config)[:8]}"
-
-
-def identity(config: MetricsConfig) -> str:
-    """The sha256 of the user's file, or the name of the packaged network. Raises UserError for a missing file."""
-    if config.second_network != "file":
-        return str(config.second_network)
-    path = Path(config.second_network_file or "")
-    if not path.is_file():
-        raise UserError(
-            f"metrics.second_network=file, and metrics.second_network_file={config.second_network_file!r} is no file: "
-            "name a TorchScript file."
-        )
-    return file_sha256(path)
 
 
 def extract(
@@ -63,10 +45,12 @@ def extract(
     network = load(config, str(device))
     forward = partial(_forward, network, str(device))
     dimensions = forward(images[:1]).shape[1]
-    source = f"second {identity(config)}"
+    source = f"second {network_identity(config)}"
     features = by_content(images, source, lambda: forward, dimensions, config.batch_size, cache_dir, report)
     if not features.isfinite().all():
-        raise UserError(f"Features of {name(config)} are NaN or infinite: check the network and the device {device}.")
+        raise UserError(
+            f"Features of {network_name(config)} are NaN or infinite: check the network and the device {device}."
+        )
     return features
 
 
@@ -74,7 +58,7 @@ def load(config: MetricsConfig, device: str) -> Callable[[Tensor], Tensor]:
     """The network itself: normalised B 3 224 224 -> B D. Raises UserError where it is missing, or gives no B D."""
     if config.second_network != "file":
         return _packaged(device)
-    identity(config)
+    network_identity(config)
     return _scripted(Path(str(config.second_network_file)), device)
 
 

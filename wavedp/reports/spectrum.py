@@ -1,4 +1,4 @@
-"""Compare the power spectra of a study's samples with that of its data (wavedp.metrics.spectrum).
+"""A study's samples against its data, by the fineness of what they show (wavedp.metrics.power_spectrum).
 
     python -m wavedp.reports.spectrum results/<study> [--home .wavedp/data]
 
@@ -27,8 +27,8 @@ from wavedp import data
 from wavedp.config import DataConfig, from_dict
 from wavedp.data.cache import UNREADABLE
 from wavedp.errors import UserError
-from wavedp.metrics.spectrum import ROUNDING, Spectrum, log_spectral_distance, spectrum
-from wavedp.metrics.suite import draw
+from wavedp.metrics.power_spectrum import ROUNDING, Spectrum, log_spectral_distance, spectrum
+from wavedp.metrics.views import draw
 from wavedp.privacy import ledger
 from wavedp.store import write_jsonl
 

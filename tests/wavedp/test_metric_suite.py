@@ -1,0 +1,215 @@
+"""Every metric of the repository conforms, and the suite notices those that do not."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from wavedp import registry
+from wavedp.config import configure
+from wavedp.testing.metrics import ONLY_FID, MetricSuite, pictures, see_patches
+
+
+def switched(**changes):
+    """A configuration in which fields ask for what is tested."""
+    return dataclasses.replace(ONLY_FID, **changes)
+
+
+class TestFID(MetricSuite):
+    def config(self):
+        return configure("metric", "fid")
+
+    def metrics(self):
+        return switched()
+
+
+class TestKID(MetricSuite):
+    def config(self):
+        return configure("metric", "kid")
+
+    def metrics(self):
+        return switched(kid=True)
+
+
+class TestKIDInSubsets(MetricSuite):
+    order_tolerance = 0.05  # subsets are drawn by place
+
+    def config(self):
+        return configure("metric", "kid", subsets=5)
+
+
+class TestFloor(MetricSuite):
+    reads_samples = False
+
+    def config(self):
+        return configure("metric", "floor")
+
+    def metrics(self):
+        return switched(floor=True)
+
+
+class TestSecondFrechet(MetricSuite):
+    def config(self):
+        return configure("metric", "fd")
+
+    def metrics(self):
+        return switched(second_network="effnetlite0", fid_samples=20, reference_samples=20)
+
+    def best(self):
+        return tuple(part[:30] for part in self.real("test"))
+
+
+class TestAccuracy(MetricSuite):
+    order_tolerance = 0.3  # batches are drawn by place
+
+    def config(self):
+        return configure("metric", "acc")
+
+    def metrics(self):
+        return switched(downstream_steps=30)
+
+
+class TestProtocol(TestAccuracy):
+    def metrics(self):
+        return switched(downstream="small", reference_split="train")
+
+    @pytest.fixture(autouse=True)
+    def short(self, monkeypatch):
+        from wavedp.metrics import dpimagebench
+
+        tiny = dataclasses.replace(dpimagebench.PROTOCOLS["small"], epochs=4, step=2, batch=16)
+        monkeypatch.setitem(dpimagebench.PROTOCOLS, "small", tiny)
+
+
+class TestFIDInfinity(MetricSuite):
+    order_tolerance = 0.2  # subsets are drawn by place
+
+    def config(self):
+        return configure("metric", "fid_infinity")
+
+
+class TestPRDC(MetricSuite):
+    def config(self):
+        return configure("metric", "prdc")
+
+
+class TestPRDCOfThree(MetricSuite):
+    def config(self):
+        return configure("metric", "prdc", k=3)
+
+
+class TestSpectrum(MetricSuite):
+    def config(self):
+        return configure("metric", "spectrum")
+
+
+class TestDiversity(MetricSuite):
+    """Noise is diverse too, so copies of one picture are what is worse."""
+
+    order_tolerance = 0.2  # pairs are drawn by place
+
+    def config(self):
+        return configure("metric", "diversity", real=True)
+
+    def worse(self):
+        images, labels = self.best()
+        return images[:1].expand_as(images).contiguous(), labels
+
+
+class TestMemorised(MetricSuite):
+    """Noise lies far from every training image, so copies of those are what is worse."""
+
+    def config(self):
+        return configure("metric", "memorised", train_samples=150)
+
+    def best(self):
+        return pictures(120, seed=9)
+
+    def worse(self):
+        return tuple(part[:120] for part in self.real("train"))
+
+
+class TestTextAlignment(MetricSuite):
+    """A small CLIP without training: each image has the letter that it matches best, and noise in its place less."""
+
+    @pytest.fixture(autouse=True, scope="class")
+    def clip(self, tmp_path_factory, request):
+        request.cls.folder = small_clip(tmp_path_factory.mktemp("clip"))
+
+    def config(self):
+        return configure("metric", "text", clip=str(self.folder))
+
+    def texts(self, images):
+        from wavedp.metrics.alignment import load
+
+        model, prepare, tokenizer = load(self.folder, "cpu")
+        shown = [image.permute(1, 2, 0).numpy() for image in self.best()[0]]
+        with torch.inference_mode():
+            given = model(
+                **tokenizer(list("abcdefgh"), return_tensors="pt"),
+                pixel_values=prepare(shown, return_tensors="pt")["pixel_values"],
+            )
+        return ["abcdefgh"[place] for place in given.logits_per_image.argmax(1).tolist()]
+
+
+def small_clip(folder: Path) -> Path:
+    import transformers  # which the extra `dev` brings
+
+    words = ["<|startoftext|>", "<|endoftext|>", *(f"{c}</w>" for c in "abcdefgh"), *"abcdefgh"]
+    (folder / "vocab.json").write_text(json.dumps({word: number for number, word in enumerate(words)}))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    transformers.CLIPTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt")).save_pretrained(folder)
+    size = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    text = {**size, "vocab_size": len(words), "max_position_embeddings": 8, "bos_token_id": 0, "eos_token_id": 1}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        config = transformers.CLIPConfig(
+            text_config=text, vision_config={**size, "image_size": 16, "patch_size": 8}, projection_dim=8
+        )
+        transformers.CLIPModel(config).save_pretrained(folder)
+    shape = {"size": {"shortest_edge": 16}, "crop_size": {"height": 16, "width": 16}}
+    transformers.CLIPImageProcessor(**shape).save_pretrained(folder)
+    return folder
+
+
+class TestBrightness(MetricSuite):
+    """A metric of another package, named by where it is."""
+
+    def config(self):
+        return configure("metric", "odd_metrics:Brightness")
+
+    def worse(self):
+        images, labels = self.best()
+        return images // 2, labels
+
+
+def test_every_metric_of_the_repository_is_tried():
+    here = {each for each in globals().values() if isinstance(each, type) and issubclass(each, MetricSuite)}
+    TestTextAlignment.folder = None
+    assert set(registry.BUILT_IN["metric"]) <= {each().config().name for each in here - {MetricSuite}}
+
+
+@pytest.mark.parametrize(
+    ("kind", "test", "words"),
+    [
+        ("NotANumber", "test_numbers_are_finite_and_have_a_meaning", "is nan"),
+        ("WithoutCounts", "test_names_are_known_before_and_say_counts", "without a count"),
+        ("WrongWay", "test_what_is_better_scores_better", "for the best"),
+        ("FirstImage", "test_order_changes_nothing", "moves"),
+        ("Random", "test_it_gives_the_same_twice_and_leaves_the_global_generator_alone", "another number"),
+        ("Silent", "test_what_it_sees_is_in_the_ledger", r"say in look\(\) at what"),
+        ("Hasty", "test_its_declaration_imports_no_torch", "it imports torch"),
+    ],
+)
+def test_the_suite_notices(kind, test, words, monkeypatch):
+    class Odd(TestBrightness):
+        def config(self):
+            return configure("metric", f"{'hasty_metric' if kind == 'Hasty' else 'odd_metrics'}:{kind}")
+
+    see_patches(monkeypatch)
+    with pytest.raises(AssertionError, match=words):
+        getattr(Odd(), test)()
