@@ -19,7 +19,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -44,7 +44,7 @@ class Stage:
     inputs: tuple[str, ...] = ()
     fields: Callable[[TrialConfig], Any] = lambda trial: None
     reads: Callable[[TrialConfig], list[tuple[DataConfig, str]]] = lambda trial: []
-    runs: Callable[[TrialConfig], list[Method]] = lambda trial: []
+    runs: Callable[[TrialConfig], Sequence[Method]] = lambda trial: []
     applies: Callable[[TrialConfig], bool] = lambda trial: True
     version: int = 1
 
