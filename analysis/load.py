@@ -47,7 +47,7 @@ class Trial:
 
     @property
     def budget(self) -> float:
-        """Where the trial stands on the ε axis: 0 or inf if that is what was spent, otherwise what was asked.
+        """The trial's place on the ε axis: 0 or inf if that is what was spent, otherwise what was asked.
 
         A generator that never reads the sensitive images spends 0 whatever was asked of it.
         """
@@ -77,8 +77,8 @@ class Study:
         return list(dict.fromkeys(name for trial in self.done for name in trial.metrics))
 
     def floor(self, metric: str) -> float | None:
-        """What as many real images get in the place of generated ones, by a metric such as fid_clean_1k_test2k; None
-        where the study did not measure it (metrics.floor), or measured several."""
+        """The score of as many real images in the place of generated ones, by a metric such as fid_clean_1k_test2k;
+        None where the study did not measure it (metrics.floor), or measured several."""
         start = "floor_" + "_".join(metric.split("_")[:3]) + "_"  # the family, the mode and the count
         found = {trial.metrics[name] for trial in self.done for name in trial.metrics if name.startswith(start)}
         return found.pop() if len(found) == 1 else None
@@ -92,19 +92,19 @@ class Study:
         return str(chosen)
 
     def meaning(self, metric: str) -> dict[str, str]:
-        """What study.yaml says of a metric, `better` and `sentence`, by the longest beginning of its name that is
+        """The words of study.yaml on a metric, `better` and `sentence`, by the longest beginning of its name that is
         listed there; nothing in studies older than that list."""
         listed = self.meta.get("metrics") or {}
         begins = [name for name in listed if metric == name or metric.startswith(f"{name}_")]
         return dict(listed[max(begins, key=len)]) if begins else {}
 
     def lower_is_better(self, metric: str) -> bool:
-        """Whether smaller values of a metric are better: as study.yaml says, otherwise by its name."""
+        """True if smaller values of a metric are better: as study.yaml says, otherwise by its name."""
         said = self.meaning(metric).get("better")
         return lower_is_better(metric) if said is None else said == "lower"
 
     def provenance(self) -> dict[str, Any]:
-        """What a figure of this study rests on: sha256 of the two record files, commit and command of the study."""
+        """The basis of this study's figures: sha256 of the two record files, commit and command of the study."""
         return {
             "study": self.name,
             "trials_sha256": sha256(self.folder / "trials.jsonl"),
@@ -137,7 +137,7 @@ def load(folder: str | Path) -> Study:
     for line, place in zip(ledger, places, strict=True):
         if "kind" not in line or "stage_key" not in line:
             raise UserError(
-                f"{place} is no ledger line, for it lacks kind or stage_key: restore the file from a backup."
+                f"{place} is not a ledger line, for it lacks kind or stage_key: restore the file from a backup."
             )
     meta = yaml.safe_load((folder / "study.yaml").read_text(encoding="utf-8"))
     return Study(folder, meta or {}, list(trials.values()), ledger)

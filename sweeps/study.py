@@ -1,4 +1,4 @@
-"""What study.yaml says: the question (axes), the configuration that answers it, and what it ran on."""
+"""The content of study.yaml: the question (axes), the configuration that answers it, and what it ran on."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def describe_study(
 
 
 def axes_of(sweep: dict[str, Any]) -> dict[str, Any]:
-    """What a sweep varies, by kind of axis; kinds that it has not are left out."""
+    """The axes of a sweep, by kind; kinds that it lacks are left out."""
     return {kind: sweep[kind] for kind in AXES if sweep.get(kind)}
 
 

@@ -5,7 +5,7 @@
     resnext      Xie et al., 2017, arXiv 1611.05431, section 5.3: grouped bottlenecks, depth 9n + 2 (29), 8 groups of 64
 
 Depths and widths by default are those of DPImageBench's evaluation/classifier. Written by hand, since torchvision has
-the ImageNet versions alone, which halve an image twice before the first block.
+only the ImageNet versions, which halve an image twice before the first block.
 
 Shapes: B images, C channels, H W pixels, K classes.
 """

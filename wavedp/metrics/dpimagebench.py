@@ -1,6 +1,6 @@
 """Downstream accuracy by DPImageBench's protocol, for tables that stand beside its own.
 
-Three classifiers learn from generated images alone: 11 in 12 of them to train on (55,000 of 60,000, drawn with seed
+Three classifiers learn from generated images only: 11 in 12 of them to train on (55,000 of 60,000, drawn with seed
 0), the rest to choose the epoch by. Adam at 0.01, times 0.2 every 20 of 50 epochs, batches of 256, the weights averaged
 with decay 0.9999 (evaluation/evaluator.py, val mode `syn`; its CIFAR recipe is another one). Above 32 pixels a side it
 leaves out ResNeXt, and so does this. Nothing is chosen on sensitive images: each classifier is tested on them once. Its
@@ -61,7 +61,8 @@ PROTOCOLS = {
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Of one classifier at the epoch (from 1) that was best on generated images kept back: there, and on real ones."""
+    """A classifier's accuracy at its best epoch (from 1): on generated images kept back, which choose it, and on real
+    ones."""
 
     test: float
     validation: float
@@ -78,7 +79,7 @@ def accuracies(
     report: Report = silent,
     device: torch.device | str = "cpu",
 ) -> dict[str, Accuracy]:
-    """Of each of the protocol's classifiers, by name. Images uint8 B C H W, labels int64 B; `seed` moves initial
+    """The accuracies of the protocol's classifiers, by name. Images uint8 B C H W, labels int64 B; `seed` moves initial
     weights, dropout and the order of batches, and nothing outside. `report(done, total)` counts epochs.
 
     Raises UserError for fewer than `FEWEST` images.

@@ -38,7 +38,7 @@ def frechet_distance_of(features1: torch.Tensor, features2: torch.Tensor) -> flo
 def frechet_distance_at_infinity(
     generated: torch.Tensor, real: torch.Tensor, points: int = 8, seed: int = 0
 ) -> tuple[float, float]:
-    """What the distance would be with infinitely many generated samples, and the standard error of that extrapolation.
+    """The distance extrapolated to infinitely many generated samples, and the standard error of that extrapolation.
 
     FID's bias falls as 1/n (Chong & Forsyth, 2020, arXiv 1911.07023): distances of `points` random subsets of n
     samples, from a tenth of `generated` [n1 D] to all of it and evenly spaced in 1/n, are fitted by a straight line in
