@@ -92,6 +92,10 @@ def test_a_section_for_a_usual_metric_takes_its_place():
         ({"also": ("text",)}, "needs a CLIP model"),
         ({"also": (configure("metric", "prdc", k=10),)}, "k=10 and 10 images has no neighbours: use k from 1 to 9"),
         ({"also": ("diversity",), "fid_samples": 3}, "3 images have no two pairs"),
+        (
+            {"also": (configure("metric", "diversity", real=True),), "reference_samples": 3},
+            "3 images have no two pairs",
+        ),
     ],
 )
 def test_what_cannot_be_measured_is_refused_before(patches, changes, words):
@@ -115,6 +119,37 @@ def test_keys_hold_what_is_asked_and_only_where_it_is_read():
     assert len({keys["reference"] for keys in real_ones.values()}) == len(real_ones)
     three = chain.keys(trial(also=(configure("metric", "prdc", k=3),)))
     assert three["evaluate"] != real_ones["prdc"]["evaluate"]
+
+
+def test_the_content_of_files_is_in_the_key_and_paths_are_not(tmp_path):
+    for folder, weights in (("a", b"one"), ("b", b"one"), ("c", b"two")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "model.safetensors").write_bytes(weights)
+
+    def keys(folder, texts):
+        (tmp_path / "texts").write_text(texts)
+        text = configure("metric", "text", clip=str(tmp_path / folder), texts=str(tmp_path / "texts"))
+        return chain.keys(trial(also=(text,)))
+
+    one, same, other, told = keys("a", "x"), keys("b", "x"), keys("c", "x"), keys("a", "yy")
+    assert one == same
+    assert len({found["evaluate"] for found in (one, other, told)}) == 3
+    assert one["reference"] == other["reference"] == chain.keys(trial())["reference"], "it sees no real image"
+
+
+def test_texts_are_those_of_a_file_or_of_prompts(monkeypatch, tmp_path, patches):
+    monkeypatch.setattr("wavedp.metrics.alignment.load", lambda folder, device: None)
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    (tmp_path / "texts").write_text("a\n" * 59)
+    from_prompts = given(also=(configure("metric", "text", clip=str(tmp_path)),))
+    suite.check(dataclasses.replace(from_prompts, described=True))
+    with pytest.raises(UserError, match="not sampled from prompts"):
+        suite.check(from_prompts)
+    from_file = configure("metric", "text", clip=str(tmp_path), texts=str(tmp_path / "texts"))
+    with pytest.raises(UserError, match="60 images and 59 texts"):
+        suite.check(given(also=(from_file,)))
+    (tmp_path / "texts").write_text("a\n" * 60)
+    suite.check(given(also=(from_file,)))
 
 
 def test_a_metrics_data_are_in_the_key(monkeypatch):

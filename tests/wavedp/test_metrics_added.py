@@ -161,7 +161,11 @@ def test_the_second_distance_is_measured_under_its_networks_name(eyes, scripted)
 
 @pytest.mark.parametrize(
     ("content", "words"),
-    [(None, "is no file"), (b"text", "no TorchScript network"), (torch.nn.Identity(), "one row of features an image")],
+    [
+        (None, "is no file"),
+        (b"text", "not a TorchScript network"),
+        (torch.nn.Identity(), "one row of features an image"),
+    ],
 )
 def test_a_wrong_network_is_one_sentence(content, words, tmp_path):
     path = tmp_path / "given.pt"

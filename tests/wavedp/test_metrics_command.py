@@ -98,7 +98,7 @@ def broken(tmp_path, kind):
     if kind == "empty folder":
         return path, "holds no images"
     if kind == "no such path":
-        return tmp_path / "nowhere", "nowhere is no set of images"
+        return tmp_path / "nowhere", "nowhere is not a set of images"
     if kind == "text":
         (tmp_path / "a.txt").write_text("x")
         return tmp_path / "a.txt", "give a folder, a .zip"

@@ -157,7 +157,7 @@ def test_the_home_of_the_data_can_be_given(study):
 @pytest.mark.parametrize(
     ("break_it", "words"),
     [
-        (lambda folder: (folder / "study.yaml").unlink(), "is no study, for it has no study.yaml: give"),
+        (lambda folder: (folder / "study.yaml").unlink(), "is not a study, for it lacks study.yaml: give"),
         (lambda folder: [path.unlink() for path in (folder / "samples").iterdir()], "no .npz of a finished trial"),
         (lambda folder: (folder / "samples/real.npz").write_bytes(b"torn"), "cannot be read .*: restore or remove it"),
         (

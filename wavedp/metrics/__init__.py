@@ -1,4 +1,4 @@
-"""What full-size samples are worth: metrics, each in a file of its own, found by name in wavedp.registry.
+"""Metrics of full-size samples, each in a file of its own, found by name in wavedp.registry.
 
     fid, kid, floor, fd, acc                                                   switched by fields of MetricsConfig
     prdc, spectrum, diversity, memorised, text, fid_infinity, one of your own  asked for by `metrics.also`
@@ -66,13 +66,13 @@ if TYPE_CHECKING:  # plans are made without torch
 Better = Literal["lower", "higher"]
 
 PRIMARY = "fid"
-"""What searches minimise and figures draw unless told otherwise."""
+"""The metric that searches minimise and figures draw unless told otherwise."""
 
 
 @dataclass(frozen=True)
 class Meaning:
-    """What captions say of numbers whose names begin alike. sentence: without its full stop; {generated} and {real}
-    stand for the counts in the name, such as `1k` and `2k of the real test images`."""
+    """The meaning of numbers whose names begin alike, for captions. sentence: without its full stop; {generated}
+    and {real} stand for the counts in the name, such as `1k` and `2k of the real test images`."""
 
     better: Better
     sentence: str
@@ -80,8 +80,8 @@ class Meaning:
 
 @dataclass(frozen=True)
 class Given:
-    """What will be there to measure. counts(split): how many real images a split has. n_generated: samples of the
-    trial. labelled: both have class labels. described: the samples were made from texts."""
+    """The images that a trial will have. counts(split): number of real images of a split. n_generated: samples of
+    the trial. labelled: both have class labels. described: the samples were made from texts."""
 
     config: MetricsConfig
     counts: Callable[[str], int]
@@ -98,7 +98,7 @@ class Given:
 
 
 class MetricMethod(Method):
-    """What all metrics declare. own: the metric's Config.
+    """The declaration of a metric. own: the metric's Config.
 
     better, sentence: of numbers named `<name>_…`; a metric of several numbers overrides `meanings`. The sentence is as
     in `Meaning`. standing: whether the ledger line that every reference has speaks for this metric too.
@@ -109,11 +109,11 @@ class MetricMethod(Method):
     standing: ClassVar[bool] = False
 
     def asked(self, config: MetricsConfig) -> bool:
-        """Whether a field of MetricsConfig asks for it; `metrics.also` can ask for any."""
+        """True if a field of MetricsConfig asks for it; `metrics.also` can ask for any."""
         return False
 
     def meanings(self, own: Any, config: MetricsConfig) -> dict[str, Meaning]:
-        """What its numbers mean, by what their names begin with."""
+        """The meaning of its numbers, by the beginning of their names."""
         return {self.name: Meaning(self.better, self.sentence)}
 
     def names(self, own: Any, sets: Sets) -> dict[str, str]:
@@ -125,8 +125,8 @@ class MetricMethod(Method):
         UserError."""
 
     def look(self, own: Any) -> str:
-        """How the ledger says what it looks at of sensitive images, such as `power spectra`. A metric that says nothing
-        is shown generated images only, unless it is `standing`."""
+        """The ledger's words for its look at sensitive images, such as `power spectrum`. A metric without any is shown
+        generated images only, unless it is `standing`."""
         return ""
 
     def reference_splits(self, own: Any, config: MetricsConfig) -> tuple[str, ...]:
@@ -138,21 +138,21 @@ class MetricMethod(Method):
         return ()
 
     def reference_content(self, own: Any, config: MetricsConfig) -> list[Any]:
-        """What of the configuration `reference` reads beside the reference images and the mode and precision of their
+        """The configuration that `reference` reads beside the reference images and the mode and precision of their
         features, as JSON values: enters the key of the stage `reference`."""
         return [self.content(own)] if self.look(own) else []
 
     def reference_work(self, own: Any, real: Real) -> dict[str, int]:
-        """What takes time in `reference`, for its progress; what several metrics share has one name."""
+        """Amounts of work in `reference`, for its progress; work that metrics share has one name."""
         return {}
 
     def work(self, own: Any, sets: Sets) -> dict[str, int]:
-        """What takes time in `measure`, likewise."""
+        """Amounts of work in `measure`, likewise."""
         return {}
 
     def reference(self, own: Any, real: Real) -> dict[str, Tensor]:
-        """What is kept of the real images. Names begin with the metric's, but for what metrics share: `features` of the
-        reference images by the FID network."""
+        """The tensors to keep of the real images. Their names begin with the metric's; metrics share `features`,
+        those of the reference images by the FID network."""
         return {}
 
     def measure(self, own: Any, sets: Sets, reference: Mapping[str, Tensor]) -> dict[str, float]:
@@ -200,7 +200,7 @@ RESIZING = {
 
 
 def features_clause(config: MetricsConfig) -> str:
-    """How captions say what the FID network saw."""
+    """The FID network and its input, in words for captions."""
     precision = ", in bfloat16" if config.precision == "bfloat16" else ""
     return f"Inception-v3 pool features{precision}, {RESIZING[config.mode]}"
 
@@ -217,29 +217,29 @@ def chosen(config: MetricsConfig) -> list[tuple[MetricMethod, Any]]:
     return found + [item for item in listed if item not in found]
 
 
-def asked(config: MetricsConfig) -> list[MetricMethod]:
+def asked(config: MetricsConfig) -> list[Method]:
     """The metrics that a trial is asked for."""
     return [metric for metric, _ in chosen(config)]
 
 
-def looking(config: MetricsConfig) -> list[MetricMethod]:
+def looking(config: MetricsConfig) -> list[Method]:
     """Those among them that are shown sensitive images."""
     return [metric for metric, own in chosen(config) if sees_real(metric, own)]
 
 
 def sees_real(metric: MetricMethod, own: Any) -> bool:
-    """Whether a metric is shown sensitive images: only where the ledger says so."""
+    """True for a metric that is shown sensitive images, which the ledger then says."""
     return metric.standing or bool(metric.look(own))
 
 
 def reference_content(config: MetricsConfig) -> list[Any]:
-    """What the reference reads of its configuration."""
+    """The configuration that the stage `reference` reads, as JSON values."""
     found: list[Any] = [config.mode, config.precision, config.reference_split, config.reference_samples]
     return found + [item for metric, own in chosen(config) for item in metric.reference_content(own, config)]
 
 
 def content(config: MetricsConfig) -> dict[str, Any]:
-    """What `evaluate` reads of its configuration."""
+    """The configuration that the stage `evaluate` reads, as JSON values."""
     read = {item.name for item in fields(config) if is_read(config, item)}
     found = {name: value for name, value in identity(config).items() if name in read}
     if config.also:
@@ -248,7 +248,7 @@ def content(config: MetricsConfig) -> dict[str, Any]:
 
 
 def reference_data(trial: TrialConfig) -> list[tuple[DataConfig, str]]:
-    """What the reference looks at."""
+    """Datasets and splits that the stage `reference` looks at."""
     config = trial.metrics
     more = [
         split
@@ -260,7 +260,7 @@ def reference_data(trial: TrialConfig) -> list[tuple[DataConfig, str]]:
 
 
 def evaluation_data(trial: TrialConfig) -> list[tuple[DataConfig, str]]:
-    """What `evaluate` looks at: the reference split, and what metrics test on."""
+    """Datasets and splits that the stage `evaluate` looks at: the reference split, and those that metrics test on."""
     config = trial.metrics
     more = [
         split for metric, own in chosen(config) if sees_real(metric, own) for split in metric.test_splits(own, config)
@@ -269,7 +269,7 @@ def evaluation_data(trial: TrialConfig) -> list[tuple[DataConfig, str]]:
 
 
 def looks(config: MetricsConfig) -> list[tuple[str, str]]:
-    """How the ledger says what the trial's metrics look at, and of which split: a line for each split.
+    """The purpose and the split of each ledger line for the looks of the trial's metrics, a line for each split.
 
     The line of the reference split begins as in every study, whatever was measured: a look that is asked for less is
     still the same look. Further metrics are named in it.
@@ -300,7 +300,7 @@ def primary(config: MetricsConfig, n_reference: int) -> str:
 
 
 def described(config: MetricsConfig) -> dict[str, dict[str, str]]:
-    """What study.yaml says of the metrics asked for: {what a name begins with: {better, sentence}}."""
+    """The meanings of the metrics asked for, as study.yaml keeps them: {beginning of a name: {better, sentence}}."""
     found: dict[str, Meaning] = {}
     for metric, own in chosen(config):
         found |= metric.meanings(own, config)

@@ -59,7 +59,7 @@ CALLED = {
     "memorisation": "memorised",
     "text": "text",
 }
-"""What this command calls the metrics, in the order of its rows."""
+"""This command's names of the metrics, in the order of its rows."""
 
 SHEET = 32  # pairs
 
@@ -120,7 +120,7 @@ class RealFiles(Real):
 
     def split(self, name: str, count: int | None = None) -> View:
         if name != TRAIN or self.training is None:
-            raise UserError(f"a metric looks at the {name} split, which this command has not: leave that metric out.")
+            raise UserError(f"a metric looks at the {name} split, which this command lacks: leave that metric out.")
         return self.training if count is None else Part(self.training, torch.arange(min(count, self.training.count)))
 
 
@@ -216,7 +216,7 @@ def measure(options: argparse.Namespace) -> tuple[list[Row], int]:
 
 
 def _config(options: argparse.Namespace) -> MetricsConfig:
-    """What of a trial's configuration the options say."""
+    """The options as a trial's configuration."""
     config = replace(MetricsConfig(), mode=options.mode, precision=options.precision)
     if "fd2" not in options.metrics:
         return config

@@ -38,7 +38,7 @@ class Accuracy(MetricMethod):
         return config.downstream != "cnn" or config.downstream_steps > 0
 
     def meanings(self, own: Any, config: MetricsConfig) -> dict[str, Meaning]:
-        """Of the CNN; of a protocol's mean, and of each of its classifiers."""
+        """One meaning for the CNN; for a protocol one of the mean, and one of each classifier."""
         (split,) = self.test_splits(own, config)
         tested = f"tested on the real {split} images"
         if config.downstream == "cnn":

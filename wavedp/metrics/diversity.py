@@ -1,4 +1,4 @@
-"""How different generated images are from each other, to an ImageNet network (wavedp.metrics.pairs)."""
+"""Diversity: differences between generated images, to an ImageNet network (wavedp.metrics.pairs)."""
 
 from __future__ import annotations
 

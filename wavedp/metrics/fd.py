@@ -80,7 +80,7 @@ class SecondFrechet(MetricMethod):
 
 
 def network_name(config: MetricsConfig) -> str:
-    """How metrics call the network: effnetlite0, or torchscript-<8 digits of the file's sha256>. Raises UserError for
+    """The network's name in metrics: effnetlite0, or torchscript-<8 digits of the file's sha256>. Raises UserError for
     second_network=file without a file."""
     if config.second_network != "file":
         return str(config.second_network)

@@ -163,8 +163,8 @@ def load_network(path: Path, device: str, precision: str = "float32") -> torch.n
     """The network in the TorchScript file `path`: float32 B 3 299 299 in [-1, 1) -> B 2048, channels last.
 
     For float32 it is rebuilt for speed (wavedp.metrics.inception); bfloat16 would round that differently, so there the
-    file's own modules run. Raises UserError when the file cannot be read or is another network: the path is no part of
-    a trial's identity, so it must not change a number by more than rounding.
+    file's own modules run. Raises UserError when the file cannot be read or is another network: the path does not
+    enter a trial's identity, so it must not change a number by more than rounding.
     """
     with warnings.catch_warnings():
         # Recent torch versions deprecate TorchScript, the form in which this network is published.
@@ -210,7 +210,7 @@ def _probe_image() -> torch.Tensor:
 
 @lru_cache(maxsize=4)
 def file_sha256(path: Path) -> str:
-    """Of the content of the file at `path`, which is read once a process."""
+    """64 hex digits of the content of the file at `path`, which is read once a process."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 

@@ -24,7 +24,7 @@ class FloorConfig:
 
 
 class Floor(FeatureMetric):
-    """As many real images as there are samples, or half of all where there are too few, against the rest."""
+    """Compares as many real images as there are samples (or half of all, of fewer) with the rest."""
 
     name, Config, better, standing = "floor", FloorConfig, "lower", True
 
@@ -33,7 +33,7 @@ class Floor(FeatureMetric):
         return config.floor
 
     def meanings(self, own: Any, config: MetricsConfig) -> dict[str, Meaning]:
-        """Of the floor of FID."""
+        """One meaning."""
         about = "what real images of the split get in the place of generated ones"
         return {f"floor_fid_{how(config)}": Meaning(self.better, about)}
 
@@ -56,7 +56,7 @@ class Floor(FeatureMetric):
             )
 
     def reference_content(self, own: Any, config: MetricsConfig) -> list[Any]:
-        """How many further images are looked at."""
+        """The number of further images that it looks at."""
         return [{"floor": config.fid_samples}]
 
     def reference_work(self, own: Any, real: Real) -> dict[str, int]:
@@ -74,7 +74,7 @@ class Floor(FeatureMetric):
         return {"features": kept.features(), "others": others.features()}
 
     def measure(self, own: Any, sets: Sets, reference: Mapping[str, Tensor]) -> dict[str, float]:
-        """Of the last of the real images to the others."""
+        """The distance of the last real images to the others."""
         import torch
 
         from wavedp.metrics.frechet import frechet_distance_of
@@ -85,5 +85,5 @@ class Floor(FeatureMetric):
 
 
 def _part(sets: Sets, n: int) -> int:
-    """How many of n real images play the generated ones."""
+    """The number of n real images that play the generated ones."""
     return min(sets.samples.count, n // 2)

@@ -5,8 +5,8 @@ B images of a chunk, C channels (1 or 3), H W pixels
 case                              result
 no image                          UserError
 images of several sizes, or grey  chunks of one size and number of channels each: Inception resizes every image
-and colour mixed                  separately
-a file that is not an image       UserError naming it (see wavedp.data.picture)
+and colour mixed                  by itself
+a file without a picture          UserError naming it (wavedp.data.picture says what is read how)
 npz: several arrays               the one called images, samples or arr_0, else UserError
 npz: B H W or B H W C             converted to B C H W
 npz: float in [0, 1]              rounded to 8 bits
@@ -45,7 +45,7 @@ def chunks(path: Path) -> Iterator[torch.Tensor]:
 
 
 def count(path: Path) -> int:
-    """How many images `chunks(path)` gives. Raises UserError."""
+    """The number of images that `chunks(path)` gives. Raises UserError."""
     return len(_array(path)) if path.suffix == ".npz" and not path.is_dir() else len(_names(path))
 
 
@@ -84,7 +84,7 @@ def _names(path: Path) -> list[str]:
         except (OSError, zipfile.BadZipFile) as error:
             raise UserError(f"{path} cannot be read ({error}): give a zip of image files.") from error
     else:
-        raise UserError(f"{path} is no set of images: give a folder, a .zip of image files, or an .npz.")
+        raise UserError(f"{path} is not a set of images: give a folder, a .zip of image files, or an .npz.")
     names = [name for name in found if not _hidden(PurePosixPath(name)) and _picture(name)]
     if not names:
         raise UserError(f"{path} holds no images: put some there ({', '.join(sorted(picture.SUFFIXES))}).")

@@ -37,7 +37,7 @@ class KID(FeatureMetric):
         return []
 
     def meanings(self, own: KIDConfig, config: MetricsConfig) -> dict[str, Meaning]:
-        """Of all images, and of subsets."""
+        """One meaning for all images, and one for subsets."""
         (whole,) = super().meanings(own, config).values()
         subsets = replace(whole, sentence=f"mean over {own.subsets} subsets, {whole.sentence}")
         return {

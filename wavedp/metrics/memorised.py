@@ -67,7 +67,7 @@ class Memorised(FeatureMetric):
             raise UserError(f"metric memorised: train_samples={own.train_samples} holds nothing: use 1 or more.")
 
     def reference_splits(self, own: Any, config: MetricsConfig) -> tuple[str, ...]:
-        """What the generator was fitted to."""
+        """The split that the generator was fitted to."""
         return (TRAIN,)
 
     def reference_work(self, own: MemorisedConfig, real: Real) -> dict[str, int]:

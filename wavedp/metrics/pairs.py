@@ -1,4 +1,4 @@
-"""How different generated images are from each other, to an ImageNet network.
+"""Differences between the images of a set, to an ImageNet network.
 
 LPIPS-*style*, and uncalibrated: unit-normalised features of EfficientNet-Lite0 at three depths, compared by mean
 squared error (tokenizers.losses.Perceptual), without the weights that LPIPS learned from human judgements. Compare it
@@ -37,7 +37,7 @@ def pairs(labels: Tensor, seed: int = 0) -> Tensor:
 
 
 def has_pairs(labels: Tensor) -> bool:
-    """Whether labels n give two pairs of one label."""
+    """True if labels [n] give at least two pairs of equal labels."""
     return int((labels.unique(return_counts=True)[1] // 2).sum()) >= 2
 
 

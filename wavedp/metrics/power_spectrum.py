@@ -1,10 +1,10 @@
-"""How much of each fineness images hold: their radial power spectrum.
+"""The radial power spectrum of images: how much of each fineness they hold.
 
     B images, C channels, H W pixels, F bands
 
 Definition. An image's modes are its coefficients in the orthonormal DCT-II (Ahmed, Natarajan & Rao 1974), which mirrors
 borders where a Fourier transform would see an edge. Mode (k, l) has √((k/2H)² + (l/2W)²) cycles per pixel, from 0 (the
-mean) to 0.71; its power is its square, averaged over channels. Band 0 is the mean alone and band j what lies above
+mean) to 0.71; its power is its square, averaged over channels. Band 0 is the mean and band j what lies above
 (j-1)/N and up to j/N, N = max(H, W); so each axis gives it an odd and an even mode (centred objects have little of the
 odd ones, and narrower bands would show a saw). A band's power and frequency are means over its modes. White noise of
 variance v has power v in every band, and powers times numbers of modes add up to Σ pixel², averaged over channels
@@ -42,7 +42,7 @@ class Spectrum:
 
 
 def spectrum(images: Tensor) -> Spectrum:
-    """Of images B C H W, uint8 (then taken as [0, 1]) or float. Raises UserError for fewer than two."""
+    """The spectrum of images B C H W, uint8 (then taken as [0, 1]) or float. Raises UserError for fewer than two."""
     if len(images) < 2:
         raise UserError(f"a spectrum with a standard error needs two images, got {len(images)}: give more.")
     _, frequencies, modes = bands(*images.shape[-2:])

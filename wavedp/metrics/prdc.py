@@ -43,7 +43,7 @@ class PRDC(FeatureMetric):
         return "precision and recall"
 
     def meanings(self, own: PRDCConfig, config: MetricsConfig) -> dict[str, Meaning]:
-        """Of each of the four."""
+        """One meaning for each of the four."""
         rest = f"k = {own.k}, {features_clause(config)}, {{generated}} generated against {{real}}"
         return {
             f"{share}{_rank(own)}_{how(config)}": Meaning(self.better, f"{about}, {rest}")
@@ -51,7 +51,7 @@ class PRDC(FeatureMetric):
         }
 
     def names(self, own: PRDCConfig, sets: Sets) -> dict[str, str]:
-        """Of each of the four."""
+        """One name for each of the four."""
         rest = f"{how(sets.config)}_{sets.samples.name}_{sets.real.name}"
         return {share: f"{share}{_rank(own)}_{rest}" for share in SHARES}
 

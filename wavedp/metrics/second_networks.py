@@ -78,7 +78,7 @@ def _scripted(path: Path, device: str) -> Callable[[Tensor], Tensor]:
                 found = network(torch.zeros(2, 3, SIDE, SIDE, device=device))
         except RuntimeError as error:
             raise UserError(
-                f"{path} is no TorchScript network of images 3 x {SIDE} x {SIDE}: export one with torch.jit.trace."
+                f"{path} is not a TorchScript network of images 3 x {SIDE} x {SIDE}: export one with torch.jit.trace."
             ) from error
     if not isinstance(found, Tensor) or found.ndim != 2 or len(found) != 2:
         raise UserError(f"{path} does not give one row of features an image: export a network that does.")

@@ -1,4 +1,4 @@
-"""How far the power spectrum of generated images is from that of real ones, in octaves."""
+"""Distance of the power spectrum of generated images from that of real ones, in octaves."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ class RealTensors(Real):
 def make_reference(
     load: Load, config: MetricsConfig, cache: Path | None = None, report: Report = silent, device: str = "cpu"
 ) -> dict[str, Tensor]:
-    """What the metrics keep of real images, by name. `report(done, total)` counts images.
+    """The tensors that the metrics keep of real images, by name. `report(done, total)` counts images.
 
     Raises UserError as the metrics do, and where two would keep different tensors under one name.
     """

@@ -1,4 +1,4 @@
-"""Whether generated images show what their texts say, to a CLIP model that the user has on disk."""
+"""Agreement of generated images with their texts, to a CLIP model that the user has on disk."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def weights_name(folder: str | Path | None) -> str:
 
 def _file(path: str) -> Path:
     if not Path(path).is_file():
-        raise UserError(f"{path} is no file: give a file with a text a line, one an image.")
+        raise UserError(f"{path} is not a file: give one with a text a line, one an image.")
     return Path(path)
 
 

@@ -45,7 +45,7 @@ class Estimate(float):
 
 @dataclass(frozen=True)
 class Looking:
-    """How features are taken: by which configuration, where they are kept, on which device, and who hears of it."""
+    """The setting in which features are taken: configuration, cache, device, and progress."""
 
     config: MetricsConfig
     cache: Path | None = None
@@ -70,7 +70,7 @@ class View:
 
     @property
     def name(self) -> str:
-        """How a metric's name says this set: 1k, test for a whole split, test2k for a part of it."""
+        """This set in a metric's name: 1k, test for a whole split, test2k for a part of it."""
         return self.split if self.whole else f"{self.split}{count_name(self.count)}"
 
     def features(self, extract: Extract | None = None) -> Tensor:
@@ -138,7 +138,7 @@ class Part(View):
 
 
 class Real:
-    """What a metric's reference is made of. images: the real images that samples are compared with."""
+    """The real images that a metric's reference is made of. images: the real images that samples are compared with."""
 
     images: View
     config: MetricsConfig
@@ -160,9 +160,9 @@ def _no_split(name: str) -> View:
 
 @dataclass(frozen=True)
 class Sets:
-    """What a metric measures. samples: the generated images that are compared with real ones. everything: all generated
-    images. real: what the reference was made of; only its size is known here. counts(split): how many real images a
-    split has. split(name): real images of one of the metric's `test_splits`. seed: for what is drawn at random. job():
+    """The images that a metric measures. samples: the generated images that are compared with real ones. everything:
+    all generated images. real: the images of the reference, only their number. counts(split): number of real images of
+    a split. split(name): real images of one of the metric's `test_splits`. seed: for what is drawn at random. job():
     begins a piece of work, for the progress."""
 
     config: MetricsConfig
@@ -212,10 +212,10 @@ def draw(images: Tensor, count: int | None) -> Tensor:
 
 
 def count_name(n: int) -> str:
-    """How a metric's name says a number of images: 1000 -> 1k, 1500 -> 1500."""
+    """A number of images in a metric's name: 1000 -> 1k, 1500 -> 1500."""
     return f"{n // 1000}k" if n >= 1000 and n % 1000 == 0 else str(n)
 
 
 def how(config: MetricsConfig) -> str:
-    """How a metric's name says which features of the FID network it compares: clean, or clean-bf16."""
+    """The features of the FID network in a metric's name: clean, or clean-bf16."""
     return config.mode + ("-bf16" if config.precision == "bfloat16" else "")

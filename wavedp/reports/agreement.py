@@ -141,7 +141,7 @@ def _metrics(n: np.ndarray, m: np.ndarray) -> dict[str, float]:
 def _files(folder: Path, samples: int | None) -> list[Path]:
     """List the images under `folder`, sorted by name."""
     if not folder.is_dir():
-        raise UserError(f"{folder} is no folder: give a folder of images, as the other programs read.")
+        raise UserError(f"{folder} is not a folder: give a folder of images, as the other programs read.")
     found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in picture.SUFFIXES)
     if len(found) < max(samples or 0, 6):
         raise UserError(
@@ -180,7 +180,7 @@ def _ours(config: MetricsConfig, cache: Path, files: Sequence[Path]) -> np.ndarr
 def _kept(
     compute: Callable[[Sequence[Path]], np.ndarray], source: str, folder: Path, files: Sequence[Path]
 ) -> np.ndarray:
-    """Return `compute(files)`, cached in `folder` by `source` and the names, sizes and times of the files."""
+    """The result of `compute` for these files, kept in `folder` by what it comes from."""
     states = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     kept = folder / f"{hashlib.sha256(repr((source, states)).encode()).hexdigest()}.npy"
     if not kept.exists():

@@ -35,14 +35,14 @@ from wavedp.store import write_jsonl
 TRIAL_FIELDS = (
     "trial", "status", "seed", "generator", "level", "blur", "upscaler", "epsilon", "epsilon_spent", "delta", "axes",
 )  # fmt: skip
-"""Fields that a line of spectra.jsonl copies from the trial's record, so that a figure needs no other file."""
+"""Fields of a trial that its line of spectra.jsonl takes over, so that a figure needs no other file."""
 
 
 def measure(folder: Path, home: str | None = None) -> tuple[list[dict[str, Any]], ledger.Line]:
     """Return the lines of spectra.jsonl, the data's first, and the ledger line for reading the data.
 
-    home: folder of the data, overriding study.yaml. Raises UserError for a folder that is not a study, has no samples,
-    or whose trials have different data.
+    home: where the data is, in place of what study.yaml says. Raises UserError for a folder that is not a study, has no
+    samples, or whose trials have no common data.
     """
     meta, trials = _read_study(folder)
     config: DataConfig = from_dict(DataConfig, meta["config"]["data"])
@@ -89,7 +89,7 @@ def _read_study(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Read study.yaml, and the rows of the finished trials whose samples were kept."""
     for name in ("study.yaml", "trials.jsonl"):
         if not (folder / name).is_file():
-            raise UserError(f"{folder} is no study, for it has no {name}: give results/<study>.")
+            raise UserError(f"{folder} is not a study, for it lacks {name}: give results/<study>.")
     meta = yaml.safe_load((folder / "study.yaml").read_text(encoding="utf-8"))
     rows = [json.loads(line) for line in (folder / "trials.jsonl").read_text(encoding="utf-8").splitlines()]
     latest = {row["trial"]: row for row in rows if row["status"] == "done"}

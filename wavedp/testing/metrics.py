@@ -1,4 +1,4 @@
-"""What every metric must keep. Subclass `MetricSuite`, name your metric's configuration, and run pytest:
+"""Tests that every metric must pass. Subclass `MetricSuite`, name your metric's configuration, and run pytest:
 
     from wavedp.config import configure
     from wavedp.testing.metrics import MetricSuite
@@ -50,7 +50,7 @@ def pictures(count: int, seed: int, channels: int = 3, side: int = 16) -> tuple[
 
 
 def noise(images: Tensor) -> Tensor:
-    """As many images of the same shape whose pixels are shuffled."""
+    """The images with their pixels shuffled."""
     order = torch.rand(images.flatten(1).shape, generator=torch.Generator().manual_seed(0)).argsort(1)
     return images.flatten(1).gather(1, order).view_as(images)
 
@@ -84,7 +84,7 @@ class MetricSuite:
         return dataclasses.replace(ONLY_FID, also=(self.config(),))
 
     def texts(self, images: Tensor) -> Sequence[str] | None:
-        """What generated images show, where the metric reads that."""
+        """The texts of generated images, for a metric that reads them."""
         return None
 
     def best(self) -> tuple[Tensor, Tensor]:
@@ -114,7 +114,7 @@ class MetricSuite:
         return found, own
 
     def reference(self) -> dict[str, Tensor]:
-        """What a trial keeps of the real images, for this metric."""
+        """The tensors that a trial keeps of the real images."""
         return suite.make_reference(self.real, self.metrics())
 
     def measure(self, images: Tensor, labels: Tensor, reference: dict[str, Tensor]) -> dict[str, float]:
