@@ -44,7 +44,7 @@ fashion_mnist openclipart: env
 	$(BIN)/python -m wavedp.data.get $@
 
 lint: env
-	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
 
 clean:
 	rm -rf $(VENV) .wavedp

@@ -1,1 +1,1 @@
-"""analysis: reads the files of a study and nothing else. Start at `analysis.load`; format: results/README.md."""
+"""Figures, tables and reports made only from a study's files. Start at `analysis.load`; format: results/README.md."""

@@ -1,7 +1,7 @@
-"""The drawing of `analysis.pareto` for a study of one budget: a row for each series, best first, the metric across.
+"""Figure of `analysis.pareto` for a study with a single ε: one row per series, best first, the metric on the x axis.
 
-Where the series are the same at several wavelet levels, a row has a point for each level. A dashed line is what real
-images get.
+Where the same series exist at several wavelet levels, a row has a point for each level. The dashed line marks the score
+of real images.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ ROW, TOP, LEFT, RIGHT = 26, 70, 230, 90  # pixels
 
 
 def has_one_budget(data: ParetoData) -> bool:
-    """Whether several series stand at one ε, where the Pareto figure would stack them on one vertical."""
+    """Return True if all series have the same single ε, so that the Pareto figure would stack them on one vertical."""
     budgets = {point.epsilon for front in data.fronts for point in front.points}
     return len(budgets) == 1 and len(data.fronts) > 1 and not data.published
 
 
 def ablation_figure(data: ParetoData) -> go.Figure:
-    """Draw `pareto_data` of one budget: mean, 95% interval where there are seeds, and the value in figures."""
+    """Draw `pareto_data` of a single ε: mean, 95% interval where there are replicates, and the mean as a number."""
     sign = 1 if data.lower_is_better else -1
     levels = _by_level(data.fronts)
     best = {row: min(sign * found[row].mean for found in levels.values() if row in found) for row in _rows(levels)}
@@ -67,7 +67,7 @@ def ablation_figure(data: ParetoData) -> go.Figure:
     arrow = "↓ lower is better" if data.lower_is_better else "↑ higher is better"
     ends = [end for found in levels.values() for value in found.values() for end in (value.low, value.high)]
     span = None
-    if data.floor is not None:  # a line does not widen the axis by itself
+    if data.floor is not None:  # plotly does not widen the axis for a line
         low, high = min(data.floor, *ends), max(data.floor, *ends)
         span = [low - 0.04 * (high - low), high + 0.06 * (high - low)]
     grid = {"gridcolor": "#ececec", "linecolor": "#444444", "showline": True, "zeroline": False}
@@ -88,7 +88,7 @@ def ablation_figure(data: ParetoData) -> go.Figure:
 
 
 def _by_level(fronts: list[Front]) -> dict[str, dict[str, Interval]]:
-    """{level: {rest of the series' name: value}} for series called `level 1, bicubic`; one level, "", for others."""
+    """Group series named like `level 1, bicubic` as {level: {rest of name: value}}; others get the one level ""."""
     parts = [re.fullmatch(r"(level \d+), (.+)", front.label) for front in fronts]
     found: dict[str, dict[str, Interval]] = {}
     for front, part in zip(fronts, parts, strict=True):

@@ -1,8 +1,8 @@
 """Draw an audit:  python -m analysis.audit_figure results/audit
 
-Reads audit.jsonl and roc.jsonl (python -m wavedp.audit) and writes figures/audit.html and .json, with a browser
-also .png and .pdf: one panel a claim, the ROC of each attack under the curve that no (ε, δ)-private mechanism lets an
-attack pass, both axes logarithmic.
+Reads audit.jsonl and roc.jsonl (python -m wavedp.audit) and writes figures/audit.html and .json, with a browser also
+.png and .pdf. One panel per claimed ε, both axes logarithmic: the ROC of each attack, and the curve that no attack on
+an (ε, δ)-private mechanism can exceed.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from analysis.pareto_figure import GREY, INK, PALETTE
 from analysis.replicates import epsilon_text
 from wavedp.errors import UserError
 
-LEAST = 1e-5  # where the logarithmic axes begin
-GAP = 0.06  # between panels, of their common width
+LEAST = 1e-5  # start of the logarithmic axes
+GAP = 0.06  # between panels, as a share of the whole width
 NAMES = {"step": "one step, white box", "fit": "one fit, white box"}
 
 
 @dataclass(frozen=True)
 class Roc:
-    """One attack on one claim: false and true positive rates, ascending, from (0, 0) to (1, 1)."""
+    """ROC of one attack on one claimed ε: false and true positive rates, ascending, from (0, 0) to (1, 1)."""
 
     name: str
     claim: float
@@ -44,7 +44,7 @@ class Roc:
 
 @dataclass(frozen=True)
 class AuditData:
-    """What the figure shows. claims: ascending, inf last."""
+    """Contents of the figure. claims: claimed ε, ascending, inf last."""
 
     claims: list[float]
     delta: float
@@ -54,7 +54,7 @@ class AuditData:
 
 
 def audit_data(folder: Path) -> AuditData:
-    """Of an audit's folder. Raises UserError when a file is missing, broken, or of another kind."""
+    """Read an audit's folder. Raises UserError when a file is missing, broken, or of another kind."""
     for name in ("audit.jsonl", "roc.jsonl"):
         if not (folder / name).is_file():
             raise UserError(f"{folder} has no {name}: run python -m wavedp.audit --results {folder}.")
@@ -80,7 +80,7 @@ def audit_data(folder: Path) -> AuditData:
 
 
 def limit(fpr: np.ndarray, epsilon: float, delta: float) -> np.ndarray:
-    """The largest TPR that (ε, δ) allows at these FPR (Kairouz, Oh & Viswanath 2015, arXiv 1311.0776)."""
+    """Largest TPR that (ε, δ)-privacy allows at these FPR (Kairouz, Oh & Viswanath 2015, arXiv 1311.0776)."""
     if math.isinf(epsilon):
         return np.ones_like(fpr)
     return np.minimum(1.0, np.minimum(math.exp(epsilon) * fpr + delta, 1 - math.exp(-epsilon) * (1 - delta - fpr)))
@@ -130,13 +130,13 @@ def _line(names: list[str], name: str, colours: dict[str, str]) -> dict[str, Any
 
 
 def _logarithmic(curve: Roc) -> tuple[list[float], list[float]]:
-    """The points that logarithmic axes can show."""
+    """Return the points with both rates > 0, which logarithmic axes can show."""
     kept = [(x, y) for x, y in zip(curve.fpr, curve.tpr, strict=True) if x > 0 and y > 0]
     return [x for x, _ in kept], [y for _, y in kept]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line; see the module. Exit status 2 for a UserError."""
+    """Run the command line described in the module docstring. Returns exit status 2 for a UserError."""
     parser = argparse.ArgumentParser(prog="python -m analysis.audit_figure", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("folder", type=Path, help="results/audit")
     try:

@@ -1,12 +1,12 @@
 """Draw blur and spectra:  python -m analysis.blur_figures results/blur_forward [results/<study> ...]
 
-    curves    of curves.jsonl (python -m wavedp.reports.forward): f(i) and the width of the blur against time
-    strips    of strips.npz (the same): public images on their way to noise
-    reverse   of reverse.npz (python -m wavedp.reports.reverse): images on their way from noise
-    spectra   of spectra.jsonl (python -m wavedp.reports.spectrum): see analysis.spectrum_figure
+    curves    from curves.jsonl (python -m wavedp.reports.forward): f(i) and the width of the blur against time
+    strips    from strips.npz (same command): public images on their way to noise
+    reverse   from reverse.npz (python -m wavedp.reports.reverse): images on their way from noise
+    spectra   from spectra.jsonl (python -m wavedp.reports.spectrum): see analysis.spectrum_figure
 
-Each folder gets, in its figures/, those of the four that it has a file for: curves and spectra as .html and .json,
-with a browser also .png and .pdf (see analysis.figures), strips and reverse as .png.
+Every figure whose input file is in a folder is written to its figures/: curves and spectra as .html and .json, with a
+browser also .png and .pdf (see analysis.figures), strips and reverse as .png.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ from analysis.samples import picture_of
 from analysis.spectrum_figure import spectra_data, spectra_figure
 from wavedp.errors import UserError
 
-LEAST_BLUR = 0.05  # pixels: the logarithmic axis of widths begins here
+LEAST_BLUR = 0.05  # pixels: start of the logarithmic axis of widths
 NOTE_COLUMNS = 220  # characters
 
 
 @dataclass(frozen=True)
 class Curve:
-    """One schedule: f(i) (None for heat) and the standard deviation of all blur in pixels, at times t."""
+    """One schedule: f(i) (None for heat) and the standard deviation of all blur so far in pixels, at times t."""
 
     name: str
     label: str
@@ -49,7 +49,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Curves:
-    """What the figure `curves` shows."""
+    """Contents of the figure `curves`."""
 
     curves: list[Curve]
     caption: str
@@ -57,7 +57,7 @@ class Curves:
 
 
 def curves_data(path: Path) -> Curves:
-    """Of curves.jsonl. Raises UserError for a broken line."""
+    """Read curves.jsonl. Raises UserError for a broken line."""
     rows, _ = read_lines(path)
     first = rows[0]
     caption = (
@@ -72,7 +72,7 @@ def curves_data(path: Path) -> Curves:
 
 
 def curves_figure(data: Curves) -> go.Figure:
-    """Draw `curves_data`: a colour for each form of f(i), dashed where a form comes a second time."""
+    """Draw `curves_data`: one colour per form of f(i), dashed when a form occurs a second time."""
     figure = two_panels("f(i), blur added by a step", "width of all blur, px (logarithmic)")
     forms = list(dict.fromkeys(curve.name for curve in data.curves if curve.name not in ("none", "heat")))
     colours = {"none": GREY, "heat": INK, **dict(zip(forms, PALETTE, strict=False))}
@@ -85,7 +85,7 @@ def curves_figure(data: Curves) -> go.Figure:
             "line": {"color": colours[curve.name], "dash": "dash" if curve.name in seen else "solid", "width": 2},
         }
         seen.add(curve.name)
-        # Present without points where there is nothing to draw, so that the legend is whole.
+        # A schedule without f(i) gets a trace without points, so that the legend lists every schedule.
         figure.add_scatter(x=curve.times, y=curve.f or [math.nan] * len(curve.times), row=1, col=1, **style)
         widths = [width if width > 0 else math.nan for width in curve.blur_pixels]
         figure.add_scatter(x=curve.times, y=widths, showlegend=False, row=1, col=2, **style)
@@ -98,8 +98,8 @@ def curves_figure(data: Curves) -> go.Figure:
 
 @dataclass(frozen=True)
 class Strips:
-    """What strips.png and reverse.png show: rows of cells uint8 [n C H W] under each schedule, heads of columns, notes
-    below."""
+    """Contents of strips.png and reverse.png: rows of cells uint8 [n C H W] under each schedule's heading, column
+    headings, notes below."""
 
     blocks: dict[str, list[tuple[str, np.ndarray]]]
     columns: list[str]
@@ -107,7 +107,7 @@ class Strips:
 
 
 def strips_data(path: Path) -> Strips:
-    """Of strips.npz. Signals are divided by √ᾱ, so that their row shows blur alone, the other one noise too."""
+    """Read strips.npz. Signals are divided by √ᾱ, so that their row shows only blur; the other row shows noise too."""
     arrays = np.load(path)
     about = json.loads(arrays["about"].item())
     times, root = arrays["times"].tolist(), np.sqrt(arrays["alpha_bar"])[:, None, None, None]  # K 1 1 1
@@ -129,7 +129,7 @@ def strips_data(path: Path) -> Strips:
 
 
 def reverse_data(path: Path) -> Strips:
-    """Of reverse.npz."""
+    """Read reverse.npz."""
     arrays = np.load(path)
     about = json.loads(arrays["about"].item())
     blocks = {
@@ -148,7 +148,7 @@ def reverse_data(path: Path) -> Strips:
 
 
 def render(folder: Path) -> list[Path]:
-    """Write the figures of one folder and return their files. Raises UserError when it holds nothing to draw."""
+    """Write the figures of one folder and return their paths. Raises UserError when it holds nothing to draw."""
     figures = folder / "figures"
     written: list[Path] = []
     if (folder / "curves.jsonl").is_file():
@@ -172,7 +172,7 @@ def render(folder: Path) -> list[Path]:
 
 
 def _label(schedule: dict[str, Any]) -> str:
-    """`quartic (0.140625)`: the form, and f_max where it has a meaning."""
+    """Name a schedule by its form and, where the form uses it, f_max: `quartic (0.140625)`."""
     name = str(schedule["blur_schedule"])
     return name if name in ("none", "heat") else f"{name} ({schedule['blur_f_max']:g})"
 
@@ -183,7 +183,7 @@ def _heading(schedule: dict[str, Any]) -> str:
 
 
 def _columns(times: Sequence[int], n_images: int) -> list[str]:
-    """Heads of `_side_by_side`'s columns."""
+    """Headings for the columns of `_side_by_side`."""
     heads = [f"t={t}" for t in times]
     return [*heads, *(["", *heads] * (n_images - 1))]
 
@@ -193,14 +193,14 @@ def _notes(note: str, path: Path) -> list[str]:
 
 
 def _side_by_side(states: np.ndarray) -> np.ndarray:
-    """n K C H W in [-1, 1] to uint8: K columns for each image, with an empty one between images."""
+    """Convert n K C H W in [-1, 1] to uint8 cells: K columns per image, an empty column between images."""
     pixels = np.clip((states.astype(np.float64) + 1) * 127.5, 0, 255).round().astype(np.uint8)
     empty = np.full_like(pixels[0, :1], 255)
     return np.concatenate([part for each in pixels for part in (empty, each)][1:])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line; see the module. Exit status 2 for a UserError."""
+    """Run the command line described in the module docstring. Returns exit status 2 for a UserError."""
     parser = argparse.ArgumentParser(prog="python -m analysis.blur_figures", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("folders", type=Path, nargs="+", help="results/blur_forward, results/<study>")
     try:

@@ -1,4 +1,4 @@
-"""Sentences of a figure about its own numbers: metric, sample counts, seeds, δ, accountant, non-private looks."""
+"""Caption sentences that every figure needs: metric, sample counts, seeds, δ, accountant, non-private looks at data."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ RESIZING = {
 
 
 def metric_sentence(study: Study, metric: str) -> str:
-    """The meaning of a metric and the sample counts behind it: as study.yaml says, with the counts of the name."""
+    """Describe a metric and the sample counts behind it, as study.yaml says, with the counts of the name."""
     said = study.meaning(metric).get("sentence")
     if said is None:
         return known_sentence(metric)
@@ -72,13 +72,13 @@ def _real(split: str, part: str | None) -> str:
 
 
 def floor_clause(study: Study, metric: str) -> str:
-    """A clause for what real images in the place of generated ones get, or nothing where that was not measured."""
+    """Sentence on the score of real images in place of generated ones; empty if it was not measured."""
     floor = study.floor(metric)
     return "" if floor is None else f" Real images in their place get {floor:.3g}."
 
 
 def seeds_sentence(values: Iterable[Interval]) -> str:
-    """The number of seeds behind the points, and so the meaning of the bars."""
+    """State over how many seeds or sample sets the points are means, and what the bars are."""
     values = list(values)
     counts, sets = (sorted({value.n for value in values if value.of == kind}) for kind in ("seeds", "sample sets"))
     sentences = []
@@ -97,7 +97,7 @@ def seeds_sentence(values: Iterable[Interval]) -> str:
 
 
 def intervals_sentence(values: Iterable[Interval]) -> str:
-    """The meaning of ± and of the number n in a table of these values."""
+    """Explain ± and n for a table of these values."""
     of = {value.of for value in values if value.half_width is not None}
     sentence = "Mean ± half of the 95% Student t interval over n seeds; without ± there was one seed."
     if "sample sets" in of:
@@ -113,7 +113,7 @@ def _span(counts: list[int]) -> str:
 
 
 def privacy_sentence(study: Study) -> str:
-    """δ, accountant, neighbouring relation: from the ledger's private lines."""
+    """State δ, accountant and neighbouring relation, from the ledger's private lines."""
     private = [line for line in study.ledger if line["kind"] != "nonprivate"]
     if not private:
         return "No private release was made."
@@ -127,8 +127,8 @@ def privacy_sentence(study: Study) -> str:
 
 
 def nonprivate_sentence(study: Study) -> str:
-    """The looks at sensitive images that no ε covers, counted from the ledger."""
-    # One key is one look, however many trials share it.
+    """Count the looks at sensitive images that no ε covers, from the ledger."""
+    # Trials that share a stage key share one look.
     looks = {(_look(line), line["stage_key"]) for line in study.ledger if line["kind"] == "nonprivate"}
     if not looks:
         return "Scores are measured against real images; the ledger holds no line for that look, and no ε covers it."
@@ -138,18 +138,18 @@ def nonprivate_sentence(study: Study) -> str:
 
 
 def _look(line: dict[str, Any]) -> str:
-    """A fit without noise keeps its steps in the ledger; any other look has none."""
+    """Name the look of a ledger line. Only a fit without noise (ε = ∞) has steps in the ledger."""
     purpose = str(line["purpose"]).replace("_", " ")
     return f"{purpose} at ε = ∞" if line.get("steps") else purpose
 
 
 def count_text(releases: int) -> str:
-    """1 private release, 9 private releases."""
+    """Format a count: `1 private release`, `9 private releases`."""
     return f"{releases} private release" + "s" * (releases != 1)
 
 
 def delta_text(delta: float) -> str:
-    """δ as 1.67e-6."""
+    """Format δ as `1.67e-6`."""
     digits, exponent = f"{delta:.2e}".split("e")
     return f"{float(digits):g}e{int(exponent)}"
 

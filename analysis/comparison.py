@@ -1,4 +1,4 @@
-"""Numbers that other papers publish (analysis/published/*.yaml), and whether they may stand beside a study's own."""
+"""Results published by other papers (analysis/published/*.yaml), and how their protocols differ from a study's."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PUBLISHED = Path(__file__).parent / "published"
 
 @dataclass(frozen=True)
 class Published:
-    """One paper's results. methods: {method: {ε: value}}; differences: how its protocol departs from the study's."""
+    """One paper's results. methods: {method: {ε: value}}; differences: those of its protocol from the study's."""
 
     name: str
     source: str
@@ -31,7 +31,7 @@ class Published:
 
 
 def published(study: Study, metric: str, folder: Path = PUBLISHED) -> list[Published]:
-    """The published results on the study's data set in the family of `metric` (its first word: fid, kid, accuracy)."""
+    """Published results on the study's data set in the family of `metric` (its first word: fid, kid, accuracy)."""
     found = []
     for path in sorted(folder.glob("*.yaml")):
         paper = yaml.safe_load(path.read_text(encoding="utf-8"))

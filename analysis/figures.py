@@ -1,12 +1,11 @@
 """Draw a study:  python -m analysis.figures results/<study> [pareto samples table] [--metric NAME] [--published]
 
-    pareto    figures/pareto.html and .json, with a browser also .png and .pdf (of one ε: a row for each series)
+    pareto    figures/pareto.html and .json, with a browser also .png and .pdf (with a single ε: one row per series)
     samples   figures/samples.png, samples_coarse.png, samples.json
     table     results.md
 
-A page loads plotly from figures/plotly.min.js, which is written beside it and left out of git (4 MB; this command
-brings it back); nothing is loaded from the network. PNG and PDF need Chrome or Chromium, installed or named by
-BROWSER_PATH.
+The HTML loads plotly from figures/plotly.min.js (4 MB), which this command writes beside it and git ignores; nothing is
+loaded from the network. PNG and PDF need Chrome or Chromium, installed or named by BROWSER_PATH.
 """
 
 from __future__ import annotations
@@ -25,17 +24,18 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 FIGURES = ("pareto", "samples", "table")
-PNG_SCALE = 2  # pixels of the picture for each pixel of the layout
-RENDER_SECONDS = 60  # a browser that takes longer is given up
+PNG_SCALE = 2  # PNG pixels per pixel of the layout
+RENDER_SECONDS = 60  # time limit for the browser
 
 
 def render(
     folder: str | Path, names: Sequence[str] = FIGURES, metric: str | None = None, published: bool = False
 ) -> list[Path]:
-    """Write the named figures of a study and return the files written, in that order.
+    """Write the named figures of a study and return the paths written, in that order.
 
-    What cannot be drawn (no samples, an unknown metric, no browser) is one line on stderr and the rest is written: the
-    end of a study never fails for a picture. Raises UserError for an unreadable folder or an unknown name.
+    A figure that cannot be drawn (no samples, unknown metric, no browser) gives one line on stderr and the others are
+    still written, so that a study never fails because of a figure. Raises UserError for an unreadable folder or an
+    unknown figure name.
     """
     unknown = sorted(set(names) - set(FIGURES))
     if unknown:
@@ -79,7 +79,7 @@ def _pareto(study: Study, figures: Path, metric: str | None, published: bool) ->
 
 
 def write_figure(figure: go.Figure, stem: Path) -> list[Path]:
-    """stem.html (with plotly.min.js beside it) and stem.json; stem.png and stem.pdf where there is a browser."""
+    """Write stem.html (with plotly.min.js beside it) and stem.json, with a browser also stem.png and stem.pdf."""
     html, json = stem.with_name(f"{stem.name}.html"), stem.with_name(f"{stem.name}.json")
     figure.write_html(html, include_plotlyjs="directory", include_mathjax=False)
     figure.write_json(json)
@@ -87,9 +87,9 @@ def write_figure(figure: go.Figure, stem: Path) -> list[Path]:
 
 
 def _pictures(figure: go.Figure, stem: Path) -> list[Path]:
-    """stem.png and stem.pdf; a notice and an empty list when there is no working browser."""
+    """Write stem.png and stem.pdf; without a working browser, print a notice and return an empty list."""
     written = []
-    for kind in ("png", "pdf"):  # of an earlier run: without a browser they would stay, and show other trials
+    for kind in ("png", "pdf"):  # remove those of an earlier run, which would show other trials
         stem.with_name(f"{stem.name}.{kind}").unlink(missing_ok=True)
     # The browser driver logs tracebacks of messages that it then ignores.
     logging.getLogger("choreographer").setLevel(logging.CRITICAL)
@@ -98,13 +98,13 @@ def _pictures(figure: go.Figure, stem: Path) -> list[Path]:
 
         for kind, scale in (("png", PNG_SCALE), ("pdf", 1)):
             size = {"width": figure.layout.width, "height": figure.layout.height, "scale": scale}
-            # Kaleido's page would fetch MathJax from the network; no text here needs it.
+            # Kaleido would fetch MathJax from the network; no text here needs it.
             options = {"mathjax": False, "timeout": RENDER_SECONDS}
             picture = kaleido.calc_fig_sync(figure.to_dict(), opts={"format": kind, **size}, kopts=options)
             path = stem.with_name(f"{stem.name}.{kind}")
             path.write_bytes(picture)
             written.append(path)
-    except Exception as error:  # whatever a browser does wrong, the study's results stand
+    except Exception as error:  # a browser can fail in any way; the study's results do not depend on it
         reason = str(error.args[0] if error.args else error).split("\n")[0].split(". ")[0]
         _notice(f"no PNG or PDF ({type(error).__name__}: {reason}); install chromium or set BROWSER_PATH.")
     return written

@@ -1,4 +1,4 @@
-"""A study's folder as Python values: `load(folder) -> Study`. The record format is described in results/README.md.
+"""Read a study's folder: `load(folder) -> Study`. The record format is described in results/README.md.
 
 Imports only the standard library and yaml, so that a script can read records without plotly or torch.
 """
@@ -22,8 +22,8 @@ HIGHER_IS_BETTER = ("acc", "precision", "recall", "density", "coverage", "psnr",
 
 @dataclass(frozen=True)
 class Trial:
-    """One line of trials.jsonl. epsilon is the budget asked for, epsilon_spent what the accountant says was used:
-    0 when no sensitive image was read, inf when the fit was not private, None when the trial did not get that far."""
+    """One line of trials.jsonl. epsilon is the requested budget, epsilon_spent the accountant's result: 0 when no
+    sensitive image was read, inf when the fit was not private, None when the trial did not get that far."""
 
     trial: str
     status: Status
@@ -47,16 +47,16 @@ class Trial:
 
     @property
     def budget(self) -> float:
-        """The trial's place on the ε axis: 0 or inf if that is what was spent, otherwise what was asked.
+        """Position on the ε axis: epsilon_spent if that is 0 or inf, otherwise the requested epsilon.
 
-        A generator that never reads the sensitive images spends 0 whatever was asked of it.
+        A generator that never reads the sensitive images spends 0 whatever the requested epsilon.
         """
         return self.epsilon_spent if self.epsilon_spent in (0.0, math.inf) else self.epsilon
 
 
 @dataclass(frozen=True)
 class Study:
-    """A loaded results/<study>/ folder. meta is study.yaml; ledger holds one dict for each line of ledger.jsonl."""
+    """Contents of a results/<study>/ folder. meta is study.yaml; ledger has one dict per line of ledger.jsonl."""
 
     folder: Path
     meta: dict[str, Any]
@@ -73,18 +73,18 @@ class Study:
 
     @property
     def metrics(self) -> list[str]:
-        """Names of the metrics that at least one finished trial has, in order of first appearance."""
+        """Names of the metrics of all finished trials, in order of first appearance."""
         return list(dict.fromkeys(name for trial in self.done for name in trial.metrics))
 
     def floor(self, metric: str) -> float | None:
-        """The score of as many real images in the place of generated ones, by a metric such as fid_clean_1k_test2k;
-        None where the study did not measure it (metrics.floor), or measured several."""
-        start = "floor_" + "_".join(metric.split("_")[:3]) + "_"  # the family, the mode and the count
+        """Score of as many real images in place of the generated ones, by a metric such as fid_clean_1k_test2k; None if
+        the study did not measure it (metrics.floor) or has several values."""
+        start = "floor_" + "_".join(metric.split("_")[:3]) + "_"  # family, mode and number of images
         found = {trial.metrics[name] for trial in self.done for name in trial.metrics if name.startswith(start)}
         return found.pop() if len(found) == 1 else None
 
     def metric(self, name: str | None = None) -> str:
-        """`name`, or the study's primary metric when None. Raises UserError when no finished trial has it."""
+        """Return `name`, or the study's primary metric if None. Raises UserError when no finished trial has it."""
         chosen = name or self.meta.get("primary_metric") or (self.metrics[0] if self.metrics else None)
         if chosen not in self.metrics:
             offered = ", ".join(self.metrics) or "none, because no trial has finished"
@@ -92,7 +92,7 @@ class Study:
         return str(chosen)
 
     def meaning(self, metric: str) -> dict[str, str]:
-        """The words of study.yaml on a metric, `better` and `sentence`, by the longest beginning of its name that is
+        """The entry of a metric in study.yaml, `better` and `sentence`, by the longest beginning of its name that is
         listed there; nothing in studies older than that list."""
         listed = self.meta.get("metrics") or {}
         begins = [name for name in listed if metric == name or metric.startswith(f"{name}_")]
@@ -104,7 +104,7 @@ class Study:
         return lower_is_better(metric) if said is None else said == "lower"
 
     def provenance(self) -> dict[str, Any]:
-        """The basis of this study's figures: sha256 of the two record files, commit and command of the study."""
+        """Sources of this study's figures: sha256 of the two record files, commit and command of the study."""
         return {
             "study": self.name,
             "trials_sha256": sha256(self.folder / "trials.jsonl"),
@@ -117,7 +117,7 @@ class Study:
 def load(folder: str | Path) -> Study:
     """Read results/<study>/.
 
-    A torn last line (the writer was killed) is ignored; of a trial recorded twice, the later line counts.
+    An incomplete last line (the writer was killed) is ignored; if a trial is recorded twice, the later line counts.
     Raises UserError for a missing folder, a missing study.yaml or trials.jsonl, a file without a trial, a broken line.
     """
     folder = Path(folder)
@@ -150,8 +150,8 @@ def lower_is_better(metric: str) -> bool:
 
 
 def read_lines(path: Path) -> tuple[list[dict[str, Any]], list[str]]:
-    """The JSON objects of a .jsonl file and where each stands, for messages. A torn last line is left out; raises
-    UserError for any other broken one."""
+    """Return the JSON objects of a .jsonl file and the place of each (`line 3 of …`), for error messages. An incomplete
+    last line is ignored. Raises UserError for any other broken line."""
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
     objects, places = [], []
     for number, line in enumerate(lines, start=1):
@@ -173,16 +173,16 @@ def read_lines(path: Path) -> tuple[list[dict[str, Any]], list[str]]:
 
 
 def read_trial(values: dict[str, Any], place: str) -> Trial:
-    """A line's Trial, fields of other kinds ignored. Raises UserError, naming the place, for one that is none."""
+    """Make a Trial from a line, ignoring unknown fields. Raises UserError, naming the place, if fields are missing."""
     known = {item.name for item in fields(Trial)}
-    # A null means "not reached"; the field's default says the same.
+    # null means that the trial did not get that far, as does the field's default.
     chosen = {name: value for name, value in values.items() if name in known and value is not None}
     for name in ("trial", "status", "seed", "epsilon"):
         if name not in chosen:
             raise UserError(f"{place} has no {name!r}: it was not written by sweeps.run; remove that line.")
     for name in ("epsilon", "epsilon_spent", "delta"):
         if name in chosen:
-            chosen[name] = float(chosen[name])  # "inf" is a string in JSON
+            chosen[name] = float(chosen[name])  # JSON has no infinity: it is written as the string "inf"
     chosen["metrics"] = {
         name: float(value)
         for name, value in chosen.get("metrics", {}).items()

@@ -1,4 +1,4 @@
-"""Two panels of curves side by side, with one legend to their right and a caption below."""
+"""Layout of panels of curves: two side by side, one legend on the right and a caption below."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from analysis.pareto_figure import AXIS, CAPTION_LINE, GRID, INK, add_caption
 
 WIDTH, PLOT_HEIGHT, TOP, LEFT, RIGHT = 1100, 400, 76, 76, 250  # pixels
 CAPTION_COLUMNS, LEGEND_LINE = 170, 20  # characters, pixels
-GAP = 0.1  # between the panels, of the width of both
+GAP = 0.1  # between the panels, as a share of the whole width
 
 
 def two_panels(left: str, right: str) -> go.Figure:
-    """Empty panels with these headings; traces go to `row=1, col=1` and `row=1, col=2`."""
+    """Return two empty panels with these headings; add traces with `row=1, col=1` or `row=1, col=2`."""
     return make_subplots(cols=2, subplot_titles=(left, right), horizontal_spacing=GAP)
 
 
 def lay_out(figure: go.Figure, title: str, x_title: str, caption: str, provenance: dict[str, Any]) -> None:
-    """Title, axes, legend and caption. Traces of one `legendgroup` are one entry: give it to one of them."""
+    """Set title, axes, legend and caption. In each `legendgroup`, only one trace should have a legend entry."""
     lines = textwrap.wrap(caption, CAPTION_COLUMNS)
     entries = sum(trace.showlegend is not False for trace in figure.data)
-    height = max(PLOT_HEIGHT, LEGEND_LINE * (entries + 2))  # with its title; what does not fit would be cut off
+    height = max(PLOT_HEIGHT, LEGEND_LINE * (entries + 2))  # + 2 for its title; a longer legend would be cut
     bottom = AXIS + CAPTION_LINE * len(lines) + 14
     figure.update_annotations(font_size=13, xanchor="center")  # the panels' headings
     figure.update_xaxes(title={"text": x_title, "standoff": 8}, rangemode="tozero", **GRID)

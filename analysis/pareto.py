@@ -1,8 +1,8 @@
-"""Quality against privacy: the study's fronts, each at two prices.
+"""Quality against privacy: a study's fronts, each drawn at two values of ε.
 
-`pareto_data(study)` is the arithmetic; `analysis.pareto_figure` draws it. A front is one series (every axis but ε and
-seed). Its solid line stands at the ε of single trials, what papers print; its dashed twin at the ε that publishing the
-front up to that point has cost, all seeds included; the dotted vertical at the price of the whole study.
+`pareto_data(study)` computes the numbers, `analysis.pareto_figure` draws them. A front is one series (every axis except
+ε and seed). Its solid line is at the ε of single trials, which papers report; its dashed twin at the composed ε of
+publishing the front up to that point, all seeds included; the dotted vertical at the composed ε of the whole study.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ DOMINANCE = "Filled points: no other point has both a lower ε and a better mean
 
 @dataclass(frozen=True)
 class FrontPoint:
-    """One ε of a front. composed: ε of all private releases of the front up to here; None at 0 and ∞ (no release)."""
+    """One ε of a front. composed: ε of all private releases of the front up to here; None at 0 and ∞."""
 
     epsilon: float
     spent: float
@@ -33,21 +33,21 @@ class FrontPoint:
 
 @dataclass(frozen=True)
 class Front:
-    """One series: points in ascending ε."""
+    """One series, its points in ascending ε."""
 
     label: str
     points: list[FrontPoint]
 
     @property
     def is_anchor(self) -> bool:
-        """No point between 0 and ∞, as for the public model or real images."""
+        """True if no point lies between 0 and ∞, as for the purely public model or for real images."""
         return not any(0 < point.epsilon < math.inf for point in self.points)
 
 
 @dataclass(frozen=True)
 class ParetoData:
-    """All that the figure shows. total: composed ε of every private release of the study (None without one). floor:
-    what real images get by the metric (None where that was not measured)."""
+    """Contents of the figure. total: composed ε of every private release of the study (None without one). floor: score
+    of real images by the metric (None if not measured)."""
 
     title: str
     metric: str
@@ -62,7 +62,7 @@ class ParetoData:
 
 
 def pareto_data(study: Study, metric: str | None = None, with_published: bool = False) -> ParetoData:
-    """Means, intervals, both prices and dominance of every point of a study that has `metric` (None: the primary one).
+    """Compute mean, interval, both ε and dominance of every point that has `metric` (None: the primary metric).
 
     Raises UserError when no finished trial has the metric.
     """
@@ -72,7 +72,7 @@ def pareto_data(study: Study, metric: str | None = None, with_published: bool = 
     prices: dict[frozenset[tuple[str, ...]], float] = {}
 
     def price(lines: list[dict[str, Any]]) -> float | None:
-        """Fronts that differ after the private fit rest on the same releases: each set is composed once."""
+        """Compose each set of releases once: fronts that differ only after the private fit share theirs."""
         rests_on = frozenset((line["purpose"], line["stage_key"], str(line.get("release"))) for line in lines)
         if rests_on not in prices:
             prices[rests_on] = composed(lines)
@@ -103,7 +103,7 @@ def pareto_data(study: Study, metric: str | None = None, with_published: bool = 
 
 
 def _dominates(one: tuple[Point, Interval], other: tuple[Point, Interval], lower: bool) -> bool:
-    """No worse in ε and in the mean, and better in one of them. Real images, the ceiling, are not counted."""
+    """Return True if `one` is no worse in ε and mean and better in one of them. Real images never dominate."""
     sign = 1 if lower else -1
     a, b = (one[0].epsilon, sign * one[1].mean), (other[0].epsilon, sign * other[1].mean)
     return not one[0].is_real and a != b and a[0] <= b[0] and a[1] <= b[1]

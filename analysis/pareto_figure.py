@@ -1,4 +1,4 @@
-"""The drawing of `analysis.pareto`: logarithmic ε, broken axis to 0 and ∞, two prices a front, caption below."""
+"""Figure of `analysis.pareto`: logarithmic ε, axis breaks before 0 and ∞, two lines per front, caption below."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from analysis.comparison import Published
 from analysis.pareto import Front, FrontPoint, ParetoData
 from analysis.replicates import epsilon_text
 
-# Okabe and Ito's colours for all kinds of colour vision, without yellow and black (weak on white; kept for text).
+# Okabe and Ito's palette for all kinds of colour vision, without yellow (weak on white) and black (used for text).
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 GREY, INK = "#8a8a8a", "#222222"
 WIDTH, PLOT_HEIGHT, TOP, LEFT, RIGHT, AXIS = 960, 430, 104, 80, 180, 62  # pixels
 GRID = {"gridcolor": "#ececec", "linecolor": "#444444", "showline": True, "ticks": "outside", "zeroline": False}
 CAPTION_COLUMNS, CAPTION_LINE = 146, 15  # characters, pixels
-LABEL_GAP = 0.055  # least distance of two labels, in plot heights
-LOG_RATIO = 8  # a metric that spans more than this factor is drawn on a logarithmic axis
+LABEL_GAP = 0.055  # minimum distance between two labels, in plot heights
+LOG_RATIO = 8  # a metric that spans more than this factor gets a logarithmic axis
 
 
 class _Axes:
-    """Where things stand: ε on a logarithmic axis with places for 0 and ∞ beyond its breaks, the metric beside it."""
+    """Axis positions: ε on a logarithmic axis, with 0 and ∞ beyond breaks at its ends, and the metric's values."""
 
     def __init__(self, data: ParetoData) -> None:
         finite = [x for front in data.fronts for p in front.points for x in _prices(p)] + [data.total]
@@ -46,17 +46,17 @@ class _Axes:
         self.asked = sorted(e for e in budgets if 0 < e < math.inf)
 
     def x(self, epsilon: float) -> float:
-        """ε as a position on the axis, in data units (0 and ∞ beyond the breaks)."""
+        """Position of ε on the axis, in data units (0 and ∞ beyond the breaks)."""
         if epsilon == 0:
             return 10 ** (self.low - 0.18 * self.span)
         return 10 ** (self.high + 0.18 * self.span) if math.isinf(epsilon) else epsilon
 
     def y(self, value: float) -> float:
-        """A metric's value in the units of the axis range and of annotations."""
+        """Convert a metric's value to the units of the axis range and of annotations."""
         return math.log10(value) if self.log_y else value
 
     def ticks(self) -> list[float]:
-        """The ε asked for, then 1-2-5 steps over what the composed prices reach beyond them."""
+        """Return the requested ε, 1-2-5 steps beyond them up to the largest composed ε, and 0 and ∞ if present."""
         beyond = max(self.asked, default=10**self.low / 2) * 1.6
         found = self.asked + [step for step in decimal_steps(self.low, self.high) if step > beyond]
         return [0.0] * self.has_zero + found + [math.inf] * self.has_infinity
@@ -65,7 +65,7 @@ class _Axes:
 def pareto_figure(data: ParetoData) -> go.Figure:
     """Draw `pareto_data`.
 
-    The fronts with the best means have a colour and a label, further ones are grey (hovering names them). Published
+    The fronts with the best means have a colour and a label, the others are grey (hover for their names). Published
     values are hollow unless their protocol is the study's.
     """
     axes = _Axes(data)
@@ -94,7 +94,7 @@ def pareto_figure(data: ParetoData) -> go.Figure:
 
 
 def _colours(data: ParetoData) -> dict[str, str]:
-    """A colour for each of the best fronts, as many as there are colours, in the order of the study."""
+    """Give each of the best fronts a colour until the palette is used up, in the order of the study."""
     sign = 1 if data.lower_is_better else -1
     fronts = [front for front in data.fronts if not front.is_anchor]
     ranked = sorted(fronts, key=lambda front: min(sign * point.value.mean for point in front.points))
@@ -103,19 +103,19 @@ def _colours(data: ParetoData) -> dict[str, str]:
 
 
 def decimal_steps(low: float, high: float) -> list[float]:
-    """1, 2, 5, 10, 20, ... between 10^low and 10^high."""
+    """Steps 1, 2, 5, 10, 20, ... between 10^low and 10^high."""
     steps = [m * 10.0**k for k in range(math.floor(low), math.ceil(high) + 1) for m in (1, 2, 5)]
     return [step for step in steps if low <= math.log10(step) <= high]
 
 
 def _pale(colour: str) -> str:
-    """The colour two thirds of the way to white; opaque, so that lines do not show through a marker."""
+    """Mix the colour with two thirds of white; opaque, so that lines do not show through a marker."""
     channels = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
     return "#" + "".join(f"{(channel + 2 * 255) // 3:02x}" for channel in channels)
 
 
 def _tick_text(epsilon: float) -> str:
-    # The font's ∞ is as small as a lower-case letter.
+    # Enlarged: the font's ∞ is as small as a lower-case letter.
     return '<span style="font-size:19px">∞</span>' if math.isinf(epsilon) else epsilon_text(epsilon)
 
 
@@ -178,8 +178,8 @@ def _hover(p: FrontPoint) -> str:
 
 
 def _label_fronts(figure: go.Figure, axes: _Axes, fronts: list[tuple[Front, str]]) -> None:
-    """Names at the right edge, in the colour and at the height of each front's last point."""
-    # In plot heights, not in values: plotly leaves out what lies beyond the axis, and spreading may push a name there.
+    """Write names at the right edge, in the colour and at the height of each front's last point."""
+    # In plot heights, not in data units: plotly drops labels outside the axis range, where `spread` may move one.
     ends = [(axes.y(front.points[-1].value.mean) - axes.bottom) / (axes.top - axes.bottom) for front, _ in fronts]
     names = [textwrap.wrap(front.label, 26) for front, _ in fronts]
     heights = spread(ends, LABEL_GAP * (1 + 0.75 * (max(map(len, names), default=1) - 1)))
@@ -191,7 +191,7 @@ def _label_fronts(figure: go.Figure, axes: _Axes, fronts: list[tuple[Front, str]
 
 
 def _label_anchor(figure: go.Figure, axes: _Axes, front: Front) -> None:
-    """The name beside the marker, on the side where the axis goes on."""
+    """Write the name beside the marker, on the side towards the middle of the figure."""
     for point in front.points:
         side = "left" if point.epsilon == 0 else "right"
         figure.add_annotation(
@@ -261,7 +261,7 @@ def _draw_total(figure: go.Figure, data: ParetoData) -> None:
 
 
 def _explain_lines(figure: go.Figure, data: ParetoData) -> None:
-    """The line styles, in a legend; the series themselves are labelled in place."""
+    """Add a legend of line styles; the series themselves are labelled in place."""
     styles: list[tuple[str, dict[str, Any], str, int]] = [("ε of one trial", {"width": 2.2}, "circle", 9)]
     if data.total is not None:
         styles.append(("ε of the front's releases up to there, composed", {"dash": "dash", "width": 1.3}, "diamond", 5))
@@ -326,7 +326,7 @@ def _lay_out(figure: go.Figure, axes: _Axes, data: ParetoData) -> None:
 
 
 def add_caption(figure: go.Figure, lines: list[str], left: int) -> None:
-    """Lines of small text under the axis title, from the left edge of a figure with this left margin in pixels."""
+    """Add lines of small text under the axis title, from the figure's left edge. left: the left margin in pixels."""
     figure.add_annotation(
         text="<br>".join(lines),
         x=0,
@@ -344,7 +344,7 @@ def add_caption(figure: go.Figure, lines: list[str], left: int) -> None:
 
 
 def spread(heights: list[float], gap: float) -> list[float]:
-    """Heights moved apart until neighbours are at least `gap` apart, order kept, each group about its own centre."""
+    """Move heights until neighbours are at least `gap` apart, keeping their order and the centre of each group."""
     groups: list[tuple[float, list[int]]] = []  # centre, members from low to high
     for index in sorted(range(len(heights)), key=lambda i: heights[i]):
         centre, members = heights[index], [index]

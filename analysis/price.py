@@ -1,9 +1,9 @@
-"""What it costs to publish a set of trials: the ε of all their private releases, composed.
+"""Privacy cost of publishing a set of trials: the composed ε of all their private releases.
 
-Formal guarantee. The images of the chosen trials, published together, are (ε, δ)-private for the ε returned and the
+Formal guarantee. The images of the chosen trials, published together, are (ε, δ)-private for the returned ε and the
 largest δ of the lines, under the neighbouring relation that the lines state (wavedp.privacy.ledger.composed_epsilon).
-Lines of kind nonprivate (fits at ε = ∞, the statistics behind the scores) have no ε and are left out: whoever quotes
-the number must name them, as every caption here does.
+Lines of kind nonprivate (fits at ε = ∞, the statistics behind the scores) have no ε and are not included: whoever
+quotes the number must name them, as every caption here does.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from analysis.load import Study, Trial
 
 
 def releases(study: Study, trials: Iterable[Trial] | None = None) -> list[dict[str, Any]]:
-    """The private releases that `trials` use (None: all of the study), one ledger line each.
+    """Return the private releases that `trials` use (None: all of the study), one ledger line each.
 
-    A trial uses a release if a line names it, or if one of its stages carries the line's key: a trial that found the
-    release in the store rests on it as much as the one that paid.
+    A trial uses a release if the line names the trial, or if one of its stages has the line's key: a trial that reused
+    the release from the store depends on it as much as the trial that made it.
     """
     from wavedp.privacy import ledger  # the accountant's libraries take seconds to import
 
@@ -32,7 +32,7 @@ def releases(study: Study, trials: Iterable[Trial] | None = None) -> list[dict[s
 
 
 def composed(lines: list[dict[str, Any]]) -> float:
-    """Composed ε of these releases, of the worst-off data set (a record is in one only); 0 without a release."""
+    """Composed ε of these releases: the maximum over data sets, since a record is in only one; 0 without a release."""
     if not lines:
         return 0.0
     from wavedp.privacy import ledger

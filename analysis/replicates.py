@@ -1,8 +1,8 @@
-"""Which trials are replicates of each other, and what their mean is worth.
+"""Group trials that are replicates of each other, and compute intervals for their means.
 
-A series is a setting of every axis except ε and the seeds; a point is one ε of one series; its trials differ in `seed`,
-which private fit, and in `sampling.seed`, which sample set of that fit. Sample sets of one fit say nothing of another:
-where there are several fits, the mean over a fit's sets is one replicate.
+A series is a setting of every axis except ε and the seeds; a point is one ε of one series. The trials of a point differ
+in `seed` (the private fit) and `sampling.seed` (the sample set of that fit). Sample sets of one fit say nothing about
+another fit: where there are several fits, the mean over a fit's sets is one replicate.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ REPLICATE_AXES = ("epsilon", "seed")
 
 @dataclass(frozen=True)
 class Interval:
-    """Mean over n replicates and half the width of its 95% interval (None when n < 2). of: what the replicates are."""
+    """Mean over n replicates and half the width of its 95% interval (None when n < 2). of: kind of replicate."""
 
     mean: float
     half_width: float | None
@@ -37,7 +37,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class Point:
-    """The finished trials of one series at one ε, one for each distinct result."""
+    """Finished trials of one series at one ε, one per distinct result."""
 
     series: str
     epsilon: float
@@ -45,12 +45,12 @@ class Point:
 
     @property
     def spent(self) -> float:
-        """The largest ε that any one of these trials spent."""
+        """Largest ε that any single one of these trials spent."""
         return max(self.epsilon if trial.epsilon_spent is None else trial.epsilon_spent for trial in self.trials)
 
     @property
     def is_real(self) -> bool:
-        """Resampled real images: the ceiling of every score, not a competitor."""
+        """True for resampled real images, which bound every score and do not compete."""
         return all(trial.generator == "real" for trial in self.trials)
 
     def interval(self, metric: str) -> Interval | None:
@@ -66,29 +66,29 @@ class Point:
 
     @property
     def replicates(self) -> str:
-        """How many private fits, and how many sample sets of each where there are several: `3`, `1×3`."""
+        """Number of private fits, with the number of sample sets of each if there are several: `3`, `1×3`."""
         fits = len({trial.seed for trial in self.trials})
         sets = len(self.trials) / fits
         return f"{fits}" if sets == 1 else f"{fits}×{sets:.3g}"
 
 
 def interval(values: list[float]) -> Interval:
-    """Student t interval at 95% for the mean of independent replicates: mean ± t(0.975, n-1) s / sqrt(n)."""
+    """Student's t interval at 95% for the mean of independent replicates: mean ± t(0.975, n-1) s / sqrt(n)."""
     n = len(values)
     mean = math.fsum(values) / n
     if n < 2:
         return Interval(mean, None, n)
-    from scipy.stats import t  # a second to import, and only needed here
+    from scipy.stats import t  # takes a second to import and is needed only here
 
     deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1))
     return Interval(mean, float(t.ppf(0.975, n - 1)) * deviation / math.sqrt(n), n)
 
 
 def points(study: Study) -> list[Point]:
-    """Finished trials as points: series in the order of first appearance, ε ascending within each.
+    """Group finished trials into points: series in the order of first appearance, ε ascending within each.
 
-    Trials that share the key of their last stage are one result, counted once: a generator that ignores ε gives the
-    same images for every ε of a grid, and counting them again would shrink the interval.
+    Trials that share the key of their last stage are one result and count once: a generator that ignores ε gives the
+    same images for every ε of a grid, and counting them repeatedly would shrink the interval.
     """
     labels = series_labels(study.trials)
     groups: dict[tuple[str, float], dict[str, Trial]] = {}
@@ -101,7 +101,7 @@ def points(study: Study) -> list[Point]:
 
 
 def series_labels(trials: Iterable[Trial]) -> dict[str, str]:
-    """Trial id to the name of its series: the values of the axes that vary, such as `level 1, bicubic`."""
+    """Map each trial id to the name of its series: the values of the axes that vary, such as `level 1, bicubic`."""
     trials = list(trials)
     names = list(dict.fromkeys(name for trial in trials for name in trial.axes if _short(name) not in REPLICATE_AXES))
     varying = [name for name in names if len({str(trial.axes.get(name)) for trial in trials}) > 1]
@@ -111,12 +111,12 @@ def series_labels(trials: Iterable[Trial]) -> dict[str, str]:
 
 
 def epsilon_text(epsilon: float) -> str:
-    """ε for people: 3, 0.2, ∞."""
+    """Format ε for display: 3, 0.2, ∞."""
     return "∞" if math.isinf(epsilon) else f"{epsilon:.3g}"
 
 
 def _short(name: str) -> str:
-    """`upscaler.name` and `upscaler` are one axis to a reader, as are `privacy.epsilon` and `epsilon`."""
+    """Shorten an axis name: `upscaler.name` to `upscaler`, `privacy.epsilon` to `epsilon`."""
     parts = name.split(".")
     return parts[-2] if parts[-1] == "name" and len(parts) > 1 else parts[-1]
 

@@ -1,6 +1,6 @@
-"""What a study says at its end:  python -m analysis.report results/<study>
+"""Print the summary of a study:  python -m analysis.report results/<study>
 
-The table of the primary metric, the three epsilons (one trial, all releases, best of K), and where the files are.
+The table of the primary metric, the three epsilons (one trial, all releases, best of K), and the paths of the files.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ SHOWN = (".md", ".html", ".png")
 
 
 def report(folder: str | Path) -> str:
-    """The summary as text, paths last. Raises UserError as `load` does."""
+    """Return the summary as text, paths last. Raises UserError as `load` does."""
     study = load(folder)
     metric = [study.metric()] if study.metrics else []
     counts = {status: sum(t.status == status for t in study.trials) for status in ("done", "failed", "infeasible")}
@@ -36,7 +36,7 @@ def report(folder: str | Path) -> str:
 
 
 def epsilons(study: Study) -> str:
-    """The study's privacy loss in the three ways that must not be confused, one paragraph each."""
+    """State the study's privacy loss in the three senses that must not be confused, one line each, and its notes."""
     lines = releases(study)
     notes = [captions.privacy_sentence(study), captions.nonprivate_sentence(study)]
     if lines:
@@ -56,7 +56,7 @@ def epsilons(study: Study) -> str:
 
 
 def best_of_k(study: Study, lines: list[dict[str, Any]]) -> dict[str, str]:
-    """The price of selection where K was drawn, or why there is none, by the first words of its lines."""
+    """Return the ε of publishing only the best of K trials, or why none is claimed, as {label of the line: text}."""
     axes = study.meta.get("axes", {})
     if not (axes.get("search") or {}).get("random_k"):
         return {

@@ -1,8 +1,8 @@
-"""Sample sheets: rows of ascending ε, columns that share their noise seed, one block for each series.
+"""Sample sheets: one block per series, rows of ascending ε, columns that share their noise seed.
 
-Nothing is picked by looks: the replicate is the smallest seed that all rows have (where there is none, each row's own
-smallest, and columns do not match), the columns are spaced evenly over what the trials stored, and a sidecar lists
-trials and indices. Real images are not shown: they would be a release.
+No image is hand-picked: the replicate is the smallest seed that all rows have (if there is none, each row's smallest,
+and columns do not match), the columns are spaced evenly over the stored samples, and a sidecar file lists trials and
+indices. Real images are not shown, since that would release them.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from analysis.replicates import epsilon_text, points
 from wavedp.errors import UserError
 
 COLUMNS = 12
-CELL, GAP, MARGIN, FONT_SIZE = 56, 4, 12, 15  # pixels; images smaller than CELL are enlarged by a whole factor
+CELL, GAP, MARGIN, FONT_SIZE = 56, 4, 12, 15  # pixels; images smaller than CELL are enlarged by an integer factor
 Stage = Literal["images", "coarse"]
 
 
 @dataclass(frozen=True)
 class Row:
-    """One trial's images: uint8 [n C H W], of the columns chosen."""
+    """One trial's images in the chosen columns, uint8 [n C H W]."""
 
     epsilon: float
     trial: str
@@ -37,9 +37,9 @@ class Row:
 
 @dataclass(frozen=True)
 class SampleSheet:
-    """Blocks of rows, by series; indices are the columns' places in samples/<trial>.npz, labels their classes.
+    """Blocks of rows by series. indices: positions of the columns in samples/<trial>.npz. labels: their classes.
 
-    seed: the replicate shown; None when no seed is shared by all rows.
+    seed: the replicate shown; None when the rows have no seed in common.
     """
 
     blocks: dict[str, list[Row]]
@@ -50,9 +50,9 @@ class SampleSheet:
 
 
 def samples_data(study: Study, stage: Stage = "images", columns: int = COLUMNS) -> SampleSheet:
-    """Final images of every series; with stage="coarse" the coarse images they were made from, each set once.
+    """Collect the final images of every series; with stage="coarse" the coarse images behind them, each set once.
 
-    Raises UserError when no finished trial has left samples.
+    Raises UserError when no finished trial has stored samples.
     """
     stored = {trial.trial: path for trial in study.done if (path := _path(study, trial)).is_file()}
     rows = [(p.series, p.epsilon, [t for t in p.trials if t.trial in stored]) for p in points(study)]
@@ -81,7 +81,7 @@ def samples_data(study: Study, stage: Stage = "images", columns: int = COLUMNS) 
 
 
 def _merge(blocks: dict[str, list[Row]], sources: dict[str, tuple[str, ...]]) -> dict[str, list[Row]]:
-    """One block for all series that start from the same coarse images, named by its size and those series."""
+    """Make one block of all series with the same coarse images, named after their size and those series."""
     shared: dict[tuple[str, ...], list[str]] = {}
     for series, keys in sources.items():
         shared.setdefault(keys, []).append(series)
@@ -94,7 +94,7 @@ def _merge(blocks: dict[str, list[Row]], sources: dict[str, tuple[str, ...]]) ->
 
 
 def samples_picture(sheet: SampleSheet) -> Image.Image:
-    """The sheet in RGB: a heading for each block, ε to the left of each row."""
+    """Draw the sheet in RGB: a heading for each block, ε to the left of each row."""
     return picture_of(
         {
             series: [(f"ε = {epsilon_text(row.epsilon)}", row.images) for row in rows]
@@ -106,9 +106,9 @@ def samples_picture(sheet: SampleSheet) -> Image.Image:
 def picture_of(
     blocks: Mapping[str, Sequence[tuple[str, np.ndarray]]], columns: Sequence[str] = (), notes: Sequence[str] = ()
 ) -> Image.Image:
-    """Rows of images uint8 [n C H W] in RGB, enlarged without smoothing, each row with its text to the left.
+    """Draw rows of images uint8 [n C H W] in RGB, enlarged without smoothing, each row with its text to the left.
 
-    blocks: the rows under each heading. columns: texts above the columns; notes: lines below all.
+    blocks: the rows under each heading. columns: texts above the columns. notes: lines at the bottom.
     """
     font, has_greek = _font()
 
@@ -145,7 +145,7 @@ def picture_of(
 
 
 def write_samples(study: Study, figures: Path) -> list[Path]:
-    """samples.png, samples_coarse.png and the sidecar samples.json in `figures`."""
+    """Write samples.png, samples_coarse.png and the sidecar samples.json to `figures`."""
     sheets: dict[str, SampleSheet] = {"samples": samples_data(study), "samples_coarse": samples_data(study, "coarse")}
     for name, sheet in sheets.items():
         samples_picture(sheet).save(figures / f"{name}.png", optimize=True)
@@ -170,14 +170,14 @@ def _path(study: Study, trial: Trial) -> Path:
 
 
 def _enlarge(images: np.ndarray) -> np.ndarray:
-    """uint8 [n C H W] to RGB [n H' W' 3], H' = k H for the smallest whole k that reaches CELL."""
+    """Convert uint8 [n C H W] to RGB [n H' W' 3], H' = k H, W' = k W for the smallest integer k with W' >= CELL."""
     factor = max(1, math.ceil(CELL / images.shape[-1]))
     images = np.moveaxis(images.repeat(factor, axis=2).repeat(factor, axis=3), 1, -1)  # n H' W' C
     return np.broadcast_to(images, (*images.shape[:3], 3)).copy() if images.shape[-1] == 1 else images
 
 
 def _font() -> tuple[Any, bool]:
-    """A font and whether it has ε and ∞: DejaVu where it is installed, Pillow's own (Latin only) elsewhere."""
+    """Return a font and whether it has ε and ∞: DejaVu if installed, otherwise Pillow's own (Latin only)."""
     try:
         return ImageFont.truetype("DejaVuSans.ttf", FONT_SIZE), True
     except OSError:

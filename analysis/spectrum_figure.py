@@ -1,4 +1,4 @@
-"""The figure `spectra`, from spectra.jsonl alone: power against frequency, data in ink, samples in colours of ε."""
+"""Figure `spectra`, from spectra.jsonl only: power against frequency, data in black, samples coloured by ε."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from analysis.replicates import epsilon_text, series_labels
 from wavedp.errors import UserError
 
 DASHES = ("solid", "dash", "dot", "dashdot")
-EPSILON_SCALE, LIGHTEST = "Viridis", 0.85  # its upper end is weak on white
-REST = {"color": "#c8c8c8", "width": 1}  # of series without a look of their own
-DECIBEL = 10 / math.log(10)  # of a small relative change
+EPSILON_SCALE, LIGHTEST = "Viridis", 0.85  # the scale's upper end is weak on white
+REST = {"color": "#c8c8c8", "width": 1}  # style of series beyond the number of distinct styles
+DECIBEL = 10 / math.log(10)  # dB per unit of a small relative change
 
 
 @dataclass(frozen=True)
 class Line:
-    """Mean over the trials of one series at one ε. power, standard_error: F, as in spectra.jsonl.
+    """Mean over the trials of one series at one ε. power, standard_error: F bands, as in spectra.jsonl.
 
     distance: mean log-spectral distance to the data, dB; 0 for the data itself.
     """
@@ -41,8 +41,8 @@ class Line:
 
 @dataclass(frozen=True)
 class Spectra:
-    """What the figure shows, without band 0 (the mean). frequencies: F, cycles per pixel. floor: the least power that
-    ratios tell apart."""
+    """Contents of the figure, without band 0 (the mean). frequencies: F, cycles per pixel. floor: smallest power that
+    ratios resolve."""
 
     frequencies: np.ndarray
     floor: float
@@ -54,7 +54,7 @@ class Spectra:
 
 
 def spectra_data(path: Path) -> Spectra:
-    """Of spectra.jsonl. Raises UserError for a broken file, or one without a trial."""
+    """Read spectra.jsonl. Raises UserError for a broken file, or one without a trial."""
     rows, places = read_lines(path)
     if len(rows) < 2 or rows[0].get("trial") is not None:
         raise UserError(f"{path} lacks the data's line or any trial's: run python -m wavedp.reports.spectrum again.")
@@ -79,7 +79,7 @@ def spectra_data(path: Path) -> Spectra:
 
 
 def spectra_figure(spectra: Spectra) -> go.Figure:
-    """Draw `spectra_data`: powers on the left, their ratio to the data's in dB on the right."""
+    """Draw `spectra_data`: powers on the left, their ratios to the data's power in dB on the right."""
     figure = two_panels("power of a mode (logarithmic)", "power against the data's, dB")
     styles, series = _styles(spectra.lines), {line.series for line in spectra.lines}
     kept = {name for (name, _), style in styles.items() if style != REST}
@@ -87,7 +87,7 @@ def spectra_figure(spectra: Spectra) -> go.Figure:
     figure.add_scatter(x=spectra.frequencies, y=spectra.data.power, name="data", mode="lines", line=real, row=1, col=1)
     own = DECIBEL * spectra.data.standard_error / np.maximum(spectra.data.power, spectra.floor)
     _add_ratio(figure, spectra.frequencies, np.zeros_like(own), own, real)
-    for line in sorted(spectra.lines, key=lambda line: line.series in kept):  # grey below
+    for line in sorted(spectra.lines, key=lambda line: line.series in kept):  # grey lines first, so below the others
         style = styles[line.series, line.epsilon]
         name = (
             f"ε = {epsilon_text(line.epsilon)}{f', {line.series}' if len(series) > 1 else ''}: {line.distance:.2f} dB"
@@ -115,14 +115,14 @@ def _add_ratio(
 def _line(series: str, epsilon: float, rows: list[dict[str, Any]]) -> Line:
     power, error = (np.array([row[name][1:] for row in rows]) for name in ("power", "standard_error"))  # n F
     distance = float(np.mean([row.get("log_spectral_distance", 0.0) for row in rows]))
-    # Trials are independent draws: the variances of their means add.
+    # Trials are independent draws, so the variances of their means add up.
     return Line(series, epsilon, power.mean(0), np.sqrt(np.square(error).sum(0)) / len(rows), distance)
 
 
 def _styles(lines: list[Line]) -> dict[tuple[str, float], dict[str, Any]]:
-    """The look of each series and ε: colours by ε, from dark to light, and dashes by series; of one ε, both by series.
+    """Line style of each series and ε: colour by ε, dark to light, and dash by series; with a single ε, both by series.
 
-    Where series outnumber the looks, those that come nearest to the data have them.
+    If there are more series than styles, those nearest to the data get them and the others are grey.
     """
     budgets = sorted({line.epsilon for line in lines})
     looks = [(None, dash) for dash in DASHES] if len(budgets) > 1 else list(product(PALETTE, DASHES))

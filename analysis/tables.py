@@ -1,4 +1,4 @@
-"""The results table in Markdown: one row for each series and ε, mean ± half the 95% interval over seeds."""
+"""Results table in Markdown: one row per series and ε, mean ± half the 95% interval over seeds."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ SETTINGS = ("generator", "level", "blur", "upscaler")
 
 
 def table(study: Study, metrics: Sequence[str] | None = None) -> str:
-    """Markdown table of the finished trials with the given metrics (None: all), then the trials that have no result.
+    """Markdown table of the finished trials with the given metrics (None: all), then a table of those without a result.
 
-    Bold is the best mean among the rows of the same ε, and only where its interval overlaps no other row's.
+    Bold marks the best mean among the rows of the same ε, if its interval overlaps no other row's.
     Raises UserError for a metric that no finished trial has.
     """
     metrics = [study.metric(name) for name in metrics] if metrics else study.metrics
-    metrics = [name for name in metrics if not name.startswith("floor_")]  # of no series: it stands beside its metric
+    metrics = [name for name in metrics if not name.startswith("floor_")]  # shown in the metric's column heading
     found = points(study)
     bold = {metric: _separated(found, metric, study.lower_is_better(metric)) for metric in metrics}
     header = [
@@ -40,7 +40,7 @@ def table(study: Study, metrics: Sequence[str] | None = None) -> str:
 
 
 def write_table(study: Study) -> Path:
-    """results/<study>/results.md: the table with every metric, what its numbers mean, and what it rests on."""
+    """Write results/<study>/results.md: the table with every metric, the meaning of its numbers, and their sources."""
     settings = {name: {str(getattr(trial, name)) for trial in study.done} for name in SETTINGS}
     fixed = [f"{name} {values.pop()}" for name, values in settings.items() if len(values) == 1]
     notes = [
@@ -77,7 +77,7 @@ def _row(point: Point, metrics: Sequence[str], bold: dict[str, list[Point]]) -> 
 
 
 def _column(study: Study, metric: str) -> str:
-    """`fid_clean_1k_test2k ↓ (real 20.7)`: the direction, and the floor where it was measured."""
+    """Column heading with direction and, if measured, the floor: `fid_clean_1k_test2k ↓ (real 20.7)`."""
     floor = study.floor(metric)
     return f"{metric} {'↓' if study.lower_is_better(metric) else '↑'}" + (
         f" (real {floor:.3g})" if floor is not None else ""
@@ -93,7 +93,7 @@ def _missing(trial: Trial) -> list[str]:
 
 
 def _number(value: Interval) -> str:
-    """Mean ± half width, with the decimals that two significant digits of the latter need; four digits without one."""
+    """Format with as many decimals as give the half width two significant digits; without one, four digits."""
     if value.half_width is None:
         return f"{value.mean:.4g}"
     if value.half_width == 0:
@@ -104,13 +104,13 @@ def _number(value: Interval) -> str:
 
 
 def _separated(found: Sequence[Point], metric: str, lower: bool) -> list[Point]:
-    """The best row of each ε with several, if its interval lies beyond the interval of every other."""
+    """Return the best row of each ε that has several rows, if its interval overlaps no other row's."""
     sign = 1 if lower else -1
     winners = []
     for epsilon in {point.epsilon for point in found}:
         same = [point for point in found if point.epsilon == epsilon and not point.is_real]
         rivals = [(point, value) for point in same if (value := point.interval(metric)) is not None]
-        # Without an interval (one seed) nothing can be told apart.
+        # Without intervals (one seed) no difference can be claimed.
         if len(rivals) < 2 or any(value.half_width is None for _, value in rivals):
             continue
         (best, first), *others = sorted(rivals, key=lambda rival: sign * rival[1].mean)
@@ -120,7 +120,7 @@ def _separated(found: Sequence[Point], metric: str, lower: bool) -> list[Point]:
 
 
 def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Columns padded to one width, so that the text reads in a terminal too; the first is left-aligned."""
+    """Format a table with padded, left-aligned columns, so that the text can also be read in a terminal."""
     widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
     rule = [("-" * width) for width in widths]
 

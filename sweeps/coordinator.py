@@ -125,7 +125,7 @@ class Coordinator:
         return result["made"] and self.owners.get(result["key"]) == trial_id
 
     async def tell(self, key: str, fraction: float) -> None:
-        """How far a stage is, 0 to 1."""
+        """Note how far a stage is, 0 to 1."""
         if fraction < self.fraction.get(key, 0.0):  # a worker begins again
             self.first_told.pop(key, None)
         self.first_told.setdefault(key, (time.time(), fraction))
@@ -141,7 +141,7 @@ class Coordinator:
         return list(self.records.trials.values())
 
     async def status(self) -> dict[str, Any]:
-        """What the progress display needs."""
+        """Everything that the progress display shows."""
         return {
             "now": self.now,
             "fraction": self.fraction,

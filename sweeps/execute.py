@@ -32,8 +32,8 @@ from sweeps.coordinator import Coordinator
 from sweeps.progress import Progress
 from sweeps.trial import conduct
 
-# Tune refuses to ask for nothing, and a thousandth of a CPU would leave a two-core machine one whole core. This
-# resource is the head node's own: conductors stay there and take nothing that a stage needs.
+# Tune rejects empty requests, and 0.001 CPU would block a core; ask for a token of the head node instead. Conductors
+# stay there and take nothing that a stage needs.
 CONDUCTOR = {"cpu": 0, "node:__internal_head__": 0.001}
 CONDUCTOR_RETRIES = 5  # deaths of a conductor, its node or the coordinator before a trial is given up
 
@@ -159,7 +159,7 @@ def _rows(coordinator: Any) -> list[dict[str, Any]]:
 
 
 def _outcome(row: dict[str, Any], trial: TrialConfig) -> dict[str, Any]:
-    """What Tune and Optuna see of a row: both objectives always there."""
+    """The objectives that Tune and Optuna see of a row: both are always there."""
     primary = metrics.primary(trial.metrics, n_records(trial.data, trial.metrics.reference_split))
     fid = row["metrics"].get(primary, float("inf"))
     return {"fid": fid, "epsilon": float(row["epsilon"]), "status": row["status"]}

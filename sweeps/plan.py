@@ -15,19 +15,24 @@ from __future__ import annotations
 
 import copy
 import itertools
+import json
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from wavedp import chain
-from wavedp.config import TrialConfig, from_dict
-from wavedp.errors import UserError
+from wavedp import chain, registry
+from wavedp.config import METHODS, TrialConfig, to_dict, trial_of
+from wavedp.errors import InfeasibleError, UserError
+from wavedp.methods import canonical
 from wavedp.privacy import accounting, selection
 from wavedp.privacy.accounting import Mechanism
-from wavedp.privacy.budget import Release
+from wavedp.privacy.budget import Budget, Release, release_refusal
+from wavedp.store import write_atomically
 
 ALIASES = {"epsilon": "privacy.epsilon"}
 LoadOption = Callable[[str, str], dict[str, Any]]
@@ -36,7 +41,8 @@ LoadOption = Callable[[str, str], dict[str, Any]]
 
 @dataclass(frozen=True)
 class PlannedTrial:
-    """One row of trials.jsonl to be. id: readable axis values and 8 digits of the evaluate key; axes: what varies."""
+    """One row of trials.jsonl to be. id: readable axis values and 8 digits of the evaluate key; axes: what varies;
+    config: canonical (wavedp.methods), so that points which differ in nothing that is read are one mechanism."""
 
     id: str
     axes: dict[str, Any]
@@ -150,7 +156,7 @@ def planned(
             values[axis] = copy.deepcopy(options[axis][value])
         else:
             _assign(values, ALIASES.get(axis, axis), value)
-    config = from_dict(TrialConfig, values)
+    config = canonical(trial_of(values))
     keys = chain.keys(config)
     last = [axis.rsplit(".", 1)[-1] for axis in point]
     names = [name if last.count(name) == 1 or name == axis else axis for name, axis in zip(last, point, strict=True)]
@@ -160,13 +166,51 @@ def planned(
 
 
 def release_of(trial: TrialConfig) -> Release | None:
-    """What the trial's private_fit will show of the sensitive images, noise calibrated; None if it shows nothing."""
+    """The release that the trial's private_fit will make, noise calibrated; None if it uses no sensitive image."""
     kind = chain.fit_kind(trial)
     if kind == "public":
         return None
-    mechanisms = chain.mechanisms(trial) if kind == "dp" else [Mechanism(1, 0, 1)]
+    mechanisms = chain.mechanisms(trial).values() if kind == "dp" else [Mechanism(1, 0, 1)]
     delta = accounting.delta(trial.privacy, chain.n_records(trial.data, "train"))
     return Release(chain.fingerprint(trial.data, "train"), tuple(mechanisms), delta)
+
+
+def refused_by_budget(
+    trials: list[PlannedTrial], infeasible: dict[str, InfeasibleError], budget: Budget, made: dict[str, Release]
+) -> dict[str, InfeasibleError]:
+    """The trials whose release would pass the study's budget.epsilon, in the plan's order, beside those `made`."""
+    releases, refused = dict(made), {}
+    for trial in trials:
+        asked = release_of(trial.config) if trial.id not in infeasible else None
+        if asked is None:
+            continue
+        key = trial.keys["private_fit"]
+        refusal = release_refusal(budget, releases, key, asked)
+        if refusal:
+            refused[trial.id] = InfeasibleError(refusal)
+        else:
+            releases.setdefault(key, asked)
+    return refused
+
+
+def save_plan(
+    path: Path, trials: list[PlannedTrial], left_out: dict[str, InfeasibleError], study: dict[str, Any]
+) -> str:
+    """Write the resolved plan for `python -m wavedp.run`: every feasible trial with its configuration and keys.
+
+    study: facts about the study that the file repeats. Returns a sentence that says what to do with it.
+    """
+    feasible = [trial for trial in trials if trial.id not in left_out]
+    rows = [
+        {"id": trial.id, "axes": trial.axes, "config": to_dict(trial.config), "keys": trial.keys} for trial in feasible
+    ]
+    content = _without_infinity({**study, "trials": rows})
+    write_atomically(path, (json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode())
+    fits = len({trial.keys["private_fit"] for trial in feasible})
+    return (
+        f"{path} holds {len(feasible)} trials on {fits} private fits: python -m wavedp.run {path} --store DIR makes "
+        "them without Ray."
+    )
 
 
 def owners(trials: list[PlannedTrial]) -> dict[str, str]:
@@ -193,6 +237,21 @@ def _assign(values: dict[str, Any], path: str, value: Any) -> None:
         section = section.get(name)  # type: ignore[assignment]
         if not isinstance(section, dict):
             raise UserError(f"sweep axis {path} names no field of a trial: {name!r} is not a section.")
-    if last not in section:
+    of_another = parents[:1] and parents[0] in METHODS and _read_by_some(parents[0], last)
+    if last not in section and not of_another:
         raise UserError(f"sweep axis {path} names no field of a trial: choose from {', '.join(sorted(section))}.")
     section[last] = value
+
+
+def _read_by_some(kind: str, field: str) -> bool:
+    """True if some method of the kind has this field: then an axis of it varies the trials of that method."""
+    return any(item.name == field for name in registry.names(kind) for item in fields(registry.find(kind, name).Config))
+
+
+def _without_infinity(value: Any) -> Any:
+    """JSON has no infinity: "inf", which `from_dict` reads."""
+    if isinstance(value, dict):
+        return {name: _without_infinity(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_infinity(item) for item in value]
+    return "inf" if isinstance(value, float) and math.isinf(value) else value

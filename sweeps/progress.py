@@ -1,4 +1,4 @@
-"""What a person sees while a study runs: one line a trial with stage, elapsed, time to go and spent ε.
+"""The display while a study runs: one line a trial with stage, elapsed, time to go and spent ε.
 
 On a terminal the block of lines is redrawn in place; in a log a trial's line is printed when its stage changes, and
 once a minute while a long stage runs.

@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from sweeps.study import identity_of
-from wavedp.config import TrialConfig, from_dict
+from wavedp.config import trial_of
 from wavedp.errors import UserError
 from wavedp.privacy import ledger
 from wavedp.store import write_atomically, write_jsonl
@@ -68,7 +68,7 @@ def claim_folder(folder: Path, study: dict[str, Any], trial_ids: list[str]) -> N
         strangers = [row for row in recorded if row["trial"] not in trial_ids] if trial_ids else []
         same_axes = _axes(made) == _axes(study)
         if strangers and not same_axes:
-            raise UserError(f"{folder} holds the trial {strangers[0]['trial']}, which this sweep has not: {remedy}.")
+            raise UserError(f"{folder} holds the trial {strangers[0]['trial']}, not planned by this sweep: {remedy}.")
         if strangers:
             old = folder / "trials.superseded.jsonl"
             write_jsonl(old, read_jsonl(old) + strangers)
@@ -84,15 +84,15 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
 
 
 def _identity(made: dict[str, Any]) -> dict[str, Any]:
-    """The identity of a recorded study, in today's fields: one that did not exist then had its default's effect."""
+    """The identity of a recorded study, in today's fields. Fields added since are taken at their default."""
     try:
-        return identity_of(from_dict(TrialConfig, made["config"]))
+        return identity_of(trial_of(made["config"]))
     except (KeyError, UserError):  # a field of that time is gone
         return made.get("identity", {})
 
 
 def _axes(study: dict[str, Any]) -> dict[str, Any]:
-    """A study's axes; one that did not exist then had its default's only value."""
+    """A study's axes. Axes added since are taken at their default's only value."""
     return {"sampling_seeds": [0], **study.get("axes", {})}
 
 

@@ -17,17 +17,20 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from sweeps.plan import PlannedTrial, load_options, plan, random_search
-from sweeps.records import claim_folder
-from sweeps.study import commit, describe_study
+from sweeps.overrides import normalised, refuse_unknown, refuse_unread
+from sweeps.plan import PlannedTrial, load_options, plan, planned, random_search, refused_by_budget, save_plan
+from sweeps.records import Records, claim_folder
+from sweeps.study import commit, describe_study, typed
 from sweeps.summary import describe
-from wavedp import chain, checks
-from wavedp.config import TrialConfig, from_dict, sections
+from wavedp import chain, checks, registry
+from wavedp.config import METHODS, TrialConfig, sections, trial_of, with_absolute_paths
 from wavedp.errors import InfeasibleError, UserError
+from wavedp.methods import canonical
 from wavedp.privacy import ledger
-from wavedp.privacy.budget import Budget
+from wavedp.privacy.budget import Budget, made
 
 ROOT = Path(__file__).resolve().parent.parent
+KEYS = (*sections(TrialConfig), "sweep", "study", "results", "store", "budget", "dry_run", "plan", "ray")
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="config")
@@ -48,11 +51,11 @@ def run(config: DictConfig, overrides: list[str]) -> int:
     """Plan, check, and run or describe one study; returns the exit status."""
     values: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
     sweep = values.get("sweep")
-    if not sweep:
+    refuse_unknown(values, KEYS)
+    if not sweep or "name" not in sweep:
         raise UserError(f"no sweep was chosen: add +sweep=NAME, one of {', '.join(_sweep_names())}.")
-    base = {name: values[name] for name in sections(TrialConfig)}
-    Budget(**values["budget"])  # refused here if it is none
-    _make_paths_absolute(base)
+    base = with_absolute_paths({name: values[name] for name in sections(TrialConfig)})
+    Budget(**values["budget"])  # refuses what cannot be one
     store = values["store"] if "://" in values["store"] else str(Path(values["store"]).absolute())
     folder = Path(values["results"]).absolute() / values["study"]
     load_option = _option_loader(overrides, base)
@@ -65,7 +68,15 @@ def run(config: DictConfig, overrides: list[str]) -> int:
         search["random_k"]["drawn"] = len(trials)
     else:
         trials = plan(base, sweep, load_option)
+    refuse_unread(overrides, [trial.config for trial in trials])
     infeasible = _check(trials)
+    if values["plan"]:
+        study = {"study": values["study"], "command": typed(overrides), "commit": commit(), "budget": values["budget"]}
+        refused = refused_by_budget(
+            trials, infeasible, Budget(**values["budget"]), made(Records(folder).ledger.values())
+        )
+        print(save_plan(Path(values["plan"]), trials, infeasible | refused, study))
+        return 0
     if values["dry_run"]:
         print(describe(trials, store, infeasible))
         return 0
@@ -102,7 +113,10 @@ def _search(
     choices = {axis: spec for axis, spec in search["space"].items() if isinstance(spec, list)}
     corners = [{axis: value} for axis, options in choices.items() for value in options]
     options = load_options(corners, load_option)
-    trial = from_dict(TrialConfig, base)
+    trial = canonical(trial_of(base))
+    refuse_unread(overrides, [planned(base, options, corner).config for corner in corners] or [trial])
+    if values["plan"]:
+        raise UserError("plan=FILE needs trials that are known in advance, and Optuna chooses these: plan a grid.")
     checks.check(trial)
     device = _device(values["device"], values["ray"])
     study = describe_study(values, base, sweep, overrides, None)
@@ -171,34 +185,25 @@ def _check(trials: list[PlannedTrial]) -> dict[str, InfeasibleError]:
 
 
 def _option_loader(overrides: list[str], base: dict[str, Any]) -> Any:
-    """load(group, option) for sweeps.plan, by composing the group's file with the user's overrides of its fields."""
+    """load(group, option) for sweeps.plan: what the same command composes to with this option of the group, so that a
+    preset's and a sweep file's values hold for it too."""
 
     def load(group: str, option: str) -> dict[str, Any]:
-        inside = [text for text in overrides if text.lstrip("+").startswith(f"{group}.")]
+        choice = {"public": "data@public"}.get(group, group)
+        others = [text for text in overrides if text.lstrip("+").partition("=")[0] != choice]
         try:
-            node = hydra.compose("config", overrides=[f"{group}={option}", *inside])
+            node = hydra.compose("config", overrides=[*others, f"{choice}={option}"])
         except hydra.errors.MissingConfigException:
-            known = sorted(path.stem for path in (ROOT / "conf" / group).glob("*.yaml"))
+            if group in METHODS and (":" in option or option in registry.names(group)):
+                return {"name": option}  # a method of the user's own that has no yaml: its defaults
+            folder = "data" if group == "public" else group
+            known = sorted(path.stem for path in (ROOT / "conf" / folder).glob("*.yaml"))
             raise UserError(f"sweep axis {group} has no option {option!r}: use one of {', '.join(known)}.") from None
         values = OmegaConf.to_container(node, resolve=True)
         assert isinstance(values, dict)
-        absolute = {**base, group: values[group]}
-        _make_paths_absolute(absolute)
-        return absolute[group]
+        return with_absolute_paths({**base, group: values[group]})[group]
 
     return load
-
-
-def _make_paths_absolute(base: dict[str, Any]) -> None:
-    """Workers run in folders of their own: a relative path means the folder the user started in."""
-    for group, field in (("data", "home"), ("data", "path"), ("public", "home"), ("public", "path"),
-                         ("upscaler", "weights"), ("metrics", "inception"), ("sampling", "prompts")):  # fmt: skip
-        section = base.get(group)
-        if section and section.get(field):
-            section[field] = str(Path(section[field]).expanduser().absolute())
-    upscaler = base.get("upscaler")
-    if upscaler and upscaler.get("path") and Path(upscaler["path"]).expanduser().exists():  # else it is a hub id
-        upscaler["path"] = str(Path(upscaler["path"]).expanduser().absolute())
 
 
 def _stage_resources(ray_options: dict[str, Any], device: str) -> dict[str, dict[str, Any]]:
@@ -227,4 +232,5 @@ def _sweep_names() -> list[str]:
 
 
 if __name__ == "__main__":
+    sys.argv[1:] = normalised(sys.argv[1:])
     main()

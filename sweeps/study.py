@@ -11,7 +11,7 @@ from typing import Any
 
 from sweeps.plan import PlannedTrial
 from wavedp import data, metrics
-from wavedp.config import TrialConfig, from_dict, identity, sections, to_dict
+from wavedp.config import TrialConfig, identity, sections, to_dict, trial_of
 
 ROOT = Path(__file__).resolve().parent.parent
 VERSIONED = (
@@ -28,13 +28,13 @@ def describe_study(
     first: PlannedTrial | None,
 ) -> dict[str, Any]:
     """The content of study.yaml (fields as documented in results/README.md)."""
-    trial = from_dict(TrialConfig, base)
+    trial = trial_of(base)
     measured = (first.config if first else trial).metrics
     n_reference = data.n_records((first.config if first else trial).data, measured.reference_split)
     return {
         "study": values["study"],
         "sweep": sweep["name"],
-        "command": "python -m sweeps.run " + " ".join(overrides),
+        "command": typed(overrides),
         "axes": axes_of(sweep),
         "primary_metric": metrics.primary(measured, n_reference),
         "metrics": metrics.described(measured),
@@ -46,8 +46,13 @@ def describe_study(
     }
 
 
+def typed(overrides: list[str]) -> str:
+    """The command as a user types it (sweeps.overrides adds the `++`)."""
+    return "python -m sweeps.run " + " ".join(text.removeprefix("++") for text in overrides)
+
+
 def axes_of(sweep: dict[str, Any]) -> dict[str, Any]:
-    """The axes of a sweep, by kind; kinds that it lacks are left out."""
+    """The axes that a sweep varies, by kind."""
     return {kind: sweep[kind] for kind in AXES if sweep.get(kind)}
 
 

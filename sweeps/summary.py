@@ -1,4 +1,4 @@
-"""What a study will do and cost, said before it starts (`dry_run=true` stops there)."""
+"""Work and cost of a study, printed before it starts (`dry_run=true` stops there)."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ def _composed(releases: list[PlannedTrial]) -> list[str]:
     lines = []
     for fingerprint, members in by_dataset.items():
         n_records = data.n_records(members[0].config.data, "train")
-        mechanisms = [item for trial in members for item in chain.mechanisms(trial.config)]
+        mechanisms = [item for trial in members for item in chain.mechanisms(trial.config).values()]
         delta = max(accounting.delta(trial.config.privacy, n_records) for trial in members)
         epsilon = accounting.compose(mechanisms, delta)
         asked = Counter(trial.config.privacy.epsilon for trial in members)
         single = ", ".join(f"{e:g}" + (f" ×{count}" if count > 1 else "") for e, count in sorted(asked.items()))
         lines.append(
-            f"  dataset {fingerprint[:12]} ({n_records:,} records): ε = {single} each alone; "
+            f"  dataset {fingerprint[:12]} ({n_records:,} records): ε = {single} each by itself; "
             f"all {len(members)} composed: ε = {epsilon:.3g} at δ = {delta:.3g} (PLD)"
         )
     return lines

@@ -19,7 +19,7 @@ from PIL import Image
 from ray.exceptions import RayTaskError
 
 from sweeps.plan import PlannedTrial
-from wavedp import chain, checks, data, stages
+from wavedp import chain, checks, data, methods, stages
 from wavedp.config import to_dict
 from wavedp.errors import InfeasibleError, UserError
 from wavedp.privacy import accounting, ledger
@@ -71,10 +71,10 @@ def blank_row(trial: PlannedTrial, commit: str) -> dict[str, Any]:
         "status": "failed",
         "reason": None,
         "seed": config.seed,
-        "generator": config.generator.name,
+        "generator": methods.generator(config).name,
         "level": config.level,
         "blur": config.blur,
-        "upscaler": config.upscaler.name,
+        "upscaler": methods.upscaler(config).name,
         "epsilon": "inf" if math.isinf(config.privacy.epsilon) else config.privacy.epsilon,
         "epsilon_spent": None,
         "delta": accounting.delta(config.privacy, data.n_records(config.data, "train")),

@@ -1,5 +1,5 @@
-"""Moving averages of weights whose memory grows with the updates, so that a short training is not the average of its
-beginning. torch.optim.swa_utils keeps them; this is the rule that it has not."""
+"""Moving average of weights whose memory grows with the number of updates, so that the initial weights do not dominate
+after a short training. This is an averaging rule that torch.optim.swa_utils, which keeps the average, does not have."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def moving_average(decay: float) -> Callable[[Tensor, Tensor, Tensor | int], Tensor]:
-    """The `avg_fn` of AveragedModel: (1 + n) / (10 + n) of the average after n updates, `decay` of it at most."""
+    """Return an `avg_fn` for AveragedModel: after n updates it keeps min(decay, (1 + n) / (10 + n)) of the average."""
 
     def mean(averaged: Tensor, current: Tensor, updates: Tensor | int) -> Tensor:
         return averaged.lerp(current, 1 - min(decay, (1 + int(updates)) / (10 + int(updates))))

@@ -19,13 +19,14 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 from wavedp import data, methods, metrics, tokenizers
 from wavedp.config import DataConfig, TrialConfig
+from wavedp.fields import first_stages
 from wavedp.generators import FitKind, coarse_shape
 from wavedp.methods import Method, Trains, canonical
 from wavedp.privacy.accounting import Mechanism
@@ -43,7 +44,7 @@ class Stage:
     inputs: tuple[str, ...] = ()
     fields: Callable[[TrialConfig], Any] = lambda trial: None
     reads: Callable[[TrialConfig], list[tuple[DataConfig, str]]] = lambda trial: []
-    runs: Callable[[TrialConfig], list[Method]] = lambda trial: []
+    runs: Callable[[TrialConfig], Sequence[Method]] = lambda trial: []
     applies: Callable[[TrialConfig], bool] = lambda trial: True
     version: int = 1
 
@@ -55,33 +56,45 @@ n_records = cache(data.n_records)
 
 
 def fit_kind(trial: TrialConfig) -> FitKind:
-    """How a trial's private_fit uses sensitive images (wavedp.generators.FitKind)."""
+    """The way in which a trial's private_fit uses sensitive images (wavedp.generators.FitKind)."""
     return methods.generator(trial).fit_kind(trial)
 
 
 def mechanisms(trial: TrialConfig) -> dict[str, Mechanism]:
-    """What the trial's private fit will run, by purpose, calibrated to its budget (σ = 0 for ε = ∞); nothing where it
-    uses no sensitive image, or keeps them as they are. Raises InfeasibleError."""
+    """The mechanisms that the trial's private fit will run, by purpose, calibrated to its budget (σ = 0 for ε = ∞).
+
+    None where it uses no sensitive image, or keeps them as they are. Raises InfeasibleError.
+    """
     if fit_kind(trial) in ("real", "public"):
         return {}
     return methods.generator(trial).mechanisms(canonical(trial), n_records(trial.data, "train"))
+
+
+def _own(trial: TrialConfig, stage: str) -> list[dict[str, Any]]:
+    """The fields of the generator's own that this stage is the first to read."""
+    first = first_stages(type(trial.generator))
+    content = methods.generator(trial).content(trial.generator)
+    found = {name: value for name, value in content.items() if first.get(name, "pretrain") == stage}
+    return [found] if found else []
 
 
 def _private_fit(trial: TrialConfig) -> list[Any]:
     if fit_kind(trial) == "public":  # nothing is drawn
         return [None, trial.level, 0]
     generator, private = methods.generator(trial), fit_kind(trial) in ("dp", "nonprivate")
-    return [
-        methods.section(trial, "privacy", generator) if private else None,
-        trial.level,
-        trial.seed,
-    ]
+    mechanism = methods.section(trial, "privacy", generator) if private else None
+    return [mechanism, trial.level, trial.seed, *_own(trial, "private_fit")]
+
+
+def _coarse_samples(trial: TrialConfig) -> list[Any]:
+    sampling = methods.section(trial, "sampling", methods.generator(trial))
+    return [sampling, _prompt_file(trial), trial.seed, *_own(trial, "coarse_samples")]
 
 
 def _pretrain(trial: TrialConfig) -> list[Any]:
     generator = methods.generator(trial)
     return [
-        generator.content(trial.generator),
+        *_own(trial, "pretrain"),
         generator.pretrain_level(trial),
         trial.blur,
         data.shape(trial.data),
@@ -95,13 +108,21 @@ def _upscaler(trial: TrialConfig) -> list[Any]:
     return [own, data.shape(trial.data), *shared]
 
 
+def _upscale(trial: TrialConfig) -> Any:
+    """Its own configuration; shared fields too, unless the training's key holds them."""
+    method = methods.upscaler(trial)
+    shared = [] if isinstance(method, Trains) else methods.shared(trial, method)
+    own = method.content(trial.upscaler)
+    return [own, *shared] if shared else own
+
+
 def _prompts(trial: TrialConfig) -> list[tuple[DataConfig, str]]:
     from_public = methods.generator(trial).conditioning(trial) == "text" and trial.sampling.prompts is None
     return [(trial.public, "test")] if from_public and trial.public is not None else []
 
 
 def _prompt_file(trial: TrialConfig) -> str | None:
-    """sha256 of the prompts; the path is no part of a trial's identity."""
+    """sha256 of the prompts: their content enters the key, not their path."""
     if methods.generator(trial).conditioning(trial) != "text" or trial.sampling.prompts is None:
         return None
     from wavedp import text  # which imports torch
@@ -149,13 +170,13 @@ CHAIN = (
     Stage(
         "coarse_samples",
         inputs=("tokenizer", "private_fit"),
-        fields=lambda t: [methods.section(t, "sampling", methods.generator(t)), _prompt_file(t), t.seed],
+        fields=_coarse_samples,
         reads=_prompts,
     ),
     Stage(
         "upscale",
         inputs=("tokenizer", "pretrain", "coarse_samples", "upscaler"),
-        fields=lambda t: methods.upscaler(t).content(t.upscaler),
+        fields=_upscale,
         runs=lambda t: [methods.upscaler(t)],
     ),
     Stage(
@@ -182,7 +203,8 @@ def chain_of(trial: TrialConfig) -> list[Stage]:
 
 def keys(trial: TrialConfig) -> dict[str, str]:
     """The key of every stage of a trial (64 hex digits each); nothing is run, no image decoded."""
-    trial, found = canonical(trial), {}
+    trial = canonical(trial)
+    found: dict[str, str] = {}
     for stage in chain_of(trial):
         content = [
             stage.name,

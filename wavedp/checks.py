@@ -1,4 +1,4 @@
-"""What can be known to be wrong with a trial before anything runs, from its configuration and its data only.
+"""Checks of a trial before anything runs, from its configuration and its data only.
 
 Each method checks what is its own. Weight files are not opened: `stages.check_models` does that, before training.
 Nothing here imports torch for trials with scalar tokens at one level, so that a dry run stays quick.
@@ -22,15 +22,15 @@ def check(trial: TrialConfig) -> list[str]:
     setting that none of the trial's methods reads too.
     """
     methods.generator(trial)
-    for field, value in methods.unread(trial):
-        raise UserError(methods.unread_sentence(trial, field, value))
-    channels, height, width = data.shape(trial.data)
-    check_level(trial.level, height, width)
     if math.isnan(trial.privacy.epsilon) or trial.privacy.epsilon < 0:
         raise UserError(
             f"privacy.epsilon={trial.privacy.epsilon} is not a budget: use a number above 0, inf for no privacy, or 0 "
             "for the public model as it is."
         )
+    for field, value in methods.unread(trial):
+        raise UserError(methods.unread_sentence(trial, field, value))
+    channels, height, width = data.shape(trial.data)
+    check_level(trial.level, height, width)
     if trial.public is not None and data.shape(trial.public) != (channels, height, width):
         raise UserError(
             f"public images are {data.shape(trial.public)} (C, H, W), sensitive ones {(channels, height, width)}: "

@@ -7,21 +7,24 @@ declared in its room (wavedp.methods). What several methods share is here, and a
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from wavedp.fields import (
     configure,
     fields_of,
+    fitting,
     from_dict,
     identity,
     method,
     methods,
+    paths,
     performance,
     privacy,
     result,
     sections,
+    to_dict,
 )
-from wavedp.fields import to_dict as to_dict
 
 __all__ = [
     "DataConfig",
@@ -36,6 +39,8 @@ __all__ = [
     "identity",
     "sections",
     "to_dict",
+    "trial_of",
+    "with_absolute_paths",
 ]
 
 
@@ -49,8 +54,8 @@ class DataConfig:
     channels: int = result(1)  # 1 (grey) or 3 (RGB)
     limit: int | None = result(None)  # keep only the first records of every split
     n_records: int = result(2048)  # of the procedural set's train split
-    path: str | None = performance(None)  # root of a folder dataset
-    home: str = performance(".wavedp/data")  # downloads and decoded copies
+    path: str | None = performance(None, path=True)  # root of a folder dataset
+    home: str = performance(".wavedp/data", path=True)  # downloads and decoded copies
 
 
 @dataclass(frozen=True)
@@ -59,9 +64,7 @@ class DiffusionConfig:
 
     timesteps: int = result(1000)  # T
     noise_schedule: Literal["linear", "cosine"] = result("cosine")  # of β
-    blur_f_max: float | None = result(
-        None
-    )  # f(T), variances of the base kernel; None: the paper's, log .600625, else .140625
+    blur_f_max: float | None = result(None)  # f(T), in variances of the base kernel; None: the paper's
     blur_sigma: float = result(0.4)  # of the base kernel, pixels
     basis: Literal["dct", "zero_pad"] = result("dct")  # dct reflects at borders, zero_pad darkens them as in the paper
     heat_sigma_max: float = result(20.0)  # of blur=heat, pixels
@@ -95,7 +98,8 @@ class PrivacyConfig:
     lora_rank: int = result(8, read_if={"trained": "lora"})
     scale_decay: float = result(1.0)  # a token of scale s weighs scale_decay^s in the loss
     microbatch_size: int = performance(64)  # records a forward pass
-    grad_sample_mode: Literal["hooks", "ghost", "bookkeeping"] = performance("hooks")
+    # How gradients are taken apart by record; auto: the fastest way that the model allows (wavedp.privacy.clipping).
+    grad_sample_mode: Literal["auto", "hooks", "ghost", "bookkeeping"] = performance("auto")
     checkpoint_every: int = performance(20)  # steps
 
 
@@ -112,17 +116,15 @@ class SamplingConfig:
     algorithm: Literal["reverse_diffusion", "ancestral", "ddim", "dpmsolver++"] = result("dpmsolver++")
     timestep_spacing: Literal["uniform", "quadratic", "logsnr", "blur_aware"] = result("logsnr")
     seed: int = result(0, later=True)  # other samples of the same private fit; they cost no ε
-    prompts: str | None = performance(None)  # file of public prompts, one a line; its content is in the key
+    prompts: str | None = performance(None, path=True)  # file of public prompts, one a line; its content is in the key
     batch_size: int = performance(500)
 
 
 @dataclass(frozen=True)
 class MetricsConfig:
-    """What `evaluate` measures (wavedp.metrics)."""
+    """Settings of `evaluate` (wavedp.metrics)."""
 
-    mode: Literal["clean", "pytorch", "tensorflow"] = result(
-        "clean"
-    )  # resize of clean-fid, pytorch-fid, torch-fidelity
+    mode: Literal["clean", "pytorch", "tensorflow"] = result("clean")  # whose resize
     precision: Literal["float32", "bfloat16"] = result("float32")  # of the feature network; part of a metric's name
     fid_samples: int = result(1000)  # generated images for FID and KID
     reference_split: Literal["train", "val", "test"] = result("test")
@@ -133,8 +135,8 @@ class MetricsConfig:
     floor: bool = result(True, before=False)  # also the FID between two parts of the real split
     second_network: Literal["effnetlite0", "file"] | None = result(None, later=True)  # for a Fréchet distance more
     also: tuple[Any, ...] = methods("metric")  # further ones: names, or sections of a metric's own options
-    second_network_file: str | None = performance(None)  # TorchScript; its content is in the key
-    inception: str | None = performance(None)  # path of the FID network; None: search
+    second_network_file: str | None = performance(None, path=True)  # TorchScript; its content is in the key
+    inception: str | None = performance(None, path=True)  # path of the FID network; None: search
     batch_size: int = performance(10)  # images a forward pass
 
     def __post_init__(self) -> None:
@@ -144,7 +146,7 @@ class MetricsConfig:
 
 @dataclass(frozen=True)
 class TrialConfig:
-    """One point of a study. Methods may be given by name: TrialConfig(generator="spectral_ar", upscaler="bicubic")."""
+    """One point of a study. Methods may be given by name: TrialConfig(upscaler="bicubic")."""
 
     level: int = result(1)  # wavelet level of the private coarse image, of side H / 2^level
     blur: str = result("none")  # f(i): none, linear, log, quadratic, cubic, quartic, triangular, heat
@@ -152,15 +154,42 @@ class TrialConfig:
     device: str = performance("auto")
     data: DataConfig = field(default_factory=DataConfig)
     public: DataConfig | None = field(default_factory=lambda: DataConfig(name="openclipart"))
-    tokenizer: Any = method("tokenizer", "scalar")
-    generator: Any = method("generator", "spectral_ar")
+    tokenizer: Any = method("tokenizer")
+    generator: Any = method("generator")
     diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
     privacy: PrivacyConfig = field(default_factory=PrivacyConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
-    upscaler: Any = method("upscaler", "realsr_df2k_x4")
+    upscaler: Any = method("upscaler")
     metrics: MetricsConfig = field(default_factory=MetricsConfig)
 
     def __post_init__(self) -> None:
-        for kind in ("tokenizer", "generator", "upscaler"):
+        for kind in METHODS:
             if isinstance(getattr(self, kind), str):
                 object.__setattr__(self, kind, configure(kind, getattr(self, kind)))
+
+
+METHODS = ("tokenizer", "generator", "upscaler")
+
+
+def trial_of(values: dict[str, Any]) -> TrialConfig:
+    """A trial from composed or recorded sections, where a method's section may hold fields of others of its kind: those
+    of a preset, or of the time when all methods of a kind shared one section. Raises UserError as `from_dict`."""
+    fitted = {kind: fitting(kind, values[kind]) for kind in METHODS if isinstance(values.get(kind), dict)}
+    return from_dict(TrialConfig, {**values, **fitted})
+
+
+def with_absolute_paths(values: dict[str, Any]) -> dict[str, Any]:
+    """The same sections with every path absolute: workers run in folders of their own. What does not exist is left to
+    whoever opens it, unless it is a path of the data: an upscaler's may be a hub id."""
+    trial, found = trial_of(values), dict(values)
+    for name in sections(TrialConfig):
+        section, config = values.get(name), getattr(trial, name)
+        if not isinstance(section, dict) or config is None:
+            continue
+        changes = {}
+        for field_name in paths(type(config)):
+            path = section.get(field_name)
+            if path and (name not in METHODS or Path(path).expanduser().exists()):
+                changes[field_name] = str(Path(path).expanduser().absolute())
+        found[name] = {**section, **changes}
+    return found

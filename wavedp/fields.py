@@ -26,21 +26,29 @@ def privacy(default: Any, later: bool = False, read_if: Mapping[str, Any] | None
     return field(default=default, metadata={"class": "privacy", "later": later, "read_if": read_if})
 
 
-def result(default: Any, later: bool = False, before: Any = None, read_if: Mapping[str, Any] | None = None) -> Any:
+def result(
+    default: Any,
+    later: bool = False,
+    before: Any = None,
+    read_if: Mapping[str, Any] | None = None,
+    stage: str | None = None,
+) -> Any:
     """A field that changes the numbers a stage produces. later, read_if: as in `privacy`. before: the value that
-    reproduces studies older than this field and keeps their keys."""
-    metadata = {"class": "result", "later": later or before is not None, "read_if": read_if}
+    reproduces studies older than this field and keeps their keys. stage: of a generator's field, the first stage that
+    reads it, `private_fit` or `coarse_samples` (None: `pretrain`), so that it moves no key before."""
+    metadata = {"class": "result", "later": later or before is not None, "read_if": read_if, "stage": stage}
     return field(default=default, metadata=metadata if before is None else {**metadata, "before": before})
 
 
-def performance(default: Any) -> Any:
-    """A field that changes only how fast, where or with how much memory a stage runs."""
-    return field(default=default, metadata={"class": "performance"})
+def performance(default: Any, path: bool = False) -> Any:
+    """A field that changes only how fast, where or with how much memory a stage runs. path: it names a file or folder,
+    whose content, where it matters, is in a key by itself."""
+    return field(default=default, metadata={"class": "performance", "path": path})
 
 
-def method(kind: str, name: str) -> Any:
-    """A section that belongs to a method: its fields are those of the chosen method's Config, by default `name`'s."""
-    return field(default_factory=lambda: configure(kind, name), metadata={"method": kind})
+def method(kind: str) -> Any:
+    """A section that belongs to a method: its fields are those of the chosen method's Config."""
+    return field(default_factory=lambda: configure(kind, registry.DEFAULT[kind]), metadata={"method": kind})
 
 
 def methods(kind: str) -> Any:
@@ -98,8 +106,13 @@ def identity(config: Any) -> dict[str, Any]:
     return {name: value for name, value in chosen.items() if name not in young or value != _plain(young[name])}
 
 
+def first_stages(cls: type) -> dict[str, str]:
+    """{field: stage} of the fields that say which stage is the first to read them."""
+    return {item.name: item.metadata["stage"] for item in fields(cls) if item.metadata.get("stage")}
+
+
 def is_read(config: Any, item: dataclasses.Field[Any]) -> bool:
-    """Whether the other fields of the section let this one be read."""
+    """True if the other fields of the section let this one be read."""
     return all(getattr(config, name) == value for name, value in (item.metadata.get("read_if") or {}).items())
 
 
@@ -153,6 +166,11 @@ def to_dict(config: Any) -> dict[str, Any]:
     return dataclasses.asdict(config)
 
 
+def paths(cls: type) -> list[str]:
+    """The fields that name files or folders."""
+    return [item.name for item in fields(cls) if item.metadata.get("path")]
+
+
 _hints = lru_cache(maxsize=None)(get_type_hints)  # a plan of 180 trials asks 1,620 times
 
 
@@ -161,7 +179,7 @@ def _names(cls: type) -> set[str]:
 
 
 def _plain(value: Any) -> Any:
-    """As JSON has it: no infinity, no tuple; the sections of listed methods as their identities."""
+    """The value in JSON, which has no infinity and no tuple; the sections of listed methods as their identities."""
     if isinstance(value, tuple):
         return [identity(item) if dataclasses.is_dataclass(item) else item for item in value]
     return "inf" if isinstance(value, float) and math.isinf(value) else value

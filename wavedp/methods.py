@@ -1,11 +1,11 @@
-"""What a method is: a generator, tokenizer, upscaler or metric, in a room of its own.
+"""Methods: a generator, tokenizer, upscaler or metric is one thing in one room.
 
-A method's declaration says its name, version, configuration, what it reads and needs, and what it refuses; it imports no
-torch, so that a study of hundreds of trials is planned in seconds. Its model is built when a stage runs.
+A method's declaration says its name, version, configuration, what it reads and needs, and what it refuses. It imports
+no torch, so that a study of hundreds of trials is planned in seconds. Its model is built when a stage runs.
 
     name      as in `generator=name`; part of every key
     version   raise it when the code's results change: only this method's artifacts are made again
-    Config    a frozen dataclass of what it reads of its own; its first field is `name`
+    Config    a frozen dataclass of what it reads of its own, `name` among it
 
 Everything shared (wavedp.config: privacy, sampling, diffusion, blur, the tokenizer) reaches a method only where `needs`
 names it: `canonical` puts the rest at its defaults before a key is made and before a stage runs. So a key holds what is
@@ -44,8 +44,8 @@ SPINE = frozenset({"level", "seed", "sampling.n", "sampling.seed", "privacy.epsi
 @dataclass(frozen=True)
 class Needs:
     """fields: shared fields that are read, such as `blur`, `sampling.temperature`, `diffusion.*`, `tokenizer` (the
-    trial's tokens). inputs: earlier stages whose weights `build` is given. data: what the method's public training, or a
-    metric's reference, looks at beyond the trial's own splits."""
+    trial's tokens). inputs: earlier stages whose weights `build` is given. data: datasets that the method's public
+    training, or a metric's reference, looks at beyond the trial's own splits."""
 
     fields: frozenset[str] = frozenset()
     inputs: tuple[str, ...] = ()
@@ -62,7 +62,7 @@ class Method:
     published: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
 
     def needs(self, trial: TrialConfig) -> Needs:
-        """What of the trial this method reads beside its own Config."""
+        """The shared fields, inputs and data that this method reads beside its own Config."""
         return Needs()
 
     def check(self, trial: TrialConfig) -> list[str]:
@@ -75,7 +75,7 @@ class Method:
         """Open the files that it will need, which `check` does not. Raises UserError as `check`."""
 
     def content(self, config: Any) -> dict[str, Any]:
-        """What of its Config makes two trials the same: PRIVACY and RESULT fields, and the content of files."""
+        """The part of its Config that enters keys: PRIVACY and RESULT fields, and the content of files."""
         return {**self.published.get("own", {}), **identity(config), "name": self.name}
 
 
@@ -113,7 +113,7 @@ def fields_read(trial: TrialConfig) -> frozenset[str]:
 
 
 def reads(trial: TrialConfig, field: str) -> bool:
-    """Whether some method of the trial reads a shared field, such as `blur` or `sampling.temperature`."""
+    """True if some method of the trial reads a shared field, such as `blur` or `sampling.temperature`."""
     read = fields_read(trial)
     return field in read or f"{field.partition('.')[0]}.*" in read
 
@@ -133,7 +133,7 @@ def canonical(trial: TrialConfig) -> TrialConfig:
         if item.name in ("data", "public"):
             continue
         if kind == "tokenizer" and "tokenizer" not in read:
-            changes[item.name] = item.default_factory()  # type: ignore[misc]
+            changes[item.name] = item.default_factory()  # type: ignore[misc, operator]
         elif kind:
             changes[item.name] = settled(value)
         elif dataclasses.is_dataclass(value):
@@ -144,7 +144,7 @@ def canonical(trial: TrialConfig) -> TrialConfig:
 
 
 def section(trial: TrialConfig, name: str, method: Method) -> dict[str, Any]:
-    """What a method's keys hold of a shared section: the fields that it reads, and its published values for others.
+    """The part of a shared section in a method's keys: the fields that it reads, and its published values for others.
     trial: canonical."""
     read, config = SPINE | method.needs(trial).fields, getattr(trial, name)
     seen = {
@@ -153,6 +153,17 @@ def section(trial: TrialConfig, name: str, method: Method) -> dict[str, Any]:
     }  # fmt: skip
     own = {field: value for field, value in identity(config).items() if field in seen}
     return {**method.published.get(name, {}), **own}
+
+
+def shared(trial: TrialConfig, method: Method, leave: tuple[str, ...] = ()) -> list[dict[str, Any]]:
+    """The part of the shared fields in a method's keys, by section, where it reads any. leave: sections and fields that
+    another place of the keys holds. trial: canonical."""
+    names = sorted({name.partition(".")[0] for name in method.needs(trial).fields - SPINE} - {"tokenizer", *leave})
+    found = {
+        name: section(trial, name, method) if dataclasses.is_dataclass(getattr(trial, name)) else getattr(trial, name)
+        for name in names
+    }
+    return [found] if found else []
 
 
 def unread(trial: TrialConfig) -> list[tuple[str, Any]]:
@@ -194,7 +205,7 @@ def unread_sentence(trial: TrialConfig, field: str, value: Any) -> str:
 
 
 def versions(methods: Iterable[Method]) -> list[dict[str, int]]:
-    """What a key holds of the versions of the methods whose code its stage runs: nothing while all are 1."""
+    """The versions of methods in the key of a stage that runs their code: none while all are 1."""
     raised = {method.name: method.version for method in methods if method.version != 1}
     return [raised] if raised else []
 

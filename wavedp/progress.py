@@ -1,20 +1,29 @@
-"""How long work tells how far it is."""
+"""Progress reports of long work, which may also stop it."""
 
 import sys
 import time
 from collections.abc import Callable
 
 Report = Callable[[int, int], None]
-"""report(done, total): called often, cheap, and allowed to raise in order to stop the work."""
+"""report(done, total): called after each step, cheap, and allowed to raise in order to stop the work."""
+
+
+class OutOfTime(Exception):
+    """Raised by a `report` in order to stop the work, never by the work itself.
+
+    Whoever runs work under a time limit (a batch job, a borrowed GPU) raises it in the report that it hands down, and
+    catches it outside. wavedp.resume.steps and wavedp.privacy.training.fit_private write their checkpoint before they
+    let it pass, as they do for any other exception of a report, so that the next run goes on from there.
+    """
 
 
 def silent(done: int, total: int) -> None:
-    """A report that nobody reads."""
+    """A report that does nothing."""
 
 
 def printed(label: str, every: float = 10.0) -> Report:
-    """A report on the error stream, at most a line in `every` seconds and one at the end, with the seconds left at the
-    pace since the first call. label: what is done, such as "training"."""
+    """A report on stderr: at most one line in `every` seconds and one at the end, with the seconds left at the pace
+    since the first call. label: name of the work, such as "training"."""
     start = told = 0.0
     before = 0
 

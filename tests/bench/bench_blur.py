@@ -1,4 +1,4 @@
-"""What blurring adds to the noise: the forward process with and without its change of basis, and the memory it holds.
+"""The price of blurring: the forward process with and without its change of basis, and the memory it holds.
 
     python tests/bench/bench_blur.py [--repeats 15] [--threads 1]
 

@@ -1,4 +1,4 @@
-"""What privacy costs: an optimiser step in each grad_sample_mode as a multiple of the step without, in time and memory.
+"""The price of privacy: an optimiser step in each grad_sample_mode, in time and memory, as a multiple of one without.
 
     python tests/bench/bench_dp_step.py [--model transformer|unet] [--repeats 7] [--records 64 512] [--threads 1]
 
@@ -20,7 +20,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from wavedp.config import DiffusionConfig
-from wavedp.generators import blur_diffusion
+from wavedp.generators.blur_diffusion import model as blur_diffusion
 from wavedp.generators.conditions import ClassCondition
 from wavedp.privacy.clipping import RecordGradients, clipping_factors, noisy_mean, plain_sum
 

@@ -1,5 +1,5 @@
-"""What the KV cache buys, and what stopping at the private tokens does: sampling with the cache and by recomputing the
-whole prefix, at every level, in one run.
+"""Sampling with the KV cache and by recomputing the whole prefix, at every level: the gain of the cache, and of
+stopping at the private tokens.
 
     python tests/bench/bench_sampling.py [--images 100] [--repeats 3] [--threads 1]
 
@@ -13,9 +13,9 @@ import time
 
 import torch
 
-from wavedp.config import GeneratorConfig, TokenizerConfig
+from wavedp.config import configure
 from wavedp.generators.conditions import ClassCondition
-from wavedp.generators.transformer import SpectralTransformer
+from wavedp.generators.spectral_ar.transformer import SpectralTransformer
 from wavedp.tokenizers import untrained
 
 
@@ -26,12 +26,12 @@ def main():
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    config = GeneratorConfig()
+    config = configure("generator", "spectral_ar")
     print(
         f"{options.images} images, width {config.width}, depth {config.depth}, median of {options.repeats} alternating"
     )
     for name, level in [("spectral", 2), ("spectral", 1), ("spectral", 0), ("scalar", 0)]:
-        tokenizer = untrained(TokenizerConfig(name=name), (1, 28, 28), level)
+        tokenizer = untrained(configure("tokenizer", name), (1, 28, 28), level)
         condition = ClassCondition(10, config.width)
         model = SpectralTransformer(tokenizer, condition, config.width, config.depth, config.heads).eval()
         labels, uniforms = torch.arange(options.images) % 10, torch.rand(options.images, tokenizer.length)

@@ -1,5 +1,5 @@
-"""What the torch engine and its batches buy: images/s of the published networks on ncnn one at a time, on torch one at
-a time and on torch in batches, for 14×14 coarse images to ×2 and ×4.
+"""Images a second of the published networks on ncnn, on torch one at a time, and on torch in batches, for 14×14 coarse
+images enlarged by 2 and by 4.
 
     python tests/bench/bench_upscalers.py [--images 8] [--repeats 3] [--threads 1] [--device cpu]
 
@@ -12,8 +12,8 @@ import time
 
 import torch
 
-from wavedp.config import UpscalerConfig
-from wavedp.upscalers import build
+from wavedp.config import configure
+from wavedp.upscalers import load
 
 
 def main():
@@ -41,7 +41,7 @@ def main():
         ("animevideov3_x2", 2),
         ("animevideov3_x4", 4),
     ]:
-        upscalers = {way: build(UpscalerConfig(name=name, **fields), options.device) for way, fields in ways.items()}
+        upscalers = {way: load(configure("upscaler", name, **fields), options.device) for way, fields in ways.items()}
         seconds = {way: [] for way in ways}
         for upscaler in upscalers.values():
             upscaler.upscale(images[:2], factor)  # the first call prepares kernels

@@ -283,7 +283,7 @@ def test_a_refusal_is_a_sentence_and_an_exit_status(overrides, words, tmp_path):
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        (["sweep.grid.epsilon=[0]"], "epsilon=0.0 is no budget"),
+        (["sweep.grid.epsilon=[0]"], "epsilon=0.0 is not a budget"),
         (["sweep.grid.epsilon=[much]"], "epsilon='much' is not a number"),
         (["privacy.delta=1"], "delta=1.0 is out of range"),
         (["sweep.grid.epsilon=[1e-6]", "privacy.steps=1000000"], "No noise multiplier"),

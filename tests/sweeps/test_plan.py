@@ -7,20 +7,16 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from sweeps.plan import owners, plan, points, random_search
-from wavedp import chain, checks, stages
-from wavedp.config import DataConfig, TrialConfig, fields_of, from_dict, to_dict
+from sweeps.plan import owners, plan, points, random_search, release_of
+from wavedp import chain, checks, registry, stages
+from wavedp.config import DataConfig, TrialConfig, fields_of, from_dict, to_dict, trial_of
 from wavedp.errors import InfeasibleError, UserError
 from wavedp.privacy import selection
 from wavedp.privacy.selection import RandomK, drawn
 
 PROCEDURAL = DataConfig(name="procedural", n_records=256)
 BASE = to_dict(dataclasses.replace(TrialConfig(), data=PROCEDURAL, public=PROCEDURAL))
-OPTIONS = {
-    "upscaler": {
-        name: {"name": name, "temperature": 1.0, "weights": None} for name in ("bicubic", "lanczos", "nearest")
-    }
-}
+OPTIONS = {"upscaler": {name: {"name": name} for name in ("bicubic", "lanczos", "nearest")}}
 
 
 def load_option(group, option):
@@ -71,7 +67,7 @@ def test_an_axis_that_names_no_field_is_refused(axis):
 
 def test_the_big_grid_shares_its_releases():
     """5 ε × 3 levels × 4 upscalers × 3 seeds: 180 trials on 45 private fits, 9 of them the ε = ∞ references."""
-    upscalers = OPTIONS["upscaler"] | {"bilinear": {"name": "bilinear", "weights": None}}
+    upscalers = OPTIONS["upscaler"] | {"bilinear": {"name": "bilinear"}}
     sweep = {
         "grid": {"epsilon": [1, 3, 5, 10, math.inf], "level": [0, 1, 2], "upscaler": list(upscalers)},
         "seeds": [0, 1, 2],
@@ -184,7 +180,7 @@ def trial(**changes):
             values[section][field] = value
         else:
             values[section] = value
-    return from_dict(TrialConfig, values)
+    return trial_of(values)
 
 
 CHANGED = {
@@ -196,7 +192,8 @@ CHANGED = {
 
 @pytest.mark.parametrize("field", CHANGED)
 def test_privacy_and_result_fields_change_the_release_performance_fields_nothing(field):
-    before, after = chain.keys(trial()), chain.keys(trial(**{f"privacy__{field}": CHANGED[field]}))
+    read = {"privacy__trained": "lora"} if field == "lora_rank" else {}
+    before, after = chain.keys(trial(**read)), chain.keys(trial(**read, **{f"privacy__{field}": CHANGED[field]}))
     performance = field in fields_of(trial().privacy, "performance")
     assert (before == after) == performance
     assert all(before[name] == after[name] for name in ("reference", "tokenizer", "pretrain"))
@@ -216,8 +213,9 @@ def test_what_each_change_leaves_shared():
     assert changed(metrics__reference_samples=10) == ["reference", "evaluate"]
     assert changed(sampling__n=10) == ["coarse_samples", "upscale", "evaluate"]
     assert changed(seed=1) == ["private_fit", "coarse_samples", "upscale", "evaluate"]
-    assert changed(upscaler__temperature=0.5) == ["upscale", "evaluate"]
-    assert changed(sampling__prompts="/x") == []  # read for conditioning=text alone, and then by content
+    assert changed(upscaler__low_pass_consistency=True) == ["upscale", "evaluate"]
+    assert changed(upscaler__temperature=0.5) == []  # of another upscaler
+    assert changed(sampling__prompts="/x") == []  # read only for conditioning=text, and then by content
     assert changed(level=2) == ["pretrain", "private_fit", "coarse_samples", "upscale", "evaluate"]
     assert changed(public__n_records=100) == ["pretrain", "private_fit", "coarse_samples", "upscale", "evaluate"]
     assert changed(data__n_records=100) == ["reference", "private_fit", "coarse_samples", "upscale", "evaluate"]
@@ -254,6 +252,44 @@ def test_a_sampler_of_diffusion_costs_no_release_and_a_schedule_does():
     assert chain.keys(trial(diffusion__multiplicity=3, sampling__diffusion_steps=7)) == chain.keys(trial())
 
 
+def test_what_a_method_does_not_read_makes_no_second_release():
+    """Three tokenizers for a U-Net that reads no tokens made three releases, ε = 1.26, where there is one of ε = 1."""
+    options = {name: {"name": name} for name in ("scalar", "spectral", "raster")}
+    base = {**BASE, "generator": {"name": "blur_diffusion"}}
+    trials = plan(base, {"grid": {"tokenizer": list(options)}}, lambda group, option: options[option])
+    assert len({t.id for t in trials}) == 3
+    assert len({t.keys["private_fit"] for t in trials}) == len({t.keys["evaluate"] for t in trials}) == 1
+    for axis, values, generator in [
+        ("generator.width", [64, 128], "blur_diffusion"),
+        ("tokenizer.codes", [64, 128], "spectral_ar"),  # under scalar tokens
+        ("privacy.adam_floor", [0.3, 0.5], "spectral_ar"),  # under adam
+        ("privacy.lora_rank", [8, 4], "spectral_ar"),  # under trained=all
+        ("privacy.mean_share", [0.0, 0.1], "blur_diffusion"),
+        ("sampling.temperature", [0.8, 0.9], "blur_diffusion"),
+        ("diffusion.channels", [16, 32], "spectral_ar"),
+        ("blur", ["none", "quartic"], "spectral_ar"),
+        ("privacy.epsilon", [1.0, 2.0], "real"),
+    ]:
+        base = {**BASE, "generator": {"name": generator}}
+        same = plan(base, {"grid": {axis: values}}, load_option)
+        assert len({t.keys["evaluate"] for t in same}) == 1, axis
+    read = plan(BASE, {"grid": {"privacy.optimizer": ["adam_bc"], "privacy.adam_floor": [0.3, 0.5]}}, load_option)
+    assert len({t.keys["private_fit"] for t in read}) == 2
+
+
+def test_no_budget_at_all_is_the_public_model_of_any_generator():
+    for name in ("spectral_ar", "blur_diffusion"):
+        floor = trial(generator__name=name, privacy__epsilon=0.0)
+        assert chain.fit_kind(floor) == "public"
+        assert chain.mechanisms(floor) == {}
+        assert release_of(floor) is None
+        assert checks.check(floor) == []
+        private = trial(generator__name=name)
+        assert chain.keys(floor)["pretrain"] == chain.keys(private)["pretrain"]  # one public training for both
+        other = trial(generator__name=name, privacy__epsilon=0.0, privacy__steps=9, seed=0)
+        assert chain.keys(floor)["private_fit"] == chain.keys(other)["private_fit"]
+
+
 def test_anchors_do_not_depend_on_the_budget():
     for name in ("public", "real"):
         a, b = (chain.keys(trial(generator__name=name, privacy__epsilon=e)) for e in (1.0, 5.0))
@@ -264,29 +300,28 @@ def test_anchors_do_not_depend_on_the_budget():
     ("changes", "words"),
     [
         ({"level": 3}, "level=3 needs images divisible by 8, got 28×28: use a level from 0 to 2"),
-        ({"privacy__epsilon": 0.0}, "epsilon=0.0 is no budget: use epsilon > 0"),
-        ({"privacy__epsilon": -1.0}, "epsilon=-1.0 is no budget"),
+        ({"privacy__epsilon": -1.0}, "epsilon=-1.0 is not a budget"),
+        ({"privacy__epsilon": math.nan}, "epsilon=nan is not a budget"),
         ({"privacy__delta": 1.0}, "delta=1.0 is out of range"),
         ({"privacy__batch_size": 512}, "batch_size=512 cannot be drawn from 256 records"),
-        ({"blur": "quartic"}, "blur=quartic needs a generator that diffuses"),
+        ({"blur": "quartic"}, "blur=quartic is not read by generator=spectral_ar and .*: use generator=blur_diffusion"),
         ({**DIFFUSING, "blur": "octic"}, "blur_schedule='octic' is not offered"),
         ({**DIFFUSING, "blur": "quartic", "diffusion__blur_f_max": -1.0}, "sharpens at step"),
-        ({**DIFFUSING, "generator__pretrain_level": 0}, "generator=blur_diffusion learns one size of image"),
         ({**DIFFUSING, "diffusion__channels": 24}, "channels=24 has no groups of equal size"),
         ({**DIFFUSING, "diffusion__multiplicity": 0}, "multiplicity=0 must both be 1 or more"),
-        ({**DIFFUSING, "diffusion__snr_gamma": -1.0}, "snr_gamma=-1.0 is no bound"),
+        ({**DIFFUSING, "diffusion__snr_gamma": -1.0}, "snr_gamma=-1.0 cannot bound"),
         ({**DIFFUSING, "sampling__diffusion_steps": 1001}, "diffusion_steps=1001 does not fit 1000 timesteps"),
-        ({**DIFFUSING, "privacy__mean_share": 0.1}, "which generator=blur_diffusion has not"),
+        ({**DIFFUSING, "privacy__mean_share": 0.1}, "mean_share=0.1 is not read by generator=blur_diffusion"),
         ({**DIFFUSING, "privacy__grad_sample_mode": "ghost"}, "multiplicity makes several: use hooks or bookkeeping"),
         ({**DIFFUSING, "upscaler__name": "spectral"}, "upscaler=spectral completes images with the public generator"),
         ({"generator__heads": 5}, "generator.width=64 can't be shared by 5 heads"),
-        ({"generator__name": "gan"}, "generator.name='gan'"),
-        ({"upscaler__name": "magic"}, "upscaler.name='magic' is not known"),
+        ({"generator__name": "gan"}, "generator='gan' is not known"),
+        ({"upscaler__name": "magic"}, "upscaler='magic' is not known"),
         ({"upscaler__name": "identity"}, "identity"),
         ({"metrics__fid_samples": 10**6}, "fid_samples=1000000"),
         ({"public__size": 32}, "public images are"),
         ({"metrics__inception": "/nowhere.pt"}, "/nowhere.pt"),
-        ({"tokenizer__name": "wav"}, "tokenizer.name='wav'"),
+        ({"tokenizer__name": "wav"}, "tokenizer='wav' is not known"),
         (
             {"tokenizer__name": "spectral", "tokenizer__coarsest": 16, "level": 2},
             "level=2 is coarser than the tokenizer",
@@ -300,9 +335,8 @@ def test_anchors_do_not_depend_on_the_budget():
         ({"upscaler__name": "spectral"}, "upscaler=spectral completes images with the public generator"),
         ({"privacy__views": 11}, "views=11"),
         ({"privacy__views": 2, "privacy__grad_sample_mode": "ghost"}, "grad_sample_mode=ghost sees one forward pass"),
-        ({"privacy__trained": "lora", "privacy__lora_rank": 64}, "lora_rank=64 is no low rank of layers 64 wide"),
+        ({"privacy__trained": "lora", "privacy__lora_rank": 64}, "lora_rank=64 is not a low rank of layers 64 wide"),
         ({"tokenizer__name": "spectral", "tokenizer__train_steps": 0}, "train_steps=0 trains nothing"),
-        ({"generator__conditioning": "text", "generator__name": "real"}, "generator=real draws images by class"),
         ({"sampling__guidance": 2.0}, "guidance=2.0 needs a model that has seen images without condition"),
         ({"generator__condition_dropout": 1.0}, "condition_dropout=1.0"),
         ({"generator__conditioning": "text", "metrics__downstream_steps": 10}, "downstream_steps needs class labels"),
@@ -313,9 +347,8 @@ def test_anchors_do_not_depend_on_the_budget():
     ],
 )
 def test_check_refuses_before_any_training(changes, words):
-    config = trial(**{"privacy__batch_size": 64, **changes})
     with pytest.raises(UserError, match=words):
-        check_all(config)
+        check_all(trial(**{"privacy__batch_size": 64, **changes}))
 
 
 @pytest.mark.parametrize("mode", ["hooks", "bookkeeping"])
@@ -338,3 +371,22 @@ def test_a_large_delta_is_a_warning():
     (warning,) = checks.check(trial(privacy__batch_size=64, privacy__delta=0.01))
     assert "not below 1/N" in warning
     assert checks.check(trial(privacy__batch_size=64)) == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "moved"),
+    [
+        ("generator", "spectral_ar", ["pretrain", "private_fit", "coarse_samples", "upscale", "evaluate"]),
+        ("tokenizer", "spectral", ["tokenizer", "pretrain", "private_fit", "coarse_samples", "upscale", "evaluate"]),
+        ("upscaler", "bicubic", ["upscale", "evaluate"]),
+        ("metric", "kid", ["reference", "evaluate"]),
+        ("generator", "blur_diffusion", []),
+    ],
+)
+def test_a_version_belongs_to_its_method(kind, name, moved, monkeypatch):
+    """Mending one generator used to mean every generator's fits once more."""
+    config = trial(tokenizer__name="spectral", upscaler__name="bicubic")
+    before = chain.keys(config)
+    monkeypatch.setattr(registry.find(kind, name), "version", 2, raising=False)
+    after = chain.keys(config)
+    assert [stage for stage in before if before[stage] != after[stage]] == moved

@@ -19,7 +19,7 @@ from sweeps import run as sweeps_run
 from sweeps.plan import plan
 from sweeps.records import read_jsonl
 from wavedp import chain
-from wavedp.config import TrialConfig, sections
+from wavedp.config import TrialConfig, sections, with_absolute_paths
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / "tests" / "assets" / "published_keys.json"
@@ -38,8 +38,7 @@ def planned(study: str):
     overrides = shlex.split(made["command"])[3:] + SAID_TODAY.get(study, [])
     with hydra.initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         values = OmegaConf.to_container(hydra.compose("config", overrides=overrides), resolve=True)
-        base = {name: values[name] for name in sections(TrialConfig)}
-        sweeps_run._make_paths_absolute(base)
+        base = with_absolute_paths({name: values[name] for name in sections(TrialConfig)})
         return plan(base, values["sweep"], sweeps_run._option_loader(overrides, base))
 
 

@@ -1,6 +1,9 @@
 """Budgets against other implementations: Opacus' PRV, RDP, a fine grid, the Gaussian mechanism's closed form."""
 
+import ast
 import math
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,10 +16,13 @@ from scipy.stats import norm
 
 from wavedp.config import PrivacyConfig
 from wavedp.errors import InfeasibleError, UserError
+from wavedp.privacy import accounting
 from wavedp.privacy.accounting import (
     Mechanism,
     calibrate,
     check,
+    check_delta,
+    check_training,
     compose,
     delta,
     mechanisms,
@@ -232,7 +238,7 @@ def test_infeasible_budget_names_everything():
         ({"max_grad_norm": 0.0}, 1000, "max_grad_norm=0.0"),
         ({"microbatch_size": 0}, 1000, "microbatch_size=0"),
         ({"ema_decay": 1.0}, 1000, "ema_decay=1.0"),
-        ({"adam_floor": 0.0}, 1000, "adam_floor=0.0"),
+        ({"adam_floor": 0.0, "optimizer": "adam_bc"}, 1000, "adam_floor=0.0"),
         ({"mean_share": 1.0}, 1000, "mean_share=1.0"),
         ({"mean_share": -0.1}, 1000, "mean_share=-0.1"),
         ({"mean_share": math.nan}, 1000, "mean_share=nan"),
@@ -249,6 +255,36 @@ def test_check_warns_of_a_large_delta_only():
     assert check(PrivacyConfig(batch_size=10), 1000) == []
     (warning,) = check(PrivacyConfig(batch_size=10, delta=1e-3), 1000)
     assert "1/N" in warning
+
+
+def test_the_parts_of_check_refuse_what_is_theirs():
+    check_training(PrivacyConfig(adam_floor=0.0, delta=2.0, epsilon=-1.0))  # read by adam_bc, delta and the budget
+    for name in ("batch_size", "steps", "learning_rate", "checkpoint_every"):
+        with pytest.raises(UserError, match=rf"privacy\.{name}=0 trains nothing"):
+            check_training(PrivacyConfig(**{name: 0}))
+    assert check_delta(PrivacyConfig(steps=0), 1000) == []
+    assert "1/N" in check_delta(PrivacyConfig(delta=1e-3), 1000)[0]
+    with pytest.raises(UserError, match=r"delta=2\.0"):
+        check_delta(PrivacyConfig(delta=2.0), 1000)
+    with pytest.raises(UserError, match=r"privacy\.epsilon=-1\.0 is not a budget"):
+        check(PrivacyConfig(epsilon=-1.0, steps=0), 1000)
+
+
+def test_privacy_reads_no_field_of_the_generators():
+    for path in Path(accounting.__file__).parent.glob("*.py"):
+        read = {node.attr for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Attribute)}
+        assert not read & {"lora_rank", "views", "scale_decay", "trained"}, path.name
+
+
+def test_a_mechanism_is_equal_under_any_name():
+    vote = Mechanism(1, 2.0, 1, kind="noisy_vote")
+    assert (vote, hash(vote)) == (Mechanism(1, 2.0, 1), hash(Mechanism(1, 2.0, 1)))
+    assert compose([vote, Mechanism(1, 2.0, 1)], 1e-5) == compose([Mechanism(1, 2.0, 2)], 1e-5)
+    plain = [Mechanism(1, 2.0, 1), Mechanism(1, 2.0, 2), Mechanism(0.5, 2.0, 1)]
+    assert [item.ledger_kind for item in (vote, *plain)] == ["noisy_vote", "gaussian", "dp_sgd", "dp_sgd"]
+    for kind in ("nonprivate", "Vote", "noisy vote", "2nd", "x" * 33, "vote\n"):
+        with pytest.raises(UserError, match=re.escape(f"kind={kind!r}")):
+            Mechanism(1, 2.0, 1, kind)
 
 
 def test_unknown_accountant_is_refused():

@@ -247,7 +247,7 @@ def test_an_operator_holds_no_more_than_the_image_and_the_schedule():
         ("num_train_timesteps", 0, "num_train_timesteps=0 diffuses nothing: use 1 or more"),
         ("blur_sigma", 0, "blur_sigma=0 is no width: use a finite number of pixels > 0"),
         ("heat_sigma_max", math.nan, "heat_sigma_max=nan is no width"),
-        ("blur_f_max", math.inf, "blur_f_max=inf is no power of a blur"),
+        ("blur_f_max", math.inf, "blur_f_max=inf is not a valid blur power"),
         ("trained_betas", (0.1, 1.5), "1.5 per step is out of range: use betas > 0 and < 1"),
     ],
 )

@@ -9,12 +9,12 @@ import pytest
 import torch
 from opacus.grad_sample import GradSampleHooks
 
-from wavedp.config import DataConfig, DiffusionConfig, GeneratorConfig, PrivacyConfig, SamplingConfig
+from wavedp.config import DataConfig, DiffusionConfig, PrivacyConfig, SamplingConfig, configure
 from wavedp.diffusion.blur import BlurOperator, effective_blur
 from wavedp.errors import UserError
 from wavedp.generators import FitSettings
-from wavedp.generators.blur_diffusion import (
-    BlurDiffusion,
+from wavedp.generators.blur_diffusion.model import (
+    BlurDiffusionModel,
     draws_of,
     forward_process,
     matching_time,
@@ -32,8 +32,8 @@ SMALL = DiffusionConfig(channels=16, multiplicity=2)
 
 
 def generator(blur="quartic", config=SMALL, shape=SHAPE, **changes):
-    settings = GeneratorConfig(name="blur_diffusion", **{"pretrain_steps": 2, "pretrain_batch": 8, **changes})
-    return BlurDiffusion(settings, config, blur, shape, 2, "cpu")
+    settings = configure("generator", "blur_diffusion", **{"pretrain_steps": 2, "pretrain_batch": 8, **changes})
+    return BlurDiffusionModel(settings, config, blur, shape, 2, "cpu")
 
 
 class Nothing(torch.nn.Module):
@@ -99,7 +99,7 @@ def test_a_fit_does_not_depend_on_its_microbatches(dropout, tmp_path: Path):
     fits = []
     for size in (3, 64):
         privacy = PrivacyConfig(epsilon=1.0, batch_size=10, steps=2, microbatch_size=size, optimizer="sgd")
-        settings = FitSettings(privacy, [Mechanism(10 / 30, 1.3, 2)], 5, tmp_path / str(size))
+        settings = FitSettings(privacy, {"private_fit": Mechanism(10 / 30, 1.3, 2)}, 5, tmp_path / str(size))
         fits.append(made.fit_private(weights, images, labels, settings, silent).weights)
     for name, one in fits[0].items():
         torch.testing.assert_close(one, fits[1][name], rtol=1e-4, atol=1e-5, msg=name)
@@ -111,7 +111,7 @@ def test_only_attention_and_condition_move_when_asked_to(trained, tmp_path):
     images, labels = torch.rand(30, *SHAPE), torch.arange(30) % 2
     weights = made.fit_public(images, labels, 0, silent)
     privacy = PrivacyConfig(epsilon=1.0, batch_size=10, steps=3, trained=trained, lora_rank=2)
-    fit = FitSettings(privacy, [Mechanism(10 / 30, 1.5, 3)], 5, tmp_path / "c")
+    fit = FitSettings(privacy, {"private_fit": Mechanism(10 / 30, 1.5, 3)}, 5, tmp_path / "c")
     fitted = made.fit_private(weights, images, labels, fit, silent).weights
     assert fitted.keys() == weights.keys()
     moved = {name.rsplit(".", 1)[0] for name in weights if not torch.equal(weights[name], fitted[name])}
@@ -132,7 +132,7 @@ def test_it_learns_which_class_is_bright(tmp_path):
     mean = weights["condition.table.weight"][:2]
     assert torch.equal(mean[0], mean[1])  # public classes are not kept
     privacy = PrivacyConfig(epsilon=float("inf"), batch_size=32, steps=60, learning_rate=3e-3)
-    fit = FitSettings(privacy, [Mechanism(32 / 80, 0.0, 60)], 1, tmp_path / "c")
+    fit = FitSettings(privacy, {"private_fit": Mechanism(32 / 80, 0.0, 60)}, 1, tmp_path / "c")
     fitted = made.fit_private(weights, images, labels, fit, silent).weights
     samples = made.sample(fitted, torch.tensor([0] * 8 + [1] * 8), SamplingConfig(diffusion_steps=8), 0, silent)
     assert samples[:8].mean() < 0.35

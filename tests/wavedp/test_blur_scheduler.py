@@ -598,7 +598,9 @@ def test_a_saved_pipeline_draws_the_same_images(tmp_path):
     loaded.set_progress_bar_config(disable=True)
     assert type(loaded.scheduler) is BlurDiffusionScheduler
     draw = {"batch_size": 1, "class_labels": 1, "num_inference_steps": 3, "output_type": "pt"}
-    assert torch.equal(loaded(**draw, generator=seeded()).images, pipe(**draw, generator=seeded()).images)
+    again, first = (each(**draw, generator=seeded()).images for each in (loaded, pipe))
+    # Equal weights at another place in memory: convolutions round by its alignment.
+    torch.testing.assert_close(again, first, rtol=0, atol=1e-5)
 
 
 def test_a_network_in_bfloat16_gives_float32_images():

@@ -10,11 +10,11 @@ from torch.nn import functional as F
 
 from wavedp.config import DiffusionConfig, PrivacyConfig
 from wavedp.errors import UserError
-from wavedp.generators import blur_diffusion
 from wavedp.generators.adaptation import LowRank, adapt
+from wavedp.generators.blur_diffusion import model as blur_diffusion
 from wavedp.generators.conditions import ClassCondition
 from wavedp.privacy import bookkeeping, layer_rules
-from wavedp.privacy.clipping import RecordGradients, trainable
+from wavedp.privacy.clipping import RecordGradients, splitting_of, trainable
 from wavedp.privacy.training import fit_private
 
 L, CODES, CLASSES = 6, 7, 3
@@ -209,7 +209,7 @@ def test_transformer(loss_fn, records, way):
 @pytest.mark.parametrize("trained", ["attention", "lora"])
 def test_adapted_transformer(trained, way):
     model = make_model()
-    adapt(model, trained, 2, seed=0)
+    adapt(model, PrivacyConfig(trained=trained, lora_rank=2), seed=0)
     for layer in model.modules():
         if isinstance(layer, LowRank):
             nn.init.normal_(layer.up.weight)
@@ -231,7 +231,7 @@ def test_unet(trained):
             parameter += 0.05 * torch.randn_like(parameter)
     for attention in model.unet.mid_block.attentions:
         attention._forward_hooks.clear()  # what Denoiser does for Opacus
-    adapt(model, trained, 2, seed=0)
+    adapt(model, PrivacyConfig(trained=trained, lora_rank=2), seed=0)
     loss_fn = blur_diffusion.record_loss(blur_diffusion.forward_process(config, "log"), config, 0.0, views, 2)
     batch = (
         torch.rand(records, *shape),
@@ -320,16 +320,23 @@ def test_a_compiled_model_gives_the_same():
     gradients.close()
 
 
-def test_only_the_backward_pass_of_activations_runs():
-    """The price this mode is for: autograd computes no gradient of a parameter."""
-    model, batch = make_model(), make_records(4)
-    gradients = RecordGradients(model, 1.0, "bookkeeping")
-    gradients.clipped_sum(cross_entropy, batch)  # with the comparison
+@pytest.mark.parametrize("mode", ["bookkeeping", "auto"])
+def test_only_the_backward_pass_of_activations_runs(mode):
+    """The price this mode is for: one forward pass, and autograd computes no gradient of a parameter."""
+    model, batch, calls = make_model(), make_records(4), []
+
+    def counted(*arguments):
+        calls.append(arguments)
+        return cross_entropy(*arguments)
+
+    gradients = RecordGradients(model, 1.0, mode)
+    gradients.clipped_sum(counted, batch)  # with the comparison
     handles = [
         parameter.register_hook(lambda gradient: pytest.fail("a parameter's gradient"))
         for parameter in model.parameters()
     ]
-    gradients.clipped_sum(cross_entropy, batch)
+    gradients.clipped_sum(counted, batch)
+    assert len(calls) == 2
     for handle in handles:
         handle.remove()
     gradients.close()
@@ -400,13 +407,112 @@ def tied():
         (lambda: nn.Embedding(4, 4, scale_grad_by_freq=True), r"no rule for layer '', Embedding"),
         (lambda: nn.utils.parametrizations.weight_norm(nn.Linear(4, 4)), r"no rule for layer ''"),
         (Own, r"no rule for layer '', Own"),
-        (tied, r"Layers 'code' and 'head' share a parameter.*grad_sample_mode=hooks"),
+        (tied, r"layers 'code' and 'head' share a parameter.*grad_sample_mode=hooks"),
         (lambda: make_model().requires_grad_(False), r"no trainable parameter"),
     ],
 )
 def test_models_that_are_refused(make, words):
     with pytest.raises(UserError, match=words.replace(".*", "(?s:.*)")):
         RecordGradients(make(), 1.0, "bookkeeping")
+
+
+WITH_RULE = {name: make for name, (make, _) in LAYERS.items()} | {"embedding": lambda: nn.Embedding(4, 4)}
+WITHOUT_RULE = {
+    "batch norm": lambda: nn.BatchNorm1d(4),
+    "transposed": lambda: nn.ConvTranspose2d(4, 4, 3),
+    "convolution 3-d": lambda: nn.Conv3d(4, 4, 3),
+    "bilinear": lambda: nn.Bilinear(4, 4, 4),
+    "prelu": lambda: nn.PReLU(),
+    "lstm": lambda: nn.LSTM(4, 4),
+    "attention": lambda: nn.MultiheadAttention(4, 2),
+    "renormalising": lambda: nn.Embedding(4, 4, max_norm=1.0),
+    "by frequency": lambda: nn.Embedding(4, 4, scale_grad_by_freq=True),
+    "parametrised": lambda: nn.utils.parametrizations.weight_norm(nn.Linear(4, 4)),
+    "subclass": lambda: type("Mine", (nn.Linear,), {})(4, 4),
+    "of its own": Own,
+}
+
+
+@pytest.mark.filterwarnings("ignore:Using padding=.same. with even kernel")
+def test_auto_decides_from_the_trained_layers_without_running_them():
+    def refuse(*_):
+        pytest.fail("a forward pass")
+
+    for mode, makes in (("bookkeeping", WITH_RULE), ("hooks", WITHOUT_RULE)):
+        for name, make in makes.items():
+            model = nn.Sequential(nn.Linear(4, 4), make())
+            for layer in model.modules():
+                layer.register_forward_pre_hook(refuse)
+            assert splitting_of(model)[0] == mode, name
+            assert (splitting_of(model)[1] == "every trained layer has a rule") == (mode == "bookkeeping")
+            model[1].requires_grad_(False)
+            assert splitting_of(model)[0] == "bookkeeping", name
+    assert splitting_of(tied())[0] == "hooks"
+
+
+def said(caplog):
+    return [record.getMessage() for record in caplog.records if record.name == "wavedp.privacy"]
+
+
+@pytest.mark.parametrize(("trained", "mode"), [(True, "hooks"), (False, "bookkeeping")])
+def test_auto_finds_what_hooks_find_and_says_once_how(trained, mode, caplog):
+    caplog.set_level("INFO", "wavedp.privacy")
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 4), nn.ConvTranspose1d(5, 5, 1).requires_grad_(trained), nn.Linear(4, 4))
+    batch = (torch.randn(3, 5, 4),)
+    sums = {}
+    for asked in ("hooks", "auto"):
+        gradients = RecordGradients(model, 0.1, asked)
+        sums[asked] = [gradients.clipped_sum(squared, batch) for _ in range(2)]
+        gradients.close()
+    torch.testing.assert_close(sums["auto"], sums["hooks"], rtol=1e-5, atol=1e-6)
+    (line,) = said(caplog)
+    assert f"auto takes {mode}: " in line
+    assert ("layer '1', ConvTranspose1d" in line) == trained
+
+
+def test_auto_falls_back_on_hooks_at_the_first_microbatch_only(caplog):
+    """An input that wants a gradient of its own hides every layer from bookkeeping; hooks see them."""
+    caplog.set_level("INFO", "wavedp.privacy")
+
+    def wanting(model, x):
+        noise = torch.rand(len(x), 1)
+        return noise[:, 0] * squared(model, (x + noise).requires_grad_())
+
+    torch.manual_seed(0)
+    model, batch, sums = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)), (torch.randn(3, 4),), {}
+    with pytest.raises(UserError, match=r"'0\.weight' has no gradient"):
+        clipped_sum(model, wanting, batch, 0.1)
+    for mode in ("hooks", "auto"):
+        torch.manual_seed(1)
+        gradients = RecordGradients(model, 0.1, mode)
+        sums[mode] = [gradients.clipped_sum(wanting, batch) for _ in range(2)]
+        gradients.close()
+    for ours, theirs in zip(sums["auto"], sums["hooks"], strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+    decided, fallen = said(caplog)
+    assert "auto takes bookkeeping" in decided
+    assert "goes on with hooks" in fallen
+    assert "3" not in fallen  # how many records there were
+    gradients = RecordGradients(model, 0.1, "auto")
+    gradients.clipped_sum(squared, batch)
+    with pytest.raises(UserError, match=r"'0\.weight' has no gradient"):  # sums have left: no other splitter
+        gradients.clipped_sum(wanting, batch)
+    gradients.close()
+
+
+def test_auto_refuses_in_the_words_of_bookkeeping_what_hooks_refuse_too():
+    model, batch = make_model(), make_records(4)
+    model.positions = lambda ids, b: ids
+    gradients = RecordGradients(model, 1.0, "auto")
+    with pytest.raises(UserError, match=r"place.*position ids"):
+        gradients.clipped_sum(cross_entropy, batch)
+    assert isinstance(gradients.splitter, bookkeeping.Bookkeeping)
+    model.positions = lambda ids, b: ids.expand(b, -1)
+    expected = clipped_sum(make_model(), cross_entropy, batch, 1.0)
+    torch.testing.assert_close(gradients.clipped_sum(cross_entropy, batch), expected)
+    gradients.close()
+    assert not any(module._forward_hooks for module in model.modules())
 
 
 def test_frozen_layers_of_any_kind_are_welcome():

@@ -90,5 +90,5 @@ def test_gpu_hours():
 @pytest.mark.parametrize("field", ["epsilon", "gpu_hours"])
 @pytest.mark.parametrize("value", [-1, math.nan, "all"])
 def test_limits_that_are_none_are_refused(field, value):
-    with pytest.raises(UserError, match=f"budget.{field}={value} is no limit"):
+    with pytest.raises(UserError, match=f"budget.{field}={value} is not a limit"):
         Budget(**{field: value})

@@ -8,19 +8,35 @@ import hydra
 import pytest
 from omegaconf import OmegaConf
 
-from wavedp.config import MetricsConfig, PrivacyConfig, TrialConfig, fields_of, from_dict, identity, to_dict
+from wavedp import registry
+from wavedp.config import (
+    MetricsConfig,
+    PrivacyConfig,
+    TrialConfig,
+    configure,
+    fields_of,
+    from_dict,
+    identity,
+    to_dict,
+    trial_of,
+)
 from wavedp.config import sections as config_sections
 from wavedp.errors import UserError
+
+CONF = Path(__file__).parents[2] / "conf"
 
 SURFACE = Path(__file__).parent.parent / "assets" / "config_surface.json"
 
 
 def sections():
+    """Shared sections by name, and those of methods as `kind=name`."""
     trial = TrialConfig()
     found = {"trial": trial}
     for item in dataclasses.fields(trial):
-        if dataclasses.is_dataclass(getattr(trial, item.name)):
+        if dataclasses.is_dataclass(getattr(trial, item.name)) and "method" not in item.metadata:
             found[item.name] = getattr(trial, item.name)
+    for kind in registry.KINDS:
+        found |= {f"{kind}={name}": configure(kind, name) for name in registry.BUILT_IN[kind]}
     return found
 
 
@@ -86,10 +102,50 @@ def test_round_trip_and_strictness():
 
 def test_the_shipped_configuration_is_the_default_of_the_code():
     """A notebook that builds TrialConfig() gets what `python -m sweeps.run` gets."""
-    conf = Path(__file__).parent.parent.parent / "conf"
-    with hydra.initialize_config_dir(str(conf), version_base="1.3"):
-        values = OmegaConf.to_container(hydra.compose("config"), resolve=True)
-    assert from_dict(TrialConfig, {name: values[name] for name in config_sections(TrialConfig)}) == TrialConfig()
+    assert from_dict(TrialConfig, {name: composed()[name] for name in config_sections(TrialConfig)}) == TrialConfig()
+
+
+def composed(*overrides):
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        return OmegaConf.to_container(hydra.compose("config", overrides=list(overrides)), resolve=True)
+
+
+OPTIONS = [
+    (group, path.stem)
+    for group in ("tokenizer", "generator", "upscaler", "privacy", "diffusion", "sampling", "metrics")
+    for path in sorted((CONF / group).glob("*.yaml"))
+]
+
+
+@pytest.mark.parametrize(("group", "option"), OPTIONS)
+def test_a_yaml_holds_what_its_method_reads_all_of_it_and_nothing_else(group, option):
+    values = composed(f"{group}={option}")[group]
+    config = getattr(from_dict(TrialConfig, {group: values}), group)  # nothing that it does not read
+    assert set(values) == {item.name for item in dataclasses.fields(config)}  # nothing left out
+    if group in registry.KINDS and option == values["name"]:
+        assert config == configure(group, option), "the file and the code have other defaults"
+
+
+def test_every_method_that_a_trial_chooses_has_a_yaml():
+    for kind in ("tokenizer", "generator", "upscaler"):
+        assert {name for group, name in OPTIONS if group == kind} >= set(registry.BUILT_IN[kind])
+
+
+def test_a_section_of_another_methods_fields_is_fitted_and_a_typo_is_not():
+    """A preset serves several methods; studies recorded all fields of a kind in one section."""
+    trial = trial_of({"generator": {"name": "blur_diffusion", "width": 128, "pretrain_steps": 7}})
+    assert trial.generator == configure("generator", "blur_diffusion", pretrain_steps=7)
+    with pytest.raises(UserError, match=r"generator\.widht is not read by generator=blur_diffusion"):
+        trial_of({"generator": {"name": "blur_diffusion", "widht": 128}})
+
+
+def test_a_method_may_be_given_by_name_or_with_its_own_fields():
+    assert TrialConfig(upscaler="bicubic") == TrialConfig(upscaler=configure("upscaler", "bicubic"))
+    assert from_dict(TrialConfig, {"upscaler": "bicubic"}).upscaler.name == "bicubic"
+    with pytest.raises(UserError, match=r"upscaler\.tile is not read by upscaler=bicubic: realesrgan_x4plus.* read it"):
+        configure("upscaler", "bicubic", tile=8)
+    with pytest.raises(UserError, match=r"upscaler='magic' is not known: use one of identity, nearest"):
+        configure("upscaler", "magic")
 
 
 def test_identity_is_json_even_at_infinity():

@@ -6,13 +6,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from wavedp.config import DiffusionConfig, GeneratorConfig, PrivacyConfig, SamplingConfig, TokenizerConfig
+from wavedp.config import DiffusionConfig, PrivacyConfig, SamplingConfig, configure
 from wavedp.errors import UserError
-from wavedp.generators import NAMES, FitSettings, build
+from wavedp.fields import fitting
+from wavedp.generators import FitSettings, Pretrains
 from wavedp.generators.adaptation import adapt, merge
+from wavedp.generators.blur_diffusion.model import BlurDiffusionModel
 from wavedp.generators.conditions import ClassCondition, TextCondition, drop
-from wavedp.generators.spectral_ar import record_loss, token_losses
-from wavedp.generators.transformer import SpectralTransformer, _draw, cut, neighbour_table
+from wavedp.generators.real.model import RealModel
+from wavedp.generators.spectral_ar.model import SpectralARModel, record_loss, token_losses
+from wavedp.generators.spectral_ar.transformer import SpectralTransformer, _draw, cut, neighbour_table
 from wavedp.privacy.accounting import Mechanism, mechanisms
 from wavedp.progress import silent
 from wavedp.tokenizers import untrained
@@ -21,18 +24,33 @@ from wavedp.views import MOST, view
 SMALL = {"width": 16, "depth": 1, "heads": 2, "pretrain_steps": 2, "pretrain_batch": 8}
 
 
-FIT = [Mechanism(8 / 40, 1.3, 2)]
+FIT = {"private_fit": Mechanism(8 / 40, 1.3, 2)}
 
 
-def tokenizer(side=14, channels=1, level=0, **changes):
-    return untrained(TokenizerConfig(codes=12, detail_codes=20, width=16, **changes), (channels, side, side), level)
+def configured(kind, name, **values):
+    """A method's configuration, with those of the values that it reads."""
+    found = fitting(kind, {"name": name, **values})
+    return configure(kind, found.pop("name"), **found)
 
 
-def generator(name="spectral_ar", channels=1, n_classes=4, **changes):
-    made = tokenizer(channels=channels)
-    diffusion = DiffusionConfig(channels=16, multiplicity=2)
-    config = GeneratorConfig(name=name, **{**SMALL, **changes})
-    return build(config, made, made, n_classes, "cpu", (channels, 14, 14), diffusion, "quartic")
+def tokenizer(side=14, channels=1, level=0, name="scalar"):
+    config = configured("tokenizer", name, codes=12, detail_codes=20, width=16)
+    return untrained(config, (channels, side, side), level)
+
+
+def over_tokens(private, public=None, n_classes=4, **changes):
+    config = configure("generator", "spectral_ar", **{**SMALL, **changes})
+    return SpectralARModel(config, private, public or private, n_classes, "cpu")
+
+
+def generator(name="spectral_ar", channels=1, n_classes=4):
+    """The models themselves, without a trial: as a notebook would build them."""
+    if name == "real":
+        return RealModel()
+    if name == "blur_diffusion":
+        config, diffusion = configured("generator", name, **SMALL), DiffusionConfig(channels=16, multiplicity=2)
+        return BlurDiffusionModel(config, diffusion, "quartic", (channels, 14, 14), n_classes, "cpu")
+    return over_tokens(tokenizer(channels=channels), n_classes=n_classes)
 
 
 def transformer(side=14, channels=1, depth=2, made=None):
@@ -44,19 +62,21 @@ def transformer(side=14, channels=1, depth=2, made=None):
     return model.eval()
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ["spectral_ar", "blur_diffusion", "real"])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_conformance(name, channels, tmp_path: Path):
     torch.manual_seed(0)
     images, labels = torch.rand(40, channels, 14, 14), torch.arange(40) % 4
     made = generator(name, channels)
-    weights = made.fit_public(torch.rand(20, channels, 14, 14), torch.arange(20) % 7, 0, silent)
+    trains = isinstance(made, Pretrains)
+    public = torch.rand(20, channels, 14, 14), torch.arange(20) % 7
+    weights = made.fit_public(*public, 0, silent) if trains else {}
     privacy = PrivacyConfig(epsilon=1.0, batch_size=8, steps=2)
     settings = FitSettings(privacy, FIT, 5, tmp_path / "checkpoint.safetensors")
     fit = made.fit_private(weights, images, labels, settings, silent)
     assert all(isinstance(value, torch.Tensor) for value in fit.weights.values())
-    if name in ("spectral_ar", "blur_diffusion"):
-        assert fit.mechanisms == {"private_fit": FIT[0]}
+    if trains:
+        assert fit.mechanisms == FIT
         again = made.fit_private(weights, images, labels, replace(settings, checkpoint=tmp_path / "b"), silent)
         other = {name: value + 1e-3 for name, value in weights.items()}  # public weights of other rounding
         third = made.fit_private(other, images, labels, replace(settings, checkpoint=tmp_path / "o"), silent)
@@ -72,19 +92,19 @@ def test_conformance(name, channels, tmp_path: Path):
     assert torch.allclose(samples, again, atol=1e-4)  # the seed decides, the batch size does not
 
 
-def test_public_generator_ignores_sensitive_images(tmp_path):
-    made = generator("public")
-    weights = made.fit_public(torch.rand(20, 1, 14, 14), torch.arange(20) % 7, 0, silent)
-    settings = FitSettings(PrivacyConfig(), [], 0, tmp_path / "c")
-    fit = made.fit_private(weights, torch.rand(4, 1, 14, 14), torch.arange(4), settings, silent)
-    assert fit.mechanisms == {}
-    assert all(torch.equal(fit.weights[name], weights[name]) for name in weights)
+def test_a_start_is_the_public_model_at_the_private_size():
+    """Also the model at ε = 0, which no private fit touches."""
+    for made in (generator(), generator("blur_diffusion")):
+        weights = made.fit_public(torch.rand(20, 1, 14, 14), torch.arange(20) % 7, 0, silent)
+        start = made.start(weights)
+        assert start.keys() == weights.keys()
+        assert all(torch.equal(start[name], weights[name]) for name in weights)
 
 
 def test_real_returns_sensitive_images_of_the_class(tmp_path):
     images, labels = torch.rand(12, 1, 14, 14), torch.arange(12) % 3
     fit = generator("real", n_classes=3).fit_private(
-        {}, images, labels, FitSettings(PrivacyConfig(), [], 0, tmp_path / "c"), silent
+        {}, images, labels, FitSettings(PrivacyConfig(), {}, 0, tmp_path / "c"), silent
     )
     drawn = generator("real", n_classes=3).sample(fit.weights, torch.tensor([2, 2]), SamplingConfig(), 0, silent)
     assert not torch.equal(drawn[0], drawn[1])
@@ -166,7 +186,7 @@ def test_the_private_model_is_the_public_one_cut_to_the_coarse_tokens(name, leve
 def test_no_gradient_or_noise_reaches_finer_scales_in_a_private_fit(tmp_path):
     public, private = (tokenizer(28, level=each, name="spectral") for each in (0, 1))
     frozen = {key: value.clone() for key, value in private.network.state_dict().items()}
-    made = build(GeneratorConfig(**SMALL), private, public, 4, "cpu", (1, 7, 7))
+    made = over_tokens(private, public)
     weights = made.fit_public(torch.rand(20, 1, 28, 28), torch.arange(20) % 7, 0, silent)
     before = {key: value.clone() for key, value in weights.items()}
     settings = FitSettings(PrivacyConfig(epsilon=1.0, batch_size=8, steps=2), FIT, 5, tmp_path / "c")
@@ -181,15 +201,15 @@ def test_no_gradient_or_noise_reaches_finer_scales_in_a_private_fit(tmp_path):
 @pytest.mark.parametrize("name", ["scalar", "spectral", "raster"])
 def test_class_means_warm_the_model_up_and_are_a_mechanism_of_their_own(name, tmp_path):
     made = tokenizer(28, level=1, name=name)
-    starting = build(GeneratorConfig(**SMALL), made, made, 2, "cpu", (1, 14, 14))
+    starting = over_tokens(made, n_classes=2)
     images = torch.zeros(400, 1, 14, 14) + 0.1
     images[200:] += 0.8  # a dark class and a bright one
     labels = torch.arange(400) // 200
     weights = starting.fit_public(torch.rand(20, 1, 14, 14), torch.arange(20) % 7, 0, silent)
     privacy = PrivacyConfig(epsilon=8.0, batch_size=8, steps=1, learning_rate=1e-2, mean_share=0.5, ema_decay=0.0)
-    planned = mechanisms(privacy, 400)
+    planned = dict(zip(("class_means", "private_fit"), mechanisms(privacy, 400), strict=True))
     fit = starting.fit_private(weights, images, labels, FitSettings(privacy, planned, 5, tmp_path / "c"), silent)
-    assert fit.mechanisms == {"class_means": planned[0], "private_fit": planned[1]}
+    assert fit.mechanisms == planned
     assert list(fit.releases) == list(fit.mechanisms)
     assert len(set(fit.releases.values())) == 2
     coarsest = made.positions[:, 0] == 0
@@ -205,7 +225,7 @@ def test_class_means_warm_the_model_up_and_are_a_mechanism_of_their_own(name, tm
 
 def test_completion_depends_on_its_own_image_alone():
     public, private = (tokenizer(28, level=each, name="scalar") for each in (0, 1))
-    made = build(GeneratorConfig(**SMALL), private, public, 4, "cpu", (1, 7, 7))
+    made = over_tokens(private, public)
     weights = made.fit_public(torch.rand(20, 1, 28, 28), torch.arange(20) % 7, 0, silent)
     images = torch.rand(4, 1, 14, 14)
     full = made.complete(weights, images, 1.0)
@@ -233,12 +253,12 @@ def test_adaptation_moves_what_it_says_and_merges_back(trained, tmp_path):
         change = fit.weights["blocks.0.up.weight"] - weights["blocks.0.up.weight"]
         assert torch.linalg.matrix_rank(change) == 2
         with pytest.raises(UserError, match="lora_rank=16 is no low rank"):
-            adapt(transformer(), "lora", 16, 0)
+            adapt(transformer(), PrivacyConfig(trained="lora", lora_rank=16), 0)
 
 
 def test_low_rank_layers_compute_what_merge_gives():
     model, plain = transformer(), transformer()
-    adapt(model, "lora", 3, 0)
+    adapt(model, PrivacyConfig(trained="lora", lora_rank=3), 0)
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
     plain.load_state_dict(merge(model.state_dict()))
@@ -342,5 +362,5 @@ def test_draw_inverts_the_distribution_and_filters():
 
 
 def test_unknown_generator_is_refused():
-    with pytest.raises(UserError, match=r"generator\.name='gan'"):
-        generator("gan")
+    with pytest.raises(UserError, match="generator='gan' is not known: use one of spectral_ar, blur_diffusion"):
+        configure("generator", "gan")

@@ -82,6 +82,17 @@ def test_kinds():
     assert fit_line(config=PrivacyConfig())["delta"] == pytest.approx(1 / (60_000 * math.log(60_000)))
 
 
+def test_a_mechanism_of_another_kind_stands_under_its_name():
+    vote = Mechanism(1.0, 4.0, 3, kind="noisy_vote")
+    line = fit_line(vote) | {"purpose": "votes"}
+    assert (line["kind"], line["max_grad_norm"]) == ("noisy_vote", None)
+    assert (fit_line()["kind"], fit_line()["max_grad_norm"]) == ("dp_sgd", 0.5)
+    assert fit_line(Mechanism(1.0, 4.0, 1))["max_grad_norm"] is None
+    assert fit_line(Mechanism(1.0, 0.0, 3, kind="noisy_vote"))["kind"] == "nonprivate"
+    assert ledger_module.mechanism_of(line).ledger_kind == "noisy_vote"
+    assert composed_epsilon([line, fit_line()])["d1"] == accounting.compose([vote, ONE], 1e-5)
+
+
 def test_lines_are_strict_json_and_stamped_in_utc():
     line = line_nonprivate("fid_reference", dataset="d", n_records=1, stage_key="k", trials=[])
     assert line["time"].endswith("+00:00")

@@ -5,22 +5,22 @@ import json
 
 import torch
 
-from wavedp.config import DataConfig, MetricsConfig, TokenizerConfig, TrialConfig
+from wavedp.config import DataConfig, MetricsConfig, TrialConfig
 from wavedp.reports import reconstruction as report
 from wavedp.store import Store
 
 TINY = TrialConfig(
     data=DataConfig(name="procedural", n_records=64),
     public=DataConfig(name="procedural", n_records=64),
-    tokenizer=TokenizerConfig(width=16, heads=2, encoder_depth=1, decoder_depth=1, train_steps=2, train_batch=4),
     metrics=MetricsConfig(precision="bfloat16"),
 )
+SMALL = {"width": 16, "heads": 2, "encoder_depth": 1, "decoder_depth": 1, "train_steps": 2, "train_batch": 4}
 
 
 def test_every_tokenizer_and_level_has_a_row(tmp_path, monkeypatch):
     # Stands in for the FID network, a minute's work here: what is measured is tested with the metrics.
     monkeypatch.setattr(report, "extract", lambda images, config, device: images.float().flatten(1)[:, :40])
-    rows = list(report.measure(TINY, 24, Store(str(tmp_path)), "cpu"))
+    rows = list(report.measure(TINY, 24, Store(str(tmp_path)), "cpu", report.variants(**SMALL)))
     found = [(row["tokenizer"], row["scale_causal"], row["level"], row["tokens"]) for row, _ in rows]
     assert found == [
         ("scalar", None, 0, 294), ("scalar", None, 1, 98), ("scalar", None, 2, 49),

@@ -7,7 +7,7 @@ import torch
 from test_stages import trial
 
 from wavedp import chain, resume, stages
-from wavedp.progress import silent
+from wavedp.progress import OutOfTime, silent
 from wavedp.store import Store
 from wavedp.tokenizers import training
 
@@ -58,6 +58,34 @@ def test_a_stopped_training_ends_where_a_whole_one_does(name, tmp_path):
     assert resumed.files == whole.files  # weights and reports, byte for byte
     key = chain.keys(config)[stage]
     assert not list(store.work_folder(stage, key).glob("*.pt"))  # the artifact is there: the checkpoint has served
+
+
+@pytest.mark.parametrize("stopped", [1, STOPPED, STEPS])
+def test_a_report_that_raises_leaves_a_checkpoint(stopped, tmp_path, monkeypatch):
+    monkeypatch.setattr(resume, "EVERY", 1e9)  # none is due by the clock
+    path = tmp_path / "training.pt"
+
+    def train(report, checkpoint=path):
+        torch.manual_seed(0)
+        model = torch.nn.Linear(3, 1)
+        optimizer = torch.optim.Adam(model.parameters())
+        for _ in resume.steps(STEPS, report, checkpoint, model=model, optimizer=optimizer):
+            optimizer.zero_grad()
+            model(torch.randn(2, 3)).sum().backward()
+            optimizer.step()
+        return model
+
+    def stop(done, total):
+        if done == stopped:
+            raise OutOfTime
+
+    whole, told = train(silent, None), []
+    for checkpoint in (None, path):
+        with pytest.raises(OutOfTime):
+            train(stop, checkpoint)
+    resumed = train(lambda *progress: told.append(progress))
+    assert told == [(done, STEPS) for done in range(stopped + 1, STEPS + 1)]
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), resumed.parameters(), strict=True))
 
 
 def test_a_torn_checkpoint_is_a_warning_and_the_first_step(tmp_path):

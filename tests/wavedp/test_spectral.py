@@ -1,33 +1,37 @@
 """The learned tokenizers: exact scale-causality, prefixes, losses, health, and the completing upscaler."""
 
-import dataclasses
-
 import pytest
 import torch
 
-from wavedp import tokenizers
-from wavedp.config import DataConfig, TokenizerConfig
+from wavedp import registry, tokenizers
+from wavedp.config import DataConfig, configure
 from wavedp.data import load
 from wavedp.errors import UserError
+from wavedp.fields import fitting
 from wavedp.losses import Adversary, Perceptual
 from wavedp.progress import silent
 from wavedp.tokenizers.codebook import Codebook, health
-from wavedp.tokenizers.spectral import SpectralTokenizer, spectral_network
+from wavedp.tokenizers.spectral.model import SpectralTokenizer
+from wavedp.tokenizers.spectral.network import spectral_network
 from wavedp.tokenizers.training import fit
 from wavedp.upscalers.completion import Completion
 from wavedp.wavelets import Pyramid, coarse, decompose, reconstruct
 
-SMALL = TokenizerConfig(
-    name="spectral", width=16, heads=2, encoder_depth=2, decoder_depth=2, codes=8, detail_codes=16, code_width=4,
-    train_steps=3, train_batch=4,
-)  # fmt: skip
+SMALL = {
+    "width": 16, "heads": 2, "encoder_depth": 2, "decoder_depth": 2, "codes": 8, "detail_codes": 16, "code_width": 4,
+    "train_steps": 3, "train_batch": 4,
+}  # fmt: skip
 SHAPES = [(1, 28, 28), (3, 16, 32)]
+
+
+def small(name="spectral", **changes):
+    values = fitting("tokenizer", {"name": name, **SMALL, **changes})
+    return configure("tokenizer", values.pop("name"), **values)
 
 
 def tokenizer(shape=(1, 28, 28), level=0, **changes) -> SpectralTokenizer:
     torch.manual_seed(0)
-    config = dataclasses.replace(SMALL, **changes)
-    network = spectral_network(config, shape)
+    network = spectral_network(small(**changes), shape)
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.3)  # far from the tame initial weights, so that mistakes show
     return SpectralTokenizer(network, level, network.state_dict())
@@ -44,7 +48,7 @@ def perturb_finest(images):
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_every_scale_has_the_same_number_of_tokens_and_patches_double(shape):
-    network = spectral_network(SMALL, shape)
+    network = spectral_network(small(), shape)
     assert network.scales == 3 if shape[1] == 28 else 2
     assert network.patches == [1, 1, 2, 4][: network.scales]
     made = tokenizer(shape)
@@ -129,8 +133,7 @@ def test_level_shortens_the_sequence():
 
 @pytest.mark.parametrize("level", [0, 1, 2])
 def test_raster_has_one_scale_of_the_same_grid(level):
-    config = dataclasses.replace(SMALL, name="raster")
-    made = tokenizers.untrained(config, (1, 28, 28), level)
+    made = tokenizers.untrained(small("raster"), (1, 28, 28), level)
     assert made.length == 49
     assert len(made.spans) == 1
     images = torch.rand(3, 1, 28 >> level, 28 >> level)
@@ -145,12 +148,12 @@ def test_raster_has_one_scale_of_the_same_grid(level):
     [
         (lambda: tokenizer(shape=(1, 28, 28), patch=3), "patch=3 does not divide the coarsest scale, 7×7"),
         (lambda: tokenizer(width=10, heads=4), "width=10 can't be shared by 4 heads"),
-        (lambda: tokenizer().encode(torch.rand(1, 1, 20, 20)), r"images of \(1, 20, 20\) \(C, H, W\) are no scale"),
-        (lambda: tokenizer().decode(torch.zeros(1, 50, dtype=torch.long)), "50 codes an image are no prefix"),
-        (lambda: tokenizer().decode(torch.zeros(1, 196, dtype=torch.long)), "196 codes an image are no prefix"),
+        (lambda: tokenizer().encode(torch.rand(1, 1, 20, 20)), r"images of \(1, 20, 20\) \(C, H, W\) are not a scale"),
+        (lambda: tokenizer().decode(torch.zeros(1, 50, dtype=torch.long)), "50 codes an image are not a prefix"),
+        (lambda: tokenizer().decode(torch.zeros(1, 196, dtype=torch.long)), "196 codes an image are not a prefix"),
         (lambda: SpectralTokenizer(tokenizer().network, 0, tokenizer(codes=9).network.state_dict()), "train it again"),
-        (lambda: tokenizers.untrained(dataclasses.replace(SMALL, name="raster"), (1, 28, 28), 3), "level=3 has fewer"),
-        (lambda: tokenizers.untrained(dataclasses.replace(SMALL, name="wav"), (1, 28, 28), 3), "name='wav'"),
+        (lambda: tokenizers.untrained(small("raster"), (1, 28, 28), 3), "level=3 has fewer"),
+        (lambda: configure("tokenizer", "wav"), "tokenizer='wav' is not known"),
     ],
 )
 def test_misfits_are_refused_in_a_sentence(make, words):
@@ -204,12 +207,12 @@ def test_dead_codes_restart_on_data_and_health_is_the_entropy():
 @pytest.mark.parametrize("name", ["spectral", "raster"])
 def test_public_training_learns_repeats_and_reports(name):
     images = torch.tensor(load(DataConfig(name="procedural", n_records=128), "train").images) / 255
-    config = dataclasses.replace(
-        SMALL, name=name, width=32, codes=32, detail_codes=64, train_steps=200, train_batch=16, train_learning_rate=2e-3
-    )
+    method = registry.find("tokenizer", name)
+    sizes = {"width": 32, "codes": 32, "detail_codes": 64, "train_batch": 16, "train_learning_rate": 2e-3}
+    config = small(name, **sizes, train_steps=200)
 
     def train(config, images):
-        return fit(lambda: tokenizers.network(config, (1, 28, 28), 0), images, config, "cpu", silent)
+        return fit(lambda: method.network(config, (1, 28, 28), 0), images, config, "cpu", silent)
 
     weights, report = train(config, images)
     made = tokenizers.build(config, (1, 28, 28), 0, weights)
@@ -219,7 +222,7 @@ def test_public_training_learns_repeats_and_reports(name):
     for book in report["codebooks"].values():
         assert 0 < book["usage"] <= 1
         assert 1 <= book["perplexity"] <= book["size"]
-    brief = dataclasses.replace(config, train_steps=3)
+    brief = small(name, **sizes, train_steps=3)
     (once, _), (again, _) = train(brief, images), train(brief, images)
     assert all(torch.equal(once[key], again[key]) for key in once)
     with pytest.raises(UserError, match="there are none"):

@@ -166,7 +166,7 @@ def test_the_home_of_the_data_can_be_given(study):
         ),
         (
             lambda folder: (folder / "trials.jsonl").write_text(json.dumps(row("real") | {"axes": {"data.size": 8}})),
-            "vary data.size, so no one spectrum is their data's: split the study",
+            "vary data.size, so they have no data in common: split the study",
         ),
     ],
 )  # fmt: skip

@@ -7,34 +7,48 @@ import pytest
 import torch
 
 from wavedp import chain, checks, stages
-from wavedp.config import (
-    DataConfig,
-    GeneratorConfig,
-    PrivacyConfig,
-    SamplingConfig,
-    TokenizerConfig,
-    TrialConfig,
-    UpscalerConfig,
-)  # fmt: skip
+from wavedp.config import DataConfig, PrivacyConfig, SamplingConfig, TrialConfig, configure
 from wavedp.errors import UserError
+from wavedp.fields import fitting
 from wavedp.store import Store
 from wavedp.wavelets import coarse
+
+SMALL = {
+    "tokenizer": {
+        "name": "scalar", "width": 16, "heads": 2, "encoder_depth": 1, "decoder_depth": 1, "train_steps": 4,
+        "train_batch": 8,
+    },
+    "generator": {
+        "name": "spectral_ar", "width": 16, "depth": 1, "heads": 2, "pretrain_steps": 3, "pretrain_batch": 8,
+    },
+    "upscaler": {"name": "bicubic"},
+}  # fmt: skip
+
+
+def method(kind, **changes):
+    """The small configuration of a method, with the changes; what only others of its kind read is left out."""
+    values = fitting(kind, {**SMALL[kind], **changes})
+    return configure(kind, values.pop("name"), **values)
+
 
 TINY = TrialConfig(
     level=1,
     data=DataConfig(name="procedural", n_records=256),
     public=DataConfig(name="procedural", n_records=96, limit=96),
-    tokenizer=TokenizerConfig(width=16, heads=2, encoder_depth=1, decoder_depth=1, train_steps=4, train_batch=8),
-    generator=GeneratorConfig(width=16, depth=1, heads=2, pretrain_steps=3, pretrain_batch=8),
+    tokenizer=method("tokenizer"),
+    generator=method("generator"),
     privacy=PrivacyConfig(epsilon=4.0, batch_size=16, steps=2),
     sampling=SamplingConfig(n=12),
-    upscaler=UpscalerConfig(name="bicubic"),
+    upscaler=method("upscaler"),
 )
 TINY = dataclasses.replace(TINY, metrics=dataclasses.replace(TINY.metrics, fid_samples=8, downstream_steps=0))
 
 
 def trial(level=1, **sections):
-    changed = {name: dataclasses.replace(getattr(TINY, name), **fields) for name, fields in sections.items()}
+    changed = {
+        name: method(name, **fields) if name in SMALL else dataclasses.replace(getattr(TINY, name), **fields)
+        for name, fields in sections.items()
+    }
     return dataclasses.replace(TINY, level=level, **changed)
 
 
@@ -95,8 +109,10 @@ def test_a_public_network_draws_the_missing_bands_of_any_level(tmp_path):
     again = coarse(samples["images"].float() / 255, 1)
     assert (again - found["coarse_samples"].tensors("samples")["images"]).abs().max() <= 0.5 / 255 + 1e-5
     keys = chain.keys(trial(1, upscaler=upscaler))
-    same = chain.keys(trial(2, upscaler=upscaler | {"blur": "log", "diffusion_steps": 3}, diffusion={"channels": 32}))
+    same = chain.keys(trial(2, upscaler=upscaler, diffusion={"channels": 32}))
     assert keys["upscaler"] == same["upscaler"]  # one for all levels; what it does not read is in no key of it
+    with pytest.raises(UserError, match=r"upscaler\.blur is not read by upscaler=wavelet_detail: blur_diffusion reads"):
+        configure("upscaler", "wavelet_detail", blur="log")
     assert keys["upscale"] != same["upscale"]  # other samples
     for change in ({"detail": "regression"}, {"detail_width": 16}, {"train_steps": 4}, {"name": "blur_diffusion"}):
         assert chain.keys(trial(1, upscaler=upscaler | change))["upscaler"] != keys["upscaler"], change

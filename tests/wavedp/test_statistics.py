@@ -129,8 +129,8 @@ def test_rounding_beyond_the_range_is_clipped_before_it_is_summed():
         (lambda images, labels: (images * math.nan, labels), "not finite"),
         (lambda images, labels: (images, labels + 1), r"out of 0\.\.2"),
         (lambda images, labels: (images, labels - 1), r"out of 0\.\.2"),
-        (lambda images, labels: (images, labels[1:]), "are no records"),
-        (lambda images, labels: (images.flatten(1), labels), "are no records"),
+        (lambda images, labels: (images, labels[1:]), "do not match"),
+        (lambda images, labels: (images.flatten(1), labels), "do not match"),
     ],
 )
 def test_refusals(change, message):

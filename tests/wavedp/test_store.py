@@ -1,4 +1,4 @@
-"""The store: published whole or not at all, never rewritten, corruption noticed."""
+"""The store: an artifact is published completely or not at all and never rewritten, and corruption is noticed."""
 
 import multiprocessing
 import time
@@ -72,6 +72,7 @@ def test_a_crash_while_publishing_leaves_nothing_visible(tmp_path, monkeypatch):
         store.publish("fit", KEY, draft())
     monkeypatch.undo()
     assert store.open("fit", KEY) is None
+    assert list((tmp_path / "fit").iterdir()) == []
     store.publish("fit", KEY, draft())
     assert store.open("fit", KEY) is not None
 
@@ -84,6 +85,21 @@ def test_a_folder_without_manifest_does_not_count(tmp_path):
     assert store.open("fit", KEY) is None
     store.publish("fit", KEY, draft())
     assert store.open("fit", KEY) is not None
+
+
+def test_of_two_that_publish_at_once_the_first_wins(tmp_path, monkeypatch):
+    store = Store(str(tmp_path))
+    write = store_module.write_synced
+
+    def overtaken(path, data):
+        monkeypatch.undo()
+        Store(str(tmp_path)).publish("fit", KEY, draft(2.0))
+        write(path, data)
+
+    monkeypatch.setattr(store_module, "write_synced", overtaken)
+    assert store.publish("fit", KEY, draft(1.0)).json("note") == {"value": 2.0}
+    assert store.open("fit", KEY).json("note") == {"value": 2.0}
+    assert [path.name for path in (tmp_path / "fit").iterdir()] == [KEY]
 
 
 def _hold(root, seconds, order):

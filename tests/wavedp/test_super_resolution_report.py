@@ -2,12 +2,15 @@
 
 import io
 import json
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from wavedp.fields import result
 from wavedp.reports import super_resolution as report
+from wavedp.upscalers import UpscalerMethod
 
 
 @pytest.fixture(scope="module")
@@ -62,3 +65,44 @@ def test_errors_are_a_sentence(tmp_path, capsys):
     assert "photographs is not in" in capsys.readouterr().err
     assert report.main(["--data", "procedural", "--size", "30", "--level", "2", "--results", str(tmp_path)]) == 2
     assert "level=2 needs images divisible by 4" in capsys.readouterr().err
+
+
+def test_nothing_is_measured_before_every_upscaler_is_known(tmp_path, capsys):
+    arguments = ["--data", "procedural", "--size", "32", "--level", "1", "--results", str(tmp_path)]
+    for wrong, message in (("bicubik", "'bicubik' is not known"), ("spectral", "use generator=spectral_ar")):
+        assert report.main([*arguments, "--upscalers", "bicubic", wrong]) == 2
+        printed = capsys.readouterr()
+        assert message in printed.err
+        assert printed.out == ""
+
+
+@dataclass(frozen=True)
+class MineConfig:
+    name: str = result("mine")
+
+
+class Mine(UpscalerMethod):
+    """Moves block means, and has no option to keep them."""
+
+    name, Config = "mine", MineConfig
+
+    def load(self, config, device):
+        return Dark()
+
+
+class Dark:
+    name = "mine"
+
+    def upscale(self, images, factor):
+        return 0.5 * images.repeat_interleave(factor, -1).repeat_interleave(factor, -2)
+
+    def bridge(self, factor):
+        return None
+
+
+def test_an_upscaler_of_ones_own_has_a_row(tmp_path):
+    arguments = ["--data", "procedural", "--size", "32", "--level", "1", "--images", "3", "--results", str(tmp_path)]
+    assert report.main([*arguments, "--upscalers", f"{__name__}:Mine"]) == 0
+    (row,) = [json.loads(line) for line in (tmp_path / "super_resolution.jsonl").read_text().splitlines()]
+    assert row["low_pass_consistency"] is False
+    assert row["block_mean_error"] > 0.01

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wavedp.config import TokenizerConfig
+from wavedp.config import configure
 from wavedp.errors import UserError
 from wavedp.tokenizers import build
 from wavedp.wavelets import coarse, decompose
@@ -22,7 +22,7 @@ from wavedp.wavelets import coarse, decompose
 def test_error_of_each_coefficient_is_within_the_documented_bound(side, channels, bins, detail_bins, seed):
     torch.manual_seed(seed)
     images = torch.rand(3, channels, side, side) * 0.5 + 0.25  # far enough from 0 and 1 that decode clips nothing
-    config = TokenizerConfig(bins=bins, detail_bins=detail_bins, detail_range=0.5)
+    config = configure("tokenizer", "scalar", bins=bins, detail_bins=detail_bins, detail_range=0.5)
     tokenizer = build(config, (channels, side, side), 0, {})
     codes = tokenizer.encode(images)
     assert codes.shape == (3, tokenizer.length)
@@ -42,7 +42,7 @@ def test_error_of_each_coefficient_is_within_the_documented_bound(side, channels
 
 
 def test_codes_survive_a_round_trip():
-    tokenizer = build(TokenizerConfig(), (1, 14, 14), 0, {})
+    tokenizer = build(configure("tokenizer", "scalar"), (1, 14, 14), 0, {})
     # Mid-range approximation, so that decoding stays inside [0, 1] and nothing is clipped.
     images = 0.4 + 0.2 * torch.rand(8, 1, 14, 14)
     codes = tokenizer.encode(images)
@@ -50,14 +50,14 @@ def test_codes_survive_a_round_trip():
 
 
 def test_black_stays_black_and_white_stays_white():
-    tokenizer = build(TokenizerConfig(), (1, 28, 28), 0, {})
+    tokenizer = build(configure("tokenizer", "scalar"), (1, 28, 28), 0, {})
     for value in (0.0, 1.0):
         image = torch.full((1, 1, 28, 28), value)
         torch.testing.assert_close(tokenizer.decode(tokenizer.encode(image)), image)
 
 
 def test_scales_come_coarse_to_fine_and_a_finer_change_leaves_coarser_codes():
-    tokenizer = build(TokenizerConfig(), (1, 28, 28), 0, {})
+    tokenizer = build(configure("tokenizer", "scalar"), (1, 28, 28), 0, {})
     assert tokenizer.grids == [(7, 7), (7, 7), (14, 14)]
     assert tokenizer.positions[:, 0].tolist() == [0] * 49 + [1] * 49 + [2] * 196
     images = torch.rand(2, 1, 28, 28) * 0.5 + 0.25
@@ -72,8 +72,8 @@ def test_scales_come_coarse_to_fine_and_a_finer_change_leaves_coarser_codes():
 @pytest.mark.parametrize("level", [1, 2])
 def test_the_codes_of_a_coarse_image_are_the_prefix_of_the_whole_image_s(level):
     images = torch.rand(4, 1, 28, 28)
-    whole = build(TokenizerConfig(), (1, 28, 28), 0, {})
-    part = build(TokenizerConfig(), (1, 28, 28), level, {})
+    whole = build(configure("tokenizer", "scalar"), (1, 28, 28), 0, {})
+    part = build(configure("tokenizer", "scalar"), (1, 28, 28), level, {})
     assert torch.equal(part.encode(coarse(images, level)), whole.encode(images)[:, : part.length])
     assert torch.equal(part.positions, whole.positions[: part.length])
 
@@ -81,12 +81,16 @@ def test_the_codes_of_a_coarse_image_are_the_prefix_of_the_whole_image_s(level):
 @pytest.mark.parametrize(
     ("config", "word"),
     [
-        (TokenizerConfig(bins=1), "bins=1"),
-        (TokenizerConfig(detail_bins=4), "detail_bins=4"),
-        (TokenizerConfig(wavelet="db4"), "db4"),
-        (TokenizerConfig(name="nope"), "nope"),
+        (configure("tokenizer", "scalar", bins=1), "bins=1"),
+        (configure("tokenizer", "scalar", detail_bins=4), "detail_bins=4"),
+        (configure("tokenizer", "scalar", wavelet="db4"), "db4"),
     ],
 )
 def test_bad_settings_are_refused_by_name(config, word):
     with pytest.raises(UserError, match=word):
         build(config, (1, 14, 14), 0, {})
+
+
+def test_an_unknown_tokenizer_is_refused():
+    with pytest.raises(UserError, match="tokenizer='nope' is not known: use one of scalar, spectral, raster"):
+        configure("tokenizer", "nope")

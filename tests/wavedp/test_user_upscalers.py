@@ -10,14 +10,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
-from upscaler_conformance import check_upscaler, coarse_scenes
 
-from wavedp import chain, checks, weight_files
-from wavedp.config import DataConfig, PrivacyConfig, TrialConfig, UpscalerConfig
+from wavedp import chain, checks, methods, registry
+from wavedp.config import DataConfig, PrivacyConfig, TrialConfig, configure
 from wavedp.errors import UserError
 from wavedp.resize import Filter
+from wavedp.testing.upscalers import UpscalerSuite, coarse_scenes
 from wavedp.upscalers import __main__ as command
-from wavedp.upscalers import build, check, completion
+from wavedp.upscalers import check, load
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 TINY = {"block_out_channels": (8, 8), "layers_per_block": 1, "norm_num_groups": 4}
@@ -54,16 +54,25 @@ def compact(scale=2, channels=3, seed=0, strength=0.02):
 
 def saved(state, path):
     save_file(state, path) if path.suffix == ".safetensors" else torch.save(state, path)
-    return UpscalerConfig(name="spandrel", path=str(path))
+    return configure("upscaler", "spandrel", path=str(path))
 
 
-@pytest.mark.parametrize(("scale", "channels", "suffix"), [(2, 3, ".safetensors"), (4, 1, ".pth")])
-def test_spandrel_conforms(tmp_path, scale, channels, suffix):
-    upscaler = build(saved(compact(scale, channels), tmp_path / f"mine{suffix}"))
-    assert upscaler.name == "spandrel"
-    assert upscaler.bridge(2) == (None if scale == 2 else "x4 then antialiased resize to x2")
-    for factor in (1, 2, 4):
-        check_upscaler(upscaler, factor)
+class TestSpandrel(UpscalerSuite):
+    scale, network_channels, suffix = 2, 3, ".safetensors"
+
+    @pytest.fixture(autouse=True)
+    def file(self, tmp_path):
+        self.saved = saved(compact(self.scale, self.network_channels), tmp_path / f"mine{self.suffix}")
+
+    def config(self):
+        return self.saved
+
+    def test_its_bridge(self):
+        assert load(self.saved).bridge(2) == (None if self.scale == 2 else "x4 then antialiased resize to x2")
+
+
+class TestSpandrelOfOneChannel(TestSpandrel):
+    scale, network_channels, suffix = 4, 1, ".pth"
 
 
 def test_spandrel_gives_what_the_network_gives(tmp_path):
@@ -76,7 +85,7 @@ def test_spandrel_gives_what_the_network_gives(tmp_path):
                   upsampler="pixelshuffle")  # fmt: skip
     images = coarse_scenes(2, 3, 16, 16)
     for model, scale in ((ESRGAN(num_filters=8, num_blocks=1, scale=4), 4), (swin, 2)):
-        upscaler = build(saved(model.state_dict(), tmp_path / "model.pth"))
+        upscaler = load(saved(model.state_dict(), tmp_path / "model.pth"))
         with torch.inference_mode():
             expected = torch.cat([model.eval()(image) for image in images.split(1)]).clamp(0, 1)
         assert expected.std() > 1e-3, "or two black pictures would agree"
@@ -89,9 +98,12 @@ FACES = {"toRGB.0.weight": torch.zeros(1), "stylegan_decoder.style_mlp.1.weight"
 @pytest.mark.parametrize(
     ("state", "message"),
     [
-        ({"some.weight": torch.zeros(1)}, "no architecture that spandrel knows: give the weights of one of .*ESRGAN"),
+        (
+            {"some.weight": torch.zeros(1)},
+            "an architecture that spandrel does not know: give the weights of one of .*ESRGAN",
+        ),
         ({"body.0.weight": torch.zeros(1), "body.1.weight": torch.zeros(1)}, "spandrel cannot read .*: give a whole"),
-        (lambda: compact(scale=1), "made for Restoration at x1, which is no super-resolution: give"),
+        (lambda: compact(scale=1), "made for Restoration at x1, which is not super-resolution: give"),
         (lambda: compact(channels=4), "from 4 to 4 channels: give one from 1 to 1 or from 3 to 3"),
     ],
 )
@@ -102,17 +114,17 @@ def test_other_weights_are_refused(tmp_path, state, message):
 
 
 def test_a_missing_or_damaged_file_is_refused(tmp_path):
-    missing = UpscalerConfig(name="spandrel", path=str(tmp_path / "none.pth"))
-    with pytest.raises(UserError, match=r"none\.pth is no file: give the \.pth"):
-        build(missing)
-    with pytest.raises(UserError, match=r"none\.pth is no file"):  # before anything is planned, too
+    missing = configure("upscaler", "spandrel", path=str(tmp_path / "none.pth"))
+    with pytest.raises(UserError, match=r"none\.pth is not a file: give the \.pth"):
+        load(missing)
+    with pytest.raises(UserError, match=r"none\.pth is not a file"):  # before anything is planned, too
         chain.keys(trial(missing))
     with pytest.raises(UserError, match=r"needs weights: set upscaler\.path"):
-        build(UpscalerConfig(name="spandrel"))
+        load(configure("upscaler", "spandrel"))
     config = saved(compact(), tmp_path / "mine.safetensors")
     (tmp_path / "mine.safetensors").write_bytes(b"not these")
     with pytest.raises(UserError, match="spandrel cannot read"):
-        build(config)
+        load(config)
 
 
 def random_ldm(folder):
@@ -182,17 +194,28 @@ def pipelines(tmp_path_factory):
 
 
 def diffusing(pipelines, name, **options):
-    return build(UpscalerConfig(name=name, path=str(pipelines[name]), diffusion_steps=2, **options))
+    return load(configure("upscaler", name, path=str(pipelines[name]), diffusion_steps=2, **options))
 
 
-@pytest.mark.parametrize("name", ["ldm_sr", "sd_x4"])
-def test_diffusers_conform(pipelines, name):
-    """But for what random weights cannot keep: constants and block means."""
-    upscaler = diffusing(pipelines, name)
-    assert upscaler.name == name
-    assert upscaler.bridge(2) == "x4 then antialiased resize to x2"
-    for factor in (1, 2, 4):
-        check_upscaler(upscaler, factor, constant_tolerance=1, block_mean_tolerance=1)
+class TestLatentDiffusion(UpscalerSuite):
+    """Random weights keep neither constants nor block means."""
+
+    name = "ldm_sr"
+    constant_tolerance = block_mean_tolerance = 1
+
+    @pytest.fixture(autouse=True)
+    def folder(self, pipelines):
+        self.path = str(pipelines[self.name])
+
+    def config(self):
+        return configure("upscaler", self.name, path=self.path, diffusion_steps=2)
+
+    def test_its_bridge(self):
+        assert load(self.config()).bridge(2) == "x4 then antialiased resize to x2"
+
+
+class TestStableDiffusion(TestLatentDiffusion):
+    name = "sd_x4"
 
 
 @pytest.mark.parametrize("name", ["ldm_sr", "sd_x4"])
@@ -214,7 +237,7 @@ def test_sd_x4_reads_its_prompt_and_steps_count(pipelines):
     images = coarse_scenes(1, 3, 4, 4)
     plain, prompted = (diffusing(pipelines, "sd_x4", prompt=text).upscale(images, 4) for text in ("", "shoe"))
     assert (plain - prompted).abs().max() > 1e-4
-    more = build(UpscalerConfig(name="sd_x4", path=str(pipelines["sd_x4"]), diffusion_steps=3)).upscale(images, 4)
+    more = load(configure("upscaler", "sd_x4", path=str(pipelines["sd_x4"]), diffusion_steps=3)).upscale(images, 4)
     assert (plain - more).abs().max() > 1e-4
 
 
@@ -222,17 +245,17 @@ def test_another_pipeline_or_an_empty_folder_is_refused(pipelines, tmp_path):
     with pytest.raises(
         UserError, match=r"holds LDMSuperResolutionPipeline, and upscaler=sd_x4 is a StableDiff.*: give"
     ):
-        build(UpscalerConfig(name="sd_x4", path=str(pipelines["ldm_sr"])))
-    with pytest.raises(UserError, match=r"no model of diffusers \(FileNotFoundError"):
-        build(UpscalerConfig(name="sd_x4", path=str(tmp_path)))
+        load(configure("upscaler", "sd_x4", path=str(pipelines["ldm_sr"])))
+    with pytest.raises(UserError, match=r"is not a model of diffusers \(FileNotFoundError"):
+        load(configure("upscaler", "sd_x4", path=str(tmp_path)))
     broken = tmp_path / "broken"
     shutil.copytree(pipelines["ldm_sr"], broken)
     for file in (broken / "unet").glob("*.safetensors"):
         file.unlink()
     with pytest.raises(UserError, match="diffusers cannot load"):
-        build(UpscalerConfig(name="ldm_sr", path=str(broken)))
+        load(configure("upscaler", "ldm_sr", path=str(broken)))
     with pytest.raises(UserError, match="neither a folder nor a hub id: give one, or null for CompVis"):
-        build(UpscalerConfig(name="ldm_sr", path=str(tmp_path / "none")))
+        load(configure("upscaler", "ldm_sr", path=str(tmp_path / "none")))
 
 
 def test_a_pipeline_of_another_factor_is_refused(pipelines, tmp_path):
@@ -245,21 +268,21 @@ def test_a_pipeline_of_another_factor_is_refused(pipelines, tmp_path):
     pipeline.register_modules(vqvae=VQModel(latent_channels=3, num_vq_embeddings=64, **two))
     pipeline.save_pretrained(tmp_path)
     with pytest.raises(UserError, match="enlarges by 2, not 4: give one by 4"):
-        build(UpscalerConfig(name="ldm_sr", path=str(tmp_path)))
+        load(configure("upscaler", "ldm_sr", path=str(tmp_path)))
 
 
 def test_a_hub_model_comes_from_the_cache_at_its_commit(pipelines, tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    config = UpscalerConfig(name="ldm_sr", revision=COMMIT, diffusion_steps=2)
+    config = configure("upscaler", "ldm_sr", revision=COMMIT, diffusion_steps=2)
     with pytest.raises(UserError, match=f"not in the cache .* run hf download CompVis/.* --revision {COMMIT}"):
-        build(config)
+        load(config)
     shutil.copytree(
         pipelines["ldm_sr"], tmp_path / "models--CompVis--ldm-super-resolution-4x-openimages/snapshots" / COMMIT
     )
     images = coarse_scenes(1, 1, 4, 4)
-    assert torch.equal(build(config).upscale(images, 4), diffusing(pipelines, "ldm_sr").upscale(images, 4))
+    assert torch.equal(load(config).upscale(images, 4), diffusing(pipelines, "ldm_sr").upscale(images, 4))
     with pytest.raises(UserError, match=r"revision=main does not fix what CompVis.*: give the commit"):
-        build(dataclasses.replace(config, revision="main"))
+        load(dataclasses.replace(config, revision="main"))
 
 
 def trial(upscaler, **data):
@@ -272,6 +295,11 @@ def upscale_key(config):
     return chain.keys(trial(config))["upscale"]
 
 
+def content(config):
+    """The part of the key of the stage `upscale` that comes from its configuration."""
+    return registry.find("upscaler", config.name).content(config)
+
+
 def test_a_file_enters_the_key_by_content_and_never_by_path(tmp_path):
     first = saved(compact(seed=0), tmp_path / "a.safetensors")
     same = saved(compact(seed=0), tmp_path / "b.safetensors")
@@ -280,11 +308,11 @@ def test_a_file_enters_the_key_by_content_and_never_by_path(tmp_path):
     before = upscale_key(first)
     saved(compact(seed=1), tmp_path / "a.safetensors")
     assert before != upscale_key(first) == upscale_key(other)
-    assert str(tmp_path) not in str(chain._upscaling(trial(first)))
+    assert str(tmp_path) not in str(content(first))
 
 
 def test_a_folder_enters_the_key_by_content_and_a_hub_model_by_commit(pipelines, tmp_path):
-    config = UpscalerConfig(name="sd_x4", path=str(pipelines["sd_x4"]))
+    config = configure("upscaler", "sd_x4", path=str(pipelines["sd_x4"]))
     copy = dataclasses.replace(config, path=str(tmp_path / "copy"))
     shutil.copytree(pipelines["sd_x4"], copy.path)
     assert upscale_key(copy) == upscale_key(config)
@@ -292,30 +320,53 @@ def test_a_folder_enters_the_key_by_content_and_a_hub_model_by_commit(pipelines,
     assert upscale_key(copy) == upscale_key(config)
     (tmp_path / "copy" / "scheduler" / "scheduler_config.json").write_text("{}")
     assert upscale_key(copy) != upscale_key(config)
-    hub = UpscalerConfig(name="sd_x4", revision=COMMIT)
-    assert chain._upscaling(trial(hub))["model"] == {
+    hub = configure("upscaler", "sd_x4", revision=COMMIT)
+    assert content(hub)["model"] == {
         "hub": "stabilityai/stable-diffusion-x4-upscaler",
         "revision": COMMIT,
     }
     assert upscale_key(hub) == upscale_key(dataclasses.replace(hub, path="stabilityai/stable-diffusion-x4-upscaler"))
     for changes in ({"revision": COMMIT[::-1]}, {"path": "me/mine"}, {"prompt": "a shoe"}, {"diffusion_steps": 3}):
         assert upscale_key(dataclasses.replace(hub, **changes)) != upscale_key(hub), changes
-    for changes in ({"temperature": 0.5}, {"tile": 8}, {"batch_size": 2}, {"engine": "torch"}):
-        assert upscale_key(dataclasses.replace(hub, **changes)) == upscale_key(hub), changes
+    assert upscale_key(dataclasses.replace(hub, batch_size=2)) == upscale_key(hub)
 
 
 def test_published_keys_stay_and_options_enter_where_they_are_read():
-    def fields(**options):
-        return chain._upscaling(trial(UpscalerConfig(**options)))
+    def fields(name, **options):
+        return content(configure("upscaler", name, **options))
 
-    assert fields() == {"name": "realsr_df2k_x4", "temperature": 1.0}
-    assert fields(name="bicubic", prompt="x", batch_size=3) == {"name": "bicubic", "temperature": 1.0}
-    assert fields(name="blur_diffusion") == {"name": "blur_diffusion", "diffusion_steps": 20}
-    assert fields(engine="torch", precision="bfloat16", tile=64) == {
-        **fields(), "engine": "torch", "precision": "bfloat16", "tile": 64,
-    }  # fmt: skip
-    for name in (*get_args(Filter), "identity", *completion.NAMES):  # they have no network to run so
-        assert fields(name=name, engine="torch", precision="bfloat16", tile=64) == fields(name=name)
+    published = {"name": "realsr_df2k_x4", "temperature": 1.0}
+    assert content(TrialConfig().upscaler) == fields("realsr_df2k_x4") == published
+    assert fields("bicubic") == {"name": "bicubic", "temperature": 1.0}
+    assert fields("blur_diffusion") == {"name": "blur_diffusion", "diffusion_steps": 20}
+    network = {"engine": "torch", "precision": "bfloat16", "tile": 64}
+    assert fields("realsr_df2k_x4", **network, batch_size=3, channels_last=True) == {**published, **network}
+
+
+@pytest.mark.parametrize(
+    ("options", "names"),
+    [
+        # These have no network to run so.
+        ({"engine": "torch"}, [*get_args(Filter), "identity", "spectral", "blur_diffusion", "wavelet_detail", "sd_x4"]),
+        ({"precision": "bfloat16"}, [*get_args(Filter), "identity", "spectral", "blur_diffusion", "wavelet_detail"]),
+        ({"tile": 64}, [*get_args(Filter), "identity", "spectral", "blur_diffusion", "wavelet_detail", "sd_x4"]),
+        ({"batch_size": 3}, [*get_args(Filter), "identity", "spectral", "spandrel"]),
+        ({"prompt": "x"}, ["bicubic", "ldm_sr"]),
+        ({"temperature": 0.5}, ["bicubic", "sd_x4", "realsr_df2k_x4"]),
+        # Its low-pass is always the coarse image, or nothing is enlarged.
+        ({"low_pass_consistency": True}, ["spectral", "blur_diffusion", "wavelet_detail", "identity"]),
+    ],
+)
+def test_options_that_are_not_read_are_refused(options, names):
+    """So that no two keys stand for one result."""
+    (option,) = options
+    for name in names:
+        with pytest.raises(UserError, match=rf"upscaler\.{option} is not read by upscaler={name}: .* reads? it\."):
+            configure("upscaler", name, **options)
+
+
+def warnings_of(chosen):
+    return methods.upscaler(chosen).check(chosen)
 
 
 @pytest.mark.parametrize(
@@ -329,9 +380,8 @@ def test_published_keys_stay_and_options_enter_where_they_are_read():
     ],
 )
 def test_a_face_model_on_faces_is_warned_of(tmp_path, name, file, folder, warns):
-    path = None if file is None else saved(FACES, tmp_path / file).path
-    config = trial(UpscalerConfig(name=name, path=path), name="folder", path=folder)
-    found = checks._face_warning(config)
+    upscaler = configure("upscaler", name) if file is None else saved(FACES, tmp_path / file)
+    found = warnings_of(trial(upscaler, name="folder", path=folder))
     assert len(found) == warns
     if warns:
         assert file in found[0]
@@ -340,7 +390,7 @@ def test_a_face_model_on_faces_is_warned_of(tmp_path, name, file, folder, warns)
 
 def test_a_plain_network_on_faces_is_not_warned_of(tmp_path):
     config = saved(compact(), tmp_path / "mine.safetensors")
-    assert checks._face_warning(trial(config, name="folder", path="/data/ffhq")) == []
+    assert warnings_of(trial(config, name="folder", path="/data/ffhq")) == []
 
 
 def test_the_warning_reaches_those_who_check(tmp_path):
@@ -363,15 +413,15 @@ def test_the_command_lists_every_upscaler(tmp_path, capsys, monkeypatch):
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split()[0] == "name"
     rows = {line.split()[0]: line for line in lines[1:]}
-    assert set(rows) == {*command.UPSCALERS, *command.completion.NAMES}
+    assert set(rows) == set(registry.names("upscaler"))
     assert "Flickr2K" in rows["realesrgan_x4plus"]
     assert rows["realesrgan_x4plus"].endswith("found")
     assert "not stated" in rows["animevideov3_x2"]
-    assert f"not found: run hf download {weight_files.HUB_IDS['sd_x4']}" in rows["sd_x4"]
+    assert f"not found: run hf download {registry.find('upscaler', 'sd_x4').hub_id}" in rows["sd_x4"]
 
 
 def test_grey_and_colour_pass_a_network_of_one_channel_alike(tmp_path):
-    upscaler = build(saved(compact(2, channels=1, strength=0.5), tmp_path / "grey.safetensors"))
+    upscaler = load(saved(compact(2, channels=1, strength=0.5), tmp_path / "grey.safetensors"))
     grey = coarse_scenes(2, 1, 7, 7)
     colour = upscaler.upscale(grey.expand(-1, 3, -1, -1), 2)
     torch.testing.assert_close(colour, upscaler.upscale(grey, 2).expand(-1, 3, -1, -1), atol=1e-6, rtol=0)

@@ -10,18 +10,20 @@ import pytest
 import torch
 import torch.nn.functional as F
 import yaml
-from upscaler_conformance import check_upscaler, coarse_scenes
 
-from wavedp.config import UpscalerConfig
+from wavedp.config import configure, to_dict
+from wavedp.methods import Weights
 from wavedp.progress import silent
-from wavedp.upscalers import build as ready_made
-from wavedp.upscalers import detail_losses, wavelet_detail
+from wavedp.testing.upscalers import check_upscaler, coarse_scenes
+from wavedp.upscalers import load
 from wavedp.upscalers.completion import Completion
 from wavedp.upscalers.low_pass import keep_low_pass
+from wavedp.upscalers.wavelet_detail import WaveletDetailConfig, losses, network
 from wavedp.wavelets import coarse, spread
 
-SMALL = UpscalerConfig(
-    name="wavelet_detail",
+SMALL = configure(
+    "upscaler",
+    "wavelet_detail",
     train_steps=100,
     train_batch=32,
     train_learning_rate=1e-2,
@@ -35,7 +37,9 @@ ADVERSARIAL = replace(SMALL, detail="adversarial", detail_perceptual=0.0, detail
 
 def test_the_recipe_is_the_one_of_the_configuration_file():
     written = yaml.safe_load(Path(__file__).parents[2].joinpath("conf/upscaler/wavelet_detail.yaml").read_text())
-    assert {field: float(written[field]) for field in wavelet_detail.RECIPE} == wavelet_detail.RECIPE
+    recipe = {name: type(value)(written[name]) for name, value in to_dict(WaveletDetailConfig()).items()}
+    assert recipe == to_dict(WaveletDetailConfig())
+    assert set(written) == set(recipe)
 
 
 def stripes(count: int, side: int = 8) -> torch.Tensor:
@@ -46,19 +50,17 @@ def stripes(count: int, side: int = 8) -> torch.Tensor:
 
 
 @pytest.fixture(scope="module")
-def trained() -> dict[str, wavelet_detail.Weights]:
-    return {
-        config.detail: wavelet_detail.fit_public(stripes(256), config, "cpu", silent) for config in (SMALL, REGRESSION)
-    }
+def trained() -> dict[str, Weights]:
+    return {config.detail: network.fit_public(stripes(256), config, "cpu", silent) for config in (SMALL, REGRESSION)}
 
 
-def upscaler(config: UpscalerConfig, weights: wavelet_detail.Weights) -> Completion:
-    return Completion(config.name, partial(wavelet_detail.complete, config, weights, "cpu"))
+def upscaler(config: WaveletDetailConfig, weights: Weights) -> Completion:
+    return Completion(config.name, partial(network.complete, config, weights, "cpu"))
 
 
-def random_weights(channels: int) -> wavelet_detail.Weights:
+def random_weights(channels: int) -> Weights:
     torch.manual_seed(0)
-    return wavelet_detail.build(SMALL, channels).state_dict()
+    return network.build(SMALL, channels).state_dict()
 
 
 @pytest.mark.parametrize("factor", [1, 2, 4, 8])
@@ -80,7 +82,7 @@ def test_the_low_pass_is_the_coarse_image_and_images_stay_apart(factor):
 
 def test_before_clipping_the_low_pass_is_kept_by_the_wavelets_themselves():
     images = coarse_scenes(2, 3, 6, 10)
-    drawn = wavelet_detail.complete(SMALL, random_weights(3), "cpu", images, 4)
+    drawn = network.complete(SMALL, random_weights(3), "cpu", images, 4)
     assert (drawn - spread(images, 4)).abs().max() > 0.05  # something was drawn
     torch.testing.assert_close(coarse(drawn, 2), images, atol=1e-5, rtol=0)
 
@@ -88,7 +90,7 @@ def test_before_clipping_the_low_pass_is_kept_by_the_wavelets_themselves():
 def test_sampling_draws_what_may_be_and_regression_always_the_same(trained):
     flat = torch.full((200, 1, 4, 4), 0.5) + 1e-4 * torch.arange(200).view(-1, 1, 1, 1)  # its noise is an image's own
     drawn = {
-        config.detail: wavelet_detail.complete(config, trained[config.detail], "cpu", flat, 2) - spread(flat, 2)
+        config.detail: network.complete(config, trained[config.detail], "cpu", flat, 2) - spread(flat, 2)
         for config in (SMALL, REGRESSION)
     }
     assert 0.15 < drawn["sampled"].abs().mean() < 0.45  # 0.3 in the images
@@ -100,13 +102,13 @@ def test_sampling_draws_what_may_be_and_regression_always_the_same(trained):
 def test_a_discriminator_that_sees_the_coarse_image_makes_the_drawn_ones_vivid(monkeypatch):
     """Every block is 0.5 ± 0.3 in truth, and its mean says the contrast but not the sign: least absolute error draws
     next to nothing, and the adversary wants the contrast back."""
-    monkeypatch.setattr(detail_losses, "ALONE", 0.0)
+    monkeypatch.setattr(losses, "JOINS", 0.0)
     images = stripes(256)
     flat = torch.full((50, 1, 4, 4), 0.5) + 1e-4 * torch.arange(50).view(-1, 1, 1, 1)
     contrast = {}
     for config in (REGRESSION, ADVERSARIAL):
-        weights = wavelet_detail.fit_public(images, config, "cpu", silent)
-        drawn = wavelet_detail.complete(config, weights, "cpu", flat, 2)
+        weights = network.fit_public(images, config, "cpu", silent)
+        drawn = network.complete(config, weights, "cpu", flat, 2)
         contrast[config.detail] = float((drawn - spread(flat, 2)).abs().mean())
     assert contrast["regression"] < 0.1
     assert contrast["adversarial"] > 2 * contrast["regression"]
@@ -115,16 +117,16 @@ def test_a_discriminator_that_sees_the_coarse_image_makes_the_drawn_ones_vivid(m
 def test_the_discriminator_joins_late_and_the_perceptual_weight_counts(monkeypatch):
     steps: list[float] = []
     config = replace(ADVERSARIAL, train_steps=8, train_batch=2)
-    real = detail_losses.Adversary.step
-    monkeypatch.setattr(detail_losses.Adversary, "step", lambda self, *sets: (steps.append(1), real(self, *sets))[1])
-    plain = wavelet_detail.fit_public(stripes(16), config, "cpu", silent)
+    real = losses.Adversary.step
+    monkeypatch.setattr(losses.Adversary, "step", lambda self, *sets: (steps.append(1), real(self, *sets))[1])
+    plain = network.fit_public(stripes(16), config, "cpu", silent)
     assert len(steps) == 4
-    alike = wavelet_detail.fit_public(stripes(16), replace(config, detail_perceptual=1.0), "cpu", silent)
+    alike = network.fit_public(stripes(16), replace(config, detail_perceptual=1.0), "cpu", silent)
     assert any(not torch.equal(alike[name], value) for name, value in plain.items())
 
 
 def test_the_learning_rate_rises_then_falls():
-    rates = [wavelet_detail.rate(step / 1000) for step in range(1000)]
+    rates = [network.rate(step / 1000) for step in range(1000)]
     assert max(rates) == 1
     assert rates[0] < 0.02
     assert rates[-1] < 0.06
@@ -135,8 +137,8 @@ def test_the_learning_rate_rises_then_falls():
 def test_the_energy_score_is_least_for_the_right_spread(spread_of_samples, best):
     generator = torch.Generator().manual_seed(0)
     truth, first, second = torch.randn(3, 400, 1, 8, 8, generator=generator)
-    right = detail_losses.energy_score(0.2 * first, 0.2 * second, 0.2 * truth)
-    found = detail_losses.energy_score(spread_of_samples * first, spread_of_samples * second, 0.2 * truth)
+    right = losses.energy_score(0.2 * first, 0.2 * second, 0.2 * truth)
+    found = losses.energy_score(spread_of_samples * first, spread_of_samples * second, 0.2 * truth)
     assert torch.equal(found, right) if best else found > right * 1.02
 
 
@@ -145,29 +147,29 @@ def test_the_energy_score_sees_how_pixels_go_together():
     generator = torch.Generator().manual_seed(0)
     rows = torch.randn(3, 400, 1, 8, 1, generator=generator).expand(-1, -1, -1, -1, 8)
     loose = torch.randn(3, 400, 1, 8, 8, generator=generator)
-    right = detail_losses.energy_score(rows[0], rows[1], rows[2])
-    assert detail_losses.energy_score(loose[0], loose[1], rows[2]) > right * 1.02
+    right = losses.energy_score(rows[0], rows[1], rows[2])
+    assert losses.energy_score(loose[0], loose[1], rows[2]) > right * 1.02
 
 
 def test_training_is_a_function_of_its_seed(trained):
-    again = wavelet_detail.fit_public(stripes(256), SMALL, "cpu", silent)
+    again = network.fit_public(stripes(256), SMALL, "cpu", silent)
     assert all(torch.equal(again[name], value) for name, value in trained["sampled"].items())
-    other = wavelet_detail.fit_public(stripes(256), replace(SMALL, public_seed=1), "cpu", silent)
+    other = network.fit_public(stripes(256), replace(SMALL, public_seed=1), "cpu", silent)
     assert any(not torch.equal(other[name], value) for name, value in trained["sampled"].items())
 
 
 @pytest.mark.parametrize(("size", "levels"), [((28, 28), 2), ((256, 192), 3), ((7, 28), 0), ((10, 12), 1)])
 def test_levels_that_are_trained(size, levels):
-    assert wavelet_detail.trained_levels(size) == levels
+    assert network.trained_levels(size) == levels
 
 
 def test_large_images_are_trained_on_crops(monkeypatch):
     seen = []
-    real = detail_losses.energy_score
-    monkeypatch.setattr(detail_losses, "energy_score", lambda a, b, y: (seen.append(tuple(y.shape)), real(a, b, y))[1])
+    real = losses.energy_score
+    monkeypatch.setattr(losses, "energy_score", lambda a, b, y: (seen.append(tuple(y.shape)), real(a, b, y))[1])
     config = replace(SMALL, train_steps=3, train_batch=2)
-    wavelet_detail.fit_public(torch.rand(4, 1, 96, 128), config, "cpu", silent)
-    assert set(seen) == {(2, 1, wavelet_detail.CROP, wavelet_detail.CROP)}
+    network.fit_public(torch.rand(4, 1, 96, 128), config, "cpu", silent)
+    assert set(seen) == {(2, 1, network.CROP, network.CROP)}
 
 
 @pytest.mark.parametrize("factor", [2, 3, 4])
@@ -190,9 +192,9 @@ def test_keep_low_pass_for_any_factor(factor):
 
 @pytest.mark.parametrize("name", ["nearest", "bicubic", "lanczos", "animevideov3_x2", "realsr_df2k_x4"])
 def test_low_pass_consistency_is_an_option_of_every_upscaler(name):
-    consistent = ready_made(UpscalerConfig(name=name, low_pass_consistency=True))
+    consistent = load(configure("upscaler", name, low_pass_consistency=True))
     check_upscaler(consistent, 2, block_mean_tolerance=1e-6)
-    images, plain = coarse_scenes(1, 1, 7, 7), ready_made(UpscalerConfig(name=name))
+    images, plain = coarse_scenes(1, 1, 7, 7), load(configure("upscaler", name))
     assert consistent.bridge(2) == plain.bridge(2)
     changed = (consistent.upscale(images, 2) - plain.upscale(images, 2)).abs().max()
     assert (changed < 1e-6) == (name == "nearest")  # which keeps block means by itself

@@ -1,15 +1,16 @@
 """Audit the private fit: python -m wavedp.audit [--epsilon 1 4 10] [--quick] [--results results/audit]
 
-Writes, for figures and for reading,
+Writes
 
     audit.jsonl    a line `about`, then lines of kind bound, attack, nearest and sabotage (wavedp.audit.report)
     roc.jsonl      FPR and TPR of every attack, drawn by python -m analysis.audit_figure
-    ledger.jsonl   only if the images are not public: what this audit and those before it spent
+    ledger.jsonl   only if the images are not public: the cost of this audit and of all earlier ones
 
-Images are procedural unless --data names a set. With sensitive ones each claim costs two fits of its size, and the fit
-without privacy and all scores are looks that no ε covers.
+Images are procedural unless --data names a dataset. With sensitive images each claim costs two fits of its budget; the
+fit without privacy and all scores are looks that no ε covers.
 
-Exit status: 0 the claims stand, 1 a bound exceeds its claim or a sabotage passes, 2 bad input (one sentence says what).
+Exit status: 0 if the claims stand, 1 if a bound exceeds its claim or a sabotage passes, 2 for bad input, after one
+sentence of explanation.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ from wavedp.store import write_jsonl
 from wavedp.wavelets import coarse
 
 PUBLIC = ("procedural", "openclipart")
-COARSE = 7  # pixels a side, as in a study's coarsest trials
+COARSE = 7  # pixels per side, as in a study's coarsest trials
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -100,8 +101,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def load_pool(config: DataConfig, seed: int) -> tuple[Pool, str]:
-    """Coarse images of the train split in a random order, and public procedural ones to pretrain on; the fingerprint
-    of the former. Raises UserError for data that are not there or that no level brings to COARSE pixels."""
+    """Coarse images of the train split in random order with public procedural ones for pretraining, and the fingerprint
+    of the former. Raises UserError for data that are missing or that no level brings to COARSE pixels."""
     level = max((config.size // COARSE).bit_length() - 1, 0)
     check_level(level, config.size, config.size)
     own = data.load(config, "train")
@@ -117,14 +118,14 @@ def load_pool(config: DataConfig, seed: int) -> tuple[Pool, str]:
 
 
 def add_to_ledger(path: Path, lines: Sequence[ledger.Line]) -> None:
-    """Write the lines after those of earlier audits, which stay: what they spent stays spent."""
+    """Write the lines after those of earlier audits, which are kept because their cost remains."""
     known = ledger.read(path) if path.is_file() else []
     write_jsonl(path, ({(line["dataset"], *ledger.identity(line)): line for line in [*known, *lines]}).values())
 
 
 def ledger_lines(result: Result, dataset: str, delta: float, run_id: str) -> list[ledger.Line]:
-    """What the audit of sensitive images cost: each fit, and the look that its scores are. run_id: of the settings,
-    seed included, so that the same audit again is the same releases and any other one is more."""
+    """The cost of auditing sensitive images: a line for each fit, and one for the look that all scores are. run_id:
+    hash of the settings and seed, so that repeating an audit repeats its releases and any other audit adds new ones."""
     source: dict[str, Any] = {"dataset": dataset, "trials": ["audit"]}
     lines = []
     for number, (purpose, mechanism, n) in enumerate(result.released):
@@ -136,7 +137,7 @@ def ledger_lines(result: Result, dataset: str, delta: float, run_id: str) -> lis
 
 
 def _progress(part: str) -> Report:
-    """A line on stderr that is written over, for a person who waits."""
+    """A report on stderr that overwrites its own line."""
 
     def report(done: int, total: int) -> None:
         if sys.stderr.isatty() or done == total:

@@ -1,17 +1,17 @@
-"""The audit in one run: a thousand canaries, each in or out by a coin, in a private fit of the product's generator.
+"""The audit in one run: a thousand canaries, each included by a fair coin, in a private fit of wavedp's own generator.
 
     m canaries, of which n are in   T steps   q, σ, C  of the fit   L tokens   D width
 
 The model is `spectral_ar`'s transformer over scalar tokens, the loss its `record_loss`, the fit `fit_private`. A canary
-is an image of random pixels with a class of its own, so that its gradient alone reaches its row of the class table. The
-public weights are the attacker's choice (the guarantee holds for any): what enters the transformer beside the class
-table is scaled down, so that nearly all of a canary's gradient lies in its row, a Dirac as far as other canaries are
-concerned. With plain SGD and a rate so small that gradients stay what they were at the start, (w₀ - w_T) B / lr is the
-sum of all noisy gradient sums: no hook into the fit is needed.
+is an image of random pixels with a class of its own, so that no other record's gradient reaches its row of the class
+table. The attacker may choose the public weights, since the guarantee holds for any: all inputs of the transformer
+except the class table are scaled down, so that nearly all of a canary's gradient lies in its row and hardly any in
+weights that other canaries share. With plain SGD and a learning rate so small that gradients stay as they were at the
+start, (w₀ - w_T) B / lr is the sum of all noisy gradient sums, so the audit needs no hook into the fit.
 
-The score of a canary is the dot product of that sum's row with the direction of its gradient, over σ C √T: N(0, 1) if
-it was out, and higher by 0.99 √T / σ, nearly the most that the claim allows, if it was in at every step. Rows of
-canaries that were out hold nothing but noise: D numbers each with which to measure it.
+The score of a canary is the dot product of that sum's row with the direction of its gradient, divided by σ C √T. It is
+N(0, 1) for an excluded canary, and larger by 0.99 √T / σ, nearly the most that the claim allows, for one included at
+every step. The rows of excluded canaries hold noise only: D numbers each, from which the noise is measured.
 """
 
 from __future__ import annotations
@@ -24,27 +24,27 @@ import torch
 from torch import Tensor, nn
 
 from wavedp.audit.bounds import Scores
-from wavedp.config import PrivacyConfig, TokenizerConfig
+from wavedp.config import PrivacyConfig, configure
 from wavedp.errors import UserError
 from wavedp.generators.conditions import ClassCondition
-from wavedp.generators.spectral_ar import record_loss
-from wavedp.generators.transformer import SpectralTransformer
+from wavedp.generators.spectral_ar.model import record_loss
+from wavedp.generators.spectral_ar.transformer import SpectralTransformer
 from wavedp.privacy import accounting, training
 from wavedp.privacy.accounting import Mechanism
 from wavedp.progress import Report, silent
 from wavedp.seeds import derive_seed
-from wavedp.tokenizers.scalar import ScalarTokenizer
+from wavedp.tokenizers.scalar.model import ScalarTokenizer
 
 WIDTH, DEPTH, HEADS = 64, 1, 2
-DIM = 0.01  # scale of all that the transformer's input is made of: 0.99 of a canary's gradient is then in its row
+DIM = 0.01  # scale of the transformer's inputs, which puts 0.99 of a canary's gradient into its row
 LEARNING_RATE = 1e-3  # moves no weight by more than about 1e-5
-C = 1.0  # canaries' gradients are some hundred times as long
+C = 1.0  # the gradients of canaries are some hundred times as long
 
 
 @dataclass(frozen=True)
 class CanaryFit:
-    """scores: see the module. noise: rows m D of the sum, over σ C √T, NaN where the canary was in. mechanism: what was
-    run. epsilon: what that spent at delta."""
+    """scores: see the module. noise: m D, rows of the sum divided by σ C √T, NaN for included canaries. mechanism: the
+    one that was run. epsilon: its cost at delta."""
 
     scores: Scores
     noise: np.ndarray
@@ -66,10 +66,10 @@ def audited_fit(
     coins: int,
     report: Report = silent,
 ) -> CanaryFit:
-    """Fit images B C h w and the canaries that are in, and score all canaries.
+    """Fit images B C h w and the included canaries, and score all canaries.
 
-    epsilon, delta, rate, steps: the claim, for which the product calibrates σ. seed: of the fit. coins: of the canaries
-    that are in. Raises UserError for fewer than 20 canaries, and as `fit_private` does.
+    epsilon, delta, rate, steps: the claim, for which σ is calibrated. seed: of the fit. coins: seed that decides which
+    canaries are included. Raises UserError for fewer than 20 canaries, and as `fit_private` does.
     """
     if canaries < 20:  # fewer might all be in
         raise UserError(f"canaries={canaries} give no bound: use 20 or more, 1000 for one that says something.")
@@ -81,7 +81,7 @@ def audited_fit(
     inside = torch.from_numpy(included)
     records = torch.cat([images, pixels[inside]]), torch.cat([labels, own[inside]])
 
-    tokenizer = ScalarTokenizer(TokenizerConfig(), tuple(images.shape[1:]))  # type: ignore[arg-type]
+    tokenizer = ScalarTokenizer(configure("tokenizer", "scalar"), tuple(images.shape[1:]))  # type: ignore[arg-type]
     torch.manual_seed(derive_seed(0, "audit", "model"))
     condition = ClassCondition(n_classes + canaries, WIDTH)
     model, table = SpectralTransformer(tokenizer, condition, WIDTH, DEPTH, HEADS), condition.table.weight
@@ -101,7 +101,7 @@ def audited_fit(
         grad_sample_mode="bookkeeping",
     )
     loss = record_loss(tokenizer, config, dropout=0.0)
-    # A canary's own row is one that no other canary's loss reaches, so that one backward pass finds them all.
+    # No other canary's loss reaches a canary's row, so one backward pass finds all their gradients.
     (gradient,) = torch.autograd.grad(loss(model, pixels, own).sum(), [table])
     directions = nn.functional.normalize(gradient[n_classes:-1].double())  # m D
     before = table.detach().clone()

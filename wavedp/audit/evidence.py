@@ -1,8 +1,8 @@
-"""What an audit found, against what was claimed: bounds on ε, and measurements that the claim gives a law for.
+"""Evidence of an audit against a claim: bounds on ε, and measurements whose distribution the claim determines.
 
-Formal guarantee. Of a fit that keeps its claim, `rejected` is true with probability at most `level`, shared by all the
-evidence given to it. Measurements of noise, sampling and votes are exact tests, or sums of hundreds of terms taken as
-normal; bounds as in wavedp.audit.bounds.
+Formal guarantee. If a fit keeps its claim, `rejected` returns evidence with probability at most `level`, which all
+evidence given to it shares. Measurements of noise, sampling and votes are exact tests, or sums of hundreds of terms
+that are taken as normal; bounds are those of wavedp.audit.bounds.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from scipy.stats import binomtest, chi2, norm, pearsonr
 
 @dataclass(frozen=True)
 class Evidence:
-    """measured is to stay within claimed (`least`: to reach it). p_value: how likely what was measured is under the
-    claim; a bound on ε that was computed at the level of the verdict has 0 when it exceeds the claim, 1 otherwise."""
+    """One measurement: `measured` must be at most `claimed`, or with `least` at least that. p_value: probability of
+    such a measurement under the claim; a bound on ε, computed at the verdict's confidence, has 0 if it exceeds the
+    claim and 1 otherwise."""
 
     name: str
     measured: float
@@ -32,41 +33,42 @@ class Evidence:
 
 
 def rejected(evidence: Sequence[Evidence], level: float) -> Evidence | None:
-    """The evidence that rejects the claim, the strongest if there are several; None if none does."""
+    """The strongest evidence that rejects the claim; None if none does."""
     worst = min(evidence, key=lambda item: (item.p_value, -_excess(item)))
     return worst if worst.p_value < level / len(evidence) else None
 
 
 def of_bound(name: str, bound: float, epsilon: float) -> Evidence:
-    """A lower bound on ε, of a confidence of the verdict's own, against the claim."""
+    """Evidence from a lower bound on ε that was computed at the verdict's confidence."""
     return Evidence(f"ε, {name}", bound, epsilon, 0.0 if bound > epsilon else 1.0)
 
 
 def of_noise(values: np.ndarray) -> Evidence:
-    """Numbers that should be N(0, 1) or wider, where no record has a vote: the noise in units of what was claimed."""
+    """Evidence from noise that no record influences, in units of the claimed one: it should be N(0, 1) or wider."""
     total = float(np.square(values).sum())
     return Evidence("noise", math.sqrt(total / len(values)), 1.0, float(chi2.cdf(total, len(values))), least=True)
 
 
 def of_sampling(drawn: int, chances: int, rate: float) -> Evidence:
-    """How often records were drawn, of so many times that each could have been."""
+    """Evidence from the number of times that records were drawn, out of `chances` independent draws."""
     p_value = binomtest(drawn, chances, rate, alternative="greater").pvalue if rate < 1 else 1.0
     return Evidence("sample rate", drawn / chances, rate, float(p_value))
 
 
 def of_vote(length: float) -> Evidence:
-    """The length of one record's vote in units of C, computed without noise: certain, but for rounding."""
+    """Evidence from the length of one record's clipped gradient in units of C, computed without noise: exact except
+    for rounding."""
     return Evidence("vote of a record", length, 1.0, 0.0 if length > 1 + 1e-4 else 1.0)
 
 
 def of_votes(scores: np.ndarray, most: float, spread: float) -> Evidence:
-    """Scores of included canaries, each of expectation at most `most` and standard deviation `spread`."""
+    """Evidence from scores of included canaries, of mean at most `most` and standard deviation `spread` each."""
     z = (float(scores.mean()) - most) / (spread / math.sqrt(len(scores)))
     return Evidence("votes of included canaries", float(scores.mean()), most, float(norm.sf(z)))
 
 
 def of_sharing(first: np.ndarray, second: np.ndarray) -> Evidence:
-    """Correlation of two releases' noise, in the same places."""
+    """Evidence from the correlation of two releases' noise in the same coordinates."""
     if not (first.std() and second.std()):
         return Evidence("correlation of two releases' noise", 0.0, 0.0, 1.0)
     found = pearsonr(first, second, alternative="greater")
@@ -74,7 +76,7 @@ def of_sharing(first: np.ndarray, second: np.ndarray) -> Evidence:
 
 
 def _excess(item: Evidence) -> float:
-    """By how much a claim was missed, as a ratio where there is one: orders evidence of equal p-values."""
+    """The amount by which a claim was missed, as a ratio if possible; it orders evidence of equal p-values."""
     if item.least:
         return item.claimed / max(item.measured, 1e-9)
     return item.measured / item.claimed if item.claimed else abs(item.measured)

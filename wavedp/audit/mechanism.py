@@ -1,15 +1,16 @@
-"""The audit of one step: the product's own clipping, sampling and noise around a canary with a Dirac gradient.
+"""The audit of one step: wavedp's own clipping, sampling and noise, on a canary whose gradient has one coordinate.
 
     N draws of the step with the canary, N without   D coordinates   C  max_grad_norm   q, σ  of the claim
 
-The model is D weights w and the loss of a record x is w · x, so that its gradient is x. The canary's is long and lies
-along coordinate 0, where `RecordGradients` must shorten it to C. Its one companion pulls the other way, less hard: a
-clipping of the batch as a whole would let the canary turn it over, by 2 C or more. The clipped sum is a fixed vector,
-so the draws are rows of one tensor: `noisy_mean` gives each row noise of its own, and `poisson_sample` chooses the rows
-in which the canary takes part. (The companion is always in, and the attacker knows it.)
+The model has D weights w, and the loss of a record x is w · x, so its gradient is x. The canary's gradient is long and
+lies along coordinate 0, where `RecordGradients` must shorten it to C. The canary has one companion with a shorter
+gradient of opposite sign: if the batch were clipped as a whole, the canary would reverse the sum, a change of 2 C or
+more. The clipped sum is a fixed vector, so the draws are rows of one tensor: `noisy_mean` gives each row its own noise,
+and `poisson_sample` chooses the rows in which the canary takes part. (The companion takes part in all of them, and the
+attacker knows it.)
 
-At q = 1 the score of a draw is N(1/σ, 1) with the canary and N(0, 1) without it, exactly what the Gaussian mechanism
-allows, so that the bounds come near the claim. They must not exceed it.
+At q = 1 the score of a draw is N(1/σ, 1) with the canary and N(0, 1) without it, exactly as the Gaussian mechanism
+allows, so the bounds come near the claim. They must not exceed it.
 """
 
 from __future__ import annotations
@@ -27,13 +28,14 @@ from wavedp.privacy.clipping import GradSampleMode, RecordGradients
 from wavedp.seeds import derive_seed
 
 D, C = 8, 0.5
-CANARY, COMPANION = 5e3, -50.0  # gradients along coordinate 0, before they are clipped
+CANARY, COMPANION = 5e3, -50.0  # gradients along coordinate 0, before clipping
 
 
 @dataclass(frozen=True)
 class StepDraws:
-    """scores: in units of the claimed noise. noise: the same of coordinates 1 to D - 1. drawn: in how many of the draws
-    with the canary it took part. vote: |what it adds to the clipped sum| / C."""
+    """scores: in units of the claimed noise. noise: coordinates 1 to D - 1 in the same units. drawn: number of draws in
+    which the canary took part, of those that may include it. vote: norm of the canary's addition to the clipped sum, in
+    units of C."""
 
     scores: Scores
     noise: np.ndarray
@@ -42,7 +44,7 @@ class StepDraws:
 
 
 def draw_steps(claim: Mechanism, draws: int, seed: int, mode: GradSampleMode = "hooks") -> StepDraws:
-    """`draws` steps with the canary and as many without it. claim: of one step."""
+    """Draw `draws` steps with the canary and as many without it. claim: the mechanism of one step."""
     records = torch.tensor([[COMPANION], [CANARY]]) * torch.eye(D)[0]  # 2 D
     without, with_it = (_clipped_sum(part, mode) for part in (records[:1], records))
     noise = torch.Generator().manual_seed(derive_seed(seed, "audit", "step noise"))
@@ -62,7 +64,7 @@ def draw_steps(claim: Mechanism, draws: int, seed: int, mode: GradSampleMode = "
 
 
 def _clipped_sum(records: Tensor, mode: GradSampleMode) -> Tensor:
-    """D: of the gradients of these records."""
+    """The clipped sum of these records' gradients, D."""
     model = nn.Linear(D, 1, bias=False)
     gradients = RecordGradients(model, C, mode)
     try:

@@ -1,17 +1,17 @@
-"""The attack without a look inside: were these images in the fit? Asked of the released weights of a coarse generator.
+"""Membership inference on the released weights of a coarse generator, without access to the fit itself (black box).
 
-    P images of a pool, each in or out by a coin   m canaries, random pixels and labels, likewise   L tokens
+    P images of a pool   m canaries of random pixels and labels   L tokens; a fair coin includes each image and canary
 
 `attack` fits `spectral_ar` as a study does (public pretraining, DP-Adam, condition dropout), draws samples, and scores
 every record by
 
     loss          log-likelihood of its tokens under the released weights
-    guidance      conditional minus unconditional log-likelihood: what classifier-free guidance adds
-    calibrated    log-likelihood under the released weights minus that under the public ones (how hard a record is
-                  by itself cancels; Watson et al. 2022, arXiv 2111.08440)
+    guidance      conditional minus unconditional log-likelihood, the difference that classifier-free guidance uses
+    calibrated    log-likelihood under the released weights minus that under the public ones, in which the difficulty of
+                  a record cancels (Watson et al. 2022, arXiv 2111.08440)
 
-Coins make the one-run bounds of wavedp.audit.bounds apply to natural images too. The same attack on ε = ∞ shows
-what it can see at all: where it finds nothing there, finding nothing under a budget says nothing.
+Because coins decide membership, the one-run bounds of wavedp.audit.bounds apply to natural images too. The same attack
+at ε = ∞ shows its power: if it finds nothing there, finding nothing under a budget means nothing.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from scipy.stats import bootstrap
 from torch import Tensor
 
 from wavedp.audit.bounds import Scores
-from wavedp.config import GeneratorConfig, PrivacyConfig, SamplingConfig, TokenizerConfig
-from wavedp.generators import FitSettings, Weights
-from wavedp.generators.spectral_ar import SpectralAR, token_losses
+from wavedp.config import PrivacyConfig, SamplingConfig, configure
+from wavedp.generators import FitSettings
+from wavedp.generators.spectral_ar.model import SpectralARModel
 from wavedp.privacy import accounting
 from wavedp.privacy.accounting import Mechanism
 from wavedp.progress import Report, silent
 from wavedp.seeds import derive_seed
-from wavedp.tokenizers.scalar import ScalarTokenizer
+from wavedp.tokenizers.scalar.model import ScalarTokenizer
 
 SCORES = ("loss", "guidance", "calibrated")
 RESAMPLES = 400
@@ -42,7 +42,7 @@ SHUFFLES = 499
 
 @dataclass(frozen=True)
 class Pool:
-    """Natural images B C h w in [0, 1] with labels, which may be in the fit, and public ones to pretrain on."""
+    """Natural images B C h w in [0, 1] with labels, candidates for the fit, and public ones for pretraining."""
 
     images: Tensor
     labels: Tensor
@@ -53,7 +53,7 @@ class Pool:
 
 @dataclass(frozen=True)
 class Attack:
-    """scores: by kind of record (`images`, `canaries`) and kind of score. nearest: see `nearness`. spent: ε at δ."""
+    """scores: by kind of record (`images`, `canaries`) and of score. nearest: see `nearness`. spent: ε of mechanism."""
 
     scores: dict[tuple[str, str], Scores]
     nearest: dict[str, float]
@@ -64,7 +64,7 @@ class Attack:
 
 @dataclass(frozen=True)
 class Estimate:
-    """value, and the ends of its two-sided 95 % interval."""
+    """An estimate and the ends of its two-sided 95 % interval."""
 
     value: float
     low: float
@@ -73,8 +73,8 @@ class Estimate:
 
 @dataclass(frozen=True)
 class AttackSetting:
-    """canaries, samples: how many. rate, steps: q and T of the fit. pretrain_steps: of the public pretraining. The rest
-    of the fit is what a study's defaults are."""
+    """canaries, samples: numbers of them. rate, steps: q and T of the fit. pretrain_steps: of the public pretraining.
+    All other settings of the fit are the defaults of a study."""
 
     canaries: int = 500
     samples: int = 500
@@ -86,7 +86,7 @@ class AttackSetting:
 def attack(
     pool: Pool, epsilon: float, delta: float, setting: AttackSetting, seed: int, report: Report = silent
 ) -> Attack:
-    """Fit, sample and score, as the module says. epsilon: inf for the fit without privacy."""
+    """Fit, sample and score as the module describes. epsilon: inf for the fit without privacy."""
     canaries, n_samples = setting.canaries, setting.samples
     rng = np.random.default_rng(derive_seed(seed, "audit", "membership"))
     images = torch.cat([pool.images, torch.from_numpy(rng.random((canaries, *pool.images.shape[1:]))).float()])
@@ -95,12 +95,14 @@ def attack(
     natural = torch.arange(len(images)) < len(pool.images)
 
     shape = tuple(pool.images.shape[1:])
-    tokenizer = ScalarTokenizer(TokenizerConfig(), shape)  # type: ignore[arg-type]
-    generator = GeneratorConfig(condition_dropout=0.1, pretrain_steps=setting.pretrain_steps, depth=1)
-    made = SpectralAR(generator, tokenizer, tokenizer, pool.n_classes, "cpu")
+    tokenizer = ScalarTokenizer(configure("tokenizer", "scalar"), shape)  # type: ignore[arg-type]
+    config = configure(
+        "generator", "spectral_ar", condition_dropout=0.1, pretrain_steps=setting.pretrain_steps, depth=1
+    )
+    made = SpectralARModel(config, tokenizer, tokenizer, pool.n_classes, "cpu")
     public = made.fit_public(pool.public_images, pool.public_labels, seed, silent)
     n_records = int(coins.sum())
-    config = PrivacyConfig(
+    privacy = PrivacyConfig(
         epsilon=epsilon,
         delta=delta,
         batch_size=max(1, round(setting.rate * n_records)),
@@ -109,12 +111,13 @@ def attack(
         grad_sample_mode="bookkeeping",
     )
     with TemporaryDirectory() as folder:
-        planned = accounting.mechanisms(config, n_records)
+        (planned,) = accounting.mechanisms(privacy, n_records)
         own_seed = derive_seed(seed, "audit", "private_fit")
-        settings = FitSettings(config, planned, own_seed, Path(folder, "checkpoint.safetensors"))
+        checkpoint = Path(folder, "checkpoint.safetensors")
+        settings = FitSettings(privacy, {"private_fit": planned}, own_seed, checkpoint)
         fit = made.fit_private(public, images[coins], labels[coins], settings, report)
-    found = log_likelihoods(made, fit.weights, images, labels)
-    before = log_likelihoods(made, public, images, labels)
+    found = made.log_likelihoods(fit.weights, images, labels)
+    before = made.log_likelihoods(public, images, labels)
     values = {"loss": found[0], "guidance": found[0] - found[1], "calibrated": found[0] - before[0]}
     scores = {
         (kind, name): Scores(values[name][(rows & coins).numpy()], values[name][(rows & ~coins).numpy()])
@@ -126,28 +129,12 @@ def attack(
     samples = made.sample(fit.weights, shown, SamplingConfig(n=n_samples, temperature=1.0), seed, silent)
     near = nearness(samples, images[coins & natural], images[~coins & natural])
     mechanism = fit.mechanisms["private_fit"]
-    spent = accounting.compose([mechanism], accounting.delta(config, n_records))
+    spent = accounting.compose([mechanism], accounting.delta(privacy, n_records))
     return Attack(scores, near, mechanism, spent, n_records)
 
 
-@torch.inference_mode()
-def log_likelihoods(
-    made: SpectralAR, weights: Weights, images: Tensor, labels: Tensor
-) -> tuple[np.ndarray, np.ndarray]:
-    """In nats, of the tokens of images B C h w with their labels and without a condition."""
-    model = made._model(made.tokenizer, made.n_classes, weights).eval()
-    parts = []
-    for shown, given in zip(images.split(512), labels.split(512), strict=True):
-        codes = made.tokenizer.encode(shown).to(made.device)
-        of_labels = given.to(made.device)
-        both = [-token_losses(model, codes, c).double().sum(1) for c in (of_labels, model.condition.absent(of_labels))]
-        parts.append(torch.stack(both))
-    conditional, unconditional = torch.cat(parts, dim=1).cpu().numpy()
-    return conditional, unconditional
-
-
 def auc(scores: Scores) -> Estimate:
-    """The chance that an included record scores above an excluded one, ties half; bootstrap over both."""
+    """The probability that an included record scores above an excluded one, ties half; bootstrap over both."""
     return _bootstrapped(scores, _auc)
 
 
@@ -157,7 +144,7 @@ def tpr_at(scores: Scores, fpr: float) -> Estimate:
 
 
 def roc(scores: Scores, points: int = 80) -> tuple[list[float], list[float]]:
-    """FPR and TPR at thresholds that make steps of equal ratio in FPR, ascending, from (0, 0) to (1, 1)."""
+    """FPR and TPR at thresholds whose FPRs are spaced geometrically, ascending, from (0, 0) to (1, 1)."""
     excluded, included = np.sort(scores.excluded), np.sort(scores.included)
     ranks = np.unique(np.geomspace(1, len(excluded), points).round().astype(int))
     thresholds = excluded[len(excluded) - ranks]
@@ -166,12 +153,12 @@ def roc(scores: Scores, points: int = 80) -> tuple[list[float], list[float]]:
 
 
 def nearness(samples: Tensor, members: Tensor, others: Tensor) -> dict[str, float]:
-    """Do samples lie nearer to records of the fit than to as many that were not in it? Distances are Euclidean, over
-    pixels, to the nearest of each kind, averaged over samples.
+    """Distances from samples to the records of the fit and to as many others: Euclidean over pixels, to the nearest
+    record of each kind, averaged over samples.
 
-    chance_low, chance_high: where 95 % of the differences are when the same records are shuffled into two kinds;
-    p_value: how many of these are as large. Coins make that exact, which an interval over samples would not be: all
-    samples share the records.
+    chance_low, chance_high: range of 95 % of the differences if the same records are shuffled into two kinds. p_value:
+    share of shuffles with a difference as large. This test is exact because coins decided membership; an interval over
+    samples would not be, because all samples share the records.
     """
     count = min(len(members), len(others))
     records = torch.cat([members[:count], others[:count]])

@@ -1,14 +1,14 @@
-"""All parts of the audit, as rows for audit.jsonl and roc.jsonl.
+"""Run all parts of the audit, as rows for audit.jsonl and roc.jsonl.
 
     step       one step of clipping and noise, 2 N draws                          wavedp.audit.mechanism
     fit        1000 canaries and more in one private fit, white box               wavedp.audit.canaries
     released   the weights that a study would release, black box                  wavedp.audit.membership
     suite      the same fit under sabotage                                        wavedp.audit.sabotage
 
-Each bound is stated at 95 % of its own. The verdict does not use that one: with dozens of bounds some would exceed a
-tight claim by chance. It uses the same bound at a confidence of which all of the table's bounds share FALSE_ALARM, and
-the suite's evidence about the honest fit shares as much again: an honest product is accused at no more than 2 % of the
-seeds.
+Each bound is stated at a confidence of 95 %. The verdict does not use these: among dozens of bounds, some would exceed
+a tight claim by chance. For the verdict, bounds are recomputed at a stricter confidence, so that together they raise a
+false alarm with probability at most FALSE_ALARM. The suite's evidence about the honest fit has another FALSE_ALARM, so
+an honest fit is accused for at most 2 % of seeds.
 """
 
 from __future__ import annotations
@@ -30,19 +30,20 @@ from wavedp.progress import Report
 
 CONFIDENCE = 0.95
 FALSE_ALARM = 0.01
-"""Chance that an honest product fails for the table, and again for the suite."""
+"""Probability that an honest fit fails by the table of bounds, and the same again by the suite."""
 
 KINDS = ("images", "canaries")
 BOUNDS_PER_CLAIM = 3 + 4 + len(KINDS) * len(membership.SCORES)
-RELATIVE = 1e-3  # the PLD claim is an upper bound on a grid, and calibration stops at four digits
+RELATIVE = 1e-3  # tolerance: PLD rounds up to a grid, and calibration stops at four digits
 
 Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Settings:
-    """claims: ε of each, at delta. canaries, steps: of the white-box fit, which takes every record at every step, so
-    that the claim is exactly a Gaussian mechanism's. step_rate: q of the subsampled step. draws: N of each step."""
+    """claims: the ε of each, at delta. canaries, steps: of the white-box fit, which takes every record at every step,
+    so that the claim is exactly that of a Gaussian mechanism. step_rate: q of the subsampled step. draws: N of each
+    step."""
 
     claims: tuple[float, ...] = (1.0, 4.0, 10.0)
     delta: float = 1e-5
@@ -56,7 +57,7 @@ class Settings:
     suite: sabotage.Setting = field(default_factory=sabotage.Setting)
 
     def check(self) -> None:
-        """Raises UserError for what no audit can be made of."""
+        """Raise UserError for settings that allow no audit."""
         for epsilon in self.claims:
             if not 0 < epsilon <= bounds.LARGEST_EPSILON:
                 raise UserError(f"epsilon={epsilon:g} cannot be audited: use claims in 0 < epsilon <= 100.")
@@ -74,8 +75,8 @@ class Settings:
 
 @dataclass(frozen=True)
 class Result:
-    """rows: of audit.jsonl, `about` first. curves: of roc.jsonl. failures: one sentence each; empty when all is well.
-    released: what the fits ran on the images, by purpose, with the number of records."""
+    """rows: of audit.jsonl, `about` first. curves: of roc.jsonl. failures: one sentence each; empty if all is well.
+    released: (purpose, mechanism, number of records) of every fit on the images."""
 
     rows: list[Row]
     curves: list[Row]
@@ -84,7 +85,7 @@ class Result:
 
 
 def run(settings: Settings, pool: Pool, about: Row, progress: Callable[[str], Report]) -> Result:
-    """The whole audit. progress: for a part's name, what its report goes to."""
+    """Run the whole audit. progress: takes the name of a part and gives the report that follows it."""
     settings.check()
     rows: list[Row] = []
     curves: list[Row] = []
@@ -106,7 +107,7 @@ def run(settings: Settings, pool: Pool, about: Row, progress: Callable[[str], Re
 
 
 def failures_of(rows: list[Row], findings: list[sabotage.Finding]) -> list[str]:
-    """A sentence for each bound above its claim and for each finding that is not what it should be."""
+    """One sentence for each bound above its claim and for each unexpected finding."""
     above = [row for row in rows if row["kind"] == "bound" and row["exceeds"]]
     return [
         f"{row['part']}, {row['bound']}: the bound {row['low_verdict']:.3g} exceeds the claim {row['claim']:.3g}."
@@ -230,11 +231,13 @@ def _one_run_gaussian(scores: Scores, mu: float, delta: float, confidence: float
 
 
 def _about(part: str, claim: float, spent: float, mechanism: Mechanism) -> Row:
-    return {"kind": "bound", "part": part, "claim": claim, "spent": _number(spent), **asdict(mechanism)}
+    ran = {name: getattr(mechanism, name) for name in ("sample_rate", "noise_multiplier", "steps")}
+    return {"kind": "bound", "part": part, "claim": claim, "spent": _number(spent), **ran}
 
 
 def _bound_row(about: Row, bound: str, low: Callable[[float], float], settings: Settings) -> Row:
-    """low: the bound at a confidence. `exceeds`: whether the bound of the verdict's confidence is above the claim."""
+    """A row of one bound. low: gives the bound at a confidence. `exceeds`: true if the bound at the verdict's
+    confidence is above the claim."""
     claim = about["claim"]
     verdict = 1 - FALSE_ALARM / (BOUNDS_PER_CLAIM * len(settings.claims))
     at_verdict = low(verdict)
@@ -265,7 +268,7 @@ def _curve(name: str, claim: float, scores: Scores) -> Row:
 
 
 def _number(value: float) -> float | str:
-    """JSON has no infinity."""
+    """The rounded value, or "inf", since JSON has no infinity."""
     return "inf" if math.isinf(value) else round(value, 6)
 
 

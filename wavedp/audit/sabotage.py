@@ -1,8 +1,8 @@
-"""Ways to break the private fit, each of which an audit must notice: an audit that passes everything proves nothing.
+"""Ways to break the private fit, each of which the audit must notice: an audit that passes everything proves nothing.
 
-Each is a context manager that puts a broken function in the place of the product's own; the product has no switch for
-any of them. `suite` runs the same audit on the fit as it is and under each sabotage: a bound on ε above the claim, or a
-measurement with a law of its own (noise, sampling, votes, noise shared by two releases) whose p-value rejects it.
+Each is a context manager that replaces one of wavedp's functions by a broken one; wavedp itself has no switch for any
+of them. `suite` runs the same audit on the intact fit and under each sabotage. It rejects a fit by a bound on ε above
+the claim, or by the p-value of a measurement of known distribution (noise, sampling, votes, noise shared by releases).
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ from wavedp.privacy.clipping import LossFn, RecordGradients
 from wavedp.progress import Report, silent
 
 EVIDENCE = 10
-"""How many pieces of evidence `collect` gathers, which share the suite's level."""
+"""Number of pieces of evidence from `collect`, which share the suite's level."""
 
 
 @dataclass(frozen=True)
 class Setting:
-    """One audit of the suite. rate, steps: of its two fits, and of its subsampled step (which is one step)."""
+    """One audit of the suite. rate: of its two fits and of its one subsampled step. steps: of the fits."""
 
     epsilon: float = 4.0
     delta: float = 1e-5
@@ -55,7 +55,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Finding:
-    """sabotage: None is the fit as it is. rejection: the strongest evidence that rejects the claim, None if none does.
+    """sabotage: None is the intact fit. rejection: the strongest evidence that rejects the claim, None if none does.
     evidence: all of it."""
 
     sabotage: str | None
@@ -64,7 +64,7 @@ class Finding:
 
     @property
     def expected(self) -> bool:
-        """Whether the audit said what it should: that a sabotage is one, and that the fit as it is, is not."""
+        """True if the audit rejected a sabotaged fit or accepted the intact one."""
         return (self.rejection is None) == (self.sabotage is None)
 
 
@@ -77,7 +77,7 @@ def suite(
     names: Sequence[str] | None = None,
     report: Report = silent,
 ) -> list[Finding]:
-    """The fit as it is, then under each sabotage. level: chance of rejecting the fit as it is."""
+    """Audit the intact fit, then the fit under each sabotage. level: probability of rejecting the intact fit."""
     setting, chosen = setting or Setting(), [None, *(SABOTAGES if names is None else names)]
     findings = []
     for number, name in enumerate(chosen):
@@ -89,8 +89,8 @@ def suite(
 
 
 def collect(images: Tensor, labels: Tensor, level: float, seed: int, setting: Setting) -> list[Evidence]:
-    """All evidence of one audit: of a step without and with subsampling, and of two fits of one seed with different
-    canaries. Bounds are computed at their part of `level`."""
+    """All evidence of one audit: of one step without and one with subsampling, and of two fits of one seed with
+    different canaries. Bounds are computed at their share of `level`."""
     confidence, delta, epsilon = 1 - level / EVIDENCE, setting.delta, setting.epsilon
     whole, part = (Mechanism(rate, accounting.calibrate(epsilon, delta, rate, 1), 1) for rate in (1.0, setting.rate))
     evidence = []
@@ -114,7 +114,7 @@ def collect(images: Tensor, labels: Tensor, level: float, seed: int, setting: Se
     evidence.append(of_bound("one fit, one run", low, epsilon))
     evidence.append(of_noise(first.noise[np.isfinite(first.noise)]))
     rate, steps, sigma = first.mechanism.sample_rate, setting.steps, first.mechanism.noise_multiplier
-    spread = math.sqrt(1 + rate * (1 - rate) / sigma**2)  # noise, and the chance of T batches
+    spread = math.sqrt(1 + rate * (1 - rate) / sigma**2)  # of noise and of Poisson sampling
     evidence.append(of_votes(first.scores.included, rate * math.sqrt(steps) / sigma, spread))
     both = np.isfinite(first.noise) & np.isfinite(second.noise)
     evidence.append(of_sharing(first.noise[both], second.noise[both]))
@@ -138,7 +138,7 @@ def _fit(images: Tensor, labels: Tensor, seed: int, coins: int, setting: Setting
 
 @contextmanager
 def noise_scaled(factor: float) -> Iterator[None]:
-    """Noise of `factor` times the claimed standard deviation; 0: none."""
+    """Noise of `factor` times the claimed standard deviation; 0 is none."""
     own = training.noisy_mean
 
     def noisy_mean(sums: Sequence[Tensor], noise_multiplier: float, *rest: Any) -> list[Tensor]:
@@ -150,14 +150,14 @@ def noise_scaled(factor: float) -> Iterator[None]:
 
 @contextmanager
 def no_clipping() -> Iterator[None]:
-    """Gradients as long as they are."""
+    """Gradients are not clipped."""
     with patch.object(clipping, "clipping_factors", lambda norms, *rest: torch.ones_like(norms)):
         yield
 
 
 @contextmanager
 def batch_clipping(of_mean: bool) -> Iterator[None]:
-    """The microbatch's gradient shortened as a whole: the mean to C (what clip_grad_norm_ on a batch's loss does), or
+    """The microbatch's gradient is clipped as a whole: the mean to C (as clip_grad_norm_ on a batch's loss does), or
     the sum to C."""
 
     def clipped_sum(self: RecordGradients, loss_fn: LossFn, batch: Sequence[Tensor]) -> list[Tensor]:
@@ -186,7 +186,7 @@ def oversampling(factor: float) -> Iterator[None]:
 
 @contextmanager
 def shared_noise() -> Iterator[None]:
-    """The noise is seeded with the study's seed alone, so that all its releases have the same."""
+    """The noise is seeded by the study's seed only, so all releases have the same noise."""
     own = training.derive_seed
 
     def derive_seed(seed: int, *names: str | int) -> int:

@@ -1,13 +1,13 @@
-"""Membership inference on a trial of a finished study, whose artifacts are still in its store.
+"""Membership inference on a trial of a finished study whose artifacts are still in the store.
 
     python -m wavedp.audit.study results/<study> --trial ID [--store .wavedp/store] [--home .wavedp/data]
 
 Members are the first records of the train split, others those of the test split: what tells the splits apart by itself
-counts as membership here, which the coins of wavedp.audit.membership avoid. Scores are that module's; for
-`blur_diffusion` a log-likelihood is minus the training loss, over times and noises that are the same for every record.
+counts as membership here, which the coins of wavedp.audit.membership avoid. Scores are that module's, made of the
+log-likelihoods that the generator's model gives (`wavedp.generators.Scores`).
 
 Writes membership.jsonl: a line for each score and one for the distances of the trial's coarse samples. Scores of
-records are looks without noise: their line goes to membership_ledger.jsonl, for ledger.jsonl has one writer.
+records are looks without noise. Their line goes to membership_ledger.jsonl, because ledger.jsonl has a single writer.
 """
 
 from __future__ import annotations
@@ -24,28 +24,25 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
-from torch import Tensor
 
-from wavedp import chain, data, stages
+from wavedp import chain, data, methods, stages
 from wavedp.audit.bounds import Scores
-from wavedp.audit.membership import auc, log_likelihoods, nearness, tpr_at
+from wavedp.audit.membership import auc, nearness, tpr_at
 from wavedp.config import TrialConfig, from_dict
 from wavedp.errors import UserError
-from wavedp.generators import Generator, Weights
-from wavedp.generators.blur_diffusion import BlurDiffusion, draws_of, record_loss
-from wavedp.generators.spectral_ar import SpectralAR
+from wavedp.fields import fitting
+from wavedp.generators import Pretrains
+from wavedp.generators import Scores as GivesScores
 from wavedp.privacy import ledger
 from wavedp.store import Artifact, Store, write_jsonl
 from wavedp.wavelets import coarse
 
-NOISES = 16  # times and noises for each record of a diffusion model
-
 
 def reopen(folder: Path, trial_id: str, store: Store, home: str | None) -> tuple[TrialConfig, dict[str, Artifact]]:
-    """The configuration of a finished trial, and the artifacts that its store still has, by stage.
+    """The configuration of a finished trial, and its artifacts in the store, by stage.
 
-    Raises UserError for a folder that is no study, a trial that it has not finished, or that today's code would name
-    otherwise, and for artifacts that are gone.
+    Raises UserError for a folder without a study, for a trial that is not finished or that today's code gives another
+    key, and for missing artifacts.
     """
     for name in ("study.yaml", "trials.jsonl"):
         if not (folder / name).is_file():
@@ -64,7 +61,9 @@ def reopen(folder: Path, trial_id: str, store: Store, home: str | None) -> tuple
             place[field] = value
     if home is not None:
         values["data"]["home"] = home
-    trial: TrialConfig = from_dict(TrialConfig, values)
+    for kind in ("tokenizer", "generator", "upscaler"):  # recorded when all methods of a kind shared one section
+        values[kind] = fitting(kind, values[kind])
+    trial = methods.canonical(from_dict(TrialConfig, values))
     keys, artifacts = chain.keys(trial), {}
     for stage in ("tokenizer", "pretrain", "private_fit", "coarse_samples"):
         if keys[stage] != row["keys"].get(stage):
@@ -81,13 +80,15 @@ def reopen(folder: Path, trial_id: str, store: Store, home: str | None) -> tuple
 
 def measure(trial: TrialConfig, artifacts: dict[str, Artifact], count: int) -> list[dict[str, Any]]:
     """A row for each score and one of distances. count: members and others, at most. Raises UserError for a generator
-    that is not fitted, or conditions other than classes."""
-    if trial.generator.name not in ("spectral_ar", "blur_diffusion") or trial.generator.conditioning != "class":
+    that is not fitted or gives no log-likelihoods, or conditions other than classes."""
+    method, generator = methods.generator(trial), stages.build_generator(trial, artifacts, "cpu")
+    conditioning, kind = method.conditioning(trial), method.fit_kind(trial)
+    if not isinstance(generator, GivesScores) or conditioning != "class" or kind not in ("dp", "nonprivate"):
         raise UserError(
-            f"generator.name={trial.generator.name} with conditioning={trial.generator.conditioning} is not attacked: "
-            "name a trial of spectral_ar or blur_diffusion with classes."
+            f"generator.name={trial.generator.name} with conditioning={conditioning} and a fit of kind {kind} is not "
+            "attacked: name a trial with classes whose generator is fitted to sensitive images and gives "
+            "log-likelihoods, such as spectral_ar."
         )
-    generator = stages.build_generator(trial, artifacts, "cpu")
     weights, public = (artifacts[stage].tensors("weights") for stage in ("private_fit", "pretrain"))
     found: dict[str, list[np.ndarray]] = {"loss": [], "guidance": [], "calibrated": []}
     kept = []
@@ -95,11 +96,12 @@ def measure(trial: TrialConfig, artifacts: dict[str, Artifact], count: int) -> l
         records = data.load(dataclasses.replace(trial.data), split)  # type: ignore[arg-type]
         images = coarse(torch.tensor(records.images[:count]).float() / 255, trial.level)
         labels = torch.tensor(records.labels[:count])
-        own, without = _log_likelihoods(generator, weights, images, labels)
+        own, without = generator.log_likelihoods(weights, images, labels)
         found["loss"].append(own)
         found["guidance"].append(own - without)
-        if chain.pretrain_level(trial) == trial.level:  # otherwise the public model is of other tokens
-            found["calibrated"].append(own - _log_likelihoods(generator, public, images, labels)[0])
+        if isinstance(generator, Pretrains):
+            before, _ = generator.log_likelihoods(generator.start(public), images, labels)
+            found["calibrated"].append(own - before)
         kept.append(images)
     rows: list[dict[str, Any]] = []
     for name, values in found.items():
@@ -111,25 +113,6 @@ def measure(trial: TrialConfig, artifacts: dict[str, Artifact], count: int) -> l
     samples = artifacts["coarse_samples"].tensors("samples")["images"]
     near = {name: round(value, 5) for name, value in nearness(samples, *kept).items()}
     return [*rows, {"kind": "nearest", **near}]
-
-
-def _log_likelihoods(
-    generator: Generator, weights: Weights, images: Tensor, labels: Tensor
-) -> tuple[np.ndarray, np.ndarray]:
-    """With their labels and without, up to a constant."""
-    if isinstance(generator, SpectralAR):
-        return log_likelihoods(generator, weights, images, labels)
-    assert isinstance(generator, BlurDiffusion)
-    model = generator._model(generator.n_classes, weights).eval()
-    loss = record_loss(generator.process, generator.diffusion, dropout=0.0, views=1, multiplicity=NOISES)
-    draws = torch.rand(1, draws_of(generator.shape, 1, NOISES), generator=torch.Generator().manual_seed(0))
-    parts = []
-    with torch.inference_mode():
-        for shown, given in zip(images.split(64), labels.split(64), strict=True):
-            both = (given, model.condition.absent(given))
-            parts.append(torch.stack([-loss(model, shown, c, draws.expand(len(shown), -1)) for c in both]))
-    own, without = torch.cat(parts, dim=1).double().numpy()
-    return own, without
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -31,7 +31,7 @@ def tables(rows: Sequence[Row]) -> str:
             (found,) = [row["low"] for row in mine if (row["part"], row["bound"]) == (part, bound)] or [None]
             cells.append("–" if found is None else f"{found:.2f}")
         spent = next((f"{row['spent']:.4f}" for row in mine if row["part"] == "fit"), "inf")
-        # One score, named in advance: the best of three would be no 95 % bound.
+        # One score, chosen in advance: the best of three would not be a 95 % bound.
         chosen = {row["records"]: row["low"] for row in mine if row.get("score") == "calibrated"}
         seen = [chosen[kind] for kind in reversed(KINDS)]
         name = claim if claim == "inf" else f"{claim:g}"

@@ -5,6 +5,11 @@
     photographs    crops of twelve photographs, for super-resolution at any size
     procedural     computed shapes and textures of any size; needs no file
     folder         the user's own images in class folders
+    decoded        one file that `from_arrays` or `python -m wavedp.data.export NAME --decoded FILE` wrote
+
+Datasets outside this package are found by an entry point of the group `wavedp.datasets` (its name is the dataset's
+name), or by `data.name=package.module:Object`; see `source_of`. If the files of a dataset are missing, a decoded file
+of it in the home stands in for them (wavedp.data.decoded).
 
 Decoded records are kept under `<home>/decoded`, one file for each split and setting, named by the identity of the
 files they come from. So the second `load` decodes nothing, and `fingerprint` reads a few bytes. That includes a copy of
@@ -13,23 +18,33 @@ the images of a `folder` dataset: delete the folder `decoded` to remove it.
 
 from __future__ import annotations
 
-from typing import get_args
+import dataclasses
+import importlib
+from collections.abc import Callable
+from functools import cache as memoized
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import TypeVar, get_args
 
 from wavedp.config import DataConfig
-from wavedp.data import cache, fashion_mnist, folder, openclipart, photographs, procedural
+from wavedp.data import cache, decoded, fashion_mnist, folder, openclipart, photographs, procedural
+from wavedp.data.arrays import from_arrays
 from wavedp.data.dataset import Dataset, Source, Split, content_fingerprint
 from wavedp.errors import UserError
 
 __all__ = [
     "Dataset",
+    "Source",
     "Split",
     "content_fingerprint",
     "fingerprint",
+    "from_arrays",
     "has_captions",
     "load",
     "n_classes",
     "n_records",
     "shape",
+    "source_of",
 ]
 
 SOURCES: dict[str, Source] = {
@@ -38,15 +53,94 @@ SOURCES: dict[str, Source] = {
     "photographs": photographs,
     "procedural": procedural,
     "folder": folder,
+    "decoded": decoded,
 }
+GROUP = "wavedp.datasets"
+ANSWERS = ("shape", "classes", "count", "has_captions", "files", "read")  # the methods of Source
+
+T = TypeVar("T")
+
+
+def source_of(name: str) -> Source:
+    """The source of a dataset, by its name.
+
+    name: a built-in one, else the name of an entry point of the group `wavedp.datasets`, else `package.module:Object`.
+    The object is a module or an object with the methods of `Source`; a class is called without arguments.
+    Raises UserError for an unknown name, for an object that cannot be imported, and for one that lacks a method.
+    """
+    if name in SOURCES:
+        return SOURCES[name]
+    points = _entry_points()
+    if name in points:
+        return _imported(points[name].value)
+    if ":" in name:
+        return _imported(name)
+    raise UserError(
+        f"data.name={name!r} is not a dataset: use one of {', '.join([*SOURCES, *sorted(points)])}, or "
+        "package.module:Object."
+    )
 
 
 def load(config: DataConfig, split: Split) -> Dataset:
     """Read one split. Raises UserError for an impossible config, missing or unreadable files."""
+    return dataclasses.replace(_answer(config, lambda asked: _load(asked, split)), name=config.name)
+
+
+def fingerprint(config: DataConfig, split: Split) -> str:
+    """`load(config, split).fingerprint`, without decoding when these very files were loaded before."""
+    return _answer(config, lambda asked: _fingerprint(asked, split))
+
+
+def n_records(config: DataConfig, split: Split) -> int:
+    """Records that `load` returns. Raises UserError for a split that the set lacks, or a limit beyond it."""
+    return _answer(config, lambda asked: _n_records(asked, split))
+
+
+def shape(config: DataConfig) -> tuple[int, int, int]:
+    """C, H, W of every image."""
+    return _answer(config, lambda asked: _source(asked).shape(asked))
+
+
+def n_classes(config: DataConfig) -> int:
+    """Number of labels (a small split may lack some)."""
+    return len(_answer(config, lambda asked: _source(asked).classes(asked)))
+
+
+def has_captions(config: DataConfig) -> bool:
+    """True if `load(config, split).captions` is not None."""
+    return _answer(config, lambda asked: _source(asked).has_captions(asked))
+
+
+def _answer(config: DataConfig, ask: Callable[[DataConfig], T]) -> T:
+    """`ask(config)`; if its files are missing, `ask` of the decoded file that stands in for them."""
+    try:
+        return ask(config)
+    except UserError:
+        stand_in = _stand_in(config)
+        if stand_in is None:
+            raise
+    return ask(stand_in)
+
+
+def _stand_in(config: DataConfig) -> DataConfig | None:
+    """The config of a decoded file of this dataset; None if the dataset has its own files, or there is no such file.
+
+    A dataset of a package that is not installed here counts as one whose files are missing.
+    """
+    try:
+        _source(config).files(config)
+    except UserError:
+        file = decoded.find(config)
+        if file is not None:
+            return dataclasses.replace(config, name="decoded", split="official", path=str(file))
+    return None
+
+
+def _load(config: DataConfig, split: Split) -> Dataset:
     source = _source(config)
     _, height, width = source.shape(config)
-    n = n_records(config, split)
-    path = cache.path(config, split, source)
+    n = _n_records(config, split)
+    path = _cache_path(config, split, source)
     dataset = cache.read(path) if path else None
     if dataset is None:
         images, labels, captions = source.read(config, split, n)
@@ -58,15 +152,16 @@ def load(config: DataConfig, split: Split) -> Dataset:
     return dataset
 
 
-def fingerprint(config: DataConfig, split: Split) -> str:
-    """`load(config, split).fingerprint`, without decoding when these very files were loaded before."""
-    n_records(config, split)  # a wrong split or limit is reported before missing files
-    path = cache.path(config, split, _source(config))
-    return (cache.read_fingerprint(path) if path else None) or load(config, split).fingerprint
+def _fingerprint(config: DataConfig, split: Split) -> str:
+    _n_records(config, split)  # a wrong split or limit is reported before missing files
+    source = _source(config)
+    if source is decoded and config.limit is None:
+        return decoded.recorded_fingerprint(config, split)
+    path = _cache_path(config, split, source)
+    return (cache.read_fingerprint(path) if path else None) or _load(config, split).fingerprint
 
 
-def n_records(config: DataConfig, split: Split) -> int:
-    """Records that `load` returns. Raises UserError for a split the set does not have, or a limit beyond it."""
+def _n_records(config: DataConfig, split: Split) -> int:
     if split not in get_args(Split):
         raise UserError(f"split={split!r} is not offered: use one of {', '.join(get_args(Split))}.")
     available = _source(config).count(config, split)
@@ -80,24 +175,39 @@ def n_records(config: DataConfig, split: Split) -> int:
     return config.limit
 
 
-def shape(config: DataConfig) -> tuple[int, int, int]:
-    """C, H, W of every image."""
-    return _source(config).shape(config)
-
-
-def n_classes(config: DataConfig) -> int:
-    """Number of labels (some may be absent from a small split)."""
-    return len(_source(config).classes(config))
-
-
-def has_captions(config: DataConfig) -> bool:
-    """Whether `load(config, split).captions` is not None."""
-    return _source(config).has_captions(config)
+def _cache_path(config: DataConfig, split: Split, source: Source) -> Path | None:
+    """Where decoded records are kept; None for a whole decoded file, which is such a copy itself."""
+    if source is decoded and config.limit is None:
+        return None
+    return cache.path(config, split, source)
 
 
 def _source(config: DataConfig) -> Source:
-    if config.name not in SOURCES:
-        raise UserError(f"data.name={config.name!r} is not a dataset: use one of {', '.join(SOURCES)}.")
-    if config.split == "dpimagebench" and config.name != "fashion_mnist":
-        raise UserError(f"data.split=dpimagebench is not defined for {config.name}: use data.split=official.")
-    return SOURCES[config.name]
+    source = source_of(config.name)
+    if config.split not in getattr(source, "DIVISIONS", ("official",)):
+        raise UserError(f"data.split={config.split} is not defined for {config.name}: use data.split=official.")
+    return source
+
+
+@memoized
+def _entry_points() -> dict[str, EntryPoint]:
+    return {point.name: point for point in entry_points(group=GROUP)}
+
+
+@memoized
+def _imported(reference: str) -> Source:
+    """The source at `package.module` or `package.module:Object`."""
+    module, _, attributes = reference.partition(":")
+    try:
+        found = importlib.import_module(module)
+        for attribute in filter(None, attributes.split(".")):
+            found = getattr(found, attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UserError(
+            f"dataset {reference} cannot be imported ({error}): install its package, or mend the name."
+        ) from error
+    source = found() if isinstance(found, type) else found
+    lacking = [answer for answer in ANSWERS if not callable(getattr(source, answer, None))]
+    if lacking:
+        raise UserError(f"dataset {reference} lacks {', '.join(lacking)}: give it the methods of wavedp.data.Source.")
+    return source  # type: ignore[return-value]

@@ -1,4 +1,4 @@
-"""Decoded records on disk, keyed by the identity of the files they were decoded from; a lookup is never stale."""
+"""Decoded records on disk, keyed by the identity of the files they were decoded from, so a lookup is never stale."""
 
 from __future__ import annotations
 
@@ -7,8 +7,11 @@ import hashlib
 import json
 import logging
 import os
+import re
+import sys
 import zipfile
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import PIL
@@ -21,27 +24,29 @@ UNREADABLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
 
 
 def path(config: DataConfig, split: Split, source: Source) -> Path | None:
-    """Where this split's decoded records belong; None for a set that is computed (no file to identify it by).
+    """The file for this split's decoded records; None for a source without files, or whose code is in no file.
 
-    The name hashes all that can change the records: the config, the version of PIL, the text of the modules that decode
-    and fingerprint them, and (path, inode, size, mtime, ctime) of every file; ctime moves even where mtime is set back.
+    The name hashes everything that can change the records: the config, the version of PIL, the text of the modules that
+    decode and fingerprint them, and (path, inode, size, mtime, ctime) of every file. ctime moves even where mtime is
+    set back.
     """
     files = source.files(config)
-    if not files:
+    module = _module_file(source)
+    if not files or module is None:
         return None
-    sources = (source.__file__, dataset.__file__, __file__)  # type: ignore[attr-defined]  # a Source is a module
-    code = [hashlib.sha256(Path(file).read_bytes()).hexdigest() for file in sources]
+    code = [hashlib.sha256(Path(file).read_bytes()).hexdigest() for file in (module, dataset.__file__, __file__)]
     digest = hashlib.sha256(json.dumps([identity(config), PIL.__version__, code]).encode())
     for file in files:
         stat = file.stat()
         about = f"{os.path.abspath(file)}\0{stat.st_ino} {stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns}\n"
         digest.update(about.encode(errors="surrogateescape"))
-    name = f"{config.name}-{split}-{config.channels}x{config.size}-{digest.hexdigest()[:32]}.npz"
+    label = re.sub(r"[^\w.-]+", "-", config.name)  # package.module:Object
+    name = f"{label}-{split}-{config.channels}x{config.size}-{digest.hexdigest()[:32]}.npz"
     return Path(config.home, "decoded", name)
 
 
 def read(path: Path) -> Dataset | None:
-    """The dataset at `path`; None where there is none or its file is damaged (then it is decoded again)."""
+    """The dataset at `path`; None if the file is missing or damaged (the records are then decoded again)."""
     try:
         with np.load(path) as arrays:
             about = json.loads(arrays["about"].tobytes())
@@ -59,7 +64,7 @@ def read(path: Path) -> Dataset | None:
 
 
 def read_fingerprint(path: Path) -> str | None:
-    """Only the fingerprint: an .npz is a zip, so this reads a few hundred bytes."""
+    """Read only the fingerprint: an .npz is a zip, so this takes a few hundred bytes."""
     try:
         with np.load(path) as arrays:
             return arrays["fingerprint"].tobytes().decode()
@@ -68,9 +73,9 @@ def read_fingerprint(path: Path) -> str | None:
 
 
 def write(path: Path, records: Dataset) -> None:
-    """Publish atomically: two processes may decode the same split, none may read half a file.
+    """Publish in one step: two processes may decode the same split, and neither may read half a file.
 
-    Where the home cannot be written the records are decoded each time; that is slow, not wrong, so it is only logged.
+    If the home cannot be written, the records are decoded each time; that is only slow, so it is logged.
     """
     about = {"name": records.name, "split": records.split, "classes": records.classes, "captions": records.captions}
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
@@ -90,3 +95,10 @@ def write(path: Path, records: Dataset) -> None:
     finally:
         with contextlib.suppress(OSError):
             part.unlink()
+
+
+def _module_file(source: Source) -> str | None:
+    """The file of a source that is a module, or of the module of an object's class."""
+    if isinstance(source, ModuleType):
+        return source.__file__
+    return getattr(sys.modules.get(type(source).__module__), "__file__", None)

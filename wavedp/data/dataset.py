@@ -1,4 +1,4 @@
-"""What a dataset is: arrays, names, and a fingerprint of the content; and what a source of one must offer."""
+"""A dataset: arrays, names and a fingerprint of the content. And the protocol of a source of datasets."""
 
 from __future__ import annotations
 
@@ -15,6 +15,9 @@ from wavedp.errors import UserError
 
 Split = Literal["train", "val", "test"]
 Records = tuple[np.ndarray, np.ndarray, tuple[str, ...] | None]
+"""images uint8 [B C H W], labels int64 [B], captions."""
+TEST_SHARE = 0.1
+"""Share of an undivided set that becomes its test split."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +25,7 @@ class Dataset:
     """One split of one dataset, in memory. One image is one record: the unit that differential privacy protects.
 
     images: uint8 [B C H W], 0 is black. labels: int64 [B], indices into `classes`.
-    captions: one string a record, a record's several captions separated by newlines; None when the set has none.
+    captions: one string per record, with newlines between several captions of one record; None if the set has none.
     fingerprint: see `content_fingerprint`.
     """
 
@@ -36,9 +39,11 @@ class Dataset:
 
 
 class Source(Protocol):
-    """What each dataset's module offers; `wavedp.data` adds the limit, the cache and the fingerprint.
+    """The functions of a dataset's module (or object); `wavedp.data` adds the limit, the cache and the fingerprint.
 
-    Every function raises UserError where the dataset does not offer what the config asks for, or is not on disk.
+    Every function raises UserError if the dataset does not offer what the config asks for, or is not on disk.
+    `wavedp.testing.datasets.DatasetSuite` tests a source. Optional: DIVISIONS, the values of `data.split` that the
+    dataset defines (without it: `official`).
     """
 
     def shape(self, config: DataConfig) -> tuple[int, int, int]:
@@ -51,17 +56,17 @@ class Source(Protocol):
         """Records the split holds, before `config.limit`. Decodes no image."""
 
     def has_captions(self, config: DataConfig) -> bool:
-        """Whether records have captions. Decodes no image."""
+        """True if records have captions. Decodes no image."""
 
     def files(self, config: DataConfig) -> list[Path]:
-        """Every file on which the records depend; none for a set that is computed."""
+        """Every file on which the records depend; an empty list for a set that is computed."""
 
     def read(self, config: DataConfig, split: Split, n: int) -> Records:
         """The first n records of the split: images uint8 [n C H W], labels int64 [n], captions or None."""
 
 
 def content_fingerprint(images: np.ndarray, labels: np.ndarray, captions: Sequence[str] | None) -> str:
-    """sha256 (hex) of images, their shape, labels and captions, in record order; class names are not part of it."""
+    """sha256 (hex) of images, their shape, labels and captions, in record order. Class names do not enter it."""
     digest = hashlib.sha256(f"uint8 {images.shape}\n".encode())
     digest.update(np.ascontiguousarray(images, dtype=np.uint8).data)
     digest.update(np.ascontiguousarray(labels, dtype="<i8").data)
@@ -72,16 +77,16 @@ def content_fingerprint(images: np.ndarray, labels: np.ndarray, captions: Sequen
 
 
 def position(name: str) -> float:
-    """A fixed pseudo-random place in [0, 1) for a record's name (sha256).
+    """A fixed pseudo-random number in [0, 1) for a record's name, from its sha256.
 
-    Records in this order make `limit` a fair sample of the classes; records below a share make a held-out split that
-    does not move when other files come or go.
+    In the order of these numbers, `limit` takes a fair sample of the classes. The records whose number is below a share
+    form a held-out split that stays the same when other files come or go.
     """
     return int.from_bytes(hashlib.sha256(name.encode(errors="surrogateescape")).digest()[:6], "big") / 2**48
 
 
 def square_shape(config: DataConfig) -> tuple[int, int, int]:
-    """C, H, W for the sets that can be drawn at any size. Raises UserError outside grey/RGB and size 4 to 4096."""
+    """C, H, W for sets that can be drawn at any size. Raises UserError unless grey or RGB and of size 4 to 4096."""
     if config.channels not in (1, 3):
         raise UserError(f"data.channels={config.channels} is not offered: use 1 (grey) or 3 (RGB).")
     if not 4 <= config.size <= 4096:
@@ -90,6 +95,6 @@ def square_shape(config: DataConfig) -> tuple[int, int, int]:
 
 
 def download_command(config: DataConfig) -> str:
-    """The remedy in errors about a downloadable set that is missing or damaged."""
+    """The remedy that errors name when a downloadable set is missing or damaged."""
     option = "" if config.home == DataConfig().home else f" --home {config.home}"
     return f"run `python -m wavedp.data.get {config.name}{option}`"

@@ -1,4 +1,4 @@
-"""Files of a Debian package without root: `apt-get download` with state in a temporary folder, then unpack."""
+"""Files of a Debian package without root: `apt-get download` with its state in a temporary folder, then unpacking."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def apt_download(package: str, folder: Path) -> Path:
         "Acquire::Retries": 0,
         "Acquire::http::Timeout": 10,
         "Acquire::https::Timeout": 10,
-        "APT::Update::Error-Mode": "any",  # else a failed update is a warning, and the download's error hides the cause
+        "APT::Update::Error-Mode": "any",  # otherwise a failed update only warns, and the download's error hides it
     }
     flags = [part for key, value in options.items() for part in ("-o", f"{key}={value}")]
     for command in (["update"], ["download", package]):
@@ -37,9 +37,9 @@ def apt_download(package: str, folder: Path) -> Path:
 
 
 def unpack(deb: Path, folder: Path) -> None:
-    """Extract a package's files below `folder`. Raises OSError when the file is not a package that can be read.
+    """Extract a package's files below `folder`. Raises OSError for a file that is not a readable package.
 
-    dpkg-deb knows every compression; without it Python reads the common ones (plain, gzip, xz).
+    dpkg-deb knows every compression; without dpkg-deb, Python reads the common ones (plain, gzip, xz).
     """
     dpkg = shutil.which("dpkg-deb")
     if dpkg:

@@ -23,10 +23,12 @@ SHA256 = {
     "t10k-images-idx3-ubyte.gz": "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
     "t10k-labels-idx1-ubyte.gz": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
 }
-COUNTS = {
+COUNTS: dict[str, dict[str, int]] = {
     "official": {"train": 60_000, "test": 10_000},
     "dpimagebench": {"train": 55_000, "val": 5_000, "test": 10_000},
 }
+DIVISIONS = tuple(COUNTS)
+"""Values of `data.split` that this set defines."""
 
 
 def shape(config: DataConfig) -> tuple[int, int, int]:
@@ -45,12 +47,12 @@ def classes(config: DataConfig) -> tuple[str, ...]:
 
 
 def has_captions(config: DataConfig) -> bool:
-    """It has labels alone."""
+    """False: the set has labels only."""
     return False
 
 
 def count(config: DataConfig, split: Split) -> int:
-    """Raises UserError for `val` of the official division, which has none."""
+    """Raises UserError for `val` of the official division, which has only train and test."""
     counts = COUNTS[config.split]
     if split not in counts:
         raise UserError("fashion_mnist has no official val split: use train or test, or data.split=dpimagebench.")
@@ -67,7 +69,7 @@ def files(config: DataConfig) -> list[Path]:
 
 
 def read(config: DataConfig, split: Split, n: int) -> Records:
-    """Records in the publisher's order, or for dpimagebench's train and val in the order of its random split."""
+    """The first n records, in the publisher's order; dpimagebench's train and val are in its random split's order."""
     prefix = "t10k" if split == "test" else "train"
     images_file, labels_file = (path for path in files(config) if path.name.startswith(prefix))
     try:
@@ -93,7 +95,7 @@ def benchmark_order() -> np.ndarray:
     2019ChenGong/DPImageBench, data/dataset_loader.py calls `torch.manual_seed(0)`, then `random_split` to these sizes,
     on images that data/preprocess_dataset.py stores in the publisher's order. `random_split` draws `randperm(60000)`:
     torch's CPU generator is MT19937, seeded as numpy's RandomState is, and its shuffle swaps place i with place
-    i + r_i mod (N - i). So numpy alone gives the same indices, whatever later versions of torch do.
+    i + r_i mod (N - i). So numpy gives the same indices without torch, whatever its later versions do.
     """
     n = sum(COUNTS["dpimagebench"][split] for split in ("train", "val"))
     draws = np.random.RandomState(0).randint(0, 2**32, size=n - 1, dtype=np.uint32).astype(np.int64)
@@ -104,7 +106,7 @@ def benchmark_order() -> np.ndarray:
 
 
 def damaged(folder: Path) -> str | None:
-    """What keeps `folder` from holding the published files (one is missing or differs); None when all is well."""
+    """The first published file that is missing from `folder` or differs, as a sentence; None if all are right."""
     for name in SHA256:
         if not (folder / name).is_file():
             return f"{name} is missing"
@@ -116,7 +118,10 @@ def damaged(folder: Path) -> str | None:
 
 
 def _content(path: Path) -> bytes:
-    """An idx file unpacked: 16 bytes of header (images) or 8 (labels), then a byte a value. ValueError if altered."""
+    """An idx file unpacked: 16 bytes of header (images) or 8 (labels), then one byte per value.
+
+    Raises ValueError for a file that differs from the published one.
+    """
     try:
         content = gzip.decompress(path.read_bytes())
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:

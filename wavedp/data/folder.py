@@ -4,7 +4,7 @@
     path/<class>/*.png                                                  undivided: a tenth, chosen by name, becomes test
     path/*.png (or path/train/*.png)                                    no classes: every label is 0
 
-`<stem>.txt` next to an image holds its captions, one a line; either every image has one or none does.
+`<stem>.txt` next to an image holds its captions, one per line; either every image has such a file or none has.
 Images are turned as EXIF says, laid on white where transparent, brought to grey or RGB, resized (antialiased) until the
 shorter side fits, and cropped at the centre. Hidden files are ignored; links are followed.
 """
@@ -18,28 +18,27 @@ import numpy as np
 
 from wavedp.config import DataConfig
 from wavedp.data import picture
-from wavedp.data.dataset import Records, Split, position, square_shape
+from wavedp.data.dataset import TEST_SHARE, Records, Split, position, square_shape
 from wavedp.errors import UserError
 
-TEST_SHARE = 0.1
 UNCLASSIFIED = "image"
 
 shape = square_shape
 
 
 def classes(config: DataConfig) -> tuple[str, ...]:
-    """The class folders of train (or of the first split there is), sorted; `image` alone where there are none."""
+    """The sorted class folders of the first split (train, if there is one); only `image` if there are no folders."""
     first = next(iter(_folders(config).values()))
     return tuple(sorted({_class(first, name) for name in _images(first)}))
 
 
 def count(config: DataConfig, split: Split) -> int:
-    """Raises UserError for a split that is not there, or is empty."""
+    """Raises UserError for a split that is absent or empty."""
     return len(_split(config, split)[1])
 
 
 def has_captions(config: DataConfig) -> bool:
-    """Whether there is a text file next to an image."""
+    """True if any image has a text file next to it."""
     return any(path.suffix == ".txt" for path in files(config))
 
 

@@ -1,7 +1,7 @@
 """Download a dataset: `python -m wavedp.data.get fashion_mnist|openclipart|photographs [--home DIR]`.
 
-Nothing else in wavedp.data uses the network. Sources are tried in order until one gives files that pass the checks; the
-folder then appears at once, by a rename.
+No other module of wavedp.data uses the network. Sources are tried in order until one gives files that pass the checks;
+one rename then puts the folder in place.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from wavedp.config import DataConfig
 from wavedp.data import debian, fashion_mnist, openclipart
 from wavedp.errors import UserError
 
-TIMEOUT = 10  # seconds for a connection or a silent one: a closed machine reaches the next source soon
+TIMEOUT = 10  # seconds without a byte: a machine without network soon reaches the next source
 MIRROR = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"  # torchvision.datasets.FashionMNIST.mirrors
 
 
 @dataclass(frozen=True)
 class Package:
-    """A Debian package, where the pool keeps it (for machines without apt-get), and the folder in it that is wanted."""
+    """A Debian package: name, URL in Debian's pool (for machines without apt-get) and its sha256, wanted folder."""
 
     name: str
     pool: str
@@ -51,7 +51,10 @@ class Package:
 
 @dataclass(frozen=True)
 class Download:
-    """One dataset: sources in order, a check (what is wrong with a folder, or None), a last step, and what it holds."""
+    """One dataset: sources in order, a check, a last step, and a description of its files.
+
+    wrong: says why a folder is not the dataset, or None if it is. finish: changes the folder before it is put in place.
+    """
 
     sources: tuple[tuple[str, Callable[[Path], Path]], ...]
     wrong: Callable[[Path], str | None]
@@ -120,7 +123,10 @@ DOWNLOADS = {
 
 
 def get(name: str, home: Path) -> Path:
-    """Make `<home>/<name>` hold the dataset and return it. Raises UserError when every source fails."""
+    """Download the dataset into `<home>/<name>` unless it is there; returns that folder.
+
+    Raises UserError when every source fails.
+    """
     job, target = DOWNLOADS[name], home / name
     if job.wrong(target) is None:
         print(f"{name} is there already: {target}")
@@ -136,7 +142,7 @@ def get(name: str, home: Path) -> Path:
                     raise OSError(problem)
                 job.finish(folder)
             except (OSError, http.client.HTTPException) as error:
-                reason = getattr(error, "reason", error)  # URLError wraps the one that says why
+                reason = getattr(error, "reason", error)  # URLError wraps the error that names the cause
                 print(f"  failed: {reason}")
                 failures.append(f"{label} ({reason})")
                 continue
@@ -149,7 +155,7 @@ def get(name: str, home: Path) -> Path:
 
 
 def download(url: str, target: Path) -> str:
-    """Fetch `url` into `target`, printing progress; returns the sha256. Raises OSError when the network fails."""
+    """Fetch `url` into `target` and print progress; returns the sha256. Raises OSError when the network fails."""
     digest, done, said = hashlib.sha256(), 0, 0
     with urllib.request.urlopen(url, timeout=TIMEOUT) as reply, open(target, "wb") as file:
         total = int(reply.headers.get("Content-Length", 0))

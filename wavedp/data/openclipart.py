@@ -1,14 +1,14 @@
 """Open Clip Art (public domain): drawings for *public* pretraining, rendered as bright things on black.
 
-The files are those of the Debian package openclipart-png: <home>/openclipart/<category>/.../<name>.png. Symbolic links
-repeat a drawing in a second category and are left out, so one drawing is one record.
+The files come from the Debian package openclipart-png: <home>/openclipart/<category>/.../<name>.png. Symbolic links,
+which repeat a drawing in a second category, are left out, so one drawing is one record.
 
-A drawing is cropped to what is visible, fitted into the square with its aspect kept, and laid on black, because the
-grey sets it prepares for (Fashion-MNIST, MNIST) show bright things on black. Three in five drawings are dark (line art,
-silhouettes) and would vanish there, so a drawing whose visible part is darker than mid-grey has its luma inverted and
-keeps its hue. (Laying everything on white and inverting would lose the bright ones instead.) The outcome at 28x28 grey
-has mean 73.1 and standard deviation 89.5; Fashion-MNIST's train split has 72.9 and 90.0. Six drawings are wholly
-transparent in the publisher's files and stay black.
+Each drawing is cropped to its visible part, fitted into the square with its aspect ratio kept, and laid on black: the
+grey sets that it prepares for (Fashion-MNIST, MNIST) show bright things on black. Three in five drawings are dark (line
+art, silhouettes) and would vanish there, so the luma of a drawing whose visible part is darker than mid-grey is
+inverted, and its hue is kept. (Laying everything on white and inverting would lose the bright drawings instead.) At
+28x28 grey the images have mean 73.1 and standard deviation 89.5; Fashion-MNIST's train split has 72.9 and 90.0. Six
+drawings are fully transparent in the publisher's files and stay black.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 
 TEST_SHARE = 0.05
 DRAWINGS = 6900
-"""Files of the package that are no symbolic links."""
+"""Files of the package, without its symbolic links."""
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601, as PIL's mode L
-# Fifteen files have 5,000 to 29,700 pixels a side. Taking every k-th pixel of them first is invisible after the
-# antialiased step down to any size used here, and spares gigabytes. `thin` does it once on disk, `render` in any case.
+# Fifteen files have sides of 5,000 to 29,700 pixels. Keeping only every k-th pixel of them is invisible after the
+# antialiased step down to any size used here, and saves gigabytes. `thin` does it once on disk, `render` every time.
 THIN_TO = 2048
 
 shape = square_shape
@@ -44,7 +44,7 @@ def classes(config: DataConfig) -> tuple[str, ...]:
 
 
 def has_captions(config: DataConfig) -> bool:
-    """Made from file names."""
+    """True: captions are made from file names."""
     return True
 
 
@@ -54,7 +54,7 @@ def count(config: DataConfig, split: Split) -> int:
 
 
 def files(config: DataConfig) -> list[Path]:
-    """Every drawing. Raises UserError when there is none."""
+    """Every drawing. Raises UserError if there are none, or more than the package has."""
     root = Path(config.home, "openclipart")
     return [root / name for name in _names(config)]
 
@@ -106,9 +106,10 @@ def render(image: Image.Image, size: int, channels: int) -> np.ndarray:
 def _luma(rgb: np.ndarray) -> np.ndarray:
     """H W 3 float32 -> H W 1 float32, the same bits on every machine.
 
-    A matrix product is not: BLAS picks its kernel by the CPU. Where a sum lies on a tie, that moved a pixel, and with
-    it the set's fingerprint and every key after it. The order is that of the published runs: green, red, blue, each
-    added with one rounding (exact products in double precision stand for a fused multiply-add).
+    A matrix product would differ between machines, because BLAS picks its kernel by the CPU. For a sum near a rounding
+    tie, that changed a pixel, hence the fingerprint of the set and every stage key that depends on it. The order is the
+    one of the published runs: green, red, blue, each added with one rounding (exact products in double precision
+    reproduce a fused multiply-add).
     """
     red, green, blue = (rgb[..., i : i + 1].astype(np.float64) for i in range(3))
     total = (green * LUMA[1]).astype(np.float32)
@@ -118,7 +119,7 @@ def _luma(rgb: np.ndarray) -> np.ndarray:
 
 
 def thin(root: Path) -> None:
-    """Replace the oversized pictures below `root` by what `render` would make of them first: same result, sooner."""
+    """Shrink the oversized pictures below `root` on disk, as `render` would: same images, less time."""
     from PIL import Image
 
     for path in root.rglob("*.png"):
@@ -138,7 +139,7 @@ def _render_file(path: Path, size: int, channels: int) -> np.ndarray:
 
 
 def _open(path: Path) -> Image.Image:
-    """Not Image.open, whose guard against decompression bombs refuses the largest pictures of this set."""
+    """Open a PNG without Image.open, whose guard against decompression bombs refuses this set's largest pictures."""
     from PIL.PngImagePlugin import PngImageFile
 
     return PngImageFile(path)

@@ -1,9 +1,9 @@
 """Photographs of nature (GPL-2+, see the package's copyright file): crops for public super-resolution and its tests.
 
-The files are the twelve JPEGs of the Debian package mate-backgrounds: <home>/photographs/<name>.jpg. Each is cut into
-squares of twice the size, side by side from the top left, which are reduced to the size by 2×2 block means: so neither
-JPEG's blocks nor the camera's interpolation is what a model learns. Three photographs make the test split, so no crop
-of it shows what the train split shows.
+The files are the twelve JPEGs of the Debian package mate-backgrounds: <home>/photographs/<name>.jpg. Each is cut, from
+the top left, into adjacent squares of twice the size, and 2×2 block means reduce them to the size, so that a model
+learns neither JPEG's blocks nor the camera's interpolation. Three photographs make up the test split: no scene is in
+both splits.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ def classes(config: DataConfig) -> tuple[str, ...]:
 
 
 def has_captions(config: DataConfig) -> bool:
-    """Made from file names."""
+    """True: captions are made from file names."""
     return True
 
 
 def count(config: DataConfig, split: Split) -> int:
-    """Crops of this size. Raises UserError for `val` (the set has train and test) and where no crop fits."""
+    """Crops of this size. Raises UserError for `val` (the set has train and test) and if no crop fits."""
     return len(_crops(config, split))
 
 

@@ -1,14 +1,14 @@
-"""One image file as a grey or RGB picture of 8 bits: what every reader of images here means by its pixels.
+"""Read one image file as a grey or RGB picture of 8 bits. Every reader of images in wavedp uses this.
 
 case                         result
 turned by EXIF               upright
 partly transparent           laid on white
 16-bit grey                  scaled to 8 bits, 65535 -> 255 (Pillow would clip)
 palette, CMYK, one bit       converted by Pillow
-animated, or several pages   ValueError: which one is meant?
-a camera's MPO               its first picture, the others are previews or the other eye
+animated, or several pages   ValueError: it is unclear which picture is wanted
+a camera's MPO               its first picture; the others are previews or the other eye's view
 floating-point pixels        ValueError: they have no fixed range
-damaged, or no image         OSError, SyntaxError, ValueError or DecompressionBombError, as Pillow raises them
+damaged, or not an image     OSError, SyntaxError, ValueError or DecompressionBombError, as Pillow raises them
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", "
 
 
 def load(file: Path | IO[bytes], channels: int | None = None, at_least: int | None = None) -> Image.Image:
-    """The picture in `file`: mode L (channels=1), RGB (3), or whichever the file is (None). See the table.
+    """The picture in `file`, of mode L (channels=1), RGB (3), or the file's own of these two (None). See the table.
 
-    at_least: a JPEG may be decoded at a half, a quarter or an eighth, as long as both sides keep so many pixels.
+    at_least: a JPEG may be decoded at a half, a quarter or an eighth if both sides keep this many pixels.
     """
     from PIL import Image, ImageOps
 

@@ -1,7 +1,10 @@
 """Computed shapes and textures: a small distribution that can be learned, at any size, without a file.
 
-Record i of a split is a function of (split, i) alone: its class is i mod 10, and the place, scale, angle, brightness
-and hue of its motif are uniform numbers hashed from the two. So a longer set begins with the shorter one.
+Record i of a split is a function of (split, i) only: its class is i mod 10, and the position, scale, angle, brightness
+and hue of its motif are uniform numbers hashed from split and i. So a longer set begins with the shorter one.
+
+Sines and exponentials differ in the last bit between CPUs, and rounding to 8 bits hides it: the sets tried (28x28 grey,
+32x32 and 64x64 RGB) have the same fingerprints with and without AVX2, AVX-512 and FMA in numpy and the C library.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ RGB = np.array(
     [(1, 1, 1), (1, 0.15, 0.1), (1, 0.9, 0.1), (0.15, 0.85, 0.2), (0.1, 0.9, 0.9), (0.2, 0.3, 1), (0.9, 0.2, 0.9)]
 )
 SPLIT_SEED = {"train": 1, "val": 2, "test": 3}
-CHUNK = 512  # records drawn at a time; bounds memory, changes nothing
+CHUNK = 512  # records drawn at once; limits memory, and the images do not depend on it
 
 shape = square_shape
 
@@ -32,7 +35,7 @@ def classes(config: DataConfig) -> tuple[str, ...]:
 
 
 def has_captions(config: DataConfig) -> bool:
-    """Made from what is drawn."""
+    """True: captions describe the motif."""
     return True
 
 
@@ -44,7 +47,7 @@ def count(config: DataConfig, split: Split) -> int:
 
 
 def files(config: DataConfig) -> list[Path]:
-    """None: nothing is read."""
+    """An empty list: the set is computed."""
     return []
 
 
@@ -102,7 +105,10 @@ def _draw(motif: np.ndarray, labels: np.ndarray, size: int, channels: int) -> np
 
 
 def _coverage(name: str, u: np.ndarray, v: np.ndarray, edge: np.ndarray) -> np.ndarray:
-    """How much of each pixel the motif covers, in [0, 1]. Shapes: signed distance (in pixels) ramped over one pixel."""
+    """Share of each pixel that the motif covers, in [0, 1].
+
+    Shapes: their signed distance, in pixels, ramped over one pixel.
+    """
     a, b, radius = np.abs(u), np.abs(v), np.hypot(u, v)
     if name == "blobs":
         places = ((0.0, 0.0, 0.6), (0.9, 0.3, 0.4), (-0.5, 0.8, 0.4))  # centre and width of three Gaussians

@@ -1,1 +1,1 @@
-"""Diffusion whose forward process blurs as it adds noise: coefficients, scheduler and pipeline in diffusers' manner."""
+"""Diffusion whose forward process blurs while adding noise: coefficients, and a diffusers scheduler and pipeline."""

@@ -2,21 +2,21 @@
 
 Shapes: B records, C channels, H W pixels, T diffusion steps, k one of the H·W modes of an image.
 
-u = Uᵀ x are an image's modes in an orthonormal basis that diagonalises a small blur. Time t = 0 … T-1 counts as
-diffusers does; the paper's step is i = t + 1, and t = -1 is the data (a = 1, s = 0). Two families:
+u = Uᵀ x are the modes of an image x in an orthonormal basis that diagonalises a small blur. Times t = 0 … T-1 are
+numbered as in diffusers; the paper's step is i = t + 1, and t = -1 is the data (a = 1, s = 0). Two families:
 
     f(i)  Lee et al. 2022 (arXiv 2207.11192): step i blurs by the f(i)-th power of a kernel with eigenvalues D_k, and
           noise fills each mode up to variance one: log a = ½ log ᾱ_i + F_i log D_k, F_i = Σ_{j≤i} f(j), s² = 1 - a²
     heat  Hoogeboom & Salimans 2023 (arXiv 2209.05557): a = √ᾱ d_k, s² = 1 - ᾱ for every mode, so a² + s² ≤ 1;
           d = (1 - c) exp(-λ_k σ_B²/2) + c with c = 0.001 and σ_B = σ_max sin²(πi/2T)
 
-Blur takes the finest modes first, so generation goes from coarse to fine. blur_order=fine_to_coarse is the control:
-mode (k, l) gets the factor of mode (H-1-k, W-1-l), so the mean goes first and the finest mode last, and the modes have
-the same signal-to-noise ratios at every time, dealt out in reverse. (Lee et al.'s control, I - D in place of D, is
-none: it multiplies every mode by less than 2e-15.)
+Blur removes the finest modes first, so generation goes from coarse to fine. blur_order=fine_to_coarse is the control:
+mode (k, l) gets the factor of mode (H-1-k, W-1-l), so the mean disappears first and the finest mode last. At every time
+the set of signal-to-noise ratios is the same, assigned to the modes in reverse order. (Lee et al.'s control, I - D in
+place of D, is not a usable one: it multiplies every mode by less than 2e-15.)
 
-Everything is kept as float64 logarithms: ᾱ D^2F underflows float32 for a third of the modes of strong blurs, and
-1 - a² loses all its digits at the first steps unless it comes from expm1. Nothing of T × H·W numbers is ever built.
+Coefficients are float64 logarithms: with strong blurs ᾱ D^2F underflows float32 for a third of the modes, and at the
+first steps 1 - a² loses all its digits unless computed with expm1. No array of T × H·W numbers is ever built.
 """
 
 from __future__ import annotations
@@ -38,22 +38,22 @@ BASES = ("dct", "zero_pad")
 ORDERS = ("coarse_to_fine", "fine_to_coarse")
 
 HEAT_FLOOR = 0.001
-"""What heat leaves of every mode: without it the reverse step would divide by nothing."""
+"""Least factor that heat applies to a mode: without it the reverse step would divide by zero."""
 
-_SMALLEST_EIGENVALUE = 1e-8  # below, its rounding error shows in log D
+_SMALLEST_EIGENVALUE = 1e-8  # below it, rounding errors become visible in log D
 
 
 @dataclass(frozen=True)
 class BlurSchedule:
-    """A forward process; its fields are named as the scheduler's config arguments are.
+    """Settings of a forward process; the fields have the names of the scheduler's config arguments.
 
-    num_train_timesteps: T, unless trained_betas are given: then their number is. beta_schedule: linear (from beta_start
-    to beta_end) or cosine (s = 0.008, β ≤ 0.999; Nichol & Dhariwal 2021). blur_schedule: the form of f(i), from
-    blur_f_min to blur_f_max, in units of the base kernel's variance added per step; `none` is DDPM. blur_sigma:
-    standard deviation in pixels of the Gaussian whose samples, normalised, are the base kernel. blur_basis: dct
-    (borders reflect) or zero_pad (black beyond the borders: the paper's, which darkens edges). heat_sigma_max: pixels,
-    read by blur_schedule=heat alone, which in turn reads neither f nor blur_sigma. blur_order: of generation,
-    coarse_to_fine or fine_to_coarse.
+    num_train_timesteps: T, ignored if trained_betas are given (T is then their number). beta_schedule: linear (from
+    beta_start to beta_end) or cosine (s = 0.008, β ≤ 0.999; Nichol & Dhariwal 2021). blur_schedule: the form of f(i),
+    from blur_f_min to blur_f_max, in units of the base kernel's variance added per step; `none` is DDPM. blur_sigma:
+    standard deviation in pixels of the Gaussian that is sampled and normalised to give the base kernel. blur_basis: dct
+    (borders reflect) or zero_pad (black beyond the borders, as in the paper; darkens edges). heat_sigma_max: pixels,
+    read only by blur_schedule=heat, which ignores f and blur_sigma. blur_order: order of generation, coarse_to_fine or
+    fine_to_coarse.
     Raises UserError for unknown names and values out of range.
     """
 
@@ -84,7 +84,7 @@ class BlurSchedule:
                 raise UserError(f"{name}={getattr(self, name)} is no width: use a finite number of pixels > 0.")
         for name in ("blur_f_min", "blur_f_max"):
             if not math.isfinite(getattr(self, name)):
-                raise UserError(f"{name}={getattr(self, name)} is no power of a blur: use a finite number >= 0.")
+                raise UserError(f"{name}={getattr(self, name)} is not a valid blur power: use a finite number >= 0.")
         betas = noise_variances(self)
         if not ((betas > 0) & (betas < 1)).all():
             wrong = float(betas[~((betas > 0) & (betas < 1))][0])
@@ -92,16 +92,16 @@ class BlurSchedule:
 
     @property
     def steps(self) -> int:
-        """T."""
+        """Number of training steps T."""
         return self.num_train_timesteps if self.trained_betas is None else len(self.trained_betas)
 
 
 class BlurOperator:
-    """One schedule at one image size: the change of basis, and the coefficients of any times.
+    """One schedule at one image size: the change of basis, and the coefficients at any times.
 
-    Holds an H × H and a W × W matrix, vectors of T + 1, H and W; no more.
-    device, dtype: of the change of basis, float32 or float64. Coefficients are float64 (on the CPU for mps,
-    which has none).
+    Holds only an H × H and a W × W matrix and vectors of T + 1, H and W numbers.
+    device, dtype: of the change of basis, float32 or float64. Coefficients are float64 (on the CPU for mps, which
+    does not support float64).
     Raises UserError when a step would need noise of negative variance (it would sharpen more than the noise hides).
     """
 
@@ -127,30 +127,30 @@ class BlurOperator:
         self._check_variances()
 
     def to_modes(self, images: Tensor) -> Tensor:
-        """Uᵀ x: B C H W of any float type -> B C H W of this operator's; each channel by itself."""
+        """Uᵀ x, channel by channel: B C H W of any float type -> B C H W of this operator's dtype."""
         with _full_precision(images.device):
             return self.rows @ images.to(self.rows.dtype) @ self.columns.T
 
     def to_pixels(self, modes: Tensor) -> Tensor:
-        """U u: the inverse of `to_modes`."""
+        """U u, the inverse of `to_modes`."""
         with _full_precision(modes.device):
             return self.rows.T @ modes.to(self.rows.dtype) @ self.columns
 
     def log_coefficients(self, timesteps: Tensor | int) -> tuple[Tensor, Tensor]:
-        """log a and log s, each B H W float64, at times B in -1 … T-1 (one integer: B = 1). At -1: 0 and -inf."""
+        """Return log a and log s, each B H W float64, at B times in -1 … T-1 (an int: B = 1). At -1: 0 and -inf."""
         i = torch.as_tensor(timesteps, device=self.blur.device).reshape(-1, 1, 1).long() + 1
         exponents = self.row_exponents[:, None] + self.column_exponents  # H W: log D, or -λ
         return _log_coefficients(self.schedule, self.log_alpha_bar[i], self.blur[i], exponents)
 
     def mean_snr(self, timesteps: Tensor | int) -> Tensor:
-        """The signal-to-noise ratio a²/s² averaged over all modes, B float64, for weights such as min-SNR-γ."""
+        """Signal-to-noise ratio a²/s² averaged over all modes, B float64, for loss weights such as min-SNR-γ."""
         log_a, log_s = self.log_coefficients(timesteps)
         return (2 * (log_a - log_s)).exp().mean((1, 2))
 
     def _check_variances(self) -> None:
-        """s²_{t|s} = s_t² - (a_t/a_s)² s_s² = s_t² (1 - SNR_t/SNR_s) >= 0, one step after another.
+        """Check s²_{t|s} = s_t² - (a_t/a_s)² s_s² = s_t² (1 - SNR_t/SNR_s) >= 0 for each pair of successive times.
 
-        The ratio of SNRs is monotone in a mode's exponent, so the two extreme modes stand for all.
+        The ratio of SNRs is monotone in a mode's exponent, so checking the two extreme modes is enough.
         """
         rows, columns = self.row_exponents, self.column_exponents
         extremes = torch.stack([rows.min() + columns.min(), rows.max() + columns.max()])
@@ -169,9 +169,9 @@ class BlurOperator:
 def blur_coefficients(
     schedule: BlurSchedule, height: int, width: int, timesteps: Tensor | int
 ) -> tuple[Tensor, Tensor]:
-    """a and s of u_t = a u_0 + s ε, each B H W float64 in [0, 1], at times B in -1 … T-1 for images height × width.
+    """Return a and s of u_t = a u_0 + s ε, each B H W float64 in [0, 1], at B times in -1 … T-1. H W: height, width.
 
-    Raises UserError as `BlurOperator`.
+    Raises UserError as `BlurOperator` does.
     """
     log_a, log_s = BlurOperator(schedule, height, width).log_coefficients(timesteps)
     return log_a.exp(), log_s.exp()
@@ -179,8 +179,8 @@ def blur_coefficients(
 
 def effective_blur(schedule: BlurSchedule) -> Tensor:
     """Standard deviation in pixels of all blur up to each time, T float64: σ_B for heat, else √(F_i Σ n² g_n), since
-    variances of kernels add. The sampled kernel's is 0.0808 px² for blur_sigma = 0.4, half the nominal 0.16. Of
-    fine_to_coarse, which blurs nothing, it is the blur whose factors are reversed."""
+    the variances of kernels add up. The sampled kernel has 0.0808 px² for blur_sigma = 0.4, half the nominal 0.16.
+    fine_to_coarse does not blur; there the value is that of the blur whose factors are reversed."""
     blur = cumulated_blur(schedule)[1:]
     if schedule.blur_schedule == "heat":
         return (2 * blur).sqrt()
@@ -189,7 +189,7 @@ def effective_blur(schedule: BlurSchedule) -> Tensor:
 
 
 def noise_variances(schedule: BlurSchedule) -> Tensor:
-    """β_1 … β_T, float64."""
+    """Noise variances β_1 … β_T of the steps, float64."""
     if schedule.trained_betas is not None:
         return torch.tensor(schedule.trained_betas, dtype=torch.float64)
     steps = schedule.num_train_timesteps
@@ -200,11 +200,11 @@ def noise_variances(schedule: BlurSchedule) -> Tensor:
 
 
 def blur_powers(schedule: BlurSchedule) -> Tensor:
-    """f(1) … f(T), float64: the blur of each step in units of the base kernel's variance. Not for heat.
+    """f(1) … f(T), float64: the blur of each step in units of the base kernel's variance. Not defined for heat.
 
-    The forms of Lee et al.'s program. `triangular` ends at f(T) = f_min - (f_max - f_min)/(T-1), which is negative for
-    f_min = 0: kept as it is, since that step's noise (β_T) hides far more than it sharpens; where it does not, building
-    an operator fails.
+    The formulas are those of Lee et al.'s code. `triangular` ends at f(T) = f_min - (f_max - f_min)/(T-1), negative for
+    f_min = 0. This is kept, because the noise of that step (β_T) hides far more than the step sharpens; if it does not,
+    building a BlurOperator fails.
     """
     first, last, steps = schedule.blur_f_min, schedule.blur_f_max, schedule.steps
     i = torch.arange(1, steps + 1, dtype=torch.float64)
@@ -226,12 +226,12 @@ def blur_powers(schedule: BlurSchedule) -> Tensor:
 
 
 def log_alpha_bars(schedule: BlurSchedule) -> Tensor:
-    """log ᾱ_0 … log ᾱ_T, float64, T + 1."""
+    """log ᾱ_0 … log ᾱ_T, T + 1 float64."""
     return torch.cat([torch.zeros(1, dtype=torch.float64), torch.log1p(-noise_variances(schedule)).cumsum(0)])
 
 
 def cumulated_blur(schedule: BlurSchedule) -> Tensor:
-    """F_0 … F_T, or σ_B²/2 in px² for heat; float64, T + 1. It multiplies log D_k, or -λ_k."""
+    """F_0 … F_T, the factor of log D_k; for heat σ_B²/2 in px², the factor of -λ_k. T + 1 float64."""
     if schedule.blur_schedule == "heat":
         time = torch.linspace(0, 1, schedule.steps + 1, dtype=torch.float64)
         return (schedule.heat_sigma_max * (time * math.pi / 2).sin() ** 2) ** 2 / 2
@@ -239,16 +239,16 @@ def cumulated_blur(schedule: BlurSchedule) -> Tensor:
 
 
 def log_snr(schedule: BlurSchedule) -> Tensor:
-    """T float64: λ = log(a/s) = ½ log(ᾱ/(1-ᾱ)) of a mode that is not blurred."""
+    """λ = log(a/s) = ½ log(ᾱ/(1-ᾱ)) of a mode that is not blurred, T float64."""
     log_alpha_bar = log_alpha_bars(schedule)[1:]
     return (log_alpha_bar - torch.log(-torch.expm1(log_alpha_bar))) / 2
 
 
 def mean_log_snr(schedule: BlurSchedule, least: float) -> Tensor:
-    """T float64: λ = log(a/s) of each mode, no less than `least`, averaged over the modes of images of any size.
+    """λ = log(a/s) of each mode, clamped to at least `least` and averaged over modes, T float64, for any image size.
 
-    A 16 × 16 grid of frequencies stands for all: eigenvalues depend on the frequency alone, and blur_order deals the
-    same ones out in another order.
+    A 16 × 16 grid of frequencies represents every size: eigenvalues depend only on the frequency, and blur_order only
+    permutes them.
     """
     exponents = _exponents(schedule, (torch.arange(16, dtype=torch.float64) + 0.5) * math.pi / 16)
     both = (exponents[:, None] + exponents).flatten()  # 256
@@ -258,9 +258,9 @@ def mean_log_snr(schedule: BlurSchedule, least: float) -> Tensor:
 
 
 def cosine_basis(side: int) -> Tensor:
-    """The orthonormal DCT-II, side side float64, a mode a row: mode k has k/(2 side) cycles per pixel.
+    """Orthonormal DCT-II matrix, side side float64, one mode per row: mode k has k/(2 side) cycles per pixel.
 
-    Its cosines stay the same when a signal is mirrored at half a pixel beyond its ends.
+    Its cosines are symmetric about the points half a pixel beyond the ends, so borders reflect.
     """
     k = torch.arange(side, dtype=torch.float64)
     basis = torch.cos(math.pi / side * k[:, None] * (k + 0.5)) * math.sqrt(2 / side)
@@ -269,17 +269,17 @@ def cosine_basis(side: int) -> Tensor:
 
 
 def check_name(field: str, value: str, names: tuple[str, ...]) -> None:
-    """Raises UserError unless the value is one of the names."""
+    """Raise UserError unless the value is one of the names."""
     if value not in names:
         raise UserError(f"{field}={value!r} is not offered: use one of {', '.join(names)}.")
 
 
-# The rows of the paper's Table 1 (its basis, FID-10K at 64², one run each). The published figures come from a reference
-# program that scrambles the eigenvalues of RGB images, so a correct operator need not repeat them.
+# Rows of Table 1 of Lee et al. (their basis, FID-10K at 64², one run each). Their code scrambles the eigenvalues of RGB
+# images, so a correct operator need not reproduce these numbers.
 PAPER_NONE = BlurSchedule(blur_schedule="none", blur_basis="zero_pad")
 """DDPM: bedroom 9.24, church 6.04."""
 PAPER_QUARTIC = BlurSchedule(blur_schedule="quartic", blur_f_max=0.140625, blur_basis="zero_pad")
-"""The best: bedroom 7.86, church 5.89."""
+"""Best row: bedroom 7.86, church 5.89."""
 PAPER_LOG = BlurSchedule(blur_schedule="log", blur_f_max=0.600625, blur_basis="zero_pad")
 """Too much blur too early: bedroom 73.23."""
 
@@ -297,7 +297,7 @@ def _log_coefficients(
 
 
 def _modes(schedule: BlurSchedule, side: int) -> tuple[Tensor, Tensor]:
-    """One axis's basis (side side, a mode a row, low to high frequency) and its modes' exponents (side), float64."""
+    """Basis of one axis (side side, a mode per row, frequency rising) and exponents of its modes (side), float64."""
     if schedule.blur_basis == "dct":
         return cosine_basis(side), _exponents(schedule, torch.arange(side, dtype=torch.float64) * math.pi / side)
     taps, offsets = _kernel(schedule.blur_sigma)
@@ -320,14 +320,14 @@ def _exponents(schedule: BlurSchedule, frequencies: Tensor) -> Tensor:
 def _log_eigenvalues(schedule: BlurSchedule, eigenvalues: Tensor) -> Tensor:
     if eigenvalues.min() < _SMALLEST_EIGENVALUE:
         raise UserError(
-            f"blur_sigma={schedule.blur_sigma} leaves {float(eigenvalues.min()):.1g} of the finest details in one "
-            f"unit of blur, less than can be computed with: use blur_sigma <= 1.5 and a larger blur_f_max."
+            f"blur_sigma={schedule.blur_sigma} leaves {float(eigenvalues.min()):.1g} of the finest details after one "
+            f"unit of blur, too little to compute with: use blur_sigma <= 1.5 and a larger blur_f_max."
         )
-    return eigenvalues.clamp(max=1).log()  # a kernel of sum one amplifies nothing; rounding would
+    return eigenvalues.clamp(max=1).log()  # a kernel of sum one has none above 1, except through rounding
 
 
 def _kernel(sigma: float) -> tuple[Tensor, Tensor]:
-    """The base kernel's taps, of sum one, and their offsets in pixels, as far as float64 can tell (9 σ)."""
+    """Taps of the base kernel (sum one) and their offsets in pixels, out to 9 σ, where they vanish in float64."""
     reach = math.ceil(9 * sigma)
     offsets = torch.arange(-reach, reach + 1, dtype=torch.float64)
     taps = torch.exp(-offsets.square() / (2 * sigma**2))
@@ -336,11 +336,11 @@ def _kernel(sigma: float) -> tuple[Tensor, Tensor]:
 
 @contextmanager
 def _full_precision(device: torch.device) -> Iterator[None]:
-    """Neither autocast nor TF32: a change of basis must come back as it went."""
+    """Disable autocast and TF32, so that a change of basis can be inverted accurately."""
     backends: list[Any] = [torch.backends.cuda.matmul]
     name: str = "allow_tf32"
     exact: str | bool = False
-    if hasattr(backends[0], "fp32_precision"):  # torch >= 2.9, where the CPU's matmul has one too
+    if hasattr(backends[0], "fp32_precision"):  # torch >= 2.9, where CPU matmul has this setting too
         cpu: Any = torch.backends.mkldnn
         backends, name, exact = [*backends, cpu.matmul], "fp32_precision", "ieee"
     before = [getattr(backend, name) for backend in backends]

@@ -1,6 +1,6 @@
-"""Images from a U-Net and a BlurDiffusionScheduler, with or without classes.
+"""Pipeline that draws images from a U-Net with a BlurDiffusionScheduler, with or without classes.
 
-Shapes: B images, C channels, H W pixels. The network sees data in [-1, 1]; what comes out is in [0, 1].
+Shapes: B images, C channels, H W pixels. The network works on data in [-1, 1]; returned images are in [0, 1].
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ OUTPUTS = ("pil", "np", "pt")
 
 
 class BlurDiffusionPipeline(DiffusionPipeline):
-    """unet: of class labels if it has num_class_embeds. scheduler: the one that the network was trained with."""
+    """unet: conditioned on class labels if it has num_class_embeds. scheduler: the one it was trained with."""
 
     model_cpu_offload_seq: Any = "unet"
-    unet: Any  # a UNet2DModel; its config is typed as a dict, and read as an object
+    unet: Any  # a UNet2DModel; diffusers types its config as a dict, but it has attributes
     scheduler: BlurDiffusionScheduler
 
     def __init__(self, unet: UNet2DModel, scheduler: BlurDiffusionScheduler) -> None:
@@ -46,11 +46,11 @@ class BlurDiffusionPipeline(DiffusionPipeline):
     ) -> ImagePipelineOutput | tuple:
         """Generate `batch_size` images.
 
-        class_labels: one for each image, or one for all. height, width: pixels, by default the U-Net's sample_size.
-        num_inference_steps: 1 to T. generator: one, or one for each image, which then does not depend on
-        the others. output_type: pil (a list), np (B H W C float32 in [0, 1]) or pt (B C H W float32 in [0, 1]).
-        Returns ImagePipelineOutput, or a tuple of the images alone.
-        Raises UserError for labels, sizes, steps and names that do not fit.
+        class_labels: one per image, or one for all. height, width: pixels, by default the U-Net's sample_size.
+        num_inference_steps: 1 to T. generator: one for all, or one per image, which makes each image independent of the
+        rest of the batch. output_type: pil (a list), np (B H W C float32 in [0, 1]) or pt (B C H W float32 in [0, 1]).
+        Returns ImagePipelineOutput, or with return_dict=False a tuple that holds only the images.
+        Raises UserError for invalid labels, sizes, numbers of steps and output types.
         """
         check_name("output_type", output_type, OUTPUTS)
         device = self._execution_device
@@ -58,7 +58,7 @@ class BlurDiffusionPipeline(DiffusionPipeline):
         labels = self._labels(class_labels, batch_size)
         labels = labels if labels is None else labels.to(device)
         self.scheduler.set_timesteps(num_inference_steps)
-        # The sample stays float32 whatever the network computes in: its change of basis would lose too much in less.
+        # The sample stays float32 whatever the network's precision: the change of basis would lose too much in less.
         shape = (batch_size, self.unet.config.in_channels, height, width)
         images = randn_tensor(shape, generator=generator, device=device) * self.scheduler.init_noise_sigma
         for t in self.progress_bar(self.scheduler.timesteps):

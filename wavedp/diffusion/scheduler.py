@@ -1,18 +1,18 @@
-"""A diffusers scheduler for diffusion that blurs: every formula holds mode by mode (see wavedp.diffusion.blur).
+"""A diffusers scheduler for blur diffusion: every formula holds mode by mode (see wavedp.diffusion.blur).
 
-Shapes: B records, C channels, H W pixels, T training steps. Samples and model outputs are pixels, in [-1, 1] for data.
+Shapes: B records, C channels, H W pixels, T training steps. Samples and model outputs are in pixels, data in [-1, 1].
 
-All samplers are one family. From time t to r < t, with λ = log(a/s), h = λ_r - λ_t > 0 and white noise z:
+Three samplers form one family. From time t to r < t, with λ = log(a/s), h = λ_r - λ_t > 0 and white noise z:
 
     u_r = a_r û_0 + s_r √(1 - η²(1 - e^-2h)) ε̂ + η s_r √(1 - e^-2h) z
 
 ddim           η from the config (Song et al. 2021; per mode, Zhang et al. 2023)
-ancestral      η = 1: a draw from the exact posterior q(u_r | u_t, û_0), whose variance is s_r²(1 - e^-2h)
+ancestral      η = 1: a draw from the exact posterior q(u_r | u_t, û_0), of variance s_r²(1 - e^-2h)
 dpmsolver++    η = 0, and û_0 extrapolated from two steps in λ (2M; Lu et al. 2022)
 
-reverse_diffusion is another: u_r = (2 - a_t/a_r) u_t - s_t (1 - e^-2h) ε̂ + s_t √(1 - e^-2h) z, without z in the last
-step. It is the predictor of Song et al. 2021 that Lee et al. use (their equations 19 and 20, with the exponent and the
-index of their program), made for all T steps and wrong for few.
+The fourth, reverse_diffusion: u_r = (2 - a_t/a_r) u_t - s_t (1 - e^-2h) ε̂ + s_t √(1 - e^-2h) z, without z in the last
+step. It is the predictor of Song et al. 2021 as Lee et al. use it (their equations 19 and 20, with the exponent and the
+index of their code), meant for all T steps and wrong with few.
 """
 
 from __future__ import annotations
@@ -37,29 +37,29 @@ PREDICTIONS = ("epsilon", "v_prediction", "sample")
 ALGORITHMS = ("reverse_diffusion", "ancestral", "ddim", "dpmsolver++")
 SPACINGS = ("uniform", "quadratic", "logsnr", "blur_aware")
 
-_PURE_NOISE = -5.0  # a mode's λ below which no steps are spent on it: cosine noise ends at -9.9
+_PURE_NOISE = -5.0  # below this λ a mode counts as noise and gets no steps; cosine noise ends at -9.9
 
 
 class BlurDiffusionScheduler(SchedulerMixin, ConfigMixin):
     """Forward process and samplers of a BlurSchedule, in place of diffusers' DDPM, DDIM and DPM-Solver schedulers.
 
-    num_train_timesteps … blur_order: as BlurSchedule. prediction_type: what the network is trained to give, in
-    pixels: epsilon (the noise), sample (the data), or v_prediction (a ε - s u_0 in every mode), the only one that is
-    well scaled at all times. algorithm_type: see the module. timestep_spacing: of a run's steps, from T-1 to 0:
+    num_train_timesteps … blur_order: as in BlurSchedule. prediction_type: what the network predicts, in pixels:
+    epsilon (the noise), sample (the data), or v_prediction (a ε - s u_0 in every mode), the only one that is
+    well scaled at all times. algorithm_type: see the module. timestep_spacing: spacing of the steps from T-1 to 0:
 
         uniform      equal in t
         quadratic    equal in √t
-        logsnr       equal in the log-SNR of a mode that is not blurred, floored at pure noise (λ = -5)
-        blur_aware   equal in the mean of that and the average over all modes, each floored likewise
+        logsnr       equal in the log-SNR of a mode that is not blurred, clamped below at pure noise (λ = -5)
+        blur_aware   equal in the mean of that and of the log-SNR averaged over all modes, each clamped likewise
 
-    clip_sample: clip the predicted data to [-1, 1], in pixels. eta: the noise of ddim, 0 (none) to 1 (ancestral).
-    Raises UserError for unknown names and values out of range. With epsilon and a blur so strong that float32 holds
-    nothing of the finest modes, a warning: their data is then taken to be 0, the middle of the range.
+    clip_sample: clip the predicted data to [-1, 1], in pixels. eta: noise of ddim, 0 (none) to 1 (ancestral).
+    Raises UserError for unknown names and values out of range. Warns when prediction_type is epsilon and the blur is
+    so strong that the finest modes vanish in float32: their data is then taken to be 0, the middle of the range.
     """
 
-    _compatibles: list[str] = []  # noqa: RUF012 (diffusers' form); another scheduler would not know of the blur
+    _compatibles: list[str] = []  # noqa: RUF012 (diffusers' form); no other scheduler handles blur
     order = 1
-    config: Any  # typed as a dict by diffusers, and read as an object
+    config: Any  # diffusers types it as a dict, but it has attributes
 
     @register_to_config
     def __init__(
@@ -106,15 +106,15 @@ class BlurDiffusionScheduler(SchedulerMixin, ConfigMixin):
         self.num_inference_steps: int | None = None
         self.timesteps = torch.arange(self.schedule.steps - 1, -1, -1)
         self._operators: dict[tuple[int, int, torch.device, torch.dtype], BlurOperator] = {}
-        self._shape: torch.Size | None = None  # of this run's samples
+        self._shape: torch.Size | None = None  # of the samples of this run
         self._last: _Step | None = None
 
     def __len__(self) -> int:
-        """T."""
+        """Number of training steps T."""
         return self.schedule.steps
 
     def operator(self, images: Tensor) -> BlurOperator:
-        """The operator for images ... H W of this size, device and precision: float64 for float64, else float32."""
+        """Cached BlurOperator for images ... H W of this size and device: float64 for float64 images, else float32."""
         height, width = images.shape[-2:]
         dtype = torch.float64 if images.dtype == torch.float64 else torch.float32
         key = (height, width, images.device, dtype)
@@ -124,8 +124,8 @@ class BlurDiffusionScheduler(SchedulerMixin, ConfigMixin):
         return self._operators[key]
 
     def set_timesteps(self, num_inference_steps: int, device: torch.device | str | None = None) -> None:
-        """Begin a run of `num_inference_steps` (1 to T) steps, at `timesteps`: distinct, descending, from T-1 and, with
-        more than one, down to 0. Raises UserError for another number."""
+        """Start a run of `num_inference_steps` (1 to T) steps and set `timesteps`: distinct, descending, from T-1 and,
+        with more than one, down to 0. Raises UserError for a number out of range."""
         steps = self.schedule.steps
         if not 1 <= num_inference_steps <= steps:
             raise UserError(
@@ -136,20 +136,20 @@ class BlurDiffusionScheduler(SchedulerMixin, ConfigMixin):
         self._forget_run()
 
     def scale_model_input(self, sample: Tensor, timestep: float | Tensor | None = None) -> Tensor:
-        """The sample as it is."""
+        """Return the sample unchanged."""
         return sample
 
     def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        """a u_0 + s ε at `timesteps` (B, or 1 for all), in pixels: B C H W, as the samples."""
+        """Return a u_0 + s ε at `timesteps` (B, or 1 for all), in pixels: B C H W of the samples' type."""
         return self._mix(original_samples, noise, timesteps, velocity=False)
 
     def get_velocity(self, sample: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        """a ε - s u_0 of data `sample` at `timesteps` (B, or 1 for all), in pixels: what v_prediction is trained on."""
+        """Return a ε - s u_0 of data `sample` at `timesteps` (B, or 1 for all), in pixels: v_prediction's target."""
         return self._mix(sample, noise, timesteps, velocity=True)
 
     def predict_data(self, model_output: Tensor, timestep: int | Tensor, sample: Tensor) -> Tensor:
-        """u_0 as the model's output for `sample` at `timestep` has it, in pixels: B C H W of the sample's type. It is
-        the pred_original_sample of `step`."""
+        """Return û_0, the data predicted by the model's output for `sample` at `timestep`, in pixels: B C H W of the
+        sample's type. It equals pred_original_sample of `step`."""
         operator = self.operator(sample)
         log_a, log_s = operator.log_coefficients(timestep)
         data = self._predicted_data(operator.to_modes(model_output), operator.to_modes(sample), log_a, log_s)
@@ -165,11 +165,11 @@ class BlurDiffusionScheduler(SchedulerMixin, ConfigMixin):
         variance_noise: Tensor | None = None,
         return_dict: bool = True,
     ) -> DDPMSchedulerOutput | tuple[Tensor, Tensor]:
-        """From `timestep` to the next of `timesteps`, or to the data after the last.
+        """Go from `timestep` to the next of `timesteps`, or after the last one to the data.
 
-        model_output, sample: B C H W, of prediction_type. variance_noise: white noise in pixels to use in place of the
-        generator's. Returns prev_sample and pred_original_sample, B C H W of the sample's type.
-        Raises UserError when a run's sample changes its shape.
+        model_output: B C H W, of prediction_type. sample: B C H W. variance_noise: white noise in pixels to use instead
+        of the generator's. Returns prev_sample and pred_original_sample, B C H W of the sample's type.
+        Raises UserError when the sample changes shape within a run.
         """
         t, r = int(timestep), self._following(int(timestep))
         if t == int(self.timesteps[0]):
@@ -192,7 +192,7 @@ class BlurDiffusionScheduler(SchedulerMixin, ConfigMixin):
             data = operator.to_modes(pixels)
         used = data
         if self.config.algorithm_type == "reverse_diffusion":
-            # a û_0; with ε̂ at hand it needs no division by a, which may be tiny
+            # The formula needs a û_0, which follows from ε̂ without a division by a, which may be tiny.
             from_noise = self.config.prediction_type == "epsilon" and not self.config.clip_sample
             used = modes - _like(log_s.exp(), modes) * output if from_noise else _like(log_a.exp(), modes) * data
         elif self.config.algorithm_type == "dpmsolver++":
@@ -213,23 +213,23 @@ class BlurDiffusionScheduler(SchedulerMixin, ConfigMixin):
         return DDPMSchedulerOutput(prev_sample=previous, pred_original_sample=original)
 
     def _predicted_data(self, output: Tensor, modes: Tensor, log_a: Tensor, log_s: Tensor) -> Tensor:
-        """û_0 from the network's output, both in modes."""
+        """Return û_0 from the network's output, both in modes."""
         if self.config.prediction_type == "sample":
             return output
         a, s = _like(log_a.exp(), modes), _like(log_s.exp(), modes)
         if self.config.prediction_type == "v_prediction":
             return (a * modes - s * output) / (a.square() + s.square())
-        # u_t - s ε̂ is a û_0 up to rounding: where a is smaller than that, nothing is known of û_0.
+        # u_t - s ε̂ equals a û_0 up to rounding: where a is below the rounding error, û_0 is unknown.
         known = _like(log_s - log_a, modes) < -math.log(torch.finfo(modes.dtype).eps)
         return torch.where(known, (modes - s * output) / a, 0.0)
 
     def _weights(
         self, log_a: Tensor, log_s: Tensor, log_a_next: Tensor, log_s_next: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """What multiplies û_0 (for reverse_diffusion: a û_0), u_t and z in u_r, each 1 H W: the module's formulas, with
-        ε̂ = (u_t - a û_0)/s put in."""
-        h = (log_a_next - log_s_next) - (log_a - log_s)  # infinite on the way to the data, where s_r = 0
-        fresh = -torch.expm1(-2 * h)  # 1 - e^-2h: s²_{t|r} = s² (1 - e^-2h) is the noise that forward step adds
+        """Weights of û_0 (for reverse_diffusion: of a û_0), u_t and z in u_r, each 1 H W: the module's formulas with
+        ε̂ = (u_t - a û_0)/s substituted."""
+        h = (log_a_next - log_s_next) - (log_a - log_s)  # infinite in the last step, to the data, where s_r = 0
+        fresh = -torch.expm1(-2 * h)  # 1 - e^-2h: the forward step from r to t adds noise s²_{t|r} = s² (1 - e^-2h)
         if self.config.algorithm_type == "reverse_diffusion":
             return fresh, 2 - (log_a - log_a_next).exp() - fresh, log_s.exp() * fresh.sqrt()
         eta = {"ancestral": 1.0, "ddim": self.config.eta, "dpmsolver++": 0.0}[self.config.algorithm_type]
@@ -246,7 +246,7 @@ class BlurDiffusionScheduler(SchedulerMixin, ConfigMixin):
         return operator.to_pixels(mixed).to(data.dtype)
 
     def _following(self, t: int) -> int:
-        """The largest of `timesteps` below t, or -1: the data."""
+        """Largest of `timesteps` below t, or -1 (the data) after the last."""
         below = self.timesteps[self.timesteps < t]
         return int(below.max()) if len(below) else -1
 
@@ -263,8 +263,8 @@ class BlurDiffusionScheduler(SchedulerMixin, ConfigMixin):
             knots = measure.numpy()
             grid = np.interp(np.linspace(knots[0], knots[-1], n_steps), knots, np.arange(last + 1))
         times = grid.round().astype(np.int64)
-        times[-1] = last  # of one step, too
-        # Distinct: near the data, where λ changes fast, several of the grid's points may round to one step.
+        times[-1] = last  # also when n_steps is 1
+        # Make times distinct: near the data, where λ changes fast, several grid points may round to the same time.
         order = np.arange(n_steps)
         times = np.maximum.accumulate(times - order) + order
         return np.minimum(times, last - order[::-1])[::-1].copy()
@@ -285,7 +285,7 @@ class BlurDiffusionScheduler(SchedulerMixin, ConfigMixin):
 
 @dataclass(frozen=True)
 class _Step:
-    """What the second-order solver remembers of the step before: log_snr 1 H W, data B C H W in modes."""
+    """State that the second-order solver keeps from the previous step: log_snr 1 H W, data B C H W in modes."""
 
     t: int
     log_snr: Tensor
@@ -293,7 +293,7 @@ class _Step:
 
 
 def _like(coefficients: Tensor, modes: Tensor) -> Tensor:
-    """B H W float64 -> B 1 H W of the modes' device and type."""
+    """Convert B H W float64 to B 1 H W of the modes' device and type."""
     return coefficients[:, None].to(modes)
 
 

@@ -1,7 +1,7 @@
 """Stage one's models: each in a folder, its declaration (no torch) beside its model.
 
-A declaration is a `GeneratorMethod`: what it reads and refuses, which mechanisms its private fit runs, and `build`, which
-gives the model:
+A declaration is a `GeneratorMethod`: what it reads and refuses, which mechanisms its private fit runs, and `build`,
+which gives the model:
 
     fit_private(weights, images, conditions, fit, report)     -> PrivateFit, from sensitive coarse images
     sample(weights, conditions, sampling, seed, report)       -> coarse images, one per condition
@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
-from wavedp import data
+from wavedp import data, methods
 from wavedp.config import PrivacyConfig, SamplingConfig, TrialConfig
 from wavedp.methods import Inputs, Method, Weights
 from wavedp.privacy import accounting
@@ -40,14 +40,14 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 FitKind = Literal["dp", "nonprivate", "public", "real"]
-"""How a private_fit uses sensitive images: with differential privacy, without (ε = ∞), not at all (ε = 0), or by keeping
-them as they are."""
+"""How a private_fit uses sensitive images: with differential privacy, without (ε = ∞), not at all (ε = 0), or by
+keeping them as they are."""
 
 
 @dataclass(frozen=True)
 class FitSettings:
-    """How one private fit runs: what the mechanisms may be, by purpose and calibrated (σ = 0 when ε = ∞), the seed that
-    their sampling and noise derive from, and the file that checkpoints go to."""
+    """Settings of one private fit. mechanisms: those that it may run, by purpose, calibrated (σ = 0 when ε = ∞). seed:
+    of their sampling and noise; secret. checkpoint: the file to save to and go on from."""
 
     privacy: PrivacyConfig
     mechanisms: dict[str, Mechanism]
@@ -105,21 +105,21 @@ class Scores(Protocol):
     """Gives records a log-likelihood, which membership attacks need."""
 
     def log_likelihoods(self, weights: Weights, images: Tensor, labels: Tensor) -> tuple[np.ndarray, np.ndarray]:
-        """Of images B C h w with their labels and without, B float64 each, up to a constant."""
+        """Two arrays B float64, up to a constant: of images B C h w given their labels, and without a condition."""
 
 
 class GeneratorMethod(Method):
-    """What all generators declare; a subclass overrides what is not so for it."""
+    """The declaration of a generator. A subclass overrides what differs for it."""
 
     def fit_kind(self, trial: TrialConfig) -> FitKind:
-        """How its private_fit uses sensitive images, by default as ε says."""
+        """How its private_fit uses sensitive images; by default ε decides."""
         epsilon = trial.privacy.epsilon
         return "public" if epsilon == 0 else "nonprivate" if math.isinf(epsilon) else "dp"
 
     def mechanisms(self, trial: TrialConfig, n_records: int) -> dict[str, Mechanism]:
-        """What the private fit will run, by purpose and in order, together within privacy.epsilon at privacy.delta; σ = 0
-        for ε = ∞. The plan, the budget, the dry run, the fit and the ledger all ask this. Not asked for the fit kinds
-        `public` and `real`. Raises InfeasibleError when no noise meets the budget."""
+        """The mechanisms that the private fit will run, by purpose and in order, together within privacy.epsilon at
+        privacy.delta; σ = 0 for ε = ∞. The plan, the budget, the dry run, the fit and the ledger all use this answer.
+        Not asked for the fit kinds `public` and `real`. Raises InfeasibleError when no noise meets the budget."""
         raise NotImplementedError(f"{self.name} does not say what its private fit runs")
 
     def pretrain_level(self, trial: TrialConfig) -> int:
@@ -127,12 +127,12 @@ class GeneratorMethod(Method):
         return trial.level
 
     def conditioning(self, trial: TrialConfig) -> Literal["class", "text"]:
-        """What its samples are conditioned on."""
+        """The condition of its samples: a class, or a sentence."""
         return "class"
 
     def pretraining_content(self, trial: TrialConfig) -> list[Any]:
-        """What of the shared sections its public training reads, as JSON values: enters the key of `pretrain`."""
-        return []
+        """The shared fields, other than blur, privacy and sampling, that it reads: they enter the key of `pretrain`."""
+        return methods.shared(trial, self, leave=("blur", "privacy", "sampling"))
 
     def build(self, trial: TrialConfig, inputs: Inputs, device: str) -> Generator:
         """The model for coarse images of the trial."""

@@ -1,13 +1,13 @@
-"""Which weights a private fit may move.
+"""Selection of the weights that a private fit trains.
 
-    all         every one
+    all         all weights
     attention   keys, queries, values and outputs of attention, and the condition's embedding
     lora        W + 2 U D with U D of low rank, for every linear layer of the transformer's blocks, or of the U-Net's
                 attention (arXiv 2106.09685), and the condition's embedding
 
-The condition's embedding is always among them: the sensitive classes are not the public ones. `merge` folds low-rank
-updates back, so that released weights have the layout of the public ones. By hand rather than with peft, which brings
-transformers and accelerate for these few lines and whose layers Opacus' hooks do not see through.
+The condition's embedding is always trained, because the sensitive classes differ from the public ones. `merge` adds the
+low-rank updates to their layers, so that released weights have the layout of the public ones. peft is not used: it
+requires transformers and accelerate for these few lines, and Opacus' hooks do not handle its layers.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ SCALE = 2.0  # α / r, as in the public DP fine-tuning of VAR (sprintml/finetuni
 
 
 class LowRank(nn.Module):
-    """A frozen linear layer and its trainable update of rank r, zero at the start."""
+    """Frozen linear layer with a trainable update of rank r that is initially zero."""
 
     def __init__(self, base: nn.Linear, rank: int) -> None:
         super().__init__()
@@ -39,10 +39,10 @@ class LowRank(nn.Module):
 
 
 def adapt(model: nn.Module, privacy: PrivacyConfig, seed: int) -> None:
-    """Freeze what the fit may not move, and add low-rank updates, in place.
+    """Freeze the weights that are not trained, and add low-rank updates, in place.
 
     model: has `condition`; its attention layers are named as in SpectralTransformer or in diffusers. Raises UserError
-    for a rank that is no restriction.
+    for a rank below 1 or not below both sides of a layer.
     """
     trained = privacy.trained
     if trained == "all":
@@ -68,7 +68,7 @@ def adapt(model: nn.Module, privacy: PrivacyConfig, seed: int) -> None:
 
 
 def merge(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The same weights with every low-rank update added to its layer, under the names it had before `adapt`."""
+    """Return the weights with every low-rank update added to its layer, under the names from before `adapt`."""
     merged = {}
     for name, value in weights.items():
         layer, _, last = name.rpartition(".base.")

@@ -1,8 +1,8 @@
-"""What a generator is conditioned on: a class, or a sentence.
+"""Conditions of a generator: a class or a sentence.
 
 Shapes: B records, D width, E width of a sentence embedding, K classes.
 
-Each condition gives B 1 D, to be added at every token, and knows how to say "none", for guidance.
+Each condition returns B 1 D, to be added at every token, and has a value that means "none", for guidance.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from wavedp.text import EMBEDDING_WIDTH
 
 
 class ClassCondition(nn.Module):
-    """Labels B int64 in 0..K-1; K is "none"."""
+    """Embedding of labels B int64 in 0..K-1; K means "none"."""
 
     def __init__(self, n_classes: int, width: int) -> None:
         super().__init__()
@@ -23,21 +23,21 @@ class ClassCondition(nn.Module):
         nn.init.normal_(self.table.weight, std=0.02)
 
     def forward(self, labels: Tensor) -> Tensor:
-        # Times √D: a class has B / K records a step to move its row, and a short fit is over before it has.
+        # Times √D to speed up learning: only B / K records per step move a class's row, too few for a short fit.
         return self.table(labels[:, None]) * self.table.embedding_dim**0.5
 
     def absent(self, labels: Tensor) -> Tensor:
-        """As many times "none"."""
+        """Return "none" for each of the labels."""
         return torch.full_like(labels, self.n_classes)
 
 
 class TextCondition(nn.Module):
-    """Sentence embeddings B E of unit length (wavedp.text); zeros are "none". Their encoder is frozen, not this map."""
+    """Map of sentence embeddings B E of unit length (wavedp.text); zeros mean "none". Only their encoder is frozen."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.project = nn.Linear(EMBEDDING_WIDTH, width)
-        # A unit vector has coordinates of 1/√E: as large an input as a row of ClassCondition's table, times √D.
+        # A unit vector has coordinates of about 1/√E; this std makes outputs as large as ClassCondition's, times √D.
         nn.init.normal_(self.project.weight, std=0.02 * width**0.5)
         nn.init.zeros_(self.project.bias)
 
@@ -45,7 +45,7 @@ class TextCondition(nn.Module):
         return self.project(embeddings[:, None])
 
     def absent(self, embeddings: Tensor) -> Tensor:
-        """As many times "none"."""
+        """Return "none" for each of the embeddings."""
         return torch.zeros_like(embeddings)
 
 
@@ -53,8 +53,8 @@ Condition = ClassCondition | TextCondition
 
 
 def drop(condition: Condition, conditions: Tensor, rate: float, chances: Tensor | None = None) -> Tensor:
-    """The conditions, each replaced by "none" where its chance, of B in [0, 1), is below the rate. None: chances come
-    from torch's global generator."""
+    """Replace each condition by "none" if its chance is below the rate. chances: B in [0, 1); None draws them from
+    torch's global generator."""
     if rate == 0:
         return conditions
     kept = (torch.rand(len(conditions)) if chances is None else chances).to(conditions.device) >= rate
@@ -62,7 +62,7 @@ def drop(condition: Condition, conditions: Tensor, rate: float, chances: Tensor 
 
 
 def forget_classes(weights: dict[str, Tensor], n_classes: int) -> dict[str, Tensor]:
-    """The weights of a model with a ClassCondition named `condition`, for other classes: each starts from the mean."""
+    """Adapt a model's weights, with a ClassCondition named `condition`, to new classes: each starts at the mean row."""
     table = weights["condition.table.weight"]
     mean = table[:-1].mean(0, keepdim=True).repeat(n_classes, 1)
     return {**weights, "condition.table.weight": torch.cat([mean, table[-1:]])}

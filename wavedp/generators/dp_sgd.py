@@ -1,4 +1,4 @@
-"""What generators share that are pretrained on public images and fitted by DP-SGD (wavedp.privacy.training)."""
+"""Common to generators that are pretrained on public images and fitted by DP-SGD (wavedp.privacy.training)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FIT_FIELDS = (
     "delta", "batch_size", "steps", "max_grad_norm", "accountant", "relation", "clipping", "noise_source", "optimizer",
     "adam_floor", "learning_rate", "ema_decay", "views", "trained", "lora_rank",
 )  # fmt: skip
-"""Of the section privacy, what every such fit reads; scale_decay and mean_share are for scales of tokens."""
+"""Fields of the section privacy that every such fit reads; scale_decay and mean_share are for scales of tokens."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class DPSGD(GeneratorMethod):
         return {"class_means": before[0], "private_fit": fit} if before else {"private_fit": fit}
 
     def conditioning(self, trial: TrialConfig) -> Literal["class", "text"]:
-        """As generator.conditioning says."""
+        """The choice in generator.conditioning."""
         return trial.generator.conditioning
 
     def check(self, trial: TrialConfig) -> list[str]:
@@ -86,15 +86,15 @@ class DPSGD(GeneratorMethod):
         width = self.adapted_width(trial)
         if privacy.trained == "lora" and not 1 <= privacy.lora_rank < width:
             raise UserError(
-                f"privacy.lora_rank={privacy.lora_rank} is not a low rank of layers {width} wide: use 1 to {width - 1}, "
-                "or privacy.trained=all."
+                f"privacy.lora_rank={privacy.lora_rank} is not a low rank of layers {width} wide: use 1 to "
+                f"{width - 1}, or privacy.trained=all."
             )
         if self.fit_kind(trial) in ("dp", "nonprivate"):
             return accounting.check(privacy, data.n_records(trial.data, "train"))
         return []
 
     def adapted_width(self, trial: TrialConfig) -> int:
-        """Of the layers that low-rank updates change."""
+        """The width of the layers that low-rank updates change."""
         return trial.generator.width
 
 

@@ -1,4 +1,4 @@
-"""The loop that public pretraining is, whatever the model."""
+"""Loop of public pretraining, for any model."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ def pretrain(
     checkpoint: Path | None,
     max_grad_norm: float | None = None,
 ) -> dict[str, Tensor]:
-    """Adam with a cosine learning rate; returns the model's weights on the CPU. 0 steps give the initial ones.
+    """Train with Adam and a cosine learning rate; returns the weights on the CPU. 0 steps return the initial weights.
 
     loss_of: (rows of the batch, int64 in 0..records - 1; step) -> scalar. Batches come from torch's global generator.
-    max_grad_norm: to which gradients are clipped, if at all. checkpoint: see wavedp.resume.
+    max_grad_norm: norm to which gradients are clipped; None: no clipping. checkpoint: see wavedp.resume.
     """
     steps = config.pretrain_steps
     optimizer = torch.optim.Adam(model.parameters(), lr=config.pretrain_learning_rate)

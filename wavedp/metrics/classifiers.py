@@ -1,11 +1,11 @@
-"""The three residual classifiers of DPImageBench's downstream test, for images of about 32×32.
+"""Three residual classifiers of DPImageBench's downstream test, for images of about 32×32.
 
     resnet       He et al., 2016, arXiv 1512.03385, section 4.2: 16, 32, 64 channels, depth 6n + 2 (110)
-    wide_resnet  Zagoruyko & Komodakis, 2016, arXiv 1605.07146: the same times k, activations first, depth 6n + 4 (40)
+    wide_resnet  Zagoruyko & Komodakis, 2016, arXiv 1605.07146: k times the channels, pre-activation, depth 6n + 4 (40)
     resnext      Xie et al., 2017, arXiv 1611.05431, section 5.3: grouped bottlenecks, depth 9n + 2 (29), 8 groups of 64
 
-Depths and widths by default are those of DPImageBench's evaluation/classifier. Written by hand, since torchvision has
-only the ImageNet versions, which halve an image twice before the first block.
+Default depths and widths are those of DPImageBench's evaluation/classifier. torchvision is not used because it has only
+the ImageNet versions, which halve an image twice before the first block.
 
 Shapes: B images, C channels, H W pixels, K classes.
 """
@@ -18,17 +18,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 Block = Callable[[int, int, int], nn.Module]
-"""block(channels in, channels out, stride)"""
+"""Constructor of a block: (channels in, channels out, stride) -> module."""
 
 
 def resnet(channels: int, classes: int, depth: int = 110) -> nn.Module:
-    """B C H W -> B K. depth: 6n + 2."""
+    """Build a ResNet B C H W -> B K. depth: 6n + 2."""
     first = nn.Sequential(_convolution(channels, 16), nn.BatchNorm2d(16), nn.ReLU())
     return _network(first, _stages(_Basic, (16, 16, 32, 64), (depth - 2) // 6), nn.Identity(), 64, classes)
 
 
 def wide_resnet(channels: int, classes: int, depth: int = 40, widen: int = 4, dropout: float = 0.3) -> nn.Module:
-    """B C H W -> B K. depth: 6n + 4. widen: k."""
+    """Build a wide ResNet B C H W -> B K. depth: 6n + 4. widen: k."""
     widths = (16, 16 * widen, 32 * widen, 64 * widen)
 
     def block(before: int, after: int, stride: int) -> nn.Module:
@@ -39,7 +39,8 @@ def wide_resnet(channels: int, classes: int, depth: int = 40, widen: int = 4, dr
 
 
 def resnext(channels: int, classes: int, depth: int = 29, groups: int = 8, group_width: int = 64) -> nn.Module:
-    """B C H W -> B K. depth: 9n + 2. group_width: channels of a group in the first of three stages; they double."""
+    """Build a ResNeXt B C H W -> B K. depth: 9n + 2. group_width: channels of a group in the first stage; each later
+    stage doubles them."""
 
     def block(before: int, after: int, stride: int) -> nn.Module:
         return _Grouped(before, after, stride, groups, groups * group_width * after // 256)
@@ -112,7 +113,7 @@ def _normed_shortcut(before: int, after: int, stride: int) -> nn.Module:
 
 
 def _stages(block: Block, widths: tuple[int, int, int, int], blocks: int) -> list[nn.Module]:
-    """Three stages of `blocks` each; the second and third halve the image at their start."""
+    """Build three stages of `blocks` blocks each; the second and third halve the image in their first block."""
     return [
         block(widths[stage] if place == 0 else widths[stage + 1], widths[stage + 1], 2 if stage and place == 0 else 1)
         for stage in range(3)

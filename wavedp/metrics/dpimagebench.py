@@ -1,12 +1,12 @@
-"""Downstream accuracy by DPImageBench's protocol, for tables that stand beside its own.
+"""Downstream accuracy by DPImageBench's protocol, for comparison with its tables.
 
-Three classifiers learn from generated images only: 11 in 12 of them to train on (55,000 of 60,000, drawn with seed
-0), the rest to choose the epoch by. Adam at 0.01, times 0.2 every 20 of 50 epochs, batches of 256, the weights averaged
-with decay 0.9999 (evaluation/evaluator.py, val mode `syn`; its CIFAR recipe is another one). Above 32 pixels a side it
-leaves out ResNeXt, and so does this. Nothing is chosen on sensitive images: each classifier is tested on them once. Its
-tables print the largest of the three; the mean is what is reported here, beside each.
+Three classifiers are trained only on generated images: 11/12 of them (55,000 of 60,000, drawn with seed 0) for
+training, the rest for choosing the epoch. Adam at 0.01, times 0.2 every 20 of 50 epochs, batches of 256, weights
+averaged with decay 0.9999 (evaluation/evaluator.py, val mode `syn`; its recipe for CIFAR differs). As there, ResNeXt is
+left out above 32 pixels per side. Nothing is chosen on sensitive images: each classifier is tested on them once.
+DPImageBench's tables give the maximum of the three; here the mean is reported, and each one.
 
-`small` is a protocol of the same form that two cores finish: other networks, other numbers, under another name.
+`small` is a protocol of the same form for two cores, with other networks and settings; its scores have another name.
 
     B generated images, C channels, H W pixels, K classes
 """
@@ -28,13 +28,14 @@ from wavedp.errors import UserError
 from wavedp.metrics.classifiers import resnet, resnext, wide_resnet
 from wavedp.progress import Report, silent
 
-SMALLEST_WITHOUT_RESNEXT = 33  # pixels a side
-FEWEST = 24  # images, of which two are kept back to choose by
+SMALLEST_WITHOUT_RESNEXT = 33  # pixels per side
+FEWEST = 24  # images, two of which are held out for choosing the epoch
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """networks: by name, each (channels, classes) -> module. step: epochs after which the rate falls to a fifth."""
+    """networks: by name, each (channels, classes) -> module. step: number of epochs after which the learning rate is
+    divided by five."""
 
     networks: dict[str, Callable[[int, int], nn.Module]]
     epochs: int
@@ -61,8 +62,8 @@ PROTOCOLS = {
 
 @dataclass(frozen=True)
 class Accuracy:
-    """A classifier's accuracy at its best epoch (from 1): on generated images kept back, which choose it, and on real
-    ones."""
+    """Accuracy of one classifier at its best epoch (counted from 1). validation: on held-out generated images, by which
+    the epoch is chosen. test: on real images."""
 
     test: float
     validation: float
@@ -79,8 +80,9 @@ def accuracies(
     report: Report = silent,
     device: torch.device | str = "cpu",
 ) -> dict[str, Accuracy]:
-    """The accuracies of the protocol's classifiers, by name. Images uint8 B C H W, labels int64 B; `seed` moves initial
-    weights, dropout and the order of batches, and nothing outside. `report(done, total)` counts epochs.
+    """Return the accuracy of each of the protocol's classifiers, by name. Images uint8 B C H W, labels int64 B. `seed`
+    determines initial weights, dropout and the order of batches; global random state is unchanged. `report(done,
+    total)` counts epochs.
 
     Raises UserError for fewer than `FEWEST` images.
     """
@@ -120,7 +122,7 @@ def _learn(
     optimizer = torch.optim.Adam(classifier.parameters(), lr=protocol.learning_rate)
     schedule = torch.optim.lr_scheduler.StepLR(optimizer, protocol.step, gamma=0.2)
 
-    averaged = AveragedModel(classifier, avg_fn=moving_average(protocol.decay))  # whose memory DPImageBench's has too
+    averaged = AveragedModel(classifier, avg_fn=moving_average(protocol.decay))  # like DPImageBench's
     best, weights = Accuracy(0.0, -1.0, 0), {}
     for epoch in range(1, protocol.epochs + 1):
         classifier.train()
@@ -150,11 +152,11 @@ def _share_right(classifier: nn.Module, data: tuple[Tensor, Tensor], device: tor
 
 
 def _copy_buffers(source: nn.Module, target: nn.Module) -> None:
-    """The statistics of batch normalisation are the current ones, not averaged."""
+    """Copy the current statistics of batch normalisation, which are not averaged."""
     for old, new in zip(target.buffers(), source.buffers(), strict=True):
         old.copy_(new)
 
 
 def _normalized(images: Tensor, device: torch.device | str) -> Tensor:
-    """uint8 0..255 -> float32 -1..1."""
+    """Scale uint8 in 0..255 to float32 in -1..1."""
     return images.to(device).float() / 127.5 - 1

@@ -1,14 +1,14 @@
-"""Sets of images as people keep them: a folder, a zip of files, or an npz, read in chunks that fit in memory.
+"""Read sets of images from a folder, a zip of files or an npz, in chunks that fit in memory.
 
 B images of a chunk, C channels (1 or 3), H W pixels
 
 case                              result
 no image                          UserError
 images of several sizes, or grey  chunks of one size and number of channels each: Inception resizes every image
-and colour mixed                  by itself
-a file without a picture          UserError naming it (wavedp.data.picture says what is read how)
+and colour mixed                  separately
+a file that is not an image       UserError naming it (see wavedp.data.picture)
 npz: several arrays               the one called images, samples or arr_0, else UserError
-npz: B H W or B H W C             turned to B C H W
+npz: B H W or B H W C             converted to B C H W
 npz: float in [0, 1]              rounded to 8 bits
 npz: NaN, infinite, out of range  UserError naming the first such image
 """
@@ -50,7 +50,7 @@ def count(path: Path) -> int:
 
 
 def pick(path: Path, indices: Sequence[int]) -> list[torch.Tensor]:
-    """The images uint8 C H W at these positions of `chunks(path)`, in the order asked for; reads the set once."""
+    """Return the images uint8 C H W at these positions of `chunks(path)`, in the given order; reads the set once."""
     found: dict[int, torch.Tensor] = {}
     wanted, done = set(indices), 0
     for chunk in chunks(path):
@@ -60,8 +60,8 @@ def pick(path: Path, indices: Sequence[int]) -> list[torch.Tensor]:
 
 
 def labels(path: Path) -> torch.Tensor | None:
-    """The class of each image of `chunks(path)`, int64 n, where all have one shape: the folder that a file lies in, or
-    the array `labels` of an npz. None for a set of one class."""
+    """Return the class of each image of `chunks(path)`, int64 n, if all images have one shape: a file's folder, or the
+    array `labels` of an npz. None for a set of one class."""
     if path.suffix == ".npz" and not path.is_dir():
         with np.load(path, allow_pickle=False) as file:
             classes = file["labels"].tolist() if "labels" in file else []

@@ -1,7 +1,7 @@
-"""The 2015 Inception network as plain modules, built from its TorchScript file: the same features, sooner.
+"""2015 Inception network as plain modules, built from its TorchScript file: the same features in less time.
 
-The file's own modules normalise after each convolution and turn every block's result to another memory layout. Here
-normalisation is folded into the convolution before it, which is exact up to rounding, and all stays channels last.
+The file's own modules normalise after each convolution and change the memory layout after every block. Here each
+normalisation is folded into the convolution before it, which is exact up to rounding, and everything is channels-last.
 
     B images, C channels, H W pixels
 """
@@ -17,23 +17,23 @@ EPSILON = 0.001  # of the batch normalisation
 
 
 class Convolution(nn.Conv2d):
-    """A convolution and what follows it, relu."""
+    """Convolution followed by ReLU."""
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x).relu_()
 
 
 class Branches(nn.ModuleList):
-    """Modules that see the same input, their results side by side: B C H W -> B (sum of C) H W."""
+    """Modules applied to the same input, outputs concatenated: B C H W -> B (sum of C) H W."""
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.cat([branch(x) for branch in self], 1)
 
 
 def plain(layers: nn.Module) -> nn.Module:
-    """The network of the TorchScript module `layers`, a sequence of NVIDIA's port: B 3 299 299 -> B 2048 1 1.
+    """Convert the TorchScript module `layers`, a sequence from NVIDIA's port: B 3 299 299 -> B 2048 1 1.
 
-    Raises AttributeError or KeyError for a module with other parts.
+    Raises AttributeError or KeyError for a module with unknown parts.
     """
     return _plain(layers).eval().requires_grad_(False).to(memory_format=torch.channels_last)
 
@@ -62,7 +62,7 @@ def _plain(module: Any) -> nn.Module:
 
 
 def _convolution(module: Any) -> Convolution:
-    """y = (w x - mean) / √(var + ε) + beta as one convolution with a bias."""
+    """Fold y = (w x - mean) / √(var + ε) + beta into one convolution with a bias."""
     weight, mean, var, beta = (getattr(module, name).detach().double() for name in ("weight", "mean", "var", "beta"))
     scale = (var + EPSILON).rsqrt()
     outside, inside, *kernel = weight.shape

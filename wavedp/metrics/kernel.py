@@ -11,8 +11,8 @@ import torch
 def kernel_distance_of(features1: torch.Tensor, features2: torch.Tensor) -> float:
     """Unbiased MMD² between features [n1 D] and [n2 D] under k(x, y) = (x·y / D + 1)³, in float64.
 
-    All samples are used once: no random subsets, so the number is deterministic. It estimates 0 without bias when both
-    sets come from one distribution, hence may be slightly negative. Papers often print it times 1000; this is not.
+    Uses all samples once, without random subsets, so it is deterministic. Since it is unbiased with expectation 0 when
+    both sets come from one distribution, it may be slightly negative. Papers often report it times 1000; this is not.
     """
     x, y = features1.double(), features2.double()
     return float(_mean_off_diagonal(_kernel(x, x)) + _mean_off_diagonal(_kernel(y, y)) - 2 * _kernel(x, y).mean())
@@ -21,10 +21,10 @@ def kernel_distance_of(features1: torch.Tensor, features2: torch.Tensor) -> floa
 def kernel_distance_in_subsets(
     features1: torch.Tensor, features2: torch.Tensor, subsets: int = 100, size: int = 1000, seed: int = 0
 ) -> tuple[float, float]:
-    """Mean of `kernel_distance_of` over random subsets of `size` (or all, of fewer) and its standard error.
+    """Mean of `kernel_distance_of` over random subsets of `size` samples (all, if there are fewer), and standard error.
 
-    The protocol of Bińkowski et al. and of clean-fid (100 subsets of 1,000). The error is that of the mean over
-    subsets of these samples; other samples would move it by more.
+    The protocol of Bińkowski et al. and of clean-fid (100 subsets of 1,000). The error is that of the mean over subsets
+    of these samples; with other samples the mean would vary more.
     """
     order = torch.Generator().manual_seed(seed)
     size = min(size, len(features1), len(features2))
@@ -41,6 +41,6 @@ def _kernel(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
 
 
 def _mean_off_diagonal(matrix: torch.Tensor) -> torch.Tensor:
-    """Without the diagonal: a sample compared with itself would bias the mean."""
+    """Mean without the diagonal, since comparing a sample with itself would bias it."""
     n = len(matrix)
     return (matrix.sum() - matrix.trace()) / (n * (n - 1))

@@ -1,13 +1,13 @@
-"""Distances of generated images to the training images, against those of fresh real images.
+"""Memorisation: test if generated images lie closer to the training images than held-out real images do.
 
-    share      of generated images whose nearest training image is closer than the 1 % quantile of the distances that
-               held-out real images have to theirs: 0.01 for a generator that has learned only the distribution
-    closest    the pairs of least distance, to look at
+    share      of generated images whose nearest training image is closer than the 1 % quantile of the same distance for
+               held-out real images: 0.01 for a generator that has learned only the distribution
+    closest    pairs with the smallest distances, for inspection
 
-Distances are Euclidean between features. A share above 0.01 speaks of copies; one at or below it proves nothing: copies
-that the features do not see, and a generator that is merely far from everything, both pass (Stein et al., 2023, arXiv
-2306.04675, found such scores unreliable). It does not test privacy. Read it beside FID, and look at the pairs. Training
-and held-out images are looked at without differential privacy: publishing the share or the pairs is outside any ε.
+Distances are Euclidean between features. A share above 0.01 suggests copies; one at or below it proves nothing: copies
+that the features do not detect pass, and so does a generator whose images are far from everything (Stein et al., 2023,
+arXiv 2306.04675, found such scores unreliable). It is not a privacy test. Read it together with FID, and look at the
+pairs. Training and held-out images are read without differential privacy: no ε covers publishing the share or pairs.
 
     n generated, t training, h held-out images, D features
 """
@@ -25,14 +25,14 @@ from torch import Tensor
 from wavedp.errors import UserError
 
 QUANTILE = 0.01
-ROWS = 1000  # of a distance matrix that are held at once
-TILE = 64  # pixels of an image's side in the sheet
+ROWS = 1000  # rows of a distance matrix in memory at a time
+TILE = 64  # pixels per side of an image in the sheet
 
 
 @dataclass(frozen=True)
 class Memorisation:
-    """share: in [0, 1], with its binomial standard error. threshold: the distance that counts as close. pairs:
-    (generated, training) indices [n 2], from the closest pair to the farthest."""
+    """share: in [0, 1], with its binomial standard error. threshold: the distance below which an image counts as close.
+    pairs: (generated, training) indices [n 2], from the closest pair to the farthest."""
 
     share: float
     standard_error: float
@@ -41,7 +41,7 @@ class Memorisation:
 
 
 def memorisation(generated: Tensor, training: Tensor, held_out: Tensor) -> Memorisation:
-    """From features n D, t D and h D. Raises UserError for fewer than 100 held-out images."""
+    """Measure memorisation from features n D, t D and h D. Raises UserError for fewer than 100 held-out images."""
     if len(held_out) < 1 / QUANTILE:
         raise UserError(
             f"{len(held_out)} held-out images have no {QUANTILE:.0%} quantile: give 100, or leave memorisation out."
@@ -55,14 +55,14 @@ def memorisation(generated: Tensor, training: Tensor, held_out: Tensor) -> Memor
 
 
 def nearest(samples: Tensor, among: Tensor) -> tuple[Tensor, Tensor]:
-    """Distance [n] of each of the samples [n D] to the nearest row of `among` [t D], and which row that is [n]."""
+    """Return the distance [n] of each of the samples [n D] to the nearest row of `among` [t D], and its index [n]."""
     among = among.double()
     found = [torch.cdist(rows.double(), among).min(1) for rows in samples.split(ROWS)]
     return torch.cat([item.values for item in found]), torch.cat([item.indices for item in found])
 
 
 def save_sheet(path: Path, generated: list[Tensor], training: list[Tensor], columns: int = 8) -> None:
-    """A PNG of pairs, the generated image (uint8 C H W) left of its nearest training image, the closest first."""
+    """Write a PNG of pairs, closest first as given: each generated image (uint8 C H W) left of its training image."""
     rows = -(-len(generated) // columns)
     sheet = Image.new("RGB", (columns * (2 * TILE + 8), rows * (TILE + 8)), "white")
     for number, (left, right) in enumerate(zip(generated, training, strict=True)):

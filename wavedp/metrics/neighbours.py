@@ -1,12 +1,12 @@
-"""Overlap of two sets of features, by k nearest neighbours: four shares that FID mixes into one.
+"""Overlap of two sets of features by k nearest neighbours: four measures of what FID combines in one number.
 
     precision  share of generated samples in the ball of some real one (fidelity)      Kynkäänniemi et al., 2019,
     recall     share of real samples in the ball of some generated one (diversity)     arXiv 1904.06991
-    density    how many real balls a generated sample lies in, over k: may exceed 1    Naeem et al., 2020,
+    density    number of real balls a generated sample lies in, over k: may exceed 1   Naeem et al., 2020,
     coverage   share of real balls that hold a generated sample                        arXiv 2002.09797
 
-A sample's ball reaches to its k-th nearest neighbour in its own set. Written by hand: the package of Naeem et al. holds
-all n × n distances at once and is not maintained any more.
+A sample's ball reaches to its k-th nearest neighbour in its own set. The package of Naeem et al. is not used: it keeps
+all n × n distances in memory and is no longer maintained.
 
     n real samples, m generated samples, D dimensions
 """
@@ -18,18 +18,18 @@ import torch
 from wavedp.errors import UserError
 
 ROWS = 1000
-"""Rows of a distance matrix that are held at once."""
+"""Rows of a distance matrix in memory at a time."""
 
 
 def precision_recall_density_coverage(real: torch.Tensor, generated: torch.Tensor, k: int = 5) -> dict[str, float]:
-    """The four by name, from features n D and m D. k: 5 as in Naeem et al. (3 in Kynkäänniemi et al.).
+    """Return the four measures by name, from features n D and m D. k: 5 as in Naeem et al. (3 in Kynkäänniemi et al.).
 
-    Distances are Euclidean, in float64; a sample on the rim of a ball is in it. Raises UserError when a set has no more
-    than k samples.
+    Distances are Euclidean, in float64; a sample on the surface of a ball is in it. Raises UserError when a set has at
+    most k samples.
     """
     real, generated = real.double(), generated.double()
     radii_real, radii_generated = _radii(real, k), _radii(generated, k)
-    in_real = torch.zeros(len(generated))  # how many real balls each generated sample lies in
+    in_real = torch.zeros(len(generated))  # number of real balls that contain each generated sample
     reached, recalled = [], []
     for rows, radii in zip(real.split(ROWS), radii_real.split(ROWS), strict=True):
         distances = torch.cdist(rows, generated)  # b m
@@ -46,7 +46,7 @@ def precision_recall_density_coverage(real: torch.Tensor, generated: torch.Tenso
 
 
 def _radii(features: torch.Tensor, k: int) -> torch.Tensor:
-    """Distance of each sample to its k-th nearest other, n."""
+    """Return the distance of each sample to its k-th nearest other sample, n."""
     if len(features) <= k:
         raise UserError(f"{len(features)} images have no {k} nearest neighbours each: give more than {k}.")
     parts = [torch.cdist(rows, features).kthvalue(k + 1, dim=1).values for rows in features.split(ROWS)]

@@ -1,1 +1,1 @@
-"""Where sensitive images meet the model: the budget, the fit and the ledger of every look."""
+"""Privacy of sensitive images: budget accounting, the private fit, and the ledger of every use."""

@@ -1,34 +1,35 @@
-"""What a use of private data costs: noise for a budget, and the budget that noise has spent.
+"""Privacy accounting: the noise that a budget asks for, and the budget that a given noise has spent.
 
-    q      sample rate, B / N: the chance that a record is in a batch
+    q      sample rate, B / N: the probability that a record is in a batch
     σ      noise multiplier: noise standard deviation / clipping norm
-    PLD    privacy loss distribution (dp-accounting): what calibrates, and what every reported epsilon comes from
-    PRV    privacy random variables (Opacus) and RDP (dp-accounting): cross-checks only
+    PLD    privacy loss distribution (dp-accounting): calibrates noise and gives every reported epsilon
+    PRV    privacy random variables (Opacus); like RDP (dp-accounting), a cross-check only
 
 Formal guarantee. `compose(mechanisms, delta)` returns an epsilon such that running all the mechanisms, in any order
-and each with noise and sampling of its own, is (epsilon, delta)-differentially private when one record is added or
-removed, or, with relation="replace_one", when one is exchanged for another. A mechanism may look at the outputs of
-those before it, but its (q, σ, steps) must be fixed in advance. It is an upper bound at every discretisation:
-connect-the-dots rounding only ever enlarges the hockey-stick divergence (Doroshenko et al., 2022, arXiv 2207.04380),
-so a coarse grid costs tightness, never validity. Exact up to double rounding in FFTs.
+and each with independent noise and sampling, is (epsilon, delta)-differentially private when one record is added or
+removed, or, with relation="replace_one", when one record is replaced by another. A mechanism may depend on the outputs
+of earlier ones, but its (q, σ, steps) must be fixed in advance. The result is an upper bound at every discretisation:
+connect-the-dots rounding can only enlarge the hockey-stick divergence (Doroshenko et al., 2022, arXiv 2207.04380), so a
+coarse grid loses tightness, never validity. FFTs are exact up to double-precision rounding.
 
     case                                 result
     noise_multiplier = 0                 epsilon = inf
     no mechanism                         epsilon = 0
     sample_rate = 1                      the plain Gaussian mechanism, composed exactly
-    epsilon = inf asked                  noise_multiplier 0: the non-private reference
-    σ or q change from step to step      each kind of step is a mechanism of its own; `spent` sorts them
-    relation = replace_one               PLD alone; at q = 1 the noise counts half. PRV and RDP: UserError
+    budget epsilon = inf                 noise_multiplier = 0: the non-private reference
+    σ or q change from step to step      `spent` takes single steps and groups equal ones
+    relation = replace_one               PLD only; at q = 1 the noise counts half. PRV and RDP: UserError
     a Gaussian (GDP/CLT) approximation   never used: it reports less than was spent
 """
 
 from __future__ import annotations
 
 import math
+import re
 import statistics
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from typing import Literal, get_args
 
@@ -42,36 +43,54 @@ from wavedp.errors import InfeasibleError, UserError
 
 Accountant = Literal["pld", "prv", "rdp"]
 Relation = Literal["add_or_remove_one", "replace_one"]
-"""Who neighbours are: data sets of which one has a record more; or of one size, which differ in one record."""
+"""Neighbouring data sets: one has one record more; or both have the same size and differ in one record."""
 
 NOISE_MULTIPLIER_RANGE = (0.01, 1e4)
-"""Calibration searches here: less is hardly noise, more leaves nothing to learn."""
+"""Calibration searches this range: below it noise hides hardly anything, above it nothing is left to learn."""
 
 _GRID_POINTS = 100_000
 
 
 @dataclass(frozen=True)
 class Mechanism:
-    """`steps` Poisson-subsampled Gaussian mechanisms; sample_rate 1 and steps 1 is one plain Gaussian release.
+    """`steps` Poisson-subsampled Gaussian mechanisms; sample_rate=1 and steps=1 make one plain Gaussian release.
 
     sample_rate: in (0, 1]. noise_multiplier: noise standard deviation / L2 sensitivity; 0 is no privacy. steps: >= 1.
+    kind: the name for the ledger of a mechanism that is not DP-SGD, such as "noisy_vote": a lower-case identifier of at
+    most 32 characters, never "nonprivate". It changes no cost: equality and hashes ignore it.
     """
 
     sample_rate: float
     noise_multiplier: float
     steps: int
+    kind: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
         if not 0 < self.sample_rate <= 1:
-            raise UserError(f"sample_rate={self.sample_rate} is no probability: use 0 < sample_rate <= 1.")
+            raise UserError(f"sample_rate={self.sample_rate} is not a probability: use 0 < sample_rate <= 1.")
         if not 0 <= self.noise_multiplier < math.inf:
             raise UserError(f"noise_multiplier={self.noise_multiplier} cannot be drawn: use a finite number >= 0.")
         if self.steps < 1:
             raise UserError(f"steps={self.steps} releases nothing: use steps >= 1.")
+        if self.kind == "nonprivate":
+            raise UserError(
+                "kind='nonprivate' is reserved for looks without noise, which are not mechanisms: use another kind, or "
+                "noise_multiplier=0 for a run without privacy."
+            )
+        if self.kind and not re.fullmatch("[a-z][a-z0-9_]{0,31}", self.kind):
+            raise UserError(
+                f"kind={self.kind!r} is not a name for a ledger: use a lower-case identifier of at most 32 characters, "
+                "such as noisy_vote."
+            )
+
+    @property
+    def ledger_kind(self) -> str:
+        """`kind`, or if that is empty `gaussian` for one release of all records and `dp_sgd` for anything else."""
+        return self.kind or ("gaussian" if self.sample_rate == 1 and self.steps == 1 else "dp_sgd")
 
 
 def sample_rate(config: PrivacyConfig, n_records: int) -> float:
-    """q = B / N, exactly. Raises UserError when B is not in 1..N."""
+    """The exact q = B / N. Raises UserError when B is not in 1..N."""
     if not 1 <= config.batch_size <= n_records:
         raise UserError(
             f"privacy.batch_size={config.batch_size} cannot be drawn from {n_records} records: "
@@ -81,7 +100,7 @@ def sample_rate(config: PrivacyConfig, n_records: int) -> float:
 
 
 def delta(config: PrivacyConfig, n_records: int) -> float:
-    """The config's delta, or 1 / (N ln N) (DPImageBench's rule). Raises UserError when it is not in (0, 1)."""
+    """The configured delta, or 1 / (N ln N) (DPImageBench's rule). Raises UserError when it is not in (0, 1)."""
     if config.delta is None:
         if n_records < 3:
             raise UserError(f"{n_records} records are too few for delta = 1 / (N ln N): give privacy.delta.")
@@ -90,11 +109,35 @@ def delta(config: PrivacyConfig, n_records: int) -> float:
 
 
 def check(config: PrivacyConfig, n_records: int) -> list[str]:
-    """Everything about the budget that can be refused before training; returns warnings, one sentence each.
+    """Check a fit's configuration before training; returns warnings, one sentence each.
 
-    Raises UserError for values out of range and InfeasibleError when no noise meets the budget.
+    Runs `check_training`, `mechanisms` and `check_delta`. Raises UserError for values out of range and InfeasibleError
+    when no noise meets the budget.
     """
-    for name in ("max_grad_norm", "learning_rate", "adam_floor", "microbatch_size", "checkpoint_every"):
+    if not config.epsilon >= 0:
+        raise UserError(
+            f"privacy.epsilon={config.epsilon} is not a budget: use epsilon > 0, or inf for the non-private reference."
+        )
+    check_training(config)
+    mechanisms(config, n_records)
+    return check_delta(config, n_records)
+
+
+def check_training(config: PrivacyConfig) -> None:
+    """Raise UserError when a field that a DP-SGD fit reads is out of range, whatever the data.
+
+    adam_floor is read under optimizer=adam_bc only.
+    """
+    floor = ["adam_floor"] if config.optimizer == "adam_bc" else []
+    for name in (
+        "batch_size",
+        "steps",
+        "max_grad_norm",
+        "learning_rate",
+        *floor,
+        "microbatch_size",
+        "checkpoint_every",
+    ):
         if not 0 < getattr(config, name) < math.inf:
             raise UserError(f"privacy.{name}={getattr(config, name)} trains nothing: use a finite number > 0.")
     if not 0 <= config.ema_decay < 1:
@@ -106,22 +149,25 @@ def check(config: PrivacyConfig, n_records: int) -> list[str]:
             "privacy.noise_source=secure would draw the class means anew at every restart, a release each time: set "
             "privacy.mean_share=0, or noise_source=seeded."
         )
-    mechanisms(config, n_records)
+
+
+def check_delta(config: PrivacyConfig, n_records: int) -> list[str]:
+    """Warn, in one sentence, of a delta that is not below 1 / N. Raises UserError when delta is not in (0, 1)."""
     probability = delta(config, n_records)
-    if probability >= 1 / n_records:
-        return [
-            f"privacy.delta={probability:.3g} is not below 1/N={1 / n_records:.3g}, so publishing one random record "
-            f"would satisfy it: use privacy.delta=null for 1/(N ln N)."
-        ]
-    return []
+    if probability < 1 / n_records:
+        return []
+    return [
+        f"privacy.delta={probability:.3g} is not below 1/N={1 / n_records:.3g}, so publishing one random record "
+        f"would satisfy it: use privacy.delta=null for 1/(N ln N)."
+    ]
 
 
 def mechanisms(config: PrivacyConfig, n_records: int) -> list[Mechanism]:
-    """What one private fit runs, in order: the release of class means if mean_share > 0, and the subsampled fit.
+    """The mechanisms of one private fit, in order: the release of class means if mean_share > 0, then the DP-SGD fit.
 
-    The means are calibrated alone to mean_share * epsilon; the fit gets the noise with which both together spend at
-    most epsilon, as a rule less than (1 - mean_share) * epsilon would ask for. epsilon = inf gives σ = 0 for both.
-    Raises InfeasibleError when no noise meets the budget, UserError for values out of range.
+    The means by themselves are calibrated to mean_share * epsilon. The fit gets the noise with which both together
+    spend at most epsilon, usually less than a budget of (1 - mean_share) * epsilon would ask for. epsilon = inf gives
+    σ = 0 for both. Raises InfeasibleError when no noise meets the budget, UserError for values out of range.
     """
     probability, rate = delta(config, n_records), sample_rate(config, n_records)
     before: tuple[Mechanism, ...] = ()
@@ -147,15 +193,15 @@ def calibrate(
     alongside: tuple[Mechanism, ...] = (),
     relation: Relation = "add_or_remove_one",
 ) -> float:
-    """The smallest noise multiplier of 4 significant digits that, with `alongside`, spends at most `epsilon` by PLD.
+    """The smallest noise multiplier of 4 significant digits that, together with `alongside`, spends at most `epsilon`.
 
-    epsilon: > 0; inf gives 0.0. delta: in (0, 1). sample_rate: in (0, 1]. steps: >= 1. alongside: what the same budget
-    also pays for, each with the noise it has.
-    Never over budget: the returned value itself has been accounted. Never below 0.01.
+    epsilon: > 0; inf gives 0.0. delta: in (0, 1). sample_rate: in (0, 1]. steps: >= 1. alongside: mechanisms that the
+    same budget also pays for, whose noise is fixed.
+    Accounted by PLD at the returned value itself, so it is never over budget. Never below 0.01.
     Raises InfeasibleError when even a noise multiplier of 10,000 spends more, UserError for arguments out of range.
     """
     if not epsilon > 0:
-        raise UserError(f"epsilon={epsilon} is no budget: use epsilon > 0, or inf for the non-private reference.")
+        raise UserError(f"epsilon={epsilon} is not a budget: use epsilon > 0, or inf for the non-private reference.")
     valid_delta(delta)
     low, high = NOISE_MULTIPLIER_RANGE
     Mechanism(sample_rate, high, steps)
@@ -163,7 +209,7 @@ def calibrate(
         return 0.0
 
     def excess(noise_multiplier: float) -> float:
-        """ln of (spent / asked): falls as noise grows; both are kept off zero."""
+        """ln(spent / budget), which falls as the noise grows; `spent` is kept above zero."""
         cost = compose([Mechanism(sample_rate, noise_multiplier, steps), *alongside], delta, relation=relation)
         return math.log(max(cost, 1e-3 * epsilon) / epsilon)
 
@@ -178,18 +224,18 @@ def calibrate(
             f"No noise multiplier up to {high:g} keeps {steps} steps at sample rate {sample_rate:.4g} within "
             f"epsilon={epsilon:g} at delta={delta:.3g}: raise epsilon or delta, or lower steps or batch_size."
         )
-    # Secant steps on ln σ, each rounded to a value that could be returned and kept inside the bracket (low spends too
-    # much, high does not). By hand, since a root finder goes on past the digits that count, at 0.1 s a step.
+    # Secant steps on ln σ, each rounded to four digits and kept inside the bracket (low spends too much, high does
+    # not). Written by hand: a library's root finder would refine digits that we do not return, at 0.1 s a step.
     low = _round_down(low)
     points: list[tuple[float, float]] = []
     asked = _first_guess(epsilon, delta, sample_rate, steps, alongside)
     while _next(low) < high:
         candidate = min(max(_round_up(asked), _next(low)), _previous(high))
-        if len(points) > 8:  # the secant crawls: halve the bracket
+        if len(points) > 8:  # the secant converges too slowly: halve the bracket
             candidate = _round_up(math.sqrt(low * _previous(high)))
         points.append((math.log(candidate), excess(candidate)))
         low, high = (candidate, high) if points[-1][1] > 0 else (low, candidate)
-        (x, y), slope = points[-1], -3.5  # of ln ε by ln σ, as a rule; then as seen
+        (x, y), slope = points[-1], -3.5  # typical d ln ε / d ln σ, until two points measure it
         if len(points) > 1 and points[-2][1] != y:
             slope = (y - points[-2][1]) / (x - points[-2][0])
         asked = math.exp(min(max(x - y / slope, math.log(low)), math.log(high)))
@@ -202,10 +248,11 @@ def compose(
     accountant: Accountant = "pld",
     relation: Relation = "add_or_remove_one",
 ) -> float:
-    """Epsilon of all the mechanisms together at `delta` in (0, 1), by the accountant and for the neighbours named.
+    """Epsilon of all the mechanisms together at `delta` in (0, 1), by this accountant under this neighbouring relation.
 
-    Equal mechanisms are grouped, so 45 releases of 5 kinds cost 5 distributions. inf when one of them has no noise.
-    Raises UserError for a delta out of range, an accountant that is not offered, or a relation that it does not know.
+    Equal mechanisms are grouped, so 45 releases of 5 different mechanisms need 5 distributions. inf when one of them
+    has no noise. Raises UserError for a delta out of range, an unknown accountant, or a relation that the accountant
+    does not support.
     """
     accountants: dict[str, Callable[[tuple[Mechanism, ...], float], float]] = {
         "pld": partial(_pld, relation=relation), "prv": _prv, "rdp": _rdp,
@@ -235,8 +282,8 @@ def spent(
 ) -> float:
     """Epsilon that a run has spent, as `compose` gives it.
 
-    history: what was run, in any order: mechanisms, or (sample_rate, noise_multiplier) of single steps, as a schedule
-    of noise or batch size makes them. The schedule must not depend on the records.
+    history: what was run, in any order, as mechanisms or as pairs (sample_rate, noise_multiplier) of single steps, for
+    runs whose noise or batch size follows a schedule. The schedule must not depend on the records.
     """
     return compose(
         [item if isinstance(item, Mechanism) else Mechanism(*item, 1) for item in history], delta, accountant, relation
@@ -244,19 +291,19 @@ def spent(
 
 
 def renyi(mechanisms: Sequence[Mechanism], orders: Sequence[float]) -> np.ndarray:
-    """Rényi divergence of all the mechanisms together at each order > 1, by dp-accounting: inf without noise."""
+    """Rényi divergence of all the mechanisms together at each order > 1, by dp-accounting; inf without noise."""
     return _rdp_accountant(_grouped(mechanisms), orders).rdp
 
 
 def valid_delta(delta: float) -> float:
-    """`delta` itself. Raises UserError when it is not in (0, 1)."""
+    """Return `delta`. Raises UserError when it is not in (0, 1)."""
     if not 0 < delta < 1:
         raise UserError(f"delta={delta} is out of range: use 0 < delta < 1, well below 1 / N.")
     return delta
 
 
 def _grouped(mechanisms: Sequence[Mechanism]) -> tuple[Mechanism, ...]:
-    """The same, with the steps of equal noise and sampling put together."""
+    """The same mechanisms, with one entry for all steps of equal noise and sampling."""
     steps: dict[tuple[float, float], int] = {}
     for item in mechanisms:
         kind = (item.sample_rate, item.noise_multiplier)
@@ -266,7 +313,7 @@ def _grouped(mechanisms: Sequence[Mechanism]) -> tuple[Mechanism, ...]:
 
 @lru_cache(maxsize=4096)
 def _pld(mechanisms: tuple[Mechanism, ...], delta: float, relation: Relation) -> float:
-    # n plain Gaussian releases are one with σ / sqrt(n).
+    # n plain Gaussian releases of one σ cost as much as one release with σ / sqrt(n).
     mechanisms = tuple(
         Mechanism(1, item.noise_multiplier / math.sqrt(item.steps), 1) if item.sample_rate == 1 else item
         for item in mechanisms
@@ -287,11 +334,11 @@ def _pld(mechanisms: tuple[Mechanism, ...], delta: float, relation: Relation) ->
 
 
 def _grid_interval(mechanisms: Sequence[Mechanism]) -> float:
-    """The grid on which privacy losses are rounded: any is an upper bound, this one is tight and quick.
+    """The interval of the grid that losses are rounded to. Any gives an upper bound; this one is tight and fast.
 
-    Rounding to a grid of interval h adds a variance of at most h²/4 a step, so h is a tenth of the steps' root mean
-    square loss, for which q sqrt(e^(1/σ²) - 1) stands (the chi-square distance of one step, equal to q / σ for much
-    noise).
+    Rounding to a grid of interval h adds a variance of at most h²/4 per step, so h is a tenth of the steps' root mean
+    square loss. That loss is approximated by q sqrt(e^(1/σ²) - 1), the chi-square distance of one step, which is q / σ
+    for large noise.
     """
     variance = sum(
         item.steps * min(0.1, item.sample_rate * math.sqrt(math.expm1(min(100, item.noise_multiplier**-2)))) ** 2
@@ -302,7 +349,7 @@ def _grid_interval(mechanisms: Sequence[Mechanism]) -> float:
 
 
 def _largest_loss(mechanism: Mechanism) -> float:
-    """The loss ln(1 + q (e^x - 1)) of one step at 10 standard deviations of noise, where tails are cut."""
+    """The loss ln(1 + q (e^x - 1)) of one step at 10 standard deviations of noise, beyond which tails are cut."""
     x = 10 / mechanism.noise_multiplier + 0.5 / mechanism.noise_multiplier**2
     if x > 500:  # e^x would overflow
         return x + math.log(mechanism.sample_rate)
@@ -315,11 +362,11 @@ def _prv(mechanisms: tuple[Mechanism, ...], delta: float) -> float:
 
     accountant = PRVAccountant()
     accountant.history = [(item.noise_multiplier, item.sample_rate, item.steps) for item in mechanisms]
-    # Its ln(1 - q) at q = 1, and the RDP orders of its first guess at the domain, are of no consequence.
+    # Harmless here: its ln(1 - q) at q = 1, and the RDP orders that it uses to guess the domain.
     with numpy.errstate(divide="ignore"), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Optimal order")
         epsilon = float(accountant.get_epsilon(delta, eps_error=0.01))
-        if epsilon < 1:  # the error is absolute and part of the bound: keep it at about a percent
+        if epsilon < 1:  # eps_error is absolute and part of the bound: keep it near 1 %
             epsilon = float(accountant.get_epsilon(delta, eps_error=0.01 * epsilon))
     return epsilon
 
@@ -339,10 +386,10 @@ def _rdp_accountant(mechanisms: Sequence[Mechanism], orders: Sequence[float] | N
 def _first_guess(
     epsilon: float, delta: float, sample_rate: float, steps: int, alongside: tuple[Mechanism, ...]
 ) -> float:
-    """A noise multiplier to start the search from, by the central limit theorem: never reported.
+    """A noise multiplier from which the search starts, by the central limit theorem; it is never reported.
 
-    μ = q √(T (e^(1/σ²) - 1)) (Dong et al., 2019, arXiv 1905.02383), and δ ≈ Φ(μ/2 - ε/μ), whose other term is dropped.
-    The μ² of mechanisms add up; at least a tenth is left to this one.
+    μ = q √(T (e^(1/σ²) - 1)) (Dong et al., 2019, arXiv 1905.02383) and δ ≈ Φ(μ/2 - ε/μ), dropping the second term.
+    The μ² of several mechanisms add up; this one is given at least a tenth of the total.
     """
     tail = statistics.NormalDist().inv_cdf(delta)
     mu = tail + math.sqrt(tail**2 + 2 * epsilon)
@@ -353,7 +400,7 @@ def _first_guess(
 
 
 def _unit(value: float) -> float:
-    """The fourth significant digit of a value."""
+    """The value of one unit in the fourth significant digit."""
     return 10.0 ** (math.floor(math.log10(value)) - 3)
 
 
@@ -366,11 +413,11 @@ def _round_down(value: float) -> float:
 
 
 def _next(value: float) -> float:
-    """The next number of four significant digits."""
+    """The next larger number of four significant digits."""
     return _round_up(value * (1 + 1e-6))
 
 
 def _previous(value: float) -> float:
-    """The number of four significant digits before a number of four significant digits."""
+    """The next smaller number of four significant digits, for a value that has four."""
     below = value * (1 - 1e-6)
     return float(f"{math.floor(below / _unit(below) + 1e-9) * _unit(below):.4g}")

@@ -1,24 +1,24 @@
-"""Per-record norms and clipped sums from one forward and one backward pass, by keeping what passes through each layer.
+"""Per-record norms and clipped sums from one forward and one backward pass, by recording each layer's inputs.
 
     b  records   a  a layer's input   g  gradient of the losses by its output   f  b, clipping factors
 
 Source: book-keeping of Bu et al., "Differentially Private Optimization on Large Model at Small Cost" (ICML 2023,
-arXiv 2210.00038). A linear layer's gradient by record i is Σ_t g_it a_itᵀ over its positions t; other layers have rules
-of their own (wavedp.privacy.layer_rules). Autograd is asked for the g alone, so that it skips the gradients of
-parameters, and the step pays for them once: in the rules, as soon as the g of all of a layer's calls are there.
+arXiv 2210.00038). A linear layer's gradient for record i is Σ_t g_it a_itᵀ over its positions t; the rules of other
+layers are in wavedp.privacy.layer_rules. Autograd computes the g only and skips the gradients of parameters. The rules
+compute those once, as soon as the g of all calls of a layer are known.
 
-Formal guarantee. Norms and sums are two readings of one per-record gradient, both in float32 or more, of the same
-a and g: the sum of f times the gradients, whose norms f was computed from. Records are kept apart by the first
-dimension of every a and g, which `astray` checks.
+Formal guarantee. Norms and clipped sums are computed from the same a and g of each record, in float32 or more: the sum
+is that of f times exactly those gradients whose norms gave f. The first dimension of every a and g separates the
+records; `astray` checks it.
 
     case                                             result
     several calls of a layer for a record            one gradient: positions of all calls are joined before any norm
-    a call under no_grad, or that no loss uses       adds nothing, as in autograd
-    frozen layer, frozen weight of a trained bias    not kept, not computed
-    bfloat16 autocast in loss_fn                     a and g are as rounded as the losses; norms and sums are float32
-    another layer with parameters of its own         UserError; also renormalising embeddings and tied parameters
+    a call under no_grad, or unused by any loss      adds nothing, as in autograd
+    frozen layer, frozen weight beside trained bias  neither recorded nor computed
+    bfloat16 autocast in loss_fn                     a and g are rounded like the losses; norms and sums are float32
+    trained layer without a rule                     UserError; also renormalising embeddings and tied parameters
     an input changed in place after its call         UserError
-    torch.compile(model)                             right, but the graph breaks at every trained layer
+    torch.compile(model)                             correct, but the graph breaks at every trained layer
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from wavedp.privacy.layer_rules import RULES, Split, least_dimensions
 
 
 class Call(NamedTuple):
-    """A layer's call: its input, and how often that had been changed in place by then."""
+    """One call of a layer: its input, and the version counter of that tensor, which in-place changes raise."""
 
     inputs: Tensor
     version: int
@@ -46,19 +46,22 @@ class Call(NamedTuple):
 class Bookkeeping:
     """The splitter (wavedp.privacy.clipping) of `grad_sample_mode=bookkeeping`.
 
-    parameters: the trained ones of `model`, by name. Raises UserError when one of them is in a layer without a rule, or
-    in two layers.
+    parameters: the trained parameters of `model`, by name. Raises UserError for a model with an `obstacle`.
     """
 
     def __init__(self, model: nn.Module, parameters: dict[str, nn.Parameter]) -> None:
-        self.layers = _layers(model)
+        if reason := obstacle(model):
+            raise UserError(
+                f"grad_sample_mode=bookkeeping cannot split the gradient, for {reason}: use grad_sample_mode=hooks."
+            )
+        self.layers = _trained_layers(model)
         self.parameters = list(parameters)
         self.calls: dict[str, list[Call]] = {}
-        self.ends: list[tuple[str, int, GradientEdge]] = []  # calls, by number, whose input needs no gradient
+        self.ends: list[tuple[str, int, GradientEdge]] = []  # numbered calls whose input needs no gradient
         self.gradients: dict[str, list[tuple[Call, Tensor]]] = {}
         self.splits: dict[str, Split] = {}
-        self.forwards = self.backwards = False  # what is under way
-        # First among hooks: one that changes the output must not come before ours.
+        self.forwards = self.backwards = False  # which pass is running
+        # Ours run first: a hook that changes the output must not come before them.
         self.handles = [
             layer.register_forward_hook(partial(self._called, name), prepend=True, with_kwargs=True)
             for name, layer in self.layers.items()
@@ -82,11 +85,11 @@ class Bookkeeping:
     def norms(self, losses: Tensor) -> dict[str, Tensor]:
         self.backwards = True
         edges = [edge for _, _, edge in self.ends]
-        # Every other call lies on a path to one of these, and is heard of on the way.
+        # Every other call lies on a path to one of these, so that its hook runs on the way.
         found = torch.autograd.grad(losses.sum(), edges, allow_unused=True) if edges else ()
         for (name, number, _), gradient in zip(self.ends, found, strict=True):
             self._heard(name, number, gradient)
-        for name in list(self.gradients):  # some of its calls are in no loss
+        for name in list(self.gradients):  # no loss uses some of its calls
             self._split(name)
         return {name: part.norms for name, part in self.splits.items()}
 
@@ -130,7 +133,7 @@ class Bookkeeping:
 
     def _split(self, name: str) -> None:
         heard = self.gradients.pop(name)
-        del self.calls[name]  # what gradients were made of may go
+        del self.calls[name]  # free the inputs
         for call, _ in heard:
             _require_unchanged(name, call)
         inputs, gradients = [_full(call.inputs) for call, _ in heard], [_full(gradient) for _, gradient in heard]
@@ -140,26 +143,26 @@ class Bookkeeping:
         self.splits |= {prefix + own: part for own, part in split.items()}
 
 
-def _layers(model: nn.Module) -> dict[str, nn.Module]:
-    """The layers with trained parameters of their own, by name. Raises UserError for one without a rule."""
-    layers, owners = {}, dict[nn.Parameter, str]()
-    for name, layer in model.named_modules():
-        own = [parameter for parameter in layer.parameters(recurse=False) if parameter.requires_grad]
-        if not own:
-            continue
+def obstacle(model: nn.Module) -> str | None:
+    """The reason why `Bookkeeping` cannot split the gradient of `model`, as a clause; None if it can. Runs no layer."""
+    owners: dict[nn.Parameter, str] = {}
+    for name, layer in _trained_layers(model).items():
         if type(layer) not in RULES or getattr(layer, "max_norm", None) or getattr(layer, "scale_grad_by_freq", False):
-            raise UserError(
-                f"grad_sample_mode=bookkeeping has no rule for layer {name!r}, {layer}: use grad_sample_mode=hooks."
-            )
-        for parameter in own:
-            if parameter in owners:
-                raise UserError(
-                    f"Layers {owners[parameter]!r} and {name!r} share a parameter, whose gradient "
-                    f"grad_sample_mode=bookkeeping would find in two parts: use grad_sample_mode=hooks."
-                )
+            return f"there is no rule for layer {name!r}, {' '.join(str(layer).split())}"
+        for parameter in layer.parameters(recurse=False):
+            if parameter.requires_grad and parameter in owners:
+                return f"layers {owners[parameter]!r} and {name!r} share a parameter, whose gradient comes in two parts"
             owners[parameter] = name
-        layers[name] = layer
-    return layers
+    return None
+
+
+def _trained_layers(model: nn.Module) -> dict[str, nn.Module]:
+    """The layers with trained parameters of their own, by name."""
+    return {
+        name: layer
+        for name, layer in model.named_modules()
+        if any(parameter.requires_grad for parameter in layer.parameters(recurse=False))
+    }
 
 
 def _require_unchanged(name: str, call: Call) -> None:
@@ -171,5 +174,5 @@ def _require_unchanged(name: str, call: Call) -> None:
 
 
 def _full(tensor: Tensor) -> Tensor:
-    """At least float32, for numbers that autocast rounded; ids stay as they are."""
+    """Floating-point tensors in float32 or more, since autocast may have rounded them; ids unchanged."""
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32)) if tensor.is_floating_point() else tensor

@@ -1,20 +1,21 @@
-"""What a study may spend at most: ε of all its releases together, and hours of GPU.
+"""Limits on what a study may spend: the ε of all its releases together, and hours of GPU.
 
-Formal guarantee. When every release of a study passed `release_refusal` before it was made, with all earlier ones and
-those in flight in `made`, then all of them together are (budget.epsilon, δ)-differentially private for the records of
-each dataset, at the largest δ that a release of that dataset states, as wavedp.privacy.accounting.compose defines it.
-Lines of kind nonprivate, such as the statistics of a held-out split, are in no ε and are not stopped here.
+Formal guarantee. If every release of a study passed `release_refusal` before it was made, with all earlier releases and
+all those in flight among `releases`, then all of them together are (budget.epsilon, δ)-differentially private for the
+records of each dataset, at the largest δ that a release of that dataset states, as wavedp.privacy.accounting.compose
+defines it. Lines of kind nonprivate, such as statistics of a held-out split, count towards no ε and are not refused
+here.
 
     case                                      result
     no budget.epsilon, no budget.gpu_hours    nothing is refused
     a release that is made or in flight       never refused again: it is reused, not repeated
-    ... whose artifact was lost               not refused either; of other public weights it is a second release, which
-                                              counts from the next one on
-    a release that another study made         counts as one of this study's: its images are published twice over
+    ... whose artifact was lost               not refused either; made again from other public weights it is a second
+                                              release, which counts in the decisions after it
+    a release that another study made         counts as a release of this study too, since both publish from it
     a fit at ε = ∞, real images as samples    refused under any finite budget.epsilon
-    a release that does not fit               refused; a smaller one that is asked for later may still fit
-    a release that failed                     its caller takes it out of `made`: nothing left the stage
-    a machine without a GPU                   0 hours, so that budget.gpu_hours > 0 refuses nothing
+    a release that does not fit               refused; a later request for a smaller one may still fit
+    a release that failed                     its caller takes it out of `releases`: nothing left the stage
+    a machine without a GPU                   0 hours, so budget.gpu_hours > 0 refuses nothing
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ from wavedp.privacy.ledger import Line, mechanism_of
 
 @dataclass(frozen=True)
 class Budget:
-    """epsilon: of all releases of one dataset composed. gpu_hours: seconds × num_gpus of all stages. None: no limit."""
+    """Limits of a study; None is no limit. epsilon: of all releases of one dataset, composed. gpu_hours: of all stages,
+    time × num_gpus."""
 
     epsilon: float | None = None
     gpu_hours: float | None = None
@@ -39,12 +41,12 @@ class Budget:
         for name in ("epsilon", "gpu_hours"):
             value = getattr(self, name)
             if value is not None and not (isinstance(value, int | float) and value >= 0):
-                raise UserError(f"budget.{name}={value} is no limit: use a number >= 0, or null for none.")
+                raise UserError(f"budget.{name}={value} is not a limit: use a number >= 0, or null for none.")
 
 
 @dataclass(frozen=True)
 class Release:
-    """What one private fit shows of a dataset (its fingerprint), at the delta that it states."""
+    """The mechanisms that one private fit runs on a dataset (a fingerprint), and the delta that it states."""
 
     dataset: str
     mechanisms: tuple[Mechanism, ...]
@@ -52,7 +54,7 @@ class Release:
 
 
 def made(lines: Iterable[Line]) -> dict[str, Release]:
-    """The private releases of a ledger by stage key; what one stage released more than once stays together."""
+    """The private releases of a ledger by stage key; several releases of one stage become one entry."""
     found: dict[str, Release] = {}
     for line in lines:
         if line["kind"] != "nonprivate":
@@ -62,13 +64,13 @@ def made(lines: Iterable[Line]) -> dict[str, Release]:
 
 
 def release_refusal(budget: Budget, releases: Mapping[str, Release], key: str, asked: Release) -> str | None:
-    """Why the release `asked` may not be made beside `releases` (by stage key: made or in flight); None if it may."""
+    """The reason to refuse the release `asked` beside `releases` (by stage key, made or in flight); None allows it."""
     if budget.epsilon is None or key in releases:
         return None
     beside = [release for release in releases.values() if release.dataset == asked.dataset]
     mechanisms = [item for release in [*beside, asked] for item in release.mechanisms]
     delta = max(release.delta for release in [*beside, asked])
-    # Both are upper bounds, so one that fits is enough; RDP costs milliseconds.
+    # Both are upper bounds, so one of them within the budget is enough; RDP takes milliseconds.
     if accounting.compose(mechanisms, delta, "rdp") <= budget.epsilon:
         return None
     epsilon = accounting.compose(mechanisms, delta)
@@ -82,7 +84,8 @@ def release_refusal(budget: Budget, releases: Mapping[str, Release], key: str, a
 
 
 def stage_refusal(budget: Budget, gpu_seconds: float) -> str | None:
-    """Why no further stage may start once `gpu_seconds` (seconds × num_gpus, running ones included) are used."""
+    """The reason to start no further stage after `gpu_seconds` (seconds × num_gpus, running stages included); None to
+    go on."""
     if budget.gpu_hours is None or gpu_seconds <= 3600 * budget.gpu_hours:
         return None
     return (

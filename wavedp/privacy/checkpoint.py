@@ -1,6 +1,6 @@
-"""A fit's whole state in one file, published atomically: weights, optimiser, average, generators, step, history.
+"""The whole state of a fit in one file, replaced atomically: weights, optimiser, average, generators, step, history.
 
-The file holds the state of the noise generator: whoever reads it can subtract the noise, so keep it as secret as the
+The file holds the state of the noise generator. Whoever reads it can subtract the noise, so keep it as secret as the
 records.
 """
 
@@ -11,7 +11,6 @@ import json
 import os
 import warnings
 from collections.abc import Iterable
-from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ from wavedp.privacy.randomness import Generator
 
 
 class State:
-    """Everything that decides the rest of a fit, as one safetensors file with JSON in its header (no pickle)."""
+    """Everything that determines the rest of a fit, as one safetensors file with JSON in its header (no pickle)."""
 
     def __init__(
         self,
@@ -41,7 +40,7 @@ class State:
         self.sampling, self.noise, self.fingerprint = sampling, noise, fingerprint
 
     def save(self, path: Path, step: int, history: list[Mechanism]) -> None:
-        """Publish atomically: whoever reads `path` finds the old state or the new one, whole."""
+        """Replace `path` atomically: its readers find the old state or the new one, always complete."""
         tensors = {f"model/{name}": tensor for name, tensor in self.model.state_dict().items()}
         tensors |= {f"ema/{name}": tensor for name, tensor in self.ema.items()}
         for index, moments in self.optimizer.state_dict()["state"].items():
@@ -53,7 +52,7 @@ class State:
         header = {
             "fingerprint": self.fingerprint,
             "step": step,
-            "history": [astuple(mechanism) for mechanism in history],
+            "history": [(item.sample_rate, item.noise_multiplier, item.steps) for item in history],
             "sha256": digest(tensors.items()),
         }
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -65,7 +64,10 @@ class State:
         os.replace(draft, path)
 
     def load(self, path: Path) -> int:
-        """Restore, and return how many steps are done: 0, with a warning, when the file is torn or corrupt."""
+        """Restore the state and return the number of steps done: 0, with a warning, if the file is torn or corrupt.
+
+        Raises UserError for the checkpoint of another fit.
+        """
         try:
             with safetensors.safe_open(path, "pt") as file:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)

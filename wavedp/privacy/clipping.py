@@ -1,30 +1,36 @@
-"""One record, one bounded vote: sums of per-record gradients clipped to norm C, and the noise that hides a record.
+"""Sums of per-record gradients clipped to norm C, and the Gaussian noise that hides any single record.
 
     b  records in a microbatch   P  trainable parameters   C  max_grad_norm   σ  noise multiplier   B  expected batch
 
-A splitter takes gradients apart by record: Opacus computes them (`hooks`) or only their norms (`ghost`),
-wavedp.privacy.bookkeeping finds norms and sums in one backward pass. Clipping, noise and all refusals are spelled out
-here.
+A splitter separates gradients by record: Opacus computes them in full (`hooks`) or only their norms (`ghost`), and
+wavedp.privacy.bookkeeping computes norms and sums in one backward pass. Clipping, noise and all refusals are in this
+module, the same for every splitter.
 
 Formal guarantee. Adding or removing one record changes a sum over microbatches of `RecordGradients.clipped_sum` by at
 most C in L2 norm over all trainable parameters together (up to float32 rounding), provided that a record's loss
-depends on no other record. `noisy_mean` of such a sum is then a Gaussian mechanism with noise multiplier σ; its
-divisor B is fixed, so the number of records that were drawn shows nowhere.
+depends on no other record. `noisy_mean` of such a sum is then a Gaussian mechanism with noise multiplier σ. Its divisor
+B is fixed, so its output does not depend on the number of records drawn.
 
     case                                             result
-    flat: gradient g with |g| <= C                   g (but for the guard of 1e-6 when |g| is within it of C)
+    flat: gradient g with |g| <= C                   g (slightly shorter if |g| is within the guard of 1e-6 of C)
     flat: |g| > C                                    g C / (|g| + 1e-6), as in Opacus' DPOptimizer
     normalize: any g, short or long                  g C / (|g| + 0.01): shorter than C, 0 for g = 0 (Bu et al., 2022,
                                                      arXiv 2206.07136, automatic clipping with their 0.01)
-    g not finite                                     UserError from `noisy_mean`, before any weight is touched
-    empty batch                                      the sum is zero, the noise is drawn as ever
-    several forward passes per record (views)        one gradient, of the record's one loss (but ghost refuses)
+    g not finite                                     UserError from `noisy_mean`, before any weight changes
+    empty batch                                      the sum is zero, and noise is drawn as usual
+    several forward passes per record (views)        one gradient, that of the record's one loss (ghost refuses)
     one loss for the whole batch                     UserError
-    a layer fed without the record dimension         UserError: a broadcast position embedding would escape the clipping
+    a layer fed without the record dimension         UserError: a broadcast position embedding would escape clipping
+    auto: every trained layer has a rule             bookkeeping, decided from the model before any forward pass
+    auto: any other model                            hooks
+    auto: bookkeeping refuses the first microbatch   hooks for the whole fit: no sum was returned before, and both find
+                                                     the same gradients up to rounding, so the guarantee is the same.
+                                                     UserError if hooks refuse too
 """
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -34,48 +40,51 @@ import torch
 from torch import Tensor, nn
 
 from wavedp.errors import UserError
-from wavedp.privacy.bookkeeping import Bookkeeping
+from wavedp.privacy.bookkeeping import Bookkeeping, obstacle
 from wavedp.privacy.opacus_hooks import OpacusHooks
 from wavedp.privacy.randomness import Generator, normal
 
 LossFn = Callable[..., Tensor]
 """loss_fn(model, *batch) -> Tensor[b]: one loss per record."""
 
+log = logging.getLogger("wavedp.privacy")
+
 Clipping = Literal["flat", "normalize"]
-GradSampleMode = Literal["hooks", "ghost", "bookkeeping"]
+GradSampleMode = Literal["auto", "hooks", "ghost", "bookkeeping"]
 
 NORMALIZE_GUARD = 0.01
-"""Keeps a vanishing gradient from becoming a vote of length C in a random direction."""
+"""Keeps a vanishing gradient from being scaled up to length C in a random direction."""
 
 
 class Splitter(Protocol):
-    """A way to take a gradient apart by record: one forward pass under `watching`, then norms, sums and `forget`."""
+    """Splits a gradient by record: one forward pass under `watching`, then `norms`, `sums` and `forget`."""
 
     def watching(self) -> AbstractContextManager[None]:
-        """The layers' calls inside count."""
+        """Record the calls of layers inside this context."""
 
     def astray(self, records: int) -> Iterator[tuple[str, tuple[int, ...]]]:
-        """Names of layers that were given a tensor without the record dimension, and its shape."""
+        """Names of layers whose input lacked the record dimension, and the shape of that input."""
 
     def norms(self, losses: Tensor) -> dict[str, Tensor]:
-        """Norms of the records' gradients, b for each parameter; one that got no gradient may be missing."""
+        """Norms of the records' gradients, b for each parameter; a parameter without gradient may be missing."""
 
     def sums(self, factors: Tensor) -> list[Tensor]:
         """Σ_i factors_i gradient_i for each parameter."""
 
     def forget(self) -> None:
-        """Drop what the microbatch left."""
+        """Drop everything that was kept of the microbatch."""
 
     def close(self) -> None:
-        """Take everything off the model."""
+        """Remove all hooks and attributes from the model."""
 
 
 class RecordGradients:
-    """The gradients of a model's trainable parameters, record by record; `close` takes off the model what that needs.
+    """Clipped sums of the per-record gradients of a model's trainable parameters. Call `close` when done.
 
-    model: every layer sees the record dimension first. mode: `hooks` holds b gradients in memory; `ghost` holds one,
-    for a second backward pass; `bookkeeping` holds what passes through the layers (wavedp.privacy.bookkeeping), and is
-    the fastest. clipping: see the table above. Raises UserError for a model that the mode cannot take apart.
+    model: every layer sees the record dimension first. mode: `hooks` keeps b gradients in memory; `ghost` keeps one and
+    takes a second backward pass; `bookkeeping` keeps the inputs of layers (wavedp.privacy.bookkeeping) and is the
+    fastest; `auto` takes bookkeeping if it can and hooks otherwise, and logs the choice and its reason. clipping: see
+    the table above. Raises UserError for a model whose gradients the mode cannot split.
     """
 
     def __init__(
@@ -86,6 +95,11 @@ class RecordGradients:
         self.clipping = clipping
         self.parameters = trainable(model)
         self.compared = False
+        self.undecided = False
+        if mode == "auto":
+            mode, reason = splitting_of(model)
+            log.info("grad_sample_mode=auto takes %s: %s.", mode, reason)
+            self.undecided = mode == "bookkeeping"  # until it has found a first sum
         self.splitter: Splitter
         if mode == "bookkeeping":
             self.splitter = Bookkeeping(model, self.parameters)
@@ -96,20 +110,45 @@ class RecordGradients:
         """The sum of the clipped gradients of one microbatch, a tensor per trainable parameter.
 
         batch: tensors of common first dimension b >= 1. Raises UserError when a layer hides the record dimension,
-        when a parameter gets no gradient, and when what was found for a record is not what autograd finds (checked
-        once).
+        when a parameter gets no gradient, and when a record's gradient differs from autograd's (checked once).
         """
         with warnings.catch_warnings():
-            # Said under Opacus of every first layer whose input is data: its hook needs no gradient of that.
+            # torch warns under Opacus of every first layer whose input is data; the hook needs no gradient of it.
             warnings.filterwarnings("ignore", message="Full backward hook is firing")
             try:
-                return self._clipped_sum(loss_fn, batch)
+                total = self._first_clipped_sum(loss_fn, batch) if self.undecided else self._clipped_sum(loss_fn, batch)
             finally:
                 self.splitter.forget()
+        self.undecided = False
+        return total
 
     def close(self) -> None:
         """Leave the model as it was."""
         self.splitter.close()
+
+    def _first_clipped_sum(self, loss_fn: LossFn, batch: Sequence[Tensor]) -> list[Tensor]:
+        """The clipped sum by bookkeeping or, if that refuses, by hooks from now on. No sum was returned before."""
+        devices = {tensor.device for tensor in batch if tensor.device.type == "cuda"}
+        random = torch.get_rng_state(), {device: torch.cuda.get_rng_state(device) for device in devices}
+        try:
+            return self._clipped_sum(loss_fn, batch)
+        except UserError as refusal:
+            self.splitter.close()
+            try:
+                self.splitter = OpacusHooks(self.model, self.parameters, ghost=False)
+                torch.set_rng_state(random[0])  # the loss draws the same numbers again
+                for device, state in random[1].items():
+                    torch.cuda.set_rng_state(state, device)
+                total = self._clipped_sum(loss_fn, batch)
+            except Exception as error:
+                self.splitter.close()
+                self.splitter = Bookkeeping(self.model, self.parameters)
+                raise refusal from error
+            # Not the refusal's text: it states how many records were drawn.
+            log.info(
+                "grad_sample_mode=auto goes on with hooks: bookkeeping cannot split the first microbatch's gradient."
+            )
+            return total
 
     def _clipped_sum(self, loss_fn: LossFn, batch: Sequence[Tensor]) -> list[Tensor]:
         with self.splitter.watching():
@@ -148,7 +187,7 @@ class RecordGradients:
         return torch.stack([gradient.norm() for gradient in gradients])
 
     def _require_equal(self, norms: Tensor, reference: Tensor) -> None:
-        # Loose, for low-precision matrix products: a layer whose first dimension happens to equal b is off by far more.
+        # Loose, for low-precision matrix products. A wrong first dimension that happens to be b is off by far more.
         wrong = (norms - reference).abs() > 0.05 * reference + 1e-4 * reference.norm()
         for name, bad in zip(self.parameters, wrong.tolist(), strict=True):
             if bad:
@@ -159,8 +198,14 @@ class RecordGradients:
         self.compared = True
 
 
+def splitting_of(model: nn.Module) -> tuple[GradSampleMode, str]:
+    """The mode that `auto` takes for `model`, decided without running it, and the reason as a clause."""
+    reason = obstacle(model)
+    return ("hooks", reason) if reason else ("bookkeeping", "every trained layer has a rule")
+
+
 def clipping_factors(norms: Tensor, max_grad_norm: float, clipping: Clipping) -> Tensor:
-    """What each record's gradient is multiplied by, so that none is longer than C. norms: b, >= 0."""
+    """The factor for each record's gradient that leaves none longer than C. norms: b, >= 0."""
     if clipping == "normalize":
         return max_grad_norm / (norms + NORMALIZE_GUARD)
     return (max_grad_norm / (norms + 1e-6)).clamp(max=1.0)
@@ -172,7 +217,7 @@ def noisy_mean(
     """(sums + N(0, (σC)²)) / B: the private mean gradient. σ = 0 draws nothing.
 
     sums: of clipped gradients over the whole logical batch. batch_size: the *expected* B, never the number drawn.
-    generator: used for nothing but noise; on the CPU, the noise is the same whatever device the sums are on.
+    generator: used for noise only; if it is on the CPU, the noise is the same whatever device the sums are on.
     Raises UserError when a sum is not finite.
     """
     if not torch.stack([total.isfinite().all() for total in sums]).all():
@@ -191,7 +236,7 @@ def noisy_mean(
 
 
 def plain_sum(model: nn.Module, loss_fn: LossFn, batch: Sequence[Tensor]) -> list[Tensor]:
-    """The sum of one microbatch's gradients, as autograd gives it: no clipping, no privacy (epsilon = inf)."""
+    """The sum of one microbatch's gradients by plain autograd: no clipping, no privacy (epsilon = inf)."""
     losses = record_losses(loss_fn, model, batch)
     return list(
         torch.autograd.grad(losses.sum(), list(trainable(model).values()), materialize_grads=True, allow_unused=True)
@@ -210,7 +255,7 @@ def record_losses(loss_fn: LossFn, model: nn.Module, batch: Sequence[Tensor]) ->
 
 
 def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
-    """The parameters that are trained, by name. Raises UserError when there is none."""
+    """The parameters that are trained, by name. Raises UserError if there are none."""
     parameters = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     if not parameters:
         raise UserError("The model has no trainable parameter: set requires_grad=True on what the fit should change.")

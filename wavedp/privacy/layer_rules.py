@@ -1,13 +1,14 @@
-"""How each kind of layer's gradient is split by record, from its inputs and the gradients by its outputs.
+"""One rule for each type of layer: per-record gradients from the layer's inputs and the gradients by its outputs.
 
     b  records   T  positions of a record, over all calls of a layer   d  width in   p  width out   a  b T d, inputs
     g  b T p, gradients by outputs   f  b, clipping factors   V D  an embedding's table   C H W  images
 
-A rule takes the layer, and for each of its calls an input and a gradient, in float32 or more and with the record
-dimension first; it gives a Split for each trained parameter. A weight goes one of two ways. Direct: gradients of all
-records are made, and kept for the sum. Gram: |Σ_t g_t a_tᵀ|² = Σ_ts (a_t·a_s)(g_t·g_s) (Goodfellow, arXiv 1510.01799;
-Li et al., arXiv 2110.05679), and the sum is one contraction of f g with a. Where a record's many terms nearly cancel,
-Gram's square is off by about 1e-7 (Σ_t |a_t||g_t|)², a direct norm by 1e-7 of itself.
+A rule takes the layer and, for each of its calls, an input and a gradient, in float32 or more and with the record
+dimension first. It returns a Split for each trained parameter. Weights are split in one of two ways. Direct: the
+gradients of all records are computed, and kept for the sum. Gram: |Σ_t g_t a_tᵀ|² = Σ_ts (a_t·a_s)(g_t·g_s)
+(Goodfellow, arXiv 1510.01799; Li et al., arXiv 2110.05679), and the sum is one contraction of f g with a. Where the
+many terms of a record nearly cancel, the Gram square is off by about 1e-7 (Σ_t |a_t||g_t|)², a direct norm by 1e-7 of
+itself.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from torch.nn.grad import conv2d_weight
 
 @dataclass(frozen=True)
 class Split:
-    """One parameter's gradient, by record. norms: b. weighted: f b -> Σ_i f_i gradient_i, of the parameter's shape."""
+    """One parameter's gradient by record. norms: b. weighted: f b -> Σ_i f_i gradient_i, in the parameter's shape."""
 
     norms: Tensor
     weighted: Callable[[Tensor], Tensor]
@@ -43,7 +44,7 @@ def _linear(layer: nn.Linear, inputs: list[Tensor], gradients: list[Tensor]) -> 
                 _gram_norms(a, g), lambda f: (f[:, None, None] * g).flatten(0, 1).T @ a.flatten(0, 1)
             )
         else:
-            transposed = _direct(a.mT @ g)  # b d p: this way round, a product of small matrices is fastest
+            transposed = _direct(a.mT @ g)  # b d p: products of small matrices are fastest in this order
             split["weight"] = Split(transposed.norms, lambda f: transposed.weighted(f).T)
     return split
 
@@ -59,7 +60,7 @@ def _convolution(layer: nn.Conv1d | nn.Conv2d, inputs: list[Tensor], gradients: 
         mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
         inputs = [F.pad(a, layer._reversed_padding_repeated_twice, mode) for a in inputs]
         padding = (0,) * len(kernel)
-    if isinstance(layer, nn.Conv1d):  # a convolution of images one pixel high
+    if isinstance(layer, nn.Conv1d):  # treated as images one pixel high
         inputs, gradients = [a.unsqueeze(2) for a in inputs], [g.unsqueeze(2) for g in gradients]
         kernel, stride, dilation, padding = (1, *kernel), (1, *stride), (1, *dilation), (0, *padding)
     b, groups = len(inputs[0]), layer.groups
@@ -67,7 +68,7 @@ def _convolution(layer: nn.Conv1d | nn.Conv2d, inputs: list[Tensor], gradients: 
     shape = (layer.out_channels, layer.in_channels // groups, *kernel)
     pointwise = (kernel, stride, padding) == ((1, 1), (1, 1), (0, 0))
 
-    def windows(a: Tensor) -> Tensor:  # what the kernel sees at each position: b C H W -> b·groups width T
+    def windows(a: Tensor) -> Tensor:  # the kernel's input at each position: b C H W -> b·groups width T
         seen = a if pointwise else F.unfold(a, kernel, dilation, padding, stride)
         return seen.reshape(b * groups, width, -1)
 
@@ -87,7 +88,7 @@ def _convolution(layer: nn.Conv1d | nn.Conv2d, inputs: list[Tensor], gradients: 
         return split
     if pointwise:
         each = _total(g @ windows(a).mT for a, g in zip(inputs, rows, strict=True))
-    else:  # one image, of whose channels each record has its own groups: their convolutions' gradients stay apart
+    else:  # one image whose channels are those of all records, grouped by record: gradients stay apart
         side_by_side = [g.reshape(1, -1, *g.shape[2:]) for g in gradients]
         each = total(side_by_side, (b * shape[0], *shape[1:]), b * groups)
     split["weight"] = _direct(each.view(b, *layer.weight.shape))
@@ -95,7 +96,7 @@ def _convolution(layer: nn.Conv1d | nn.Conv2d, inputs: list[Tensor], gradients: 
 
 
 def _embedding(layer: nn.Embedding, inputs: list[Tensor], gradients: list[Tensor]) -> dict[str, Split]:
-    """Positions of a record that look up the same row are one row of its gradient: b V D is never made."""
+    """Adds up a record's positions that look up the same row, so that no tensor of b V D is needed."""
     ids = _joined([item.unsqueeze(-1) for item in inputs]).squeeze(-1).long()  # b T
     g = _joined(gradients).flatten(0, 1)  # bT D
     b, rows = len(ids), layer.num_embeddings
@@ -105,7 +106,7 @@ def _embedding(layer: nn.Embedding, inputs: list[Tensor], gradients: list[Tensor
         pairs, g = pairs[kept], g[kept]
     pairs, place = pairs.unique(return_inverse=True)
     record, row = pairs // rows, pairs % rows
-    merged = g.new_zeros(len(pairs), g.shape[1]).index_add_(0, place, g)  # a record's gradient by one row each
+    merged = g.new_zeros(len(pairs), g.shape[1]).index_add_(0, place, g)  # a row for each (record, row) pair
     norms = g.new_zeros(b).index_add_(0, record, merged.square().sum(1)).sqrt()
     shape = layer.weight.shape
     return {"weight": Split(norms, lambda f: g.new_zeros(shape).index_add_(0, row, f[record, None] * merged))}
@@ -141,27 +142,27 @@ RULES: dict[type[nn.Module], Callable[[Any, list[Tensor], list[Tensor]], dict[st
     nn.RMSNorm: _normalization,
     nn.GroupNorm: _normalization,
 }
-"""(layer, inputs, gradients by outputs; one of each a call) -> its trained parameters, split by record."""
+"""(layer, inputs, gradients by outputs; one of each for every call) -> a Split for each trained parameter."""
 
 
 def least_dimensions(layer: nn.Module) -> int:
-    """Of an input with the record dimension; without it, torch reads most layers' inputs as a record alone."""
+    """Fewest dimensions of an input with the record dimension; most layers take fewer for a single record."""
     if isinstance(layer, nn.LayerNorm | nn.RMSNorm):
         return 1 + len(layer.normalized_shape)
     return {nn.Embedding: 1, nn.Conv1d: 3, nn.Conv2d: 4}.get(type(layer), 2)
 
 
 def _direct(gradients: Tensor) -> Split:
-    """gradients: b ..., one of each record."""
+    """The Split of explicit gradients, b ..., one for each record."""
     flat = gradients.flatten(1)
     return Split(flat.norm(dim=1), lambda f: (flat.T @ f).view(gradients.shape[1:]))
 
 
 def _gram_pays(positions: int, width: int, out: int) -> bool:
-    """Whether Gram matrices cost T²(d + p), less than a quarter of the T d p that the sum costs in any case.
+    """True if Gram matrices, at a cost of T²(d + p), cost under a quarter of the T d p that the sum costs anyway.
 
-    Otherwise the gradients of all records are made, b d p numbers, and kept for the sum: at most four times the
-    b T (d + p) that were kept of the layer before.
+    Otherwise the gradients of all records, b d p numbers, are computed and kept for the sum: at most four times the
+    b T (d + p) numbers that are recorded of the layer anyway.
     """
     return 4 * positions * (width + out) < width * out
 
@@ -182,5 +183,5 @@ def _joined(parts: list[Tensor]) -> Tensor:
 
 
 def _total(parts: Iterable[Tensor]) -> Tensor:
-    """Their sum, in the place of the first."""
+    """Their sum, computed in place in the first."""
     return reduce(Tensor.add_, parts)

@@ -1,32 +1,34 @@
-"""What a study really cost: one line per use of sensitive images, and the sums over them.
+"""The privacy ledger of a study: one line per use of sensitive images, and the epsilon that they add up to.
 
     python -m wavedp.privacy.ledger results/<study> [results/<other> ...]
 
 A line is a flat JSON object with the fields of `FIELDS`. kind: dp_sgd (many noisy steps), gaussian (one noisy
-release) or nonprivate (a look without noise: the epsilon = inf reference, statistics that metrics need). Epsilon is a
-number, or "inf" (JSON has no infinity). Whoever runs a study appends; nothing here writes.
+release), the name that another mechanism gives itself (accounting.Mechanism.kind), or nonprivate (a look without noise:
+the epsilon = inf reference, statistics that metrics need). Epsilon is a number, or "inf" (JSON has no infinity).
+Whoever runs a study appends lines; this module only reads them.
 
-Formal guarantee. `composed_epsilon` bounds, for each dataset, what the publication of *every* dp line's output says
-about one of its records (add_or_remove_one, at the delta stated). Nonprivate lines are outside any bound and always
-listed next to it.
+Formal guarantee. `composed_epsilon` bounds, for each dataset, how much publishing the output of *every* private line
+reveals about one of its records (add_or_remove_one, at the stated delta). No bound covers nonprivate lines; they are
+always listed next to it.
 
     case                                    result
-    several lines with one stage key        one release: its trials are united (a release is reused, never repeated)
-    ... with different release ids          as many releases: the stage was made again from public weights or on code
-                                            of other rounding, and other noise hides the same records
-    ... one of which has no release id      another release, for nothing shows that it is the same (written by an
+    several lines with one stage key        one release with the trials of all lines (a release is reused, not repeated)
+    ... with different release ids          one release per id: the stage was made again from other public weights or
+                                            by code that rounds differently, and new noise hides the same records
+    ... one of which has no release id      a separate release, since nothing shows that it is the same (a line of an
                                             earlier version, or a look without noise)
     ... that disagree about the mechanism   UserError: one key is one mechanism
     two stage keys, equal mechanisms        two releases, both counted
-    lines of one dataset with two deltas    UserError until one delta is given: such epsilons do not add up
-    a nonprivate line                       never in the sum, never left out of the summary
-    last line torn by a crash               left out, with a warning; a broken line before it is a UserError
-    one stage key in two studies            one release, of both
-    two dataset fingerprints                no sum: their records are taken to be apart (a subset is not recognised)
+    lines of one dataset with two deltas    UserError until one delta is given: their epsilons cannot be added
+    a nonprivate line                       never in the sum, always in the summary
+    last line torn by a crash               dropped, with a warning; a broken line before it is a UserError
+    one stage key in two studies            one release, shared by both
+    two dataset fingerprints                no sum: they are assumed to have no record in common (a subset of a dataset
+                                            is not recognised)
     best of K trials                        refused for a fixed grid: the bound needs a random K
-    best of a random K, one mechanism       its price (wavedp.privacy.selection), for whoever sees the best trial alone
-    ... of several mechanisms               refused: those that were drawn are not all that could have been
-    ... a look without noise at its data    refused: no ε covers what the choice then rests on
+    best of a random K, one mechanism       its price (wavedp.privacy.selection), valid if only the best trial is seen
+    ... of several mechanisms               refused: the mechanisms drawn are not all that could have been drawn
+    ... a look without noise at its data    refused: no ε covers the data that decided which trial is best
 """
 
 from __future__ import annotations
@@ -54,7 +56,7 @@ FIELDS = (
     "kind", "purpose", "sample_rate", "noise_multiplier", "steps", "delta", "epsilon", "accountant", "relation",
     "dataset", "n_records", "max_grad_norm", "stage_key", "release", "trials", "time",
 )  # fmt: skip
-"""The fields of a line, in order; null where a nonprivate look has no such thing."""
+"""The fields of a line, in order; null where they do not apply to a nonprivate look."""
 
 _MECHANISM = ("kind", "purpose", "sample_rate", "noise_multiplier", "steps", "delta", "dataset")
 
@@ -71,17 +73,17 @@ def line_for_fit(
     release: str | None = None,
     time: str | None = None,
 ) -> Line:
-    """The line of one fit or one noisy statistic; epsilon is what the mechanism spends by PLD at the config's delta.
+    """The line of one fit or one noisy statistic, with the epsilon that it spends by PLD at the config's delta.
 
     dataset: fingerprint of the records. release: id of the noise (None: unknown). trials: ids of the trials that use
-    it. time: ISO 8601 UTC (None: now).
+    it. time: ISO 8601 UTC (None: now). max_grad_norm is stated for kind dp_sgd only: other mechanisms clip no gradient.
     A mechanism without noise becomes a nonprivate line that keeps its sample rate and steps.
     """
     delta = accounting.delta(config, n_records)
     epsilon = accounting.compose([mechanism], delta)
-    kind = "gaussian" if mechanism.sample_rate == 1 and mechanism.steps == 1 else "dp_sgd"
+    kind = "nonprivate" if math.isinf(epsilon) else mechanism.ledger_kind
     return {
-        "kind": "nonprivate" if math.isinf(epsilon) else kind,
+        "kind": kind,
         "purpose": purpose,
         "sample_rate": mechanism.sample_rate,
         "noise_multiplier": mechanism.noise_multiplier,
@@ -92,7 +94,7 @@ def line_for_fit(
         "relation": config.relation,
         "dataset": dataset,
         "n_records": n_records,
-        "max_grad_norm": None if math.isinf(epsilon) or purpose == "class_means" else config.max_grad_norm,
+        "max_grad_norm": config.max_grad_norm if kind == "dp_sgd" else None,
         "stage_key": stage_key,
         "release": release,
         "trials": list(trials),
@@ -120,7 +122,7 @@ def line_nonprivate(
 def read(path: Path) -> list[Line]:
     """The lines of a ledger file. Raises UserError naming the first line that is not a complete ledger line.
 
-    A last line without its newline that cannot be read was torn by a crash: it is left out, with a warning.
+    An unreadable last line that lacks its newline was torn by a crash: it is dropped, with a warning.
     """
     if not path.exists():
         raise UserError(f"There is no ledger at {path}: give a study's folder, such as results/eps_grid.")
@@ -128,7 +130,7 @@ def read(path: Path) -> list[Line]:
     lines = []
     for number, row in enumerate(text.splitlines(keepends=True), start=1):
         try:
-            line = {"release": None} | json.loads(row)  # which lines of earlier versions have not
+            line = {"release": None} | json.loads(row)  # a field that earlier versions did not write
             missing = [field for field in FIELDS if field not in line]
             if missing:
                 raise ValueError(f"field {missing[0]!r} is missing")
@@ -142,12 +144,12 @@ def read(path: Path) -> list[Line]:
 
 
 def identity(line: Line) -> tuple[str, str, str | None]:
-    """What makes two lines one release: purpose, stage key and the id of its noise."""
+    """Purpose, stage key and noise id: lines that agree in all three are one release."""
     return line["purpose"], line["stage_key"], line.get("release")
 
 
 def releases(lines: Sequence[Line]) -> list[Line]:
-    """One line per release: lines of one `identity` are united with all their trials, in order.
+    """One line per release: lines of equal `identity` become one line with all their trials, in order.
 
     Raises UserError when two lines of one purpose and stage key disagree about the mechanism.
     """
@@ -167,9 +169,9 @@ def releases(lines: Sequence[Line]) -> list[Line]:
 
 
 def composed_epsilon(lines: Sequence[Line], delta: float | None = None) -> dict[str, float]:
-    """Epsilon of all the dp releases together, by PLD, for each dataset fingerprint that has any.
+    """Epsilon of all private releases together, by PLD, for each dataset fingerprint that has any.
 
-    delta: the one to state it at; None takes the delta that the dataset's lines share (UserError when they share none).
+    delta: at which to state it; None takes the delta that all lines of the dataset share (UserError when they differ).
     Nonprivate lines are not counted.
     """
     private: dict[str, list[Line]] = {}
@@ -186,8 +188,8 @@ def composed_epsilon(lines: Sequence[Line], delta: float | None = None) -> dict[
 
 
 def trial_epsilons(lines: Sequence[Line], delta: float | None = None) -> dict[str, float]:
-    """Epsilon of each trial by itself: all it uses, composed, on the dataset where that is most; inf for a fit without
-    noise. Trials that use no fit with a mechanism are left out."""
+    """Epsilon of each trial by itself: the composition of all releases that it uses, on the dataset where it is
+    largest; inf if one of its fits has no noise. Trials that use no fit with a mechanism are left out."""
     fits: dict[str, list[Line]] = {}
     for line in releases(lines):
         if line["sample_rate"] is not None:
@@ -202,9 +204,9 @@ def trial_epsilons(lines: Sequence[Line], delta: float | None = None) -> dict[st
 
 
 def best_of_k(lines: Sequence[Line], axes: dict[str, Any], delta: float | None = None) -> str:
-    """What publishing the best trial alone costs, in one sentence, or why that cannot be said.
+    """One sentence: the cost of publishing only the best trial, or the reason why it cannot be stated.
 
-    axes: of study.yaml, whose search.random_k is the law of K.
+    axes: those of study.yaml; its search.random_k is the law of K.
     """
     random_k = (axes.get("search") or {}).get("random_k")
     if not random_k:
@@ -237,7 +239,7 @@ def best_of_k(lines: Sequence[Line], axes: dict[str, Any], delta: float | None =
 
 
 def cross_check(lines: Sequence[Line]) -> str:
-    """The ε of every private release by two independent accountants: PLD (dp-accounting) and PRV (Opacus)."""
+    """The epsilon of every private release by two independent accountants, PLD (dp-accounting) and PRV (Opacus)."""
     text = []
     for line in releases(lines):
         if line["kind"] != "nonprivate":
@@ -250,8 +252,8 @@ def cross_check(lines: Sequence[Line]) -> str:
 
 
 def summary(lines: Sequence[Line], delta: float | None = None, axes: dict[str, Any] | None = None) -> str:
-    """A text for people: every release, each trial, each dataset's composed epsilon with its delta, the best of K (see
-    best_of_k), the looks without noise."""
+    """A text for people: every release, each trial, each dataset's composed epsilon and delta, the best of K (see
+    best_of_k) and the looks without noise."""
     every = releases(lines)
     private = [line for line in every if line["kind"] != "nonprivate"]
     text = [f"{len(private)} private releases (PLD, add_or_remove_one)"]
@@ -279,15 +281,15 @@ def summary(lines: Sequence[Line], delta: float | None = None, axes: dict[str, A
 
 
 def together(studies: Sequence[Sequence[Line]], delta: float | None = None) -> str:
-    """The releases of several studies composed, dataset by dataset; one that several use counts once."""
+    """The releases of several studies composed, dataset by dataset; a release that several studies use counts once."""
     every = [line for lines in studies for line in lines]
     shared = sum(map(len, map(releases, studies))) - len(releases(every))
     return "\n".join([f"{len(studies)} studies together, {shared} lines of them in common", *_totals(every, delta)])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the summary of each study's ledger, and what several cost together; 2 with one sentence when one cannot be
-    read."""
+    """Print the summary of each study's ledger, and what several cost together; returns 2, after one sentence of
+    explanation, when a ledger cannot be read."""
     parser = argparse.ArgumentParser(
         prog="python -m wavedp.privacy.ledger", description="What did a study really cost?"
     )
@@ -310,7 +312,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _axes(folder: Path) -> dict[str, Any]:
-    """What study.yaml says was varied; {} where there is none."""
+    """The axes that study.yaml lists; {} without that file."""
     path = folder / "study.yaml"
     return (yaml.safe_load(path.read_text(encoding="utf-8")).get("axes") or {}) if path.exists() else {}
 
@@ -330,8 +332,9 @@ def _totals(lines: Sequence[Line], delta: float | None) -> list[str]:
 
 
 def mechanism_of(line: Line) -> Mechanism:
-    """What a line's fit or statistic ran."""
-    return Mechanism(line["sample_rate"], line["noise_multiplier"], line["steps"])
+    """The mechanism of a line's fit or statistic."""
+    kind = "" if line["kind"] == "nonprivate" else line["kind"]
+    return Mechanism(line["sample_rate"], line["noise_multiplier"], line["steps"], kind)
 
 
 def _common_delta(dataset: str, lines: Sequence[Line]) -> float:

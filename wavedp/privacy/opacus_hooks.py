@@ -14,8 +14,8 @@ from wavedp.errors import UserError
 class OpacusHooks:
     """The splitter (wavedp.privacy.clipping) of `grad_sample_mode=hooks` and `ghost`.
 
-    hooks holds b gradients in memory; ghost holds one, for a second backward pass. Raises UserError for a model that
-    Opacus cannot take apart.
+    hooks keeps b gradients in memory; ghost keeps one and takes a second backward pass. Raises UserError for a model
+    whose gradients Opacus cannot split.
     """
 
     def __init__(self, model: nn.Module, parameters: dict[str, nn.Parameter], ghost: bool) -> None:
@@ -47,7 +47,7 @@ class OpacusHooks:
 
     def astray(self, records: int) -> Iterator[tuple[str, tuple[int, ...]]]:
         for name, module in self.model.named_modules():
-            for inputs in getattr(module, "activations", ()):  # what Opacus will pair with the output's gradient
+            for inputs in getattr(module, "activations", ()):  # inputs that Opacus will pair with output gradients
                 shape = tuple(inputs[0].shape) if inputs else ()
                 if not shape or shape[0] != records:
                     yield name, shape
@@ -74,7 +74,7 @@ class OpacusHooks:
         for parameter in self.parameters.values():
             parameter.grad = parameter.grad_sample = parameter._norm_sample = None  # type: ignore[attr-defined]
             parameter._forward_counter = 0  # type: ignore[attr-defined]
-        for module in self.model.modules():  # what a forward pass without its backward pass leaves behind
+        for module in self.model.modules():  # left by a forward pass without its backward pass
             for leftover in ("activations", "max_batch_len"):
                 module.__dict__.pop(leftover, None)
 

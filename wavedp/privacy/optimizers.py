@@ -1,25 +1,27 @@
-"""DP-AdamBC: Adam that takes the variance of the privacy noise out of its second moment.
+"""DP-AdamBC: Adam with the variance of the privacy noise subtracted from its second moment.
 
     g  noisy mean gradient   s  standard deviation of its noise, σC/B   m̂ v̂  Adam's unbiased moments of g
 
-DP noise adds s² to every coordinate of v̂. Where the gradient is small beside the noise, √v̂ is s everywhere, and Adam
-is SGD with learning rate lr / s. s is public, so v̂ - s² estimates without bias what Adam would have seen:
+DP noise adds s² to every coordinate of v̂. Where the gradient is small compared with the noise, √v̂ is about s in every
+coordinate, and Adam becomes SGD with momentum and learning rate lr / s. s is public, so v̂ - s² is an unbiased estimate
+of the second moment without noise:
 
     weight -= lr m̂ / √max(v̂ - s², γ)
 
-Source: Tang, Shpilevskiy & Lécuyer, AAAI 2024, arXiv 2312.14334 (their γ' is γ). γ is ours: (floor s)², since v̂ - s²
-is itself uncertain in proportion to s², by √(2/t) at step t and 0.03 in the long run (β₂ = 0.999). An absolute γ, as
-they have it, would be another optimiser at each epsilon, batch size and clipping norm, and one far below s² would
-throw every coordinate without signal whose v̂ fell below s² (half of them) by a large step. No coordinate moves more
-than √(1 + 1 / floor²) times as far as without the correction: 3.5 times at the default of 0.3, whose γ = 0.09 s² is
-three standard deviations of v̂ - s² in the long run. That default follows from these figures; no bench has tried it yet.
+Source: Tang, Shpilevskiy & Lécuyer, AAAI 2024, arXiv 2312.14334 (their γ' is γ). The choice γ = (floor s)² is ours:
+the uncertainty of v̂ - s² is itself proportional to s², by √(2/t) at step t and 0.03 in the long run (β₂ = 0.999). An
+absolute γ, as in the paper, would make a different optimiser for each epsilon, batch size and clipping norm; and with a
+γ far below s², every coordinate without signal whose v̂ falls below s² (half of them) would take a very large step. With
+ours, no coordinate moves more than √(1 + 1 / floor²) times as far as without the correction: 3.5 times at the default
+of 0.3, whose γ = 0.09 s² is three standard deviations of v̂ - s² in the long run. The default follows from these
+figures; no bench has tried it yet.
 
 Privacy: post-processing of the noisy gradients and of public numbers.
 
     case                                 result
-    s = 0 (epsilon = inf)                Adam, but for √max(v̂, 1e-16) in place of √v̂ + 1e-8
+    s = 0 (epsilon = inf)                Adam, with √max(v̂, 1e-16) in place of √v̂ + 1e-8
     v̂ <= s² (1 + floor²)                 the floor: lr m̂ / (floor s)
-    a parameter without gradient         left alone, as by Adam
+    a parameter without gradient         unchanged, as in Adam
 """
 
 from __future__ import annotations
@@ -30,11 +32,11 @@ import torch
 from torch import Tensor, nn
 
 LEAST = 1e-8
-"""The least divisor when there is no noise: Adam's own epsilon."""
+"""The smallest divisor when there is no noise: Adam's own epsilon."""
 
 
 class AdamBC(torch.optim.Optimizer):
-    """See the module. noise_std: s >= 0. floor: least divisor in units of s, finite and > 0. betas: as in Adam.
+    """See the module. noise_std: s >= 0. floor: smallest divisor in units of s, finite and > 0. betas: as in Adam.
 
     Its state (step, exp_avg, exp_avg_sq) holds tensors only, as checkpoints need.
     """
@@ -73,5 +75,5 @@ class AdamBC(torch.optim.Optimizer):
 
 
 def corrected_second_moment(exp_avg_sq: Tensor, step: int, noise_std: float, beta2: float) -> Tensor:
-    """v̂ - s²: the second moment of the gradient without its noise, unbiased, and so below 0 at times. step: >= 1."""
+    """v̂ - s², an unbiased estimate of the second moment without noise, which can be negative. step: >= 1."""
     return exp_avg_sq / (1 - beta2**step) - noise_std**2

@@ -1,20 +1,21 @@
-"""Where noise and sampling come from: a seed, for studies that others can repeat, or secrets that nobody can.
+"""Random generators of noise and sampling: seeded, for repeatable studies, or keyed by secrets of the system.
 
-A generator is torch's own on the CPU, or a `SecureGenerator`, which stands in for it.
+A generator is a torch.Generator on the CPU, or a `SecureGenerator` in its place.
 
     case                       seeded (torch.Generator)             secure (SecureGenerator)
-    known to whoever           has the seed                         has the 256-bit key, drawn from the system, which is
-                                                                    in no seed, artifact or ledger, but in a checkpoint
+    predictable for            anyone with the seed                 anyone with the 256-bit key, which the operating
+                                                                    system draws; it is in no seed, artifact or ledger,
+                                                                    but it is in a checkpoint
     the same fit run again     the same noise: the same release     other noise: another release, with another id
-    resumed from a checkpoint  goes on where it was                 goes on where it was
+    resumed from a checkpoint  continues its stream                 continues its stream
     normal numbers             torch's                              (x1 + x2 + x3 + x4) / 2 of four independent ones
 
-Formal guarantee of `secure`. Whoever tells its stream from a true random one, tells SHAKE-256 (FIPS 202) of a secret
-key and a counter from a random function. Adding four numbers of which an attacker sees the sum alone makes their
-rounding errors too costly to enumerate (Holohan & Braghin, 2021, arXiv 2107.10138); it is not an exact discrete
-mechanism.
+Formal guarantee of `secure`. Distinguishing its stream from true randomness means distinguishing SHAKE-256 (FIPS 202)
+of a secret key and a counter from a random function. Each normal number is a sum of four, of which an attacker sees
+only the sum, so that their rounding errors are too costly to enumerate (Holohan & Braghin, 2021, arXiv 2107.10138).
+This is not an exact discrete mechanism.
 
-Written by hand, because PyTorch's generator of this kind (torchcsprng) is no longer maintained; the cipher is Python's.
+We wrote it because PyTorch's generator of this kind (torchcsprng) is no longer maintained; the cipher is Python's own.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ import torch
 from torch import Tensor
 
 _BLOCK = 1 << 20
-"""Numbers from one digest: it bounds memory."""
+"""Most numbers drawn from one digest, to bound memory."""
 _BITS = 52
 _SUMMANDS = 4
 _KEY_BYTES = 32
@@ -43,22 +44,22 @@ class SecureGenerator:
         self._counter = 0
 
     def words(self, count: int) -> Tensor:
-        """float64 [count], whole numbers of 52 random bits, so that a half more is still exact."""
+        """float64 [count]: whole numbers of 52 random bits, few enough that adding 1/2 is exact."""
         self._counter += 1
         stream = hashlib.shake_256(self._key + self._counter.to_bytes(8, "little")).digest(8 * count)
         return (torch.frombuffer(bytearray(stream), dtype=torch.int64) & ((1 << _BITS) - 1)).double()
 
     def get_state(self) -> Tensor:
-        """uint8 [40]: the key and how often it was used. As secret as the records."""
+        """uint8 [40]: the key and the number of its uses. Keep it as secret as the records."""
         return torch.tensor(list(self._key + self._counter.to_bytes(8, "little")), dtype=torch.uint8)
 
     def set_state(self, state: Tensor) -> None:
-        """Go on where `get_state` was called."""
+        """Continue the stream from where `get_state` was called."""
         data = bytes(state.tolist())
         self._key, self._counter = data[:_KEY_BYTES], int.from_bytes(data[_KEY_BYTES:], "little")
 
     def name(self) -> str:
-        """Tells this stream from others and gives nothing of it away: SHA-256 of the key."""
+        """An id of this stream that reveals nothing of it: SHA-256 of the key."""
         return hashlib.sha256(b"name" + self._key).hexdigest()
 
 
@@ -85,6 +86,6 @@ def _parts(count: int) -> list[int]:
 
 
 def _normal(count: int, generator: SecureGenerator) -> Tensor:
-    # By the inverse of the distribution function, at midpoints: |x| < 8.2, which some in 10^16 would pass.
+    # By the inverse distribution function, at midpoints: |x| < 8.2, which a true normal exceeds a few times in 10^16.
     middles = (generator.words(_SUMMANDS * count) + 0.5) * 2.0**-_BITS
     return torch.special.ndtri(middles).reshape(_SUMMANDS, count).sum(0) / math.sqrt(_SUMMANDS)

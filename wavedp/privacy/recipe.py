@@ -1,30 +1,31 @@
-"""How large a batch and how few steps: a proposal for a private fit, from its noise alone.
+"""Propose batch size, steps and learning rate of a private fit from its noise, without looking at data.
 
     python -m wavedp.privacy.recipe --n-records 60000 --epsilon 1 [--delta 1e-6] [--passes 40960]
 
     B  expected batch   T  steps   σ  noise multiplier for (epsilon, delta)   C  clipping norm   P = B T  passes
 
-P, the number of gradients of single records that the fit computes, is what it costs in time; the candidates divide the
+P is the number of per-record gradients that the fit computes, which sets its running time. All candidates divide the
 same P into batches of 64, 128, ... up to N / 4 records.
 
-Criterion. Let the mean gradient be g at every step, as it nearly is in a short fit. T steps of learning rate η move a
-weight by η T g and, by the noise of σC/B a step, at random by η √T σC/B. Noise per unit of signal is (C / g) times
+Criterion. Suppose that the mean gradient is g at every step, as it nearly is in a short fit. T steps of learning rate η
+move a weight by η T g and, through noise of σC/B per step, at random by η √T σC/B. The noise per unit of signal is
+(C / g) times
 
     σ / (B √T),
 
-whatever η is. While σ is small it hardly grows with B, so that larger batches win by √B at equal P; once the fit is in
-the Gaussian regime (σ above 2 to 5), σ is proportional to B √T and nothing more is won, while there are fewer steps to
-follow the curvature of the loss. Chosen is therefore the smallest batch within 10 % of the least σ / (B √T), among the
-candidates of at least `fewest_steps` steps.
+whatever η is. While σ is small it hardly grows with B, so larger batches win by √B at equal P. In the Gaussian regime
+(σ above 2 to 5), σ is proportional to B √T, so larger batches win nothing more and leave fewer steps to follow the
+curvature of the loss. We therefore choose the smallest batch within 10 % of the smallest σ / (B √T), among candidates
+of at least `fewest_steps` steps.
 
-Learning rate, for Adam. Noise dominates √v̂, so T steps walk √T times the learning rate at random. The rule keeps that
-walk at that of the shipped fit, 0.003 for 320 steps: 0.003 √(320 / T), which at the shipped P is 0.003 √(B / 128).
+Learning rate, for Adam. Noise dominates √v̂, so T steps are a random walk of √T times the learning rate. The rule keeps
+this product as in the shipped fit, 0.003 for 320 steps: 0.003 √(320 / T), which at the shipped P is 0.003 √(B / 128).
 
-All this is a heuristic: `fewest_steps`, the 10 % and the learning rate are judgement, and the benches that would test
-the proposals are still to be run. Sources: De et al., 2022, arXiv 2204.13650 (large batches, few steps: 250 updates of
-16,384 records); Sander et al., 2023, arXiv 2210.03403 (noise σ / B a step, and steps, decide the outcome).
+All this is a heuristic: `fewest_steps`, the 10 % and the learning rate are our judgement, and no bench has tested the
+proposals yet. Sources: De et al., 2022, arXiv 2204.13650 (large batches, few steps: 250 updates of 16,384 records);
+Sander et al., 2023, arXiv 2210.03403 (the noise σ / B per step and the number of steps decide the outcome).
 
-It looks at no record and costs no budget, but for N, which is taken to be public.
+A proposal looks at no record and costs no budget. It uses N, which is assumed to be public.
 
     case                                 result
     under 256 records or 64 passes       UserError
@@ -53,8 +54,8 @@ SLACK = 1.1
 
 @dataclass(frozen=True)
 class Recipe:
-    """Settings for PrivacyConfig and the noise that goes with them. noise_per_step: σ / B, the standard deviation of
-    the noise in one mean gradient / C."""
+    """Settings for PrivacyConfig and the noise that they need. noise_per_step: σ / B, the standard deviation of the
+    noise in one mean gradient, in units of C."""
 
     batch_size: int
     steps: int
@@ -64,19 +65,19 @@ class Recipe:
 
     @property
     def noise_per_signal(self) -> float:
-        """σ / (B √T): the criterion."""
+        """The criterion, σ / (B √T)."""
         return self.noise_per_step / math.sqrt(self.steps)
 
 
 def propose(
     n_records: int, epsilon: float, delta: float | None, passes: int, fewest_steps: int = FEWEST_STEPS
 ) -> Recipe:
-    """The candidate that the criterion chooses. delta: None for 1 / (N ln N). Raises UserError when there is none."""
+    """The candidate that the criterion chooses. delta: None for 1 / (N ln N). Raises UserError if there is none."""
     return choose(candidates(n_records, epsilon, delta, passes), fewest_steps)
 
 
 def candidates(n_records: int, epsilon: float, delta: float | None, passes: int) -> list[Recipe]:
-    """One recipe per power of two from 64 to N / 4 that `passes` fills at least once, smallest batch first."""
+    """One recipe for each batch size that is a power of two from 64 to min(N / 4, passes), smallest first."""
     largest = min(n_records // 4, passes)
     if largest < SMALLEST_BATCH:
         raise UserError(
@@ -88,7 +89,7 @@ def candidates(n_records: int, epsilon: float, delta: float | None, passes: int)
 
 
 def recipe(n_records: int, epsilon: float, delta: float | None, batch_size: int, steps: int) -> Recipe:
-    """The noise and learning rate that go with a batch size and a number of steps."""
+    """Complete a batch size and a number of steps with their noise and learning rate."""
     config = PrivacyConfig(epsilon=epsilon, delta=delta, batch_size=batch_size, steps=steps)
     noise_multiplier = accounting.mechanisms(config, n_records)[-1].noise_multiplier
     learning_rate = SHIPPED.learning_rate * math.sqrt(SHIPPED.steps / steps)
@@ -108,7 +109,7 @@ def choose(recipes: Sequence[Recipe], fewest_steps: int = FEWEST_STEPS) -> Recip
 
 
 def table(recipes: Sequence[Recipe], n_records: int, chosen: Recipe) -> str:
-    """The candidates for people, the chosen one marked."""
+    """A table of the candidates for people, the chosen one marked."""
     text = [f"{'B':>8} {'T':>6} {'q':>9} {'sigma':>8} {'sigma/B':>9} {'x sqrt(T)':>9} {'/ sqrt(T)':>9} {'Adam lr':>8}"]
     for item in recipes:
         root = math.sqrt(item.steps)
@@ -121,7 +122,7 @@ def table(recipes: Sequence[Recipe], n_records: int, chosen: Recipe) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the candidates and the proposal; 2 with one sentence when there is none."""
+    """Print the candidates and the proposal; returns 2, after one sentence of explanation, if there is none."""
     parser = argparse.ArgumentParser(prog="python -m wavedp.privacy.recipe", description="How large a batch?")
     parser.add_argument("--n-records", type=int, required=True, help="records of the private training split")
     parser.add_argument("--epsilon", type=float, required=True, help="budget of the fit")

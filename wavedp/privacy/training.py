@@ -2,45 +2,46 @@
 
     N  records   B  expected batch (config.batch_size)   q  sample rate B / N   C  max_grad_norm   σ  noise multiplier
 
-One step: every record joins the batch with probability q, independently; the clipped gradients of those that did are
-summed, N(0, (σC)²) is added once, the sum is divided by B, and the optimiser moves.
+One step: each record joins the batch independently with probability q; the clipped gradients of the batch are summed,
+N(0, (σC)²) is added once, the sum is divided by B, and the optimiser takes a step.
 
-Formal guarantee. The sequence of all weights, and with it the returned average and whatever is computed from it, is
-(epsilon, delta)-differentially private under `add_or_remove_one`, for any delta in (0, 1) and what
-`accounting.compose(fit.history, delta)` gives as epsilon. One record is one row of `records`. It assumes
+Formal guarantee. The sequence of all weights, and so the returned average and anything computed from it, is
+(epsilon, delta)-differentially private under `add_or_remove_one`, for any delta in (0, 1) and the epsilon that
+`accounting.compose(fit.history, delta)` gives. One record is one row of `records`. This assumes
 
-* a secret seed: the noise is a function of it, so a study published with its seeds is a research artefact, not a
+* a secret seed: the noise is a function of the seed, so a study published with its seeds is a research artefact, not a
   deployment (torch's CPU generator keeps 32 bits of a seed and is not cryptographic). config.noise_source=secure draws
-  sampling and noise from the system's own secrets instead (wavedp.privacy.randomness). A checkpoint holds the state of
-  either, so keep it as secret as the records;
-* real numbers: floating-point attacks on the low bits of the noise are not defended against;
-* public hyperparameters, a public model to start from, a public N, and a loss of one record that no other record
-  enters;
-* that only the returned value leaves: wall-clock time, an error message and the training loss are outside. The loss
-  on private records is a release that nobody accounted for, so it is neither returned, reported nor saved; `report`
-  hears the step number.
+  sampling and noise from the operating system's secrets instead (wavedp.privacy.randomness). A checkpoint holds the
+  state of either generator, so keep it as secret as the records;
+* real numbers: there is no defence against floating-point attacks on the low bits of the noise;
+* public hyperparameters, public initial weights, a public N, and losses that each depend on one record only;
+* that nothing but the returned value leaves: wall-clock time, error messages and the training loss are not covered. The
+  loss on private records would be an unaccounted release, so it is never returned, reported or saved; `report` is told
+  the step number only.
 
-Seeded noise belongs to a release. Sampling and noise are drawn from generators seeded with (seed, purpose, release),
-where the release is the fingerprint of what is run: PRIVACY and RESULT fields, σ, N, the records, the first weights.
-The same fit run again (after a crash, or from step 0 when its checkpoint is lost) draws the same noise for the same
-gradients: the same release, not a second. Any other fit, such as the next epsilon of a sweep with the same seed, draws
-noise of its own: shared noise would cancel between two releases and leave the gradient bare. `loss_fn` cannot be
-fingerprinted, so derive the seed from whatever configures it. Nor are microbatch_size, mode and device, which change
-gradients by rounding only: publish one of such twins.
+Seeded noise belongs to a release. Sampling and noise come from generators seeded with (seed, purpose, release), where
+the release is the fingerprint of the run: PRIVACY and RESULT fields, σ, N, the records and the initial weights. Running
+the same fit again (after a crash, or from step 0 if its checkpoint is lost) draws the same noise for the same
+gradients, so it is the same release and not a second one. Any other fit, such as the next epsilon of a sweep with the
+same seed, draws different noise: two releases with the same noise could be subtracted to recover the gradient.
+`loss_fn` cannot be fingerprinted, so derive the seed from its configuration. microbatch_size, grad_sample_mode and
+device are not in the fingerprint either, since they change gradients by rounding only: publish one such run, not two.
 
     case                                 result
-    nobody was drawn                     a step like any other: noise alone
-    more drawn than B                    summed in microbatches, still divided by B
-    epsilon = inf                        σ = 0, no clipping, same batches and optimiser; history says σ = 0
+    no record drawn                      an ordinary step, of noise only
+    more than B records drawn            summed in microbatches, still divided by B
+    epsilon = inf                        σ = 0, no clipping, same batches and optimiser; the history states σ = 0
     σ too small for config.epsilon       UserError before the first step
-    config.mean_share > 0                σ must leave room for the class means, which the fit itself does not release
-    gradient not finite                  UserError before the weights move
-    first step moves no weight           UserError (a model whose trained copy is not the one that runs)
-    killed at any moment                 resumes from its checkpoint, on the CPU bit-equal to a whole run
+    config.mean_share > 0                σ must leave budget for the class means, which this fit does not release itself
+    gradient not finite                  UserError before the weights change
+    a buffer that the images change      UserError (a running mean is released, and no noise covers it)
+    first step moves no weight           UserError (the trained parameters are not the ones that the model uses)
+    killed at any moment                 resumes from its last checkpoint; on the CPU, bit-equal to an unbroken run
+    stopped by an exception of `report`  the same, from a checkpoint that is written before the exception goes on
     checkpoint of another fit            UserError naming the first field that differs
-    checkpoint torn or corrupt           a warning, and step 0 again: the same release, as above (secure: another
-                                         one, of which nothing was shown before)
-    secure, and mean_share > 0           UserError: the class means would be drawn anew at every restart
+    checkpoint torn or corrupt           a warning, and a restart from step 0: the same release, as above (secure:
+                                         another release; nothing of the first one was shown)
+    secure, and mean_share > 0           UserError: the class means would be drawn again at every restart
 """
 
 from __future__ import annotations
@@ -69,8 +70,8 @@ from wavedp.seeds import derive_seed
 
 @dataclass(frozen=True)
 class PrivateFit:
-    """What a fit may show. ema: averaged weights, a complete state dict on its device. history: what was spent.
-    release: names the noise it was spent on, for the ledger: another id, another release."""
+    """The output of a private fit. ema: averaged weights, a complete state dict on the fit's device. history: the
+    mechanisms that were run. release: id of their noise, for the ledger; another id is another release."""
 
     ema: dict[str, Tensor]
     history: list[Mechanism]
@@ -93,14 +94,17 @@ def fit_private(
     """Train `model` on `records` for config.steps steps under differential privacy; see the module for the guarantee.
 
     model: moved to `device` and trained in place; it ends with the last weights, not the average.
-    loss_fn: (model, *batch) -> Tensor[b], one loss per record. What it draws at random by itself (dropout) comes from
-    torch's global generator, seeded per microbatch and put back: such a loss depends on microbatch_size and device.
-    draws: how many uniform numbers in [0, 1) each record's loss gets anew at each step, as a last argument [b, draws]
-    float32 (for diffusion's times and noises): they depend on neither.
+    loss_fn: (model, *batch) -> Tensor[b], one loss per record. Random numbers that it draws itself (dropout) come from
+    torch's global generator, which is seeded for each microbatch and restored after it: such a loss depends on
+    microbatch_size and device.
+    draws: number of uniform numbers in [0, 1) that each record's loss receives at each step, as a last argument
+    [b, draws] float32 (for the times and noises of diffusion); they depend on neither.
     records: tensors with first dimension N, such as codes [N, L] int64 and labels [N]; on any device.
     noise_multiplier: that of accounting.mechanisms(config, N)[-1], 0 exactly when epsilon is inf.
-    checkpoint: a file, replaced atomically every config.checkpoint_every steps and at the end; resumed from if present.
-    report: called as report(step, steps) after each step.
+    checkpoint: a file, replaced atomically every config.checkpoint_every steps and at the end; if present, the fit
+    resumes from it.
+    report: called as report(steps done, steps) after each step. It may raise any exception in order to stop the fit:
+    the checkpoint of the steps done is written first.
     Raises UserError as the table above says, and for configs that accounting.check refuses.
     """
     device = torch.device(device)
@@ -112,9 +116,10 @@ def fit_private(
     parameters = list(trainable(model).values())
     optimizer = _optimizer(parameters, config, noise_multiplier)
     ema = {name: parameter.detach().clone() for name, parameter in _averaged(model)}
+    fixed = {name: tensor.clone() for name, tensor in model.state_dict().items() if name not in ema}
     identity_of_fit = fingerprint(model, records, config, noise_multiplier, seed)
     release = release_id(identity_of_fit)
-    # Both on the CPU: a fit has the same batches and the same noise on every device.
+    # Both on the CPU, so that batches and noise are the same on every device.
     sampling, noise = _generators(config, seed, release)
     state = State(model, optimizer, ema, sampling, noise, identity_of_fit)
     first = state.load(checkpoint) if checkpoint is not None and checkpoint.exists() else 0
@@ -144,28 +149,37 @@ def fit_private(
             optimizer.zero_grad()
             if step == 0 and (private or len(drawn)):
                 _require_movement(model, before)
-            # The warm-up keeps the first weights from outliving the fit when there are few steps.
+                _require_fixed(model, fixed)
+            # The warm-up keeps the initial weights from dominating the average when there are few steps.
             decay = min(config.ema_decay, (1 + step) / (10 + step))
             for name, parameter in _averaged(model):
                 ema[name].lerp_(parameter.detach(), 1 - decay)
             done = step + 1
-            if checkpoint is not None and (done % config.checkpoint_every == 0 or done == config.steps):
-                state.save(checkpoint, done, [Mechanism(rate, noise_multiplier, done)])
-            if report is not None:
-                report(done, config.steps)
+            history = [Mechanism(rate, noise_multiplier, done)]
+            saved = done % config.checkpoint_every == 0 or done == config.steps
+            if checkpoint is not None and saved:
+                state.save(checkpoint, done, history)
+            try:
+                if report is not None:
+                    report(done, config.steps)
+            except BaseException:  # Ctrl-C too
+                if checkpoint is not None and not saved:
+                    state.save(checkpoint, done, history)
+                raise
     finally:
         if gradients:
             gradients.close()
+    _require_fixed(model, fixed)
     rest = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
-    if isinstance(noise, SecureGenerator):  # as the checkpoint left it
+    if isinstance(noise, SecureGenerator):  # its key may have come from a checkpoint
         release = release_id({"release": release, "noise": noise.name()})
     return PrivateFit({**rest, **ema}, [Mechanism(rate, noise_multiplier, config.steps)], release)
 
 
 def poisson_sample(n_records: int, rate: float, generator: Generator) -> Tensor:
-    """Rows of one Poisson batch, ascending int64 in 0..N-1: each record joins with probability `rate`, alone.
+    """Rows of one Poisson batch, ascending int64 in 0..N-1: each record joins independently with probability `rate`.
 
-    Compared in double precision: a float32 uniform has a step of 2^-24, which a small rate would feel.
+    Uniforms are float64: in float32 their step of 2^-24 would distort a small rate.
     """
     return (uniform(n_records, generator) < rate).nonzero().squeeze(1)
 
@@ -173,7 +187,7 @@ def poisson_sample(n_records: int, rate: float, generator: Generator) -> Tensor:
 def fingerprint(
     model: nn.Module, records: tuple[Tensor, ...], config: PrivacyConfig, noise_multiplier: float, seed: int
 ) -> dict[str, Any]:
-    """What makes two fits the same release, as JSON values: all that is run, but for loss_fn and PERFORMANCE fields."""
+    """The JSON values that make two fits one release: everything that is run except loss_fn and PERFORMANCE fields."""
     parameters = trainable(model)
     return {
         **identity(config),
@@ -187,12 +201,12 @@ def fingerprint(
 
 
 def release_id(fingerprint: dict[str, Any]) -> str:
-    """SHA-256 of a fingerprint: names the release in the seeds of its sampling and noise."""
+    """SHA-256 of a fingerprint. It names the release in the seeds of its sampling and noise."""
     return hashlib.sha256(json.dumps(fingerprint, sort_keys=True).encode()).hexdigest()
 
 
 def _generators(config: PrivacyConfig, seed: int, release: str) -> tuple[Generator, Generator]:
-    """Those of sampling and of noise."""
+    """The generators of sampling and of noise."""
     if config.noise_source == "secure":
         return SecureGenerator(), SecureGenerator()
     return (
@@ -235,6 +249,16 @@ def _require_movement(model: nn.Module, before: list[Tensor]) -> None:
         )
 
 
+def _require_fixed(model: nn.Module, fixed: dict[str, Tensor]) -> None:
+    """What is not trained is released as it is, so it must be what it was."""
+    for name, tensor in model.state_dict().items():
+        if name in fixed and not torch.equal(tensor, fixed[name]):
+            raise UserError(
+                f"Buffer {name!r} follows the records, and no noise covers it: use a layer without running statistics, "
+                "such as GroupNorm in place of BatchNorm, or keep that layer in eval mode."
+            )
+
+
 def _averaged(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
-    """Trainable parameters under every name they have in the state dict: a tied weight has two."""
+    """Trainable parameters under all their names in the state dict: a tied weight has two."""
     return [(name, item) for name, item in model.named_parameters(remove_duplicate=False) if item.requires_grad]

@@ -1,4 +1,4 @@
-"""Do independent programs measure what ours does? Two folders, one network file, other people's code around it:
+"""Compare our metrics with those of independent programs, on two folders of images and with the same network file.
 
     python -m wavedp.reports.agreement REAL GENERATED [--samples N] [--out results/agreement] [--work .wavedp/agreement]
 
@@ -6,11 +6,11 @@
     torch-fidelity   its own loop and TensorFlow-1 resize: FID, KID, precision, recall (k = 3), against mode tensorflow
     prdc             precision, recall, density and coverage (k = 5) of clean-fid's features, against mode clean
 
-Each program takes its own features; only the network's file is shared. OUT/agreement.jsonl has a row a metric. Stop it
-at any time: features are kept in WORK, 200 images a file (ours by content; theirs by the files' names, sizes and
-times), and the same command goes on from there. pip install 'wavedp[dev]' brings the other programs.
+Each program computes its own features; only the network file is shared. OUT/agreement.jsonl has one row per metric. The
+command can be stopped at any time and continues when run again: features are kept in WORK, 200 images per file (ours by
+content; theirs by names, sizes and times of the files). pip install 'wavedp[dev]' installs the other programs.
 
-Both folders are looked at without differential privacy: give it public images, or price the look.
+Both folders are read without differential privacy: use public images, or account for this access.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ from wavedp.metrics.kernel import kernel_distance_of
 from wavedp.metrics.neighbours import precision_recall_density_coverage
 from wavedp.store import write_jsonl
 
-CHUNK = 200  # images a file of features, and between two lines of progress
+CHUNK = 200  # images per file of features, and per line of progress
 PACKAGES = {"cleanfid": "clean-fid", "torch_fidelity": "torch-fidelity", "prdc": "prdc"}
 
 
 @dataclass(frozen=True)
 class Row:
-    """One comparison. difference: ours - theirs; of features_<mode>, whose numbers are the largest feature, the largest
-    difference of any feature of any image."""
+    """One comparison. difference: ours - theirs. In features_<mode>, ours and theirs are the largest feature, and
+    difference is the largest absolute difference of any feature of any image."""
 
     metric: str
     ours: float
@@ -58,10 +58,9 @@ class Row:
 def agreement(
     real: Path, generated: Path, samples: int | None, work: Path, inception: str | None = None, batch_size: int = 10
 ) -> list[Row]:
-    """Every metric by our code and by theirs, of two folders of images (the first `samples` files of each, by name).
+    """Compute every metric with our code and theirs, on two folders of images (the first `samples` files by name).
 
-    Raises UserError for a package that is not installed, too few images, files that cannot be read and a missing
-    network.
+    Raises UserError for a package that is not installed, too few images, unreadable files and a missing network.
     """
     for module, package in PACKAGES.items():
         if importlib.util.find_spec(module) is None:
@@ -104,7 +103,7 @@ def agreement(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print and write the rows; 2 with one sentence when something is missing or cannot be read."""
+    """Print and write the rows. Returns exit status 2, with a message, when something is missing or unreadable."""
     parser = argparse.ArgumentParser(
         prog="python -m wavedp.reports.agreement", description="Our metrics against other people's programs."
     )
@@ -127,7 +126,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _metrics(n: np.ndarray, m: np.ndarray) -> dict[str, float]:
-    """Ours, by the oracles' names; KID of as many of each side as there are of the fewer, as they take it."""
+    """Compute our metrics, under the oracles' names; as in theirs, KID uses equally many images of each side."""
     generated, real = torch.from_numpy(n), torch.from_numpy(m)
     fewer = min(len(generated), len(real))
     narrow = precision_recall_density_coverage(real, generated, k=3)
@@ -140,7 +139,7 @@ def _metrics(n: np.ndarray, m: np.ndarray) -> dict[str, float]:
 
 
 def _files(folder: Path, samples: int | None) -> list[Path]:
-    """The pictures under `folder`, by name."""
+    """List the images under `folder`, sorted by name."""
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder: give a folder of images, as the other programs read.")
     found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in picture.SUFFIXES)
@@ -152,7 +151,7 @@ def _files(folder: Path, samples: int | None) -> list[Path]:
 
 
 def _by_chunk(features: Callable[[Sequence[Path]], np.ndarray], files: Sequence[Path], label: str) -> np.ndarray:
-    """n 2048, with a line of progress a chunk on the error stream."""
+    """Return features n 2048, printing one line of progress per chunk on stderr."""
     parts: list[np.ndarray] = []
     start = time.monotonic()
     for first in range(0, len(files), CHUNK):
@@ -164,7 +163,7 @@ def _by_chunk(features: Callable[[Sequence[Path]], np.ndarray], files: Sequence[
 
 
 def _ours(config: MetricsConfig, cache: Path, files: Sequence[Path]) -> np.ndarray:
-    """B 2048, in the order of the files, which may differ in shape."""
+    """Return our features B 2048 in the order of the files, whose images may differ in shape."""
     by_shape: dict[tuple[int, ...], dict[int, np.ndarray]] = {}
     for position, file in enumerate(files):
         try:
@@ -181,7 +180,7 @@ def _ours(config: MetricsConfig, cache: Path, files: Sequence[Path]) -> np.ndarr
 def _kept(
     compute: Callable[[Sequence[Path]], np.ndarray], source: str, folder: Path, files: Sequence[Path]
 ) -> np.ndarray:
-    """The result of `compute` for these files, kept in `folder` by what it comes from."""
+    """Return `compute(files)`, cached in `folder` by `source` and the names, sizes and times of the files."""
     states = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     kept = folder / f"{hashlib.sha256(repr((source, states)).encode()).hexdigest()}.npy"
     if not kept.exists():

@@ -1,22 +1,22 @@
-"""What blur does before anything is learned: the curves of each schedule, and public images on their way to noise.
+"""Show the forward process of each blur schedule: its curves, and public images on their way to noise.
 
     python -m wavedp.reports.forward [--size 28] [--home .wavedp/data] [--results results/blur_forward]
 
-curves.jsonl has one line for each of wavedp.reports.samplers's schedules (linear noise, T = 1000), with its fields and,
-at each of a hundred `times` t,
+curves.jsonl has one line for each schedule of wavedp.reports.samplers (linear noise, T = 1000), with its fields and, at
+each of a hundred `times` t,
 
     f                   blur of the step to t, in units of the base kernel's variance (null for heat, which has no f)
     blur_pixels         standard deviation of all blur up to t
     snr_low, snr_high   a²/s² averaged over the modes below a quarter of both axes' frequencies, and over the rest
 
-strips.npz has the states of a few images at few times, under a few schedules and one noise image for all:
+strips.npz has the states of a few images at a few times under a few schedules, with the same noise image for all:
 
-    noisy, signal       u_t = a u_0 + s ε and a u_0 alone, float16 [P n K C H W] for P schedules, n images, K times
-    times, alpha_bar    [K]; a / √ᾱ is what the blur alone leaves of a mode
-    about               JSON: the P schedules, and which images of which set
+    noisy, signal       u_t = a u_0 + s ε and only a u_0, float16 [P n K C H W] for P schedules, n images, K times
+    times, alpha_bar    [K]; a / √ᾱ is the factor that the blur applies to a mode
+    about               JSON: the P schedules, and the images' data set and indices
 
-The images are Open Clip Art's (public), or procedural ones where that is not on disk; no sensitive image is read, so no
-ledger line is due.
+The images are from Open Clip Art (public), or procedural if that is not on disk. No sensitive image is read, so no
+ledger line is needed.
 """
 
 from __future__ import annotations
@@ -55,11 +55,11 @@ STRIPS = (
     BlurSchedule(blur_schedule="log", blur_f_max=0.600625),
     BlurSchedule(blur_schedule="heat", blur_f_max=0.0),
 )
-"""The paper's three, the control in the other order, and heat."""
+"""Schedules of strips.npz: the paper's three, the control in reverse order, and heat."""
 
 
 def curves(schedule: BlurSchedule, size: int) -> dict[str, Any]:
-    """One line of curves.jsonl, for images size × size."""
+    """Compute one line of curves.jsonl, for images size × size."""
     times, low = _times(schedule, CURVE_POINTS), low_modes(size)
     log_a, log_s = BlurOperator(schedule, size, size).log_coefficients(times)
     snr = (2 * (log_a - log_s)).exp()  # B H W
@@ -75,7 +75,7 @@ def curves(schedule: BlurSchedule, size: int) -> dict[str, Any]:
 
 
 def strips(schedule: BlurSchedule, images: Tensor, noise: Tensor, times: Tensor) -> tuple[Tensor, Tensor]:
-    """u_t and a u_0 of images n C H W in [-1, 1] at K times, each n K C H W. noise: white, C H W."""
+    """Return u_t and a u_0, each n K C H W, of images n C H W in [-1, 1] at K times. noise: white, C H W."""
     operator = BlurOperator(schedule, *images.shape[-2:])
     a, s = (log.exp()[:, None] for log in operator.log_coefficients(times))  # K 1 H W
     signal = a * operator.to_modes(images)[:, None]
@@ -84,7 +84,7 @@ def strips(schedule: BlurSchedule, images: Tensor, noise: Tensor, times: Tensor)
 
 
 def public_images(size: int, home: str) -> data.Dataset:
-    """A few public test images, grey. Procedural ones, with a notice, where Open Clip Art is not in `home`."""
+    """Load a few grey test images of Open Clip Art (public), or procedural ones, with a notice, if `home` lacks it."""
     config = DataConfig(name="openclipart", size=size, home=home, limit=IMAGES)
     try:
         data.n_records(config, "test")
@@ -95,7 +95,7 @@ def public_images(size: int, home: str) -> data.Dataset:
 
 
 def write_strips(path: Path, shown: data.Dataset) -> None:
-    """strips.npz of these images."""
+    """Write strips.npz for these images."""
     images = torch.from_numpy(shown.images).double() / 127.5 - 1  # n C H W
     noise = torch.randn(images.shape[1:], generator=torch.Generator().manual_seed(NOISE_SEED), dtype=images.dtype)
     times = _times(STRIPS[0], STRIP_POINTS)
@@ -116,7 +116,7 @@ def write_strips(path: Path, shown: data.Dataset) -> None:
 
 
 def _times(schedule: BlurSchedule, points: int) -> Tensor:
-    """Whole times from the first to the last, evenly spaced."""
+    """Return evenly spaced integer times from the first to the last."""
     return torch.linspace(0, schedule.steps - 1, points).round().long()
 
 
@@ -125,7 +125,7 @@ def _numbers(values: Tensor) -> list[float]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Command line; see the module. Exit status 2 for a UserError."""
+    """Run the command line described in the module docstring. Returns exit status 2 for a UserError."""
     parser = argparse.ArgumentParser(
         prog="python -m wavedp.reports.forward", description=(__doc__ or "").split("\n")[0]
     )

@@ -1,8 +1,8 @@
-"""Other people's programs, as wavedp.reports.agreement asks them: features of files, and metrics of those features.
+"""Wrappers of independent programs for wavedp.reports.agreement: features of files, and metrics of those features.
 
 Importing this needs the packages clean-fid, torch-fidelity and prdc (pip install 'wavedp[dev]'). Each reads, resizes
-and measures with its own code; the network is the file that `features.find_network` finds, run as it is: no part of
-wavedp's own way through it.
+and measures with its own code. The network is the file that `features.find_network` finds, run directly and not through
+wavedp's code.
 
     B images, n generated and m real samples
 """
@@ -39,7 +39,7 @@ class CleanFid:
         self.network = _scripted(network)
 
     def features(self, files: Sequence[Path]) -> np.ndarray:
-        """B 2048 by `get_files_features`, the loop of clean-fid's get_folder_features."""
+        """Return B 2048 by `get_files_features`, the loop of clean-fid's get_folder_features."""
         return cleanfid.get_files_features(
             [str(file) for file in files],
             model=lambda batch: self.network((batch - 128) / 128),  # as clean-fid's feature extractor
@@ -51,7 +51,7 @@ class CleanFid:
         )
 
     def metrics(self, generated: np.ndarray, real: np.ndarray) -> dict[str, float]:
-        """fid and kid, the latter of one subset: as many of each as there are of the fewer."""
+        """Return fid and kid, the latter on one subset with as many samples of each side as the smaller side has."""
         fewer = min(len(generated), len(real))
         return {
             "fid": float(cleanfid.fid_from_feats(generated, real)),
@@ -60,7 +60,7 @@ class CleanFid:
 
 
 class TorchFidelity:
-    """torch-fidelity, whose Inception resizes as TensorFlow 1 did; its own weights are a download, so ours are used."""
+    """torch-fidelity, which resizes as TensorFlow 1 did; its own weights would be a download, so our file is used."""
 
     package = "torch-fidelity"
     mode: Literal["tensorflow"] = "tensorflow"
@@ -69,7 +69,7 @@ class TorchFidelity:
         scripted = _scripted(network)
 
         class Extractor(FeatureExtractorBase):  # type: ignore[misc]
-            """torch-fidelity's FeatureExtractorInceptionV3 up to its network."""
+            """Equivalent of torch-fidelity's FeatureExtractorInceptionV3, except for the network."""
 
             @staticmethod
             def get_provided_features_list() -> tuple[str]:
@@ -82,14 +82,14 @@ class TorchFidelity:
         self.extractor = Extractor("wavedp", [LAYER]).eval()
 
     def features(self, files: Sequence[Path]) -> np.ndarray:
-        """B 2048 by `get_featuresdict_from_dataset`, which cannot batch images of several sizes."""
+        """Return B 2048 by `get_featuresdict_from_dataset`, which cannot batch images of different sizes."""
         images = ImagesPathDataset([str(file) for file in files])
         batch = BATCH if len({image.shape for image in images}) == 1 else 1
         options: Any = {"batch_size": batch, "cuda": False, "save_cpu_ram": True, "verbose": False}
         return utils.get_featuresdict_from_dataset(images, self.extractor, **options)[LAYER].numpy()
 
     def metrics(self, generated: np.ndarray, real: np.ndarray) -> dict[str, float]:
-        """fid, kid (as `CleanFid.metrics`), precision_k3 and recall_k3."""
+        """Return fid, kid (as in `CleanFid.metrics`), precision_k3 and recall_k3."""
         n, m = torch.from_numpy(generated), torch.from_numpy(real)
         fewer = min(len(n), len(m))
         statistics = [metric_fid.fid_features_to_statistics(features) for features in (n, m)]
@@ -107,19 +107,19 @@ class TorchFidelity:
 
 
 def prdc(generated: np.ndarray, real: np.ndarray, k: int) -> dict[str, float]:
-    """precision, recall, density and coverage by the package of Naeem et al."""
+    """Return precision, recall, density and coverage by the package of Naeem et al."""
     with contextlib.redirect_stdout(io.StringIO()):  # it prints the counts
         found = prdc_package.compute_prdc(real.astype(float), generated.astype(float), nearest_k=k)
     return {name: float(value) for name, value in found.items()}
 
 
 def version(package: str) -> str:
-    """`package` and its installed version."""
+    """Return `package` and its installed version as text."""
     return f"{package} {metadata.version(package)}"
 
 
 def _scripted(path: Path) -> torch.nn.Module:
-    """The file's own modules: normalised B 3 299 299 -> B 2048."""
+    """Load the modules of the TorchScript file: normalised B 3 299 299 -> B 2048."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # recent torch versions deprecate TorchScript
         network = torch.jit.load(path, map_location="cpu").eval()

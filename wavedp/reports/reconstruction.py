@@ -1,16 +1,16 @@
-"""What tokens lose: reconstruction of the sensitive set's test images by tokenizers that saw public images alone.
+"""How much tokens lose: the sensitive set's test images, reconstructed by tokenizers that saw public images only.
 
     python -m wavedp.reports.reconstruction [--images 1000] [--store .wavedp/store] [--results results/reconstruction]
 
 One line of reconstruction.jsonl for each tokenizer and level it decodes to:
 
-    psnr     dB, of the mean squared error over all pixels, against the coarse image of that level
+    psnr     dB, from the mean squared error over all pixels, against the coarse image of that level
     rfid_…   Fréchet distance between reconstructions and the same real images, both at that level's size
-    cost     of scale-causality is the difference of the spectral rows: `both` masks encoder and decoder, `none` neither
 
-A tokenizer without a causal decoder decodes whole images only. Trained tokenizers are the artifacts of the `tokenizer`
-stage, found in the store or made. Looking at the test split is a line in ledger.jsonl, and none of its images is
-written: reconstruction.png shows ten public test images and what each row makes of them, in the order of the rows.
+The difference between the spectral rows is the cost of scale-causality: `both` masks encoder and decoder, `none`
+neither. A tokenizer without a causal decoder decodes only whole images. Trained tokenizers are artifacts of the stage
+`tokenizer`, found in the store or made. Reading the test split adds a line to ledger.jsonl, and none of its images is
+written: reconstruction.png shows ten public test images and each row's reconstructions, in the order of the rows.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,38 +30,44 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from wavedp import data, stages, tokenizers
-from wavedp.config import MetricsConfig, TokenizerConfig, TrialConfig
+from wavedp import data, registry, stages, tokenizers
+from wavedp.config import MetricsConfig, TrialConfig, configure
 from wavedp.errors import UserError
+from wavedp.fields import fitting
 from wavedp.metrics.features import extract
 from wavedp.metrics.frechet import frechet_distance_of
 from wavedp.privacy import ledger
 from wavedp.progress import printed
 from wavedp.store import Store, write_jsonl
-from wavedp.tokenizers.spectral import wavelet_levels
 from wavedp.wavelets import coarse, spread
 
 SHOWN = 10
+COMPARED: tuple[dict[str, Any], ...] = (
+    {"name": "scalar"},
+    {"name": "raster"},
+    *({"name": "spectral", "scale_causal": mask} for mask in ("both", "decoder", "encoder", "none")),
+)
 
 
-def variants(base: TokenizerConfig) -> Iterator[TokenizerConfig]:
-    """The tokenizers to compare: scalar, raster, and spectral with each mask."""
-    for name in ("scalar", "raster"):
-        yield dataclasses.replace(base, name=name)
-    for causal in ("both", "decoder", "encoder", "none"):
-        yield dataclasses.replace(base, name="spectral", scale_causal=causal)  # type: ignore[arg-type]
+def variants(**shared: Any) -> Iterator[Any]:
+    """The configurations to compare: scalar, raster, and spectral with each mask. shared: fields of all those that read
+    them."""
+    for chosen in COMPARED:
+        values = fitting("tokenizer", {**shared, **chosen})
+        yield configure("tokenizer", values.pop("name"), **values)
 
 
-def measure(trial: TrialConfig, n_images: int, store: Store, device: str) -> Iterator[tuple[dict[str, Any], Tensor]]:
-    """A row, and reconstructions of public images (uint8), for each tokenizer and level. Raises UserError as the stages
-    do."""
+def measure(
+    trial: TrialConfig, n_images: int, store: Store, device: str, compared: Iterable[Any] | None = None
+) -> Iterator[tuple[dict[str, Any], Tensor]]:
+    """A row, and reconstructions of public images (uint8), for each tokenizer and level. compared: configurations, by
+    default `variants()`. Raises UserError as the stages do."""
     shown = public_examples(trial)
     real = torch.tensor(data.load(trial.data, "test").images[:n_images]).float() / 255
-    shape, deepest = data.shape(trial.data), wavelet_levels(trial.tokenizer, data.shape(trial.data))
+    shape = data.shape(trial.data)
     features: dict[int, Tensor] = {}
-    for config in variants(trial.tokenizer):
-        whole_only = config.name == "spectral" and config.scale_causal in ("encoder", "none")
-        for level in [0] if whole_only else range(deepest + 1):
+    for config in variants() if compared is None else compared:
+        for level in registry.find("tokenizer", config.name).levels(config, shape):
             start = time.perf_counter()
             of_level = dataclasses.replace(trial, tokenizer=config, level=level)
             artifact, made = stages.make("tokenizer", of_level, store, device, printed("training"))
@@ -75,7 +81,7 @@ def measure(trial: TrialConfig, n_images: int, store: Store, device: str) -> Ite
             low = "-bf16" if trial.metrics.precision == "bfloat16" else ""
             row = {
                 "tokenizer": config.name,
-                "scale_causal": config.scale_causal if config.name == "spectral" else None,
+                "scale_causal": getattr(config, "scale_causal", None),
                 "level": level,
                 "size": list(target.shape[-2:]),
                 "tokens": tokenizer.length,
@@ -91,15 +97,16 @@ def measure(trial: TrialConfig, n_images: int, store: Store, device: str) -> Ite
 
 
 def public_examples(trial: TrialConfig) -> Tensor:
-    """The first images of the public test split, float in [0, 1]."""
+    """Return the first images of the public test split, float in [0, 1]."""
     if trial.public is None:
         raise UserError("learned tokenizers need public images: set public.")
     return torch.tensor(data.load(trial.public, "test").images[:SHOWN]).float() / 255
 
 
-def _rebuild(tokenizer: tokenizers.Tokenizer, config: TokenizerConfig, images: Tensor, level: int) -> Tensor:
-    """Through the codes and back, at `level`: the prefix of the whole image's codes where the tokenizer has scales."""
-    if config.name == "spectral":
+def _rebuild(tokenizer: tokenizers.Tokenizer, config: Any, images: Tensor, level: int) -> Tensor:
+    """Through the codes and back, at `level`: a prefix of the whole image's codes where the tokenizer is trained on
+    whole images."""
+    if tokenizers.training_level(config, level) == 0:
         return tokenizer.decode(tokenizer.encode(images)[:, : tokenizer.length])
     return tokenizer.decode(tokenizer.encode(coarse(images, level)))
 
@@ -109,7 +116,7 @@ def _pixels(images: Tensor) -> Tensor:
 
 
 def _sheet(rows: list[Tensor], side: int) -> Image.Image:
-    """Rows of images B C h w uint8, each enlarged to `side` pixels by repetition."""
+    """Draw rows of images B C h w uint8, each enlarged to `side` pixels by repetition."""
     large = []
     for row in rows:
         times = side // row.shape[-1]
@@ -119,7 +126,7 @@ def _sheet(rows: list[Tensor], side: int) -> Image.Image:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Command line; see the module. Exit status 2 for a UserError."""
+    """Run the command line described in the module docstring. Returns exit status 2 for a UserError."""
     parser = argparse.ArgumentParser(
         prog="python -m wavedp.reports.reconstruction", description=(__doc__ or "").split("\n")[0]
     )

@@ -1,15 +1,15 @@
-"""How images come about: what public models of each blur schedule have drawn at each part of the way.
+"""Show how images form during sampling, with public models of three blur schedules.
 
     python -m wavedp.reports.reverse [--train-steps 2000] [--steps 50] [--store .wavedp/store]
                                        [--results results/blur_reverse]
 
 The models are artifacts of the stage `upscaler` (U-Nets of the whole image, trained on Open Clip Art), found in the
-store or made; the schedules are DDPM, quartic from coarse to fine, and the control, quartic from fine to coarse. No
-sensitive image is read, so no ledger line is due. reverse.npz holds, of the same first noise for all,
+store or made. The schedules are DDPM, quartic from coarse to fine, and the control, quartic from fine to coarse. No
+sensitive image is read, so no ledger line is needed. reverse.npz holds, from the same initial noise for all schedules,
 
-    noisy, predicted    what a step starts from and the data predicted there, float16 [P n K C H W] in about [-1, 1],
+    noisy, predicted    input of a step and the data predicted from it, float16 [P n K C H W] in about [-1, 1],
                         for P schedules, n images, K of the steps
-    times               [K], the same for all: the grid does not depend on the blur
+    times               [K], the same for all schedules, since the grid does not depend on the blur
     about               JSON: the P schedules, and the keys of their models
 """
 
@@ -27,10 +27,11 @@ from torch import Tensor
 
 from wavedp import stages
 from wavedp.chain import keys
-from wavedp.config import DataConfig, DiffusionConfig, SamplingConfig, TrialConfig, UpscalerConfig
+from wavedp.config import DataConfig, DiffusionConfig, SamplingConfig, TrialConfig, configure
 from wavedp.errors import UserError
 from wavedp.progress import printed
 from wavedp.store import Store, write_npz
+from wavedp.upscalers.blur_diffusion import deblurring
 
 SHOWN_STEPS, IMAGES, SEED = 8, 3, 0
 PUBLIC = DataConfig(name="openclipart")
@@ -38,21 +39,21 @@ SCHEDULES = (("none", "coarse_to_fine"), ("quartic", "coarse_to_fine"), ("quarti
 
 
 def model_trial(
-    blur: str, blur_order: str, upscaler: UpscalerConfig, diffusion: DiffusionConfig, public: DataConfig
+    blur: str, blur_order: str, train_steps: int, diffusion: DiffusionConfig, public: DataConfig
 ) -> TrialConfig:
-    """A trial whose stage `upscaler` is the model of this schedule."""
+    """Return a trial whose stage `upscaler` trains the model of this schedule."""
     return TrialConfig(
         data=public,
         public=public,
-        upscaler=dataclasses.replace(upscaler, name="blur_diffusion", blur=blur),
+        upscaler=configure("upscaler", "blur_diffusion", train_steps=train_steps, blur=blur),
         diffusion=dataclasses.replace(diffusion, blur_order=blur_order),  # type: ignore[arg-type]
     )
 
 
 def draw(trial: TrialConfig, sampling: SamplingConfig, store: Store, device: str) -> tuple[list[int], Tensor, Tensor]:
-    """Times, states and predicted data of K steps, [K] and each [n K C H W]. Raises UserError as the stage does."""
+    """Return times [K], states and predicted data of K steps, each [n K C H W]. Raises UserError as the stage does."""
     artifact, _ = stages.make("upscaler", trial, store, device, printed("training"))
-    model = stages.deblurring(trial, device)
+    model = deblurring(trial, device)
     noisy, predicted = model.trace(
         artifact.tensors("weights"), torch.zeros(IMAGES, dtype=torch.long), sampling, seed=SEED
     )
@@ -61,7 +62,7 @@ def draw(trial: TrialConfig, sampling: SamplingConfig, store: Store, device: str
 
 
 def main(arguments: list[str] | None = None, public: DataConfig = PUBLIC) -> int:
-    """Command line; see the module. Exit status 2 for a UserError."""
+    """Run the command line described in the module docstring. Returns exit status 2 for a UserError."""
     parser = argparse.ArgumentParser(
         prog="python -m wavedp.reports.reverse", description=(__doc__ or "").split("\n")[0]
     )
@@ -73,8 +74,8 @@ def main(arguments: list[str] | None = None, public: DataConfig = PUBLIC) -> int
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     chosen = parser.parse_args(arguments)
     sampling = SamplingConfig(diffusion_steps=chosen.steps)
-    upscaler, diffusion = UpscalerConfig(train_steps=chosen.train_steps), DiffusionConfig(channels=chosen.channels)
-    trials = [model_trial(blur, order, upscaler, diffusion, public) for blur, order in SCHEDULES]
+    diffusion = DiffusionConfig(channels=chosen.channels)
+    trials = [model_trial(blur, order, chosen.train_steps, diffusion, public) for blur, order in SCHEDULES]
     try:
         drawn = [draw(trial, sampling, Store(chosen.store), chosen.device) for trial in trials]
     except UserError as error:
@@ -82,7 +83,7 @@ def main(arguments: list[str] | None = None, public: DataConfig = PUBLIC) -> int
         return 2
     times, noisy, predicted = zip(*drawn, strict=True)
     about = {
-        "schedules": [dataclasses.asdict(stages.deblurring(trial, chosen.device).process) for trial in trials],
+        "schedules": [dataclasses.asdict(deblurring(trial, chosen.device).process) for trial in trials],
         "models": [keys(trial)["upscaler"] for trial in trials],
         "train_steps": chosen.train_steps,
         "steps": chosen.steps,

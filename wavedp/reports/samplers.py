@@ -1,16 +1,17 @@
-"""What samplers lose by themselves: Gaussian data and the exact score, so that every error is the sampler's.
+"""Measure the error of blur samplers on Gaussian data with the exact score, so that all error is the sampler's.
 
     python -m wavedp.reports.samplers [--size 32] [--steps 20 50] [--results results/blur_samplers]
 
-Data are Gaussian with a 1/k² power spectrum (that of photographs) and pixel variance 1/4, in modes independent of each
-other; the best denoiser is then one factor a mode, every sampler is linear, and the standard deviation it generates
-can be followed exactly, without a random number. One line of blur_samplers.jsonl for each blur schedule, sampler,
-grid and number of steps:
+Data are Gaussian with independent modes, a 1/k² power spectrum (like photographs) and pixel variance 1/4. The best
+denoiser is then one factor per mode, every sampler is linear, and the standard deviation it generates can be computed
+exactly, without random numbers. blur_samplers.jsonl has one line for each blur schedule, sampler, grid and number of
+steps:
 
     rms_std_error   root mean square over the modes of generated / true standard deviation - 1
-    low, high       the mean of that ratio over the modes below a quarter of the axis's frequencies, and over the rest
+    low, high       mean of that ratio over the modes below a quarter of both axes' frequencies, and over the rest
 
-Where the error does not fall with steps, the blur's first training step is too large, not the grid: times are whole.
+If the error does not fall with more steps, the cause is not the grid but the blur's first training step, which is too
+large: times are integers, so no sampler can divide it.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ SCHEDULES: tuple[tuple[str, float], ...] = (
     ("log", 0.600625),
     ("heat", 0.0),
 )
-"""blur_schedule and blur_f_max of the rows; the paper's are none, quartic and the second log."""
+"""blur_schedule and blur_f_max of the rows; those of the paper are none, quartic and the second log."""
 
 SAMPLERS = (
     *itertools.product(("reverse_diffusion", "ancestral"), ("uniform", "logsnr")),
@@ -45,7 +46,7 @@ SAMPLERS = (
 
 
 def photograph_spectrum(height: int, width: int, pixel_variance: float = 0.25) -> Tensor:
-    """Variance of each mode, H W float64, as 1/k² with k in cycles per pixel (the mean's as the lowest mode's)."""
+    """Variance of each mode, H W float64: 1/k² with k in cycles per pixel; the mean's equals the lowest mode's."""
     rows, columns = (torch.arange(side, dtype=torch.float64) / side for side in (height, width))
     squares = rows[:, None].square() + columns.square()
     squares[0, 0] = min(squares[0, 1], squares[1, 0])
@@ -53,7 +54,7 @@ def photograph_spectrum(height: int, width: int, pixel_variance: float = 0.25) -
 
 
 def low_modes(size: int) -> Tensor:
-    """Which modes of images size × size lie below a quarter of both axes' frequencies: H W bool."""
+    """Mask of the modes of images size × size below a quarter of both axes' frequencies, H W bool."""
     quarter = torch.arange(size) < size / 4
     return quarter[:, None] & quarter
 
@@ -61,8 +62,8 @@ def low_modes(size: int) -> Tensor:
 def generated_std(scheduler: BlurDiffusionScheduler, spectrum: Tensor, num_inference_steps: int) -> Tensor:
     """Standard deviation of each generated mode, H W float64, for Gaussian data of this spectrum and the exact score.
 
-    By the scheduler's own `step`: one record carries a mode's standard deviation, a second what one step adds as noise;
-    they are independent, so their squares add. Any prediction_type.
+    Uses the scheduler's own `step`: one record carries the modes' standard deviation, a second the noise that one step
+    adds; they are independent, so their squares add up. Works for any prediction_type.
     """
     operator = scheduler.operator(spectrum)
     std = torch.ones_like(spectrum)
@@ -83,7 +84,7 @@ def generated_std(scheduler: BlurDiffusionScheduler, spectrum: Tensor, num_infer
 
 
 def measure(size: int, steps: Sequence[int]) -> Iterator[dict[str, Any]]:
-    """The rows for images size × size. Raises UserError as the scheduler does."""
+    """Yield the rows for images size × size. Raises UserError as the scheduler does."""
     spectrum = photograph_spectrum(size, size)
     low = low_modes(size)
     for (blur, f_max), (algorithm, spacing) in itertools.product(SCHEDULES, SAMPLERS):
@@ -110,7 +111,7 @@ def measure(size: int, steps: Sequence[int]) -> Iterator[dict[str, Any]]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Command line; see the module. Exit status 2 for a UserError."""
+    """Run the command line described in the module docstring. Returns exit status 2 for a UserError."""
     parser = argparse.ArgumentParser(
         prog="python -m wavedp.reports.samplers", description=(__doc__ or "").split("\n")[0]
     )

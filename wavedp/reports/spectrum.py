@@ -3,8 +3,8 @@
     python -m wavedp.reports.spectrum results/<study> [--home .wavedp/data]
 
 Writes spectra.jsonl: a line for the data (the split and number of images that the study's FID is measured against) and
-one for each finished trial whose samples were kept, pixels in [0, 1]. The data's spectrum is a look at sensitive images
-without noise: its line goes to spectra_ledger.jsonl, for ledger.jsonl has one writer, the coordinator.
+one for each finished trial whose samples were kept, pixels in [0, 1]. The data's spectrum reads sensitive images
+without noise. Its ledger line goes to spectra_ledger.jsonl, because only the coordinator writes ledger.jsonl.
 
     n images, C channels, H W pixels
 """
@@ -35,14 +35,14 @@ from wavedp.store import write_jsonl
 TRIAL_FIELDS = (
     "trial", "status", "seed", "generator", "level", "blur", "upscaler", "epsilon", "epsilon_spent", "delta", "axes",
 )  # fmt: skip
-"""Fields of a trial that its line of spectra.jsonl takes over, so that a figure needs no other file."""
+"""Fields that a line of spectra.jsonl copies from the trial's record, so that a figure needs no other file."""
 
 
 def measure(folder: Path, home: str | None = None) -> tuple[list[dict[str, Any]], ledger.Line]:
-    """The lines of spectra.jsonl, the data's first, and the ledger line of the look that it is.
+    """Return the lines of spectra.jsonl, the data's first, and the ledger line for reading the data.
 
-    home: where the data is, in place of what study.yaml says. Raises UserError for a folder that is not a study, has no
-    samples, or whose trials have no common data.
+    home: folder of the data, overriding study.yaml. Raises UserError for a folder that is not a study, has no samples,
+    or whose trials have different data.
     """
     meta, trials = _read_study(folder)
     config: DataConfig = from_dict(DataConfig, meta["config"]["data"])
@@ -86,7 +86,7 @@ def _row(found: Spectrum) -> dict[str, Any]:
 
 
 def _read_study(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """study.yaml, and the rows of the finished trials that left samples."""
+    """Read study.yaml, and the rows of the finished trials whose samples were kept."""
     for name in ("study.yaml", "trials.jsonl"):
         if not (folder / name).is_file():
             raise UserError(f"{folder} is not a study, for it lacks {name}: give results/<study>.")
@@ -98,12 +98,12 @@ def _read_study(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         raise UserError(f"{folder / 'samples'} holds no .npz of a finished trial: run the study with samples kept.")
     moved = [axis for row in kept for axis in row["axes"] if axis.split(".")[0] == "data"]
     if moved:
-        raise UserError(f"the trials of {folder} vary {moved[0]}, so no one spectrum is their data's: split the study.")
+        raise UserError(f"the trials of {folder} vary {moved[0]}, so they have no data in common: split the study.")
     return meta, kept
 
 
 def _samples(folder: Path, trial: dict[str, Any], shape: tuple[int, int, int]) -> Tensor:
-    """A trial's images, uint8 n C H W."""
+    """Read a trial's images, uint8 n C H W."""
     path = _path(folder, trial)
     try:
         images = torch.from_numpy(np.load(path)["images"])
@@ -122,14 +122,14 @@ def _path(folder: Path, trial: dict[str, Any]) -> Path:
 
 
 def _write_look(path: Path, look: ledger.Line) -> None:
-    """Add the line to those of other looks; the same look again takes the place of its line."""
+    """Add the line to the file, replacing an earlier line of the same look."""
     known = ledger.read(path) if path.is_file() else []
     lines = {(line["purpose"], line["stage_key"]): line for line in [*known, look]}
     write_jsonl(path, lines.values())
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Command line; see the module. Exit status 2 for a UserError."""
+    """Run the command line described in the module docstring. Returns exit status 2 for a UserError."""
     parser = argparse.ArgumentParser(
         prog="python -m wavedp.reports.spectrum", description=(__doc__ or "").split("\n")[0]
     )
@@ -138,7 +138,7 @@ def main(arguments: list[str] | None = None) -> int:
     chosen = parser.parse_args(arguments)
     try:
         rows, look = measure(chosen.study, chosen.home)
-        _write_look(chosen.study / "spectra_ledger.jsonl", look)  # before what the look has shown
+        _write_look(chosen.study / "spectra_ledger.jsonl", look)  # before the results are written
     except UserError as error:
         print(f"Error: {error}", file=sys.stderr)
         return 2

@@ -1,19 +1,19 @@
-"""Super-resolution on public images: what each upscaler makes of block means.
+"""Compare upscalers on public images: each enlarges block means, and is measured against the original.
 
     python -m wavedp.reports.super_resolution [--data photographs] [--size 256] [--level 2] [--images 24]
         [--upscalers bicubic …] [--store .wavedp/store] [--results results/super_resolution]
 
-Test images are reduced to their block means, 64×64 for 256×256 at level 2, and brought back. One line of
-super_resolution.jsonl for each upscaler, with and without the low-pass kept:
+Test images are reduced to their block means (256×256 to 64×64 at level 2) and enlarged again. super_resolution.jsonl
+has one line for each upscaler, with and without the low-pass kept:
 
-    psnr               dB, of an image's mean squared error over pixels and channels, averaged over images
+    psnr               dB, from an image's mean squared error over pixels and channels, averaged over images
     perceptual         LPIPS-style distance to the original (wavedp.losses.Perceptual), uncalibrated
     block_mean_error   mean absolute difference between the coarse image and the output's block means, of full scale 1
-    seconds            an image, on this machine, one batch after another, the network loaded and warm
+    seconds            for one image on this machine, batch after batch, with the network loaded and warm
 
-super_resolution.png shows the middle of the three images with the most detail there, which is all that an upscaler can
-miss. Upscalers that are trained here are trained on the train split of the same set (the stage `upscaler`, found in the
-store or made).
+low_pass_consistency is as asked for; for an upscaler without that option it says if block means were kept.
+super_resolution.png shows the middle of the three images with the most detail there. Upscalers that train do so on the
+train split of the same set (the stage `upscaler`, found in the store or made).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import json
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,32 +33,30 @@ import torch.nn.functional as F
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from wavedp import chain, checks, data, stages
-from wavedp.config import DataConfig, GeneratorConfig, TrialConfig, UpscalerConfig
+from wavedp import chain, checks, data, methods, registry, stages
+from wavedp.config import DataConfig, TrialConfig, configure
 from wavedp.errors import UserError
 from wavedp.losses import Perceptual
+from wavedp.methods import Trains
 from wavedp.progress import printed
 from wavedp.store import Store, write_jsonl
-from wavedp.upscalers import UPSCALERS, wavelet_detail
 from wavedp.wavelets import coarse, spread
 
-TRAINED = ("blur_diffusion", "wavelet_detail")
 SETS = ("photographs", "openclipart", "procedural")  # public ones: nothing that is measured here costs ε
 SHOWN, WINDOW = 3, 128  # images, and pixels a side of each
 BATCH = 8
+KEPT = 1e-5  # block_mean_error of a kept low-pass
 
 
-def measure(trial: TrialConfig, upscaler: UpscalerConfig, images: Tensor, store: Store, device: str) -> Iterator[
-    tuple[dict[str, Any], Tensor]
-]:  # fmt: skip
-    """A row, and the images made, B C H W float32 in [0, 1], for one upscaler on full images like them; twice where
-    keeping the low-pass is an option. Raises UserError as the stages do."""
-    small, distance = coarse(images, trial.level), Perceptual(device)
-    trained = upscaler.name in TRAINED
-    for consistent in (False,) if trained else (False, True):
-        of_one = replace(trial, upscaler=replace(upscaler, low_pass_consistency=consistent))
-        checks.check(of_one)
-        inputs = {"upscaler": stages.make("upscaler", of_one, store, device, printed("training"))[0]} if trained else {}
+def measure(trial: TrialConfig, images: Tensor, store: Store, device: str) -> Iterator[tuple[dict[str, Any], Tensor]]:
+    """A row and the output, B C H W float32 in [0, 1], of the trial's upscaler on full images of that shape; two of
+    each if it has the option low_pass_consistency, first without it. Raises UserError when the stages do."""
+    small, distance, method = coarse(images, trial.level), Perceptual(device), methods.upscaler(trial)
+    option = "low_pass_consistency"
+    for asked in ({option: False}, {option: True}) if _reads(method, option) else ({},):
+        of_one = replace(trial, upscaler=replace(trial.upscaler, **asked))
+        made_before = method.needs(of_one).inputs
+        inputs = {name: stages.make(name, of_one, store, device, printed("training"))[0] for name in made_before}
         model, factor = stages.build_upscaler(of_one, inputs, device), 2**trial.level
         model.upscale(small[:1], factor)
         start = time.perf_counter()
@@ -68,9 +66,10 @@ def measure(trial: TrialConfig, upscaler: UpscalerConfig, images: Tensor, store:
         parts = zip(made.split(BATCH), images.split(BATCH), strict=True)
         with torch.inference_mode():
             apart = sum(float(distance(a.to(device), b.to(device))) * len(a) for a, b in parts) / len(images)
+        moved = float((F.avg_pool2d(made, factor) - small).abs().mean())
         row = {
-            "upscaler": upscaler.name,
-            "low_pass_consistency": consistent or trained,
+            "upscaler": trial.upscaler.name,
+            "low_pass_consistency": asked.get(option, moved < KEPT),
             "bridge": model.bridge(factor),
             "data": trial.data.name,
             "size": trial.data.size,
@@ -78,15 +77,26 @@ def measure(trial: TrialConfig, upscaler: UpscalerConfig, images: Tensor, store:
             "images": len(images),
             "psnr": round(float(-10 * errors.clamp(min=1e-12).log10().mean()), 3),
             "perceptual": round(apart, 5),
-            "block_mean_error": round(float((F.avg_pool2d(made, factor) - small).abs().mean()), 6),
+            "block_mean_error": round(moved, 6),
             "seconds": round(seconds, 6),
-            "key": chain.keys(of_one)["upscaler"] if trained else None,
+            "key": chain.keys(of_one)["upscaler"] if isinstance(method, Trains) else None,
         }
         yield row, made
 
 
+def _configured(name: str, training: dict[str, int | None]) -> Any:
+    """The upscaler by its defaults, except for these settings where it has them. Raises UserError for unknown ones."""
+    method = registry.find("upscaler", name)
+    asked = {option: value for option, value in training.items() if value is not None and _reads(method, option)}
+    return configure("upscaler", name, **asked)
+
+
+def _reads(method: methods.Method, option: str) -> bool:
+    return option in (item.name for item in fields(method.Config))
+
+
 def sheet(columns: Sequence[tuple[str, Tensor]]) -> Image.Image:
-    """Named columns of images B C H W in [0, 1], the middle of each, under their names."""
+    """Draw named columns of images B C H W in [0, 1], cropped to the middle of each, under their names."""
     side = min(WINDOW, columns[0][1].shape[-1])
     picture = Image.new("RGB", (len(columns) * (side + 4), columns[0][1].shape[0] * (side + 4) + 14), "white")
     for place, (name, images) in enumerate(columns):
@@ -99,14 +109,14 @@ def sheet(columns: Sequence[tuple[str, Tensor]]) -> Image.Image:
 
 
 def _middle(images: Tensor) -> Tensor:
-    """B C h w -> the middle of each, at most `WINDOW` pixels a side."""
+    """Crop B C h w to the middle of each image, at most `WINDOW` pixels per side."""
     side = min(WINDOW, images.shape[-1])
     corner = (images.shape[-1] - side) // 2
     return images[..., corner : corner + side, corner : corner + side]
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Command line; see the module. Exit status 2 for a UserError."""
+    """Run the command line described in the module docstring. Returns exit status 2 for a UserError."""
     parser = argparse.ArgumentParser(
         prog="python -m wavedp.reports.super_resolution", description=(__doc__ or "").split("\n")[0]
     )
@@ -117,35 +127,34 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--upscalers",
         nargs="+",
-        choices=[*(name for name in UPSCALERS if name != "identity"), *TRAINED],
+        metavar="UPSCALER",
         default=["bicubic", "animevideov3_x4", "realesrgan_x4plus", "realsr_df2k_x4", "wavelet_detail"],
     )
-    parser.add_argument("--train-steps", type=int, help="of those trained here (as conf/upscaler says)")
-    parser.add_argument("--train-batch", type=int, help="images a step of theirs (as conf/upscaler says)")
+    parser.add_argument("--train-steps", type=int, help="of those trained here (default: what each uses by itself)")
+    parser.add_argument("--train-batch", type=int, help="images a step of theirs (default: what each uses by itself)")
     parser.add_argument("--home", default=DataConfig().home, help="where datasets are (%(default)s)")
     parser.add_argument("--store", default=".wavedp/store")
     parser.add_argument("--results", type=Path, default=Path("results/super_resolution"))
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     chosen = parser.parse_args(arguments)
     images_of = DataConfig(name=chosen.data, size=chosen.size, channels=3, home=chosen.home)
-    nothing_private = GeneratorConfig(name="real", pretrain_steps=0)
-    trial = TrialConfig(level=chosen.level, data=images_of, public=images_of, generator=nothing_private)
+    trial = TrialConfig(level=chosen.level, data=images_of, public=images_of, generator="real")
+    training = {"train_steps": chosen.train_steps, "train_batch": chosen.train_batch}
     rows = []
     try:
+        trials = [replace(trial, upscaler=_configured(name, training)) for name in chosen.upscalers]
+        for one in trials:
+            checks.check(one)
         images = torch.tensor(data.load(images_of, "test").images[: chosen.images]).float() / 255
         blocks = spread(coarse(images, chosen.level), 2**chosen.level)
         shown = (_middle(images) - _middle(blocks)).abs().mean((1, 2, 3)).argsort(descending=True)[:SHOWN]
         columns = [("original", images[shown]), ("coarse", blocks[shown])]
-        for name in chosen.upscalers:
-            recipe = wavelet_detail.RECIPE if name == "wavelet_detail" else {}
-            asked = {"train_steps": chosen.train_steps, "train_batch": chosen.train_batch}
-            asked = {field: value for field, value in asked.items() if value is not None}
-            upscaler = UpscalerConfig(name=name, **{**recipe, **asked})
-            for row, made in measure(trial, upscaler, images, Store(chosen.store), chosen.device):
+        for one in trials:
+            for place, (row, made) in enumerate(measure(one, images, Store(chosen.store), chosen.device)):
                 rows.append(row)
                 print(json.dumps(row), flush=True)
-                if row["low_pass_consistency"] == (name in TRAINED):
-                    columns.append((name, made[shown]))
+                if place == 0:
+                    columns.append((one.upscaler.name, made[shown]))
     except UserError as error:
         print(f"Error: {error}", file=sys.stderr)
         return 2

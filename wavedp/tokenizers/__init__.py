@@ -53,12 +53,20 @@ class Tokenizer(Protocol):
 
 
 class TokenizerMethod(Method):
-    """What all tokenizers declare; a subclass overrides what is not so for it."""
+    """The declaration of a tokenizer. A subclass overrides what differs for it."""
 
     def training_level(self, level: int) -> int | None:
         """The level of the public images that the tokenizer of a trial's level is trained on; None for one without
         training."""
         return None
+
+    def levels(self, config: Any, shape: Shape) -> range:
+        """The levels whose coarse images it is made for, from 0: the codes of each decode to that coarse image. By
+        default all levels that halve a full image of `shape` exactly."""
+        deepest = 0
+        while all(side % 2 ** (deepest + 1) == 0 for side in shape[1:]):
+            deepest += 1
+        return range(deepest + 1)
 
     def build(self, config: Any, shape: Shape, level: int, weights: Weights) -> Tokenizer:
         """The tokenizer for coarse images of `level` of full images of `shape` (C, H, W). weights: of its training.
@@ -69,6 +77,15 @@ class TokenizerMethod(Method):
     def untrained(self, config: Any, shape: Shape, level: int) -> Tokenizer:
         """The tokenizer before its training: what length, spans and positions it has. Raises UserError as `build`."""
         return self.build(config, shape, level, {})
+
+
+def halvings(coarsest: int, shape: Shape) -> int:
+    """How often an image of `shape` is halved: until its side is at most `coarsest`, or odd."""
+    _, height, width = shape
+    levels = 0
+    while min(height, width) > coarsest and height % 2 == 0 and width % 2 == 0:
+        height, width, levels = height // 2, width // 2, levels + 1
+    return levels
 
 
 def build(config: Any, shape: Shape, level: int, weights: Weights) -> Tokenizer:

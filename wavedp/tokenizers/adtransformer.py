@@ -1,13 +1,14 @@
-"""A transformer that treats approximation and detail tokens differently, in one sequence.
+"""Transformer with separate parameters for approximation and detail tokens, in one sequence.
 
 Shapes: B records, L tokens, D width, S scales, N tokens of a scale.
 
 Keys, queries, values, layer norms and feed-forwards have one set of parameters for approximation tokens (scale 0) and
 one for detail tokens (scales 1..S-1); attention runs over all of them together. Source: arXiv 2412.09607
-(ADTransformer). The attention's output projection is not in the paper's list of unshared parts: it is shared here.
+(ADTransformer). The attention's output projection is shared, since the paper does not list it among the unshared parts.
 Without details (`details=False`) it is a plain pre-norm transformer.
 
-With `scale_causal`, a token of scale s attends to scales 0..s alone: block lower triangular, both ways inside a scale.
+With `scale_causal`, a token of scale s attends only to scales 0..s: the mask is block lower triangular, and attention
+within a scale is bidirectional.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 
 
 class ADTransformer(nn.Module):
-    """forward(h B L D, scales L) -> B L D, the last layer norm included. scales: of each token, ascending."""
+    """forward(h B L D, scales L) -> B L D, including the final layer norm. scales: scale of each token, ascending."""
 
     def __init__(self, width: int, depth: int, heads: int, scale_causal: bool, details: bool) -> None:
         super().__init__()
@@ -50,12 +51,12 @@ class ADBlock(nn.Module):
         self.down = PerKind(lambda: nn.Linear(4 * width, width), details)
 
     def forward(self, h: Tensor, n_approximation: int, ends: list[int]) -> Tensor:
-        """ends: tokens 0..end-1 see one another and nothing later, for each end in turn."""
+        """Return B L D. ends: tokens from one end (at first 0) to the next attend to all tokens before the latter."""
         batch, length, width = h.shape
         qkv = self.qkv(self.norm_attention(h, n_approximation), n_approximation)
         q, k, v = qkv.view(batch, length, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
-        # One dense attention per scale: what masking would give, at less work, and a coarser scale can't depend on a
-        # finer one even in its last bit, since the finer keys are not in the product at all.
+        # One dense attention per scale: equal to masking with less work, and bit for bit independent of finer scales,
+        # because their keys are not in the product.
         starts = [0, *ends]
         mixed = torch.cat(
             [
@@ -70,7 +71,7 @@ class ADBlock(nn.Module):
 
 
 class PerKind(nn.Module):
-    """One module for the first n tokens (approximation), another for the rest (details), if there are any."""
+    """One module for the first n tokens (approximation) and another for the rest (details), if any."""
 
     def __init__(self, make: Callable[[], nn.Module], details: bool) -> None:
         super().__init__()

@@ -1,11 +1,11 @@
-"""Vector quantisation: the nearest of V learned directions.
+"""Vector quantisation to the nearest of V learned directions.
 
 Shapes: B records, L tokens, d code width, V codes.
 
-Vectors and codes are compared on the unit sphere (ViT-VQGAN, arXiv 2110.04627: more codes stay in use). The gradient
-passes straight through the rounding, the encoder is drawn to the codes by the commitment loss |z - sg[c]|² (van den
-Oord et al., 2017, arXiv 1711.00937), and every code follows the moving average of the vectors that chose it (its
-appendix A.1): in short runs the codes settle sooner than by gradient.
+Vectors and codes are compared on the unit sphere (ViT-VQGAN, arXiv 2110.04627: more codes stay in use). Gradients use
+the straight-through estimator, the commitment loss |z - sg[c]|² pulls the encoder towards the codes (van den Oord et
+al., 2017, arXiv 1711.00937), and every code follows the moving average of the vectors that chose it (appendix A.1
+there): in short runs the codes settle sooner than by gradient.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-DECAY = 0.95  # of the moving averages, a step
+DECAY = 0.95  # of the moving averages, per step
 
 
 @dataclass(frozen=True)
 class Quantised:
-    """vectors: B L d, unit length, with the straight-through gradient. codes: B L int64. commitment: the loss, a mean
-    over tokens."""
+    """vectors: B L d, unit length, with the straight-through gradient. codes: B L int64. commitment: the commitment
+    loss, averaged over tokens."""
 
     vectors: Tensor
     codes: Tensor
@@ -30,7 +30,7 @@ class Quantised:
 
 
 class Codebook(nn.Module):
-    """V unit codes of width d. In training, forward moves them; the first batch places them."""
+    """V unit codes of width d. In training mode, the first forward initialises them and each forward updates them."""
 
     def __init__(self, size: int, width: int) -> None:
         super().__init__()
@@ -38,7 +38,7 @@ class Codebook(nn.Module):
         self.sums: Tensor
         self.placed = False
         self.register_buffer("codes", F.normalize(torch.randn(size, width), dim=-1))
-        # The moving average of the sum of the vectors that chose a code; its direction is their mean's.
+        # Moving average of the sum of the vectors that chose a code; its direction is that of their mean.
         self.register_buffer("sums", torch.zeros(size, width), persistent=False)
 
     def forward(self, z: Tensor) -> Quantised:
@@ -54,21 +54,21 @@ class Codebook(nn.Module):
         return Quantised(z + (chosen - z).detach(), codes, commitment)
 
     def nearest(self, z: Tensor) -> Tensor:
-        """B L int64: the code nearest in angle to z B L d of any length."""
+        """Return B L int64, the codes nearest in angle to z B L d of any length."""
         return (z.detach() @ self.codes.T).argmax(-1)
 
     def look_up(self, codes: Tensor) -> Tensor:
-        """B L d unit vectors of codes B L."""
+        """Return the unit vectors B L d of codes B L."""
         return self.codes[codes]
 
     def restart_dead(self, counts: Tensor, z: Tensor) -> int:
-        """Move every code that was not used (counts V) onto a random encoder output of z (n d); returns how many."""
+        """Move every unused code (counts V) to a random encoder output of z (n d); returns how many."""
         dead = (counts == 0).nonzero().squeeze(1)
         self._place(dead, z.detach())
         return len(dead)
 
     def _place(self, which: Tensor, z: Tensor) -> None:
-        # A new tensor, not a change in place: this step's gradient still needs the old one.
+        # Not in place: this step's gradient still needs the old tensor.
         drawn = F.normalize(z[torch.randint(len(z), (len(which),), device=z.device)], dim=-1)
         self.codes = self.codes.index_copy(0, which, drawn)
         self.sums = self.sums.index_copy(0, which, drawn)
@@ -80,7 +80,7 @@ class Codebook(nn.Module):
 
 
 def health(counts: Tensor) -> dict[str, float]:
-    """How well a codebook is used, from the counts V of its codes: `usage`, the share of codes that occur at all, and
+    """Measure how well a codebook is used, from counts V of its codes: `usage`, the share of codes that occur, and
     `perplexity`, the exponential of the entropy of their frequencies (1..V)."""
     p = counts.double() / counts.sum()
     entropy = -(p[p > 0] * p[p > 0].log()).sum()

@@ -1,4 +1,4 @@
-"""What the tokenizers share that are learned on public images: their configuration, training and network."""
+"""Common to tokenizers that are learned on public images: their configuration, training and network."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from wavedp.errors import UserError
 from wavedp.fields import result
 from wavedp.methods import Needs, Weights
 from wavedp.progress import Report
-from wavedp.tokenizers import Shape, Tokenizer, TokenizerMethod
+from wavedp.tokenizers import Shape, Tokenizer, TokenizerMethod, halvings
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -54,6 +54,10 @@ class Learned(TokenizerMethod):
     def built_level(self, level: int) -> int:
         """The level that coarse images have for the network: it may know only its own size."""
         return level
+
+    def levels(self, config: Any, shape: Shape) -> range:
+        """Down to its coarsest scale."""
+        return range(halvings(config.coarsest, shape) + 1)
 
     def needs(self, trial: TrialConfig) -> Needs:
         """Public images to learn from."""

@@ -103,7 +103,7 @@ def fit(
 
 
 class _Tally:
-    """What a training knows beside weights: errors of the last ten batches; for each codebook counts of its V codes,
+    """State of a training besides weights: errors of the last ten batches; for each codebook counts of its V codes,
     how often it was restarted, and the sums that its codes follow."""
 
     def __init__(self, books: Iterable[Codebook]) -> None:

@@ -1,4 +1,4 @@
-"""Stage two: bring private coarse images to full size with a model that never saw the sensitive images.
+"""Stage two: enlarge private coarse images to full size with a model that never saw the sensitive images.
 
     from wavedp import upscalers
     from wavedp.config import configure
@@ -18,7 +18,7 @@ To add an upscaler, write a file like this one in any package:
         amount: float = result(0.5)
 
     class Sharpened(UpscalerMethod):
-        '''Bicubic, plus some of what going down and up once more would lose.'''
+        '''Bicubic, plus a share of the detail that blurring it would remove.'''
 
         name, Config = "sharpened", SharpenedConfig
 
@@ -32,7 +32,7 @@ To add an upscaler, write a file like this one in any package:
             self.amount = amount
 
         def upscale(self, images, factor):
-            from wavedp.resize import resize  # which imports torch: a declaration does not
+            from wavedp.resize import resize  # imports torch, which a declaration must not
 
             size = (images.shape[-2] * factor, images.shape[-1] * factor)
             large = resize(images, size, "bicubic")
@@ -42,9 +42,11 @@ To add an upscaler, write a file like this one in any package:
         def bridge(self, factor):
             return None
 
-Give it an entry point in the group `wavedp.upscalers`, or name it `upscaler.name=package.module:Sharpened`. Its tests:
-subclass `wavedp.testing.upscalers.UpscalerSuite`. Each image must depend on itself only, constants must stay constant,
-and block means must stay close to the coarse image that the privacy budget paid for.
+Give it an entry point in the group `wavedp.upscalers`, or use it as `upscaler.name=package.module:Sharpened`. To test
+it, subclass `wavedp.testing.upscalers.UpscalerSuite`: an image depends on itself only, constants stay constant, and
+block means stay close to the coarse image that the privacy budget paid for. With a Config derived from `LowPass`,
+users can also ask for exact block means (`low_pass_consistency=true`). An upscaler that is trained on public images
+first is a subclass of `wavedp.upscalers.trained.Trained`.
 """
 
 from __future__ import annotations
@@ -66,7 +68,7 @@ if TYPE_CHECKING:
 
 
 class Upscaler(Protocol):
-    """What stage two needs of a model. Deterministic; images in a batch do not influence each other."""
+    """A loaded model. It is deterministic, and the images of a batch do not influence each other."""
 
     name: str
 
@@ -75,13 +77,16 @@ class Upscaler(Protocol):
         ...
 
     def bridge(self, factor: int) -> str | None:
-        """How a model made for another factor reaches this one, in words for the record; None when it fits."""
+        """How a model made for another factor reaches this one, in words for the record; None if it fits as it is."""
         ...
 
 
 @dataclass(frozen=True)
 class Origin:
-    """licence: of the weights, and who says so. source: paper and repository. trained_on: as the source states it."""
+    """Where a model comes from.
+
+    licence: of the weights, and who says so. source: paper and repository. trained_on: as the source states it.
+    """
 
     licence: str
     source: str
@@ -95,22 +100,21 @@ OURS = Origin("Apache-2.0 (this code)", "wavedp", "the study's public images")
 
 @dataclass(frozen=True)
 class LowPass:
-    """What every ready-made upscaler can be asked for."""
+    """The option of every ready-made upscaler."""
 
-    low_pass_consistency: bool = result(
-        False, later=True
-    )  # replace the block means of what it drew by the coarse image
+    # Replace the block means of its output by the coarse image.
+    low_pass_consistency: bool = result(False, later=True)
 
 
 class UpscalerMethod(Method):
-    """What all upscalers declare. origin, factor: for the table of `python -m wavedp.upscalers`."""
+    """The declaration of an upscaler. origin, factor: shown by `python -m wavedp.upscalers`."""
 
     origin: Origin = Origin(NOT_STATED, NOT_STATED, NOT_STATED)
     factor: str = "any"
 
     def load(self, config: Any, device: str) -> Upscaler:
-        """The model, where configuration and files are all that it needs. Raises UserError for files that are missing
-        or damaged, and options that the model does not have."""
+        """The model, if it needs nothing but its configuration and files. Raises UserError for missing or damaged files
+        and for options that the model does not have."""
         raise NotImplementedError(f"{self.name} is built from a trial")
 
     def build(self, trial: TrialConfig, inputs: Inputs, device: str) -> Upscaler:
@@ -118,36 +122,37 @@ class UpscalerMethod(Method):
         return load(trial.upscaler, device)
 
     def check(self, trial: TrialConfig) -> list[str]:
-        """Warns of a model for faces on a folder of faces."""
+        """Warns if a model for faces is used on a folder of faces."""
         return face_warning(trial, self.restores_faces(trial.upscaler), trial.upscaler.name)
 
     def check_models(self, trial: TrialConfig) -> None:
-        """The model takes this trial's images. Opens its files, which `check` does not. Raises UserError."""
-        channels, height, width = _coarse_shape(trial)
-        check(trial.upscaler, 2**trial.level, (channels, height, width))
+        """Check that a ready-made model is there and takes this trial's images; opens its files, which `check` does
+        not. A model built from what earlier stages make has no files to open. Raises UserError."""
+        if not self.needs(trial).inputs:
+            check(trial.upscaler, 2**trial.level, _coarse_shape(trial))
 
     def restores_faces(self, config: Any) -> bool:
-        """Whether the model was made for faces, as far as its name tells."""
+        """True if the model's name says that it was made for faces."""
         return bool(FACE_MODELS.search(self.name.lower()))
 
     def found(self) -> str:
-        """Whether its weights are on this machine, in words."""
+        """In words, if its weights are on this machine."""
         return "needs none"
 
     def training_content(self, trial: TrialConfig) -> tuple[Any, list[Any]]:
-        """What of its Config, and of shared sections, the training of an upscaler with the ability
-        `wavedp.methods.Trains` reads, as JSON values: enters the key of the stage `upscaler`."""
+        """For upscalers with the ability `wavedp.methods.Trains`: the parts of its Config, and of shared sections, that
+        its training reads, as JSON values. They enter the key of the stage `upscaler`."""
         raise NotImplementedError(f"{self.name} does not train")
 
 
-# Face restoration models, most of them trained on FFHQ or CelebA, and where their training sets lie.
+# Names of face restoration models, most of them trained on FFHQ or CelebA, and of folders that hold such faces.
 FACE_MODELS = re.compile(r"gfpgan|codeformer|restoreformer|gpen|vqfr|(?<!sur)(?<!inter)face")
 FACE_SETS = re.compile(r"celeba|ffhq|(?<!sur)(?<!inter)face")
 
 
 def face_warning(trial: TrialConfig, restores: bool, named: str) -> list[str]:
-    """A sentence where stage two may have been trained on the sensitive images: a face model on a folder of faces. Then
-    it is not post-processing of a private release, and ε says nothing about it."""
+    """A sentence if stage two may have been trained on the sensitive images: a face model on a folder of faces. Then it
+    would not be post-processing of a private release, and ε would not cover it. named: the model, in that sentence."""
     if not restores or trial.data.path is None or not FACE_SETS.search(trial.data.path.lower()):
         return []
     return [
@@ -157,9 +162,10 @@ def face_warning(trial: TrialConfig, restores: bool, named: str) -> list[str]:
 
 
 def load(config: Any, device: str = "cpu") -> Upscaler:
-    """The upscaler that `config` configures, loaded and ready; networks run on `device`, except ncnn's, on the CPU.
+    """The upscaler that `config` configures, loaded and ready. Networks run on `device`; ncnn always runs on the CPU.
 
-    Raises UserError for weights that are missing or not a super-resolution model's, or options that it cannot keep.
+    Raises UserError for weights that are missing or not those of a super-resolution model, and for options that the
+    model does not have.
     """
     for option in ("tile", "batch_size"):
         value = getattr(config, option, None)
@@ -174,14 +180,14 @@ def load(config: Any, device: str = "cpu") -> Upscaler:
 
 
 def check(config: Any, factor: int, shape: Sequence[int]) -> None:
-    """Refuse, before any training, what could not be upscaled after it: one black image [C h w] makes the whole way, in
-    one step where a model diffuses.
+    """Upscale one black image of this shape [C h w], in one step if the model diffuses: run before any training, it
+    refuses what could not be upscaled after it.
 
-    Raises UserError where `load` does, and for a factor below 1 or one the upscaler does not reach (`identity` only
-    takes 1), or channels other than 1 and 3.
+    Raises UserError when `load` does, for a factor below 1, for one that the upscaler does not reach (`identity` takes
+    1 only), and for channels other than 1 and 3.
     """
     if factor < 1:
-        raise UserError(f"factor={factor} cannot be upscaled by: use a level of 0 or more, its factor is 2^level.")
+        raise UserError(f"factor={factor} does not enlarge: use a level of 0 or more, whose factor is 2^level.")
     import torch
 
     from wavedp.upscalers.bridged import require_channels

@@ -1,7 +1,7 @@
 """The upscalers as a table: `python -m wavedp.upscalers`.
 
-Name, native factor, licence, origin, what it was trained on, and whether its weights are on this machine. What a source
-does not say is `not stated`; nothing is guessed.
+Its columns are the name, native factor, licence, origin, training set, and if the weights are on this machine. Where a
+source is silent the table says `not stated`; nothing is guessed.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""From one network of one factor to an upscaler of every factor, for grey and colour.
+"""Make a network of one factor an upscaler for every factor, grey and colour.
 
 B images, C channels (1 or 3), h w pixels of the coarse image, K the network's own channels (1 or 3), s its factor
 """
@@ -19,9 +19,9 @@ Pass = Callable[[torch.Tensor], torch.Tensor]
 class Bridged:
     """A network that enlarges by `factor`, as an upscaler (see wavedp.upscalers for the protocol).
 
-    once: one pass, B K h w float32 in [0, 1] -> B K h*s w*s float32, on any device; what leaves [0, 1] is clipped here.
-    channels: K. batch_size: images a pass, which must not influence each other. tile: side of the tiles that a large
-    image is cut into, in pixels of a pass's input (None: whole images; see wavedp.upscalers.tiling).
+    once: one pass, B K h w float32 in [0, 1] -> B K h*s w*s float32, on any device; its output is clipped to [0, 1]
+    here. channels: K. batch_size: images a pass, which must not influence each other. tile: side of the tiles that a
+    large image is cut into, in pixels of a pass's input (None: whole images; see wavedp.upscalers.tiling).
     """
 
     def __init__(
@@ -33,11 +33,12 @@ class Bridged:
         self._once, self._batch_size, self._tile = once, batch_size, tile
 
     def upscale(self, images: torch.Tensor, factor: int) -> torch.Tensor:
-        """Images [B C h w] float32 in [0, 1] -> [B C h*factor w*factor] on the same device.
+        """Enlarge images [B C h w] float32 in [0, 1] to [B C h*factor w*factor], on the same device.
 
-        A network of three channels sees grey as three equal ones, and the mean of its three outputs is the result; one
-        of one channel sees red, green and blue as three images. `bridge` says how factors other than the network's own
-        are reached; factor 1 returns the images unchanged. Raises UserError for other channels than 1 and 3.
+        A network of three channels sees a grey image as three equal channels, and its three outputs are averaged; a
+        network of one channel sees red, green and blue as three images. `bridge` says how factors other than the
+        network's own are reached. Factor 1 returns the images unchanged. Raises UserError for channels other than 1
+        and 3.
         """
         require_channels(images.shape[1])
         if factor == 1:
@@ -59,7 +60,7 @@ class Bridged:
         return torch.cat(upscaled)
 
     def bridge(self, factor: int) -> str | None:
-        """How `factor` is reached, such as `x4 then antialiased resize to x2`; None when one pass or none gives it."""
+        """How `factor` is reached, such as `x4 then antialiased resize to x2`; None if one pass is enough."""
         passes = self._passes(factor)
         steps = [f"x{self.factor}"] * passes
         if self.factor**passes != factor:
@@ -67,11 +68,11 @@ class Bridged:
         return " then ".join(steps) if len(steps) > 1 else None
 
     def _pass_for(self, images: torch.Tensor) -> Pass:
-        """The pass that these images, as they were given, go through."""
+        """The pass for these images; they are the caller's, not yet enlarged by an earlier pass."""
         return self._once
 
     def _passes(self, factor: int) -> int:
-        """The fewest passes that enlarge at least `factor` times: what is too large is resized down, never up."""
+        """The fewest passes that enlarge at least `factor` times. What is too large is then resized down."""
         passes = 0
         while self.factor**passes < factor:
             passes += 1
@@ -79,13 +80,13 @@ class Bridged:
 
 
 def require_channels(channels: int) -> None:
-    """Raises UserError for other channels than 1 and 3."""
+    """Raises UserError for channels other than 1 and 3."""
     if channels not in (1, 3):
         raise UserError(f"upscalers take 1 or 3 channels, not {channels}: set data.channels to 1 or 3.")
 
 
 def one_by_one(call: Pass) -> Pass:
-    """A pass that shows `call` one image B=1 at a time, for networks that promise no more."""
+    """A pass that gives `call` one image at a time, B = 1, for networks that are not known to keep images apart."""
 
     def once(images: torch.Tensor) -> torch.Tensor:
         return torch.cat([call(image) for image in images.split(1)])

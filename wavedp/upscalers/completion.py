@@ -1,6 +1,6 @@
-"""Public models of our own as upscalers: they draw what the coarse image leaves open, and keep what it says.
+"""Models trained on public images as upscalers: they draw the missing detail, and keep the block means.
 
-No ε: the weights are those of public training, never of the private fit.
+This costs no ε: the weights come from public training, never from the private fit.
 """
 
 from __future__ import annotations
@@ -13,8 +13,11 @@ from wavedp.upscalers.low_pass import keep_low_pass
 
 
 class Completion:
-    """complete: coarse images B C h w and a factor 2^level -> full images B C H W, whose block means are replaced by
-    the coarse image; see wavedp.upscalers for the protocol."""
+    """An upscaler (see wavedp.upscalers) around a function.
+
+    complete: coarse images B C h w and a factor 2^level -> full images B C H W, whose block means are then replaced by
+    the coarse image.
+    """
 
     def __init__(self, name: str, complete: Callable[[Tensor, int], Tensor]) -> None:
         self.name, self.complete = name, complete
@@ -24,5 +27,5 @@ class Completion:
         return images if factor == 1 else keep_low_pass(self.complete(images, factor), images)
 
     def bridge(self, factor: int) -> str | None:
-        """It draws at its own size."""
+        """It draws at full size, whatever the factor."""
         return None

@@ -1,4 +1,4 @@
-"""The coarse image is what the privacy budget paid for: an upscaler may add to it, not change it."""
+"""Replace an upscaler's block means by the coarse image, which is what the privacy budget paid for."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 
 def keep_low_pass(drawn: Tensor, images: Tensor) -> Tensor:
-    """The drawn images B C H W with block means `images` B C h w in [0, 1]: the low-pass band is the coarse image's.
+    """The drawn images B C H W, with their block means replaced by `images` B C h w in [0, 1], exactly up to rounding.
 
-    Only the deviations from block means are taken from the drawn image, each block's shrunk where they would leave
-    [0, 1]. Block means are exact up to rounding. H and W are the same multiple of h and w.
+    Only the deviations from block means are taken from the drawn image. Where they would leave [0, 1], all deviations
+    of that block shrink by one factor. H and W are the same multiple of h and w.
     """
     factor = drawn.shape[-1] // images.shape[-1]
     base = spread(images, factor)
@@ -29,11 +29,11 @@ def keep_low_pass(drawn: Tensor, images: Tensor) -> Tensor:
 
 
 class LowPassConsistent:
-    """Any upscaler, with the block means of its output replaced by the coarse image: low_pass_consistency=true."""
+    """An upscaler whose block means are replaced by the coarse image: low_pass_consistency=true."""
 
     def __init__(self, upscaler: Upscaler) -> None:
         self.name, self.bridge, self._upscaler = upscaler.name, upscaler.bridge, upscaler
 
     def upscale(self, images: Tensor, factor: int) -> Tensor:
-        """B C h*factor w*factor float32 in [0, 1]; raises what the upscaler raises."""
+        """Return B C h*factor w*factor float32 in [0, 1]. Raises what the upscaler raises."""
         return keep_low_pass(self._upscaler.upscale(images, factor), images)

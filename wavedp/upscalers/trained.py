@@ -1,6 +1,6 @@
-"""What the upscalers share that a study trains on its public images, in the stage `upscaler`.
+"""The base of upscalers that a study trains on its public images, in the stage `upscaler`.
 
-No ε: the weights are those of public training, never of the private fit.
+This costs no ε: the weights come from public training, never from the private fit.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ from typing import Any
 
 from wavedp.config import TrialConfig
 from wavedp.errors import UserError
-from wavedp.fields import result
-from wavedp.methods import Needs
+from wavedp.fields import identity, result
+from wavedp.methods import Needs, shared
 from wavedp.upscalers import OURS, UpscalerMethod
 
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """The public training: one model for all levels and ε."""
+    """Settings of the public training, which makes one model for all levels and ε."""
 
     train_steps: int = result(600)
     train_batch: int = result(64)
@@ -26,23 +26,30 @@ class TrainingConfig:
 
 
 class Trained(UpscalerMethod):
-    """A subclass has the ability `wavedp.methods.Trains`."""
+    """A subclass adds `train` (wavedp.methods.Trains) and `build`.
+
+    used: fields that drawing reads. All others change only the training, and are in the key of the stage `upscaler`.
+    """
 
     origin, factor = OURS, "any 2^level"
     used: tuple[str, ...] = ("name",)
-    """Fields that drawing reads; the training's are in the key of its stage."""
 
     def needs(self, trial: TrialConfig) -> Needs:
-        """Public images, and the weights that were trained on them."""
+        """Public images to train on, and the trained weights to draw with."""
         public = ((trial.public, "train"),) if trial.public is not None else ()
         return Needs(inputs=("upscaler",), data=public)
 
     def content(self, config: Any) -> dict[str, Any]:
-        """What drawing reads."""
+        """The fields that drawing reads."""
         return {name: value for name, value in super().content(config).items() if name in self.used}
 
+    def training_content(self, trial: TrialConfig) -> tuple[Any, list[Any]]:
+        """Its whole configuration and the shared fields it reads. A subclass leaves out fields that only drawing reads,
+        which should not make it train again."""
+        return identity(trial.upscaler), shared(trial, self)
+
     def check(self, trial: TrialConfig) -> list[str]:
-        """There are public images, and something to do with them."""
+        """There are public images, and a step and a batch to train with."""
         config = trial.upscaler
         if trial.public is None:
             raise UserError(f"upscaler={config.name} is trained on public images: set public, or use another upscaler.")
@@ -53,9 +60,6 @@ class Trained(UpscalerMethod):
             )
         return super().check(trial)
 
-    def check_models(self, trial: TrialConfig) -> None:
-        """It has no files to open."""
-
     def found(self) -> str:
-        """Made when it is needed."""
+        """The study makes its weights."""
         return "trained by the study"

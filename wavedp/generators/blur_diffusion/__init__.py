@@ -52,7 +52,7 @@ class BlurDiffusion(DPSGD):
         return [identity(trial.diffusion)]
 
     def adapted_width(self, trial: TrialConfig) -> int:
-        """Of the attention in the middle of the U-Net."""
+        """The width of the attention in the middle of the U-Net."""
         return 2 * trial.diffusion.channels
 
     def check(self, trial: TrialConfig) -> list[str]:

@@ -1,4 +1,4 @@
-"""The U-Net of generator=blur_diffusion and upscaler=blur_diffusion.
+"""U-Net of generator=blur_diffusion and upscaler=blur_diffusion.
 
 Shapes: B records, C channels, h w pixels, T diffusion steps.
 """
@@ -12,15 +12,15 @@ from wavedp.generators.conditions import Condition
 
 
 class Denoiser(nn.Module):
-    """diffusers' U-Net: GroupNorm alone, so that nothing mixes records; the condition joins the time's embedding.
+    """diffusers' U-Net with GroupNorm only, so that nothing mixes records; the condition adds to the time embedding.
 
     forward(noisy B C h w in about [-1, 1], timesteps B int64 in 0..T-1, conditions) -> B C h w, the predicted v.
-    Its depth is as many halvings as the sides allow, up to two; attention is in the middle.
+    It halves the image as often as the sides allow, at most twice; attention is in the middle block.
     """
 
     def __init__(self, shape: tuple[int, int, int], condition: Condition, config: DiffusionConfig) -> None:
         super().__init__()
-        from diffusers import UNet2DModel  # slow to import, and only this generator needs it
+        from diffusers import UNet2DModel  # slow to import, and needed only here
 
         channels, height, width = shape
         levels = 1
@@ -38,7 +38,7 @@ class Denoiser(nn.Module):
             attention_head_dim=16,
             class_embed_type="identity",
         )
-        # Attention leaves images channels-last, and there Opacus' convolutions (1.6) find a record's gradient zero.
+        # Attention returns channels-last images, for which convolutions get zero per-record gradients in Opacus 1.6.
         for layer in self.unet.mid_block.attentions:  # type: ignore[attr-defined]
             layer.register_forward_hook(lambda layer, inputs, output: output.contiguous())
 

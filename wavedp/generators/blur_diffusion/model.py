@@ -125,8 +125,8 @@ class BlurDiffusionModel:
         return torch.cat(images)
 
     def trace(self, weights: Weights, conditions: Tensor, sampling: SamplingConfig, seed: int) -> tuple[Tensor, Tensor]:
-        """The way of `sample`'s images: what each of S steps starts from, and the data that the model predicts there,
-        each B S C h w in about [-1, 1]. `times` says when."""
+        """The steps by which `sample` makes its images: the state that each of S steps starts from, and the data that
+        the model predicts there, each B S C h w in about [-1, 1]. `times` gives the steps' times."""
         states: list[tuple[Tensor, Tensor]] = []
         first, generators = self._noise(len(conditions), seed)
         self._denoise(
@@ -151,8 +151,8 @@ class BlurDiffusionModel:
         (the null-space form of Wang et al., arXiv 2212.00490). Block means rather than the lowest cosines, since those
         are what a coarse image says exactly.
 
-        weights: `fit_public`'s of class 0 alone. steps: of the whole way from noise, most of which lies before the
-        beginning. The draws of an image depend on that image alone. Raises UserError where `matching_time` does.
+        weights: `fit_public`'s, of class 0 only. steps: of the whole way from noise, most of which lies before the
+        beginning. The draws of an image depend on that image only. Raises UserError where `matching_time` does.
         """
         model, factor = self._model(self.n_classes, weights).eval(), self.shape[-1] // images.shape[-1]
         level, start = factor.bit_length() - 1, matching_time(self.process, factor)
@@ -186,7 +186,7 @@ class BlurDiffusionModel:
         return own, without
 
     def _noise(self, count: int, seed: int) -> tuple[Tensor, list[torch.Generator]]:
-        """What each image starts from, count C h w, and the generator of its later noise."""
+        """The noise that each image starts from, count C h w, and the generator of its later noise."""
         generators = [torch.Generator().manual_seed(derive_seed(seed, "coarse_samples", row)) for row in range(count)]
         return torch.stack([torch.randn(self.shape, generator=generator) for generator in generators]), generators
 

@@ -1,4 +1,4 @@
-"""`spectral_ar`: an autoregressive transformer over coarse-to-fine tokens; and `public`, the same without a private fit.
+"""`spectral_ar`: an autoregressive transformer over coarse-to-fine tokens; `public`: the same without a private fit.
 
 Source: arXiv 2602.23262 (the two-stage method), arXiv 2412.09607 (coarse-to-fine token order). Sizes are ours.
 """
@@ -44,7 +44,7 @@ class SpectralAR(DPSGD):
     sampling_fields = ("guidance", "temperature", "top_k", "top_p")
 
     def needs(self, trial: TrialConfig) -> Needs:
-        """The trial's tokens beside what every DP-SGD fit reads."""
+        """The trial's tokens, besides what every DP-SGD fit reads."""
         needs = super().needs(trial)
         return replace(needs, fields=needs.fields | {"tokenizer"}, inputs=("tokenizer",))
 

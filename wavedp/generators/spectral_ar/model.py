@@ -3,7 +3,7 @@
 Source: arXiv 2602.23262 (the two-stage method), arXiv 2412.09607 (coarse-to-fine token order, disjoint codebooks for
 approximation and details). Sizes, learning rates and step counts are ours: the papers' are not public.
 
-Public pretraining sees the tokens of `pretrain_level`, up to all scales. The private fit sees the trial's level alone,
+Public pretraining sees the tokens of `pretrain_level`, up to all scales. The private fit sees the trial's level only,
 and its model is the public one cut down to those tokens (`transformer.cut`): finer scales have no weights there.
 """
 
@@ -74,7 +74,7 @@ class SpectralARModel:
         return forget_classes(weights, self.n_classes) if by_class else weights
 
     def start(self, weights: Weights) -> Weights:
-        """The public weights without those of finer scales, which the private level does not have."""
+        """The public weights without those of scales finer than the private level."""
         return cut(weights, self.public, self.tokenizer)
 
     def fit_private(
@@ -107,8 +107,8 @@ class SpectralARModel:
     def _warm_up(
         self, model: SpectralTransformer, images: Tensor, labels: Tensor, noise_multiplier: float, fit: FitSettings
     ) -> str:
-        """Teach the model the noisy mean image of every class, coarsest scale alone, before it sees any record; returns
-        the release's id.
+        """Teach the model the coarsest scale of every class's noisy mean image, before it sees any record; returns the
+        release's id.
 
         Source: the central images of DP-FETA (arXiv 2504.01395), here in the coarsest wavelet band, where fewest
         numbers are released. What is trained on them is post-processing.
@@ -153,11 +153,11 @@ class SpectralARModel:
 
     def complete(self, weights: Weights, images: Tensor, temperature: float) -> Tensor:
         """Images of `public`'s size whose coarse tokens are those of `images` B C h w, finer ones drawn from the public
-        model with no condition. The weights are `fit_public`'s; the draws of an image depend on that image alone."""
+        model with no condition. The weights are `fit_public`'s; the draws of an image depend on that image only."""
         model = self._model(self.public, self.n_classes, weights).eval()
         prefix = self.tokenizer.encode(images).to(self.device)
         rows = []
-        for codes in prefix:  # seeded by content, so that neither batch nor order matters
+        for codes in prefix:  # seeded by content, so that batches and order don't matter
             seed = derive_seed(0, "complete", str(codes.tolist()))
             rows.append(torch.rand(self.public.length, generator=torch.Generator().manual_seed(seed)))
         none = model.condition.absent(self._example_conditions(len(images)))

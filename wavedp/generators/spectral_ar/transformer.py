@@ -2,13 +2,13 @@
 
 Shapes: B records, L tokens, D width, H heads, N neighbours of a token, V codes of a codebook.
 
-p(codes | condition) = Π_t p(code_t | code_<t, condition). The input of position t sums a position embedding, the
-condition's embedding and a projection of the codes that lie next to it and come before it: left, above, above-right on
-its own scale, and on the next coarser scale the token over it with its four neighbours. Attention sees every earlier
-position; the neighbour codes only spare it from having to find the adjacent ones.
+p(codes | condition) = Π_t p(code_t | code_<t, condition). The input at position t is the sum of a position embedding,
+the condition's embedding and a projection of the adjacent earlier codes: left, above and above-right on its own scale,
+and on the next coarser scale the token that covers it and that token's four neighbours. Attention sees every earlier
+position; the neighbour codes only save it from having to find the adjacent ones.
 
-Opacus sees one gradient a record because no operation mixes records (LayerNorm, no dropout), index tensors are expanded
-to B L, and input and output weights are not tied (ghost clipping refuses tied weights).
+Opacus can compute a gradient per record because no operation mixes records (LayerNorm, no dropout), index tensors are
+expanded to B L, and input and output weights are not tied (ghost clipping does not support tied weights).
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from wavedp.errors import UserError
 from wavedp.generators.conditions import Condition
 from wavedp.tokenizers import Tokenizer
 
-CODE_WIDTH = 32  # of one neighbour's code before projection: codes are few, and every weight is noised in a private fit
+CODE_WIDTH = 32  # embedding width of a neighbour's code; small, as codes are few and a private fit noises every weight
 
 
 class SpectralTransformer(nn.Module):
     """forward(codes B L int64, conditions) -> one logits tensor B (stop - start) V for each of the spans.
 
-    conditions: what `condition` takes, class labels B int64 or sentence embeddings B E float32.
+    conditions: input of `condition`, class labels B int64 or sentence embeddings B E float32.
     """
 
     def __init__(self, tokenizer: Tokenizer, condition: Condition, width: int, depth: int, heads: int) -> None:
@@ -39,7 +39,7 @@ class SpectralTransformer(nn.Module):
         offsets = torch.cat([torch.full((s.stop - s.start,), _offset(tokenizer, s.codebook)) for s in self.spans])
         self.register_buffer("neighbours", neighbours, persistent=False)
         self.register_buffer("offsets", offsets, persistent=False)
-        self.none = n_codes(tokenizer)  # the id of a neighbour that does not exist
+        self.none = n_codes(tokenizer)  # id of a missing neighbour
         self.condition = condition
         self.position = nn.Embedding(self.length, width)
         self.code = nn.Embedding(self.none + 1, CODE_WIDTH)
@@ -68,12 +68,12 @@ class SpectralTransformer(nn.Module):
         prefix: Tensor | None = None,
         cached: bool = True,
     ) -> Tensor:
-        """Codes B L for B conditions by inverse-CDF sampling with uniforms B L in [0, 1).
+        """Draw codes B L for B conditions by inverse-CDF sampling with uniforms B L in [0, 1).
 
-        Equal uniforms give the same draw from equal distributions, so models can be compared sample by sample.
+        Equal uniforms give equal draws from equal distributions, so models can be compared sample by sample.
         guidance: logits are unconditional + guidance · (conditional - unconditional) (Ho & Salimans, arXiv 2207.12598).
-        prefix: B k codes that are given; the rest is drawn. Raises UserError when it is longer than the sequence.
-        `cached=False` recomputes everything before each token: the reference the cache is tested against.
+        prefix: the first k codes, B k; only the rest is drawn. Raises UserError when it is longer than the sequence.
+        cached: False recomputes everything for each token, the reference for testing the cache.
         """
         batch, given = len(conditions), 0 if prefix is None else prefix.shape[1]
         if given > self.length:
@@ -85,7 +85,7 @@ class SpectralTransformer(nn.Module):
         if guided:
             conditions = torch.cat([conditions, self.condition.absent(conditions)])
         caches = [Cache() for _ in self.blocks]
-        seen = 0  # positions the caches hold
+        seen = 0  # number of positions in the caches
         for span, head in zip(self.spans, self.heads, strict=True):
             for t in range(max(span.start, given), span.stop):
                 ids = self._ids(codes)
@@ -101,11 +101,11 @@ class SpectralTransformer(nn.Module):
         return codes
 
     def _ids(self, codes: Tensor) -> Tensor:
-        """B L+1: codes made unique across codebooks; the last column is the id of a missing neighbour."""
+        """Return B L+1 ids, unique across codebooks; the last column is the id of a missing neighbour."""
         return F.pad(codes + self.offsets, (0, 1), value=self.none)
 
     def _inputs(self, ids: Tensor, conditions: Tensor, start: int, stop: int) -> Tensor:
-        """B stop-start D: the summed embeddings of positions start..stop-1."""
+        """Return the summed embeddings of positions start..stop-1, B stop-start D."""
         batch, table = len(conditions), self.neighbours[start:stop]
         near = self.code(ids[:, table.flatten()]).view(batch, stop - start, -1)
         index = torch.arange(start, stop, device=ids.device).expand(batch, -1).contiguous()
@@ -113,14 +113,14 @@ class SpectralTransformer(nn.Module):
 
 
 class Cache:
-    """Keys and values B H t D/H of the positions one block has seen."""
+    """Keys and values B H t D/H of the positions that one block has seen."""
 
     def __init__(self) -> None:
         self.keys: Tensor | None = None
         self.values: Tensor | None = None
 
     def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """All keys and values so far, the given ones included."""
+        """Add these keys and values; returns all so far."""
         if self.keys is not None and self.values is not None:
             keys, values = torch.cat([self.keys, keys], 2), torch.cat([self.values, values], 2)
         self.keys, self.values = keys, values
@@ -138,7 +138,7 @@ class Block(nn.Module):
         self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
 
     def forward(self, h: Tensor, cache: Cache | None = None) -> Tensor:
-        """h B t D -> B t D. With a cache, h holds the newest t positions and attends to all cached ones besides."""
+        """Map h B t D to B t D. With a cache, h holds the newest t positions, which also attend to all cached ones."""
         batch, length, width = h.shape
         qkv = self.qkv(self.norm_attention(h)).view(batch, length, 3, self.n_heads, width // self.n_heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)
@@ -151,10 +151,10 @@ class Block(nn.Module):
 
 
 def neighbour_table(positions: Tensor) -> Tensor:
-    """L N int64: for each token the sequence index of its N earlier neighbours, L where there is none.
+    """Return L N int64: for each token the sequence indices of its N earlier neighbours, L where there is none.
 
-    positions: L 3 (scale, row, column), scales ascending; tokens of several channels share a position, and the
-    neighbour is then the latest of them before the token.
+    positions: L 3 (scale, row, column), scales ascending. Tokens of several channels share a position; the neighbour is
+    then the latest of them before the token.
     """
     length = len(positions)
     extents = {int(s): positions[positions[:, 0] == s].amax(0)[1:] + 1 for s in positions[:, 0].unique()}
@@ -174,15 +174,15 @@ def neighbour_table(positions: Tensor) -> Tensor:
 
 
 def n_codes(tokenizer: Tokenizer) -> int:
-    """Codes of all codebooks together."""
+    """Total number of codes in all codebooks."""
     return sum({span.codebook: span.size for span in tokenizer.spans}.values())
 
 
 def cut(weights: dict[str, Tensor], public: Tokenizer, private: Tokenizer) -> dict[str, Tensor]:
-    """The weights of a model over the tokens of `public`, cut down to those of `private`, a prefix of them.
+    """Reduce the weights of a model over the tokens of `public` to the tokens of `private`, a prefix of them.
 
-    Positions, codes and heads of finer scales are left out: what a private fit does not have, neither loss nor gradient
-    nor noise can reach. Raises UserError as `require_prefix` does.
+    Positions, codes and heads of finer scales are dropped, so that a private fit computes no loss or gradient for them
+    and adds no noise to them. Raises UserError as `require_prefix` does.
     """
     require_prefix(public, private)
     codes, last = n_codes(private), n_codes(public)
@@ -194,7 +194,7 @@ def cut(weights: dict[str, Tensor], public: Tokenizer, private: Tokenizer) -> di
 
 
 def require_prefix(public: Tokenizer, private: Tokenizer) -> None:
-    """Raises UserError unless the tokens of `private` are the first ones of `public`, over the same codebooks."""
+    """Raise UserError unless the tokens of `private` are the first ones of `public`, over the same codebooks."""
     n = private.length
     same = n <= public.length and torch.equal(public.positions[:n], private.positions)
     if not same or [s.size for s in private.spans] != [s.size for s in public.spans[: len(private.spans)]]:
@@ -211,11 +211,11 @@ def _offset(tokenizer: Tokenizer, codebook: int) -> int:
 
 
 def _draw(logits: Tensor, uniforms: Tensor, temperature: float, top_k: int | None, top_p: float | None) -> Tensor:
-    """One code per row of logits B V at uniforms B, by inverting the cumulative distribution."""
+    """Draw one code per row of logits B V with uniforms B, by inverting the cumulative distribution."""
     probabilities = (logits.double() / temperature).softmax(-1)
     if top_k is not None or top_p is not None:
         ranked, order = probabilities.sort(dim=-1, descending=True)
-        before = ranked.cumsum(-1) - ranked  # the mass of likelier codes
+        before = ranked.cumsum(-1) - ranked  # total probability of the likelier codes
         drop = torch.zeros_like(ranked, dtype=torch.bool)
         if top_k is not None:
             drop[:, top_k:] = True

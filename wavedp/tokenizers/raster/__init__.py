@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RasterConfig(LearnedConfig):
-    """As every learned tokenizer's: one scale has no details and nothing to be causal in."""
+    """The fields of every learned tokenizer. Its one scale has no details, and nothing to be causal in."""
 
     name: str = result("raster")
 

@@ -9,8 +9,9 @@ wavelets and scales as the only difference between the two.
 from __future__ import annotations
 
 from wavedp.errors import UserError
+from wavedp.tokenizers import halvings
 from wavedp.tokenizers.raster import RasterConfig
-from wavedp.tokenizers.spectral.network import SpectralNetwork, wavelet_levels
+from wavedp.tokenizers.spectral.network import SpectralNetwork
 
 
 def raster_network(config: RasterConfig, shape: tuple[int, int, int], level: int) -> SpectralNetwork:
@@ -19,7 +20,7 @@ def raster_network(config: RasterConfig, shape: tuple[int, int, int], level: int
     Raises UserError when the level does not divide into the grid.
     """
     channels, height, width = shape
-    deepest = wavelet_levels(config, shape)
+    deepest = halvings(config.coarsest, shape)
     if level > deepest:
         raise UserError(
             f"level={level} has fewer pixels than the raster grid of {height}×{width} has patches: use "

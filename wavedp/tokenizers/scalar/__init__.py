@@ -9,7 +9,7 @@ from wavedp.config import TrialConfig
 from wavedp.errors import UserError
 from wavedp.fields import result
 from wavedp.methods import Weights
-from wavedp.tokenizers import Shape, Tokenizer, TokenizerMethod
+from wavedp.tokenizers import Shape, Tokenizer, TokenizerMethod, halvings
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,10 @@ class Scalar(TokenizerMethod):
             "train_learning_rate": 0.001, "commitment": 0.25, "perceptual": 0.0, "adversarial": 0.0, "public_seed": 0,
         }
     }  # fmt: skip
+
+    def levels(self, config: Any, shape: Shape) -> range:
+        """Down to its coarsest scale. Coarser images can be encoded too, in fewer tokens than that scale has."""
+        return range(halvings(config.coarsest, shape) + 1)
 
     def check(self, trial: TrialConfig) -> list[str]:
         """Bins that tell values apart."""

@@ -18,7 +18,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from wavedp.tokenizers import Span
+from wavedp.tokenizers import Span, halvings
 from wavedp.tokenizers.scalar import ScalarConfig, check
 from wavedp.wavelets import Pyramid, decompose, reconstruct
 
@@ -30,9 +30,8 @@ class ScalarTokenizer:
         check(config)
         self.config, self.shape = config, shape
         channels, height, width = shape
-        self.depth = 0
-        while min(height, width) > config.coarsest and height % 2 == 0 and width % 2 == 0:
-            height, width, self.depth = height // 2, width // 2, self.depth + 1
+        self.depth = halvings(config.coarsest, shape)
+        height, width = height >> self.depth, width >> self.depth
         # Grids (h, w) of the token scales: the approximation, then the details from coarse to fine.
         self.grids = [(height, width)] + [(height * 2**j, width * 2**j) for j in range(self.depth)]
         sizes = [channels * rows * columns for rows, columns in self.grids]

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SpectralConfig(LearnedConfig):
-    """Also the codebook of the details, and which of the transformers see no finer scale."""
+    """Also the codebook of the details, and which of the two transformers are blind to finer scales."""
 
     name: str = result("spectral")
     detail_codes: int = result(256)
@@ -31,6 +31,12 @@ class Spectral(Learned):
     def training_level(self, level: int) -> int:
         """Full images."""
         return 0
+
+    def levels(self, config: Any, shape: Shape) -> range:
+        """Only the whole image, if the decoder's coarse scales see finer ones: a prefix of the codes then decodes to
+        something else than the coarse image."""
+        whole_only = config.scale_causal in ("encoder", "none")
+        return range(1) if whole_only else super().levels(config, shape)
 
     def network(self, config: Any, shape: Shape, level: int) -> SpectralNetwork:
         """For full images of `shape`, whatever the level."""

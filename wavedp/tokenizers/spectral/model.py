@@ -50,13 +50,13 @@ class SpectralTokenizer:
     def decode(self, codes: Tensor) -> Tensor:
         """Images B C h w in [0, 1] from the codes B kN of the first k scales, at the k-th scale's resolution.
 
-        Raises UserError when codes are no whole number of scales.
+        Raises UserError for codes that end within a scale.
         """
         network, tokens = self.network.to(codes.device), self.network.tokens
         if codes.shape[1] not in range(tokens, network.scales * tokens + 1, tokens):
             raise UserError(
-                f"{codes.shape[1]} codes an image are no prefix of {network.scales} scales with {tokens} tokens each: "
-                f"give a multiple of {tokens}, up to {network.scales * tokens}."
+                f"{codes.shape[1]} codes an image are not a prefix of {network.scales} scales with {tokens} tokens "
+                f"each: give a multiple of {tokens}, up to {network.scales * tokens}."
             )
         split = (codes[:, :tokens], codes[:, tokens:])
         vectors = [book.look_up(part) for book, part in zip(network.books, split, strict=False) if part.shape[1]]

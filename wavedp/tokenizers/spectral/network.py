@@ -13,7 +13,7 @@ Scale-causal: with `scale_causal` both or decoder, the first k N codes decode to
 resolution; with both or encoder, encoding a coarse image gives the prefix of encoding the whole one. The pipeline needs
 both (a private coarse image is all that a record may show), and that is the default.
 
-Trained on public images alone (`wavedp.tokenizers.training`): encoding is then a per-record map and costs no ε.
+Trained on public images only (`wavedp.tokenizers.training`): encoding is then a per-record map and costs no ε.
 Source: arXiv 2412.09607 (SIT; SIT-SC is `both`, SIT-SCD `decoder`, SIT-SCE `encoder`). The paper's sizes are 8,192
 codes twice, 8 encoder and 32 decoder layers of width 1,280; ours are fields with small defaults.
 """
@@ -26,6 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from wavedp.errors import UserError
+from wavedp.tokenizers import halvings
 from wavedp.tokenizers.adtransformer import ADTransformer
 from wavedp.tokenizers.codebook import Codebook, Quantised
 from wavedp.tokenizers.learned import LearnedConfig
@@ -36,8 +37,9 @@ from wavedp.wavelets import Pyramid, decompose, reconstruct
 class SpectralNetwork(nn.Module):
     """The trainable part, for images of `shape` (C, H, W) halved `levels` times, and for any of their coarser scales.
 
-    patch: side of a patch of the coarsest scale. books: codes of the approximation's codebook, and of the details' where
-    there are some. causal: which of the transformers see no finer scale. Raises UserError for one that does not divide it.
+    patch: side of a patch of the coarsest scale. books: codes of the approximation's codebook, and of the details' if
+    there are any. causal: which of the two transformers are blind to finer scales. Raises UserError for a patch that
+    does not divide the coarsest scale, or a width that its heads cannot share.
     """
 
     def __init__(
@@ -78,7 +80,7 @@ class SpectralNetwork(nn.Module):
 
     @property
     def books(self) -> list[Codebook]:
-        """Of the approximation, and of the details if there are any."""
+        """The codebooks of the approximation, and of the details if there are any."""
         return list(self.codebooks)  # type: ignore[arg-type]
 
     def forward(self, images: Tensor) -> tuple[Tensor, list[Quantised]]:
@@ -87,7 +89,7 @@ class SpectralNetwork(nn.Module):
         return self.synthesise([part.vectors for part in parts]), parts
 
     def features(self, images: Tensor) -> list[Tensor]:
-        """What each codebook quantises: B N d of the approximation, B (k-1)N d of the details."""
+        """The vectors that each codebook quantises: B N d of the approximation, B (k-1)N d of the details."""
         levels = self._levels_of(images)
         pyramid = decompose(images, levels)
         bands = [pyramid.approximation / 2**levels]
@@ -118,7 +120,7 @@ class SpectralNetwork(nn.Module):
             if tuple(images.shape[1:]) == (self.shape[0], *side):
                 return levels
         raise UserError(
-            f"images of {tuple(images.shape[1:])} (C, H, W) are no scale of this tokenizer, which was made for "
+            f"images of {tuple(images.shape[1:])} (C, H, W) are not a scale of this tokenizer, which was made for "
             f"{self.shape} and {self.levels} levels below: use one of its sizes."
         )
 
@@ -128,18 +130,9 @@ class SpectralNetwork(nn.Module):
 
 def spectral_network(config: SpectralConfig, shape: tuple[int, int, int]) -> SpectralNetwork:
     """The untrained network for full images of `shape` (C, H, W)."""
-    levels = wavelet_levels(config, shape)
+    levels = halvings(config.coarsest, shape)
     books = [config.codes, config.detail_codes][: 2 if levels else 1]
     return SpectralNetwork(config, shape, levels, config.patch, books, config.scale_causal)
-
-
-def wavelet_levels(config: LearnedConfig, shape: tuple[int, int, int]) -> int:
-    """How often the image is halved: until its side is at most `coarsest` or odd."""
-    _, height, width = shape
-    levels = 0
-    while min(height, width) > config.coarsest and height % 2 == 0 and width % 2 == 0:
-        height, width, levels = height // 2, width // 2, levels + 1
-    return levels
 
 
 def _to_patches(band: Tensor, side: int) -> Tensor:

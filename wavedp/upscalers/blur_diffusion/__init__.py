@@ -1,5 +1,7 @@
-"""`blur_diffusion`: a U-Net, trained on public images at full size, deblurs from where the coarse image is
-(arXiv 2207.11192)."""
+"""`blur_diffusion`: a U-Net, trained on public images at full size, deblurs the coarse image.
+
+It begins at the time of the diffusion whose blur is that of the coarse image. Source: arXiv 2207.11192.
+"""
 
 from __future__ import annotations
 
@@ -25,11 +27,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class DeblurringConfig(TrainingConfig):
-    """f(i), and the steps it draws in; the U-Net's size and process are in the section `diffusion`."""
+    """The blur schedule and the steps of drawing; the U-Net's size and its process are in the section `diffusion`."""
 
     name: str = result("blur_diffusion")
-    blur: str = result("quartic")
-    diffusion_steps: int = result(20)  # counted from pure noise; drawing begins where the blur is the level's
+    blur: str = result("quartic")  # f(i)
+    diffusion_steps: int = result(20)  # of the whole way from pure noise, of which drawing takes only the last part
 
 
 class BlurDiffusion(Trained):
@@ -39,13 +41,13 @@ class BlurDiffusion(Trained):
     published: ClassVar[dict[str, dict[str, Any]]] = {"diffusion": {"multiplicity": 2}}
 
     def needs(self, trial: TrialConfig) -> Needs:
-        """The section `diffusion` too, except for what a private fit reads."""
+        """The section `diffusion` too, except for its fields that only a private fit reads."""
         names = ("timesteps", "noise_schedule", "blur_f_max", "blur_sigma", "basis", "heat_sigma_max", "blur_order",
                  "channels", "layers", "snr_gamma")  # fmt: skip
         return replace(super().needs(trial), fields=frozenset(f"diffusion.{name}" for name in names))
 
     def training_content(self, trial: TrialConfig) -> tuple[Any, list[Any]]:
-        """All but the drawing's steps; its name is not in published keys."""
+        """Everything except the steps of drawing; published keys do not hold its name."""
         config = trial.upscaler
         names = ("train_steps", "train_batch", "train_learning_rate", "public_seed", "blur")
         return {name: getattr(config, name) for name in names}, [section(trial, "diffusion", self)]
@@ -53,7 +55,7 @@ class BlurDiffusion(Trained):
     def train(
         self, trial: TrialConfig, images: Tensor, device: str, report: Report, checkpoint: Path | None
     ) -> tuple[Weights, dict[str, Any]]:
-        """As the generator of this name is pretrained, without classes."""
+        """Like the pretraining of the generator of this name, without classes."""
         import torch
 
         nothing = torch.zeros(len(images), dtype=torch.long)
@@ -68,7 +70,7 @@ class BlurDiffusion(Trained):
         return Completion(self.name, lambda images, factor: model.complete(weights, images, steps=steps))
 
     def check(self, trial: TrialConfig) -> list[str]:
-        """A schedule that blurs as much as the level does."""
+        """The U-Net can be built, and the schedule blurs at least as much as the level does."""
         warned, config = super().check(trial), trial.upscaler
         check_network("upscaler", trial.diffusion, config.diffusion_steps)
         require_process(trial.diffusion, config.blur, data.shape(trial.data))

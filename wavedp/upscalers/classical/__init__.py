@@ -18,7 +18,7 @@ class IdentityConfig:
 
 @dataclass(frozen=True)
 class ClassicalConfig(LowPass):
-    """A filter has no options of its own."""
+    """Filters share the option of all ready-made upscalers, and have no other."""
 
     name: str = result("bicubic")
 
@@ -43,7 +43,7 @@ class Nearest(UpscalerMethod):
     published: ClassVar[dict[str, dict[str, Any]]] = {"own": {"temperature": 1.0}}
 
     def load(self, config: Any, device: str) -> Upscaler:
-        """One of Pillow's filters, by its name."""
+        """Pillow's filter of this name."""
         from wavedp.upscalers.classical.model import Classical
 
         return Classical(self.name)  # type: ignore[arg-type]

@@ -30,7 +30,7 @@ class IdentityModel:
     name = "identity"
 
     def upscale(self, images: torch.Tensor, factor: int) -> torch.Tensor:
-        """The images themselves; raises UserError for another factor than 1."""
+        """The images themselves. Raises UserError for factors other than 1."""
         if factor != 1:
             raise UserError(f"upscaler=identity cannot upscale by {factor}: use level=0 or another upscaler.")
         return images

@@ -18,19 +18,19 @@ from wavedp.upscalers import LowPass, Origin, Upscaler, UpscalerMethod
 
 @dataclass(frozen=True)
 class LDMConfig(LowPass):
-    """Where the model is, and how it draws."""
+    """The place of the model, and its steps, precision and batches."""
 
     name: str = result("ldm_sr")
     diffusion_steps: int = result(100)
     precision: Literal["float32", "bfloat16"] = result("float32", later=True)
-    path: str | None = performance(None)  # folder or hub id; its content or its id is in the key
+    path: str | None = performance(None, path=True)  # folder or hub id; its content or its id is in the key
     revision: str | None = performance(None)  # commit of the hub id; it is in the key with it
     batch_size: int = performance(8)  # images a pass
 
 
 @dataclass(frozen=True)
 class StableDiffusionConfig(LDMConfig):
-    """Also a prompt."""
+    """The same, and a prompt."""
 
     name: str = result("sd_x4")
     diffusion_steps: int = result(75)
@@ -50,15 +50,14 @@ class LDMSuperResolution(UpscalerMethod):
     pipeline = "LDMSuperResolutionPipeline"
 
     def content(self, config: Any) -> dict[str, Any]:
-        """With what identifies the weights. Raises UserError for a path that is not there, or a hub id without a
-        commit."""
+        """Also the weights. Raises UserError for a path that does not exist, or a hub id without a commit."""
         return {
             **super().content(config),
             "model": weight_files.hub_identity(config.path, config.revision, self.hub_id),
         }
 
     def load(self, config: Any, device: str) -> Upscaler:
-        """The pipeline."""
+        """The pipeline of diffusers."""
         from wavedp.upscalers.latent_diffusion.model import LatentDiffusion
 
         return LatentDiffusion(self, config, device)

@@ -6,7 +6,7 @@
     sd_x4    StableDiffusionUpscalePipeline, stabilityai/stable-diffusion-x4-upscaler; upscaler.prompt is public text
 
 wavedp.weight_files says where the weights come from. Steps are DDIM's with η = 0, so all randomness is in the noise
-that an image starts from, and that is a function of this image alone.
+that an image starts from, which is a function of that image only.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ GUIDANCE, NOISE_LEVEL = 9.0, 20
 
 
 class LatentDiffusion(Bridged):
-    """One of the two pipelines, loaded. Raises UserError for weights that are not there, are of another pipeline, or
-    enlarge by another factor than 4."""
+    """One of the two pipelines, loaded. Raises UserError for weights that are missing, belong to another pipeline, or
+    enlarge by a factor other than 4."""
 
     def __init__(self, method: LDMSuperResolution, config: LDMConfig, device: str = "cpu") -> None:
         super().__init__(method.name, FACTOR, once=_unseeded, batch_size=config.batch_size)
@@ -39,7 +39,7 @@ class LatentDiffusion(Bridged):
             raise UserError(f"upscaler.diffusion_steps={config.diffusion_steps} draws nothing: use 1 or more.")
         self._steps, self._prompt, self._device = config.diffusion_steps, getattr(config, "prompt", None), device
         folder = hub_folder(config.path, config.revision, method.hub_id)
-        self._pipeline = _load(folder, method.pipeline, config.precision, device)
+        self._pipeline = _load(folder, method, config.precision, device)
         networks = self._pipeline.components
         self._decoder = networks["vae" if "vae" in networks else "vqvae"]
         enlarges = 2 ** (len(self._decoder.config.block_out_channels) - 1)
@@ -49,7 +49,8 @@ class LatentDiffusion(Bridged):
         self._multiple = max(2 ** (len(networks["unet"].config.down_block_types) - 1), enlarges)
 
     def _pass_for(self, images: torch.Tensor) -> Pass:
-        """A later pass starts from noise of the images as given too: rounding would make its own input another one."""
+        """A later pass takes its noise from the caller's images too: its own input differs between batches by rounding,
+        which would give entirely different noise."""
 
         @torch.inference_mode()
         def once(small: torch.Tensor) -> torch.Tensor:
@@ -76,13 +77,15 @@ def _unseeded(images: torch.Tensor) -> torch.Tensor:
     raise AssertionError("a pass of LatentDiffusion is made for the images that seed it")
 
 
-def _load(folder: Path, wanted: str, precision: str, device: str) -> Any:
+def _load(folder: Path, method: LDMSuperResolution, precision: str, device: str) -> Any:
     """The pipeline in evaluation mode, with a deterministic scheduler."""
     import diffusers
 
-    found = _pipeline_class(folder)
+    found, wanted = _pipeline_class(folder), method.pipeline
     if found != wanted:
-        raise UserError(f"{folder} holds {found}, and this upscaler is a {wanted}: give the folder or hub id of one.")
+        raise UserError(
+            f"{folder} holds {found}, and upscaler={method.name} is a {wanted}: give the folder or hub id of one."
+        )
     dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
     # A safety checker would blacken images without a word.
     options: dict[str, Any] = {"safety_checker": None} if "StableDiffusion" in wanted else {}
@@ -104,6 +107,6 @@ def _pipeline_class(folder: Path) -> str:
         return str(json.loads((folder / "model_index.json").read_text(encoding="utf-8"))["_class_name"])
     except (OSError, ValueError, KeyError) as error:
         raise UserError(
-            f"{folder} is no model of diffusers ({type(error).__name__} at its model_index.json): give a folder that "
-            "save_pretrained or hf download wrote."
+            f"{folder} is not a model of diffusers ({type(error).__name__} at its model_index.json): give a folder "
+            "that save_pretrained or hf download wrote."
         ) from None

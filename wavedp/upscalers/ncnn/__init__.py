@@ -25,10 +25,8 @@ class NetworkConfig(LowPass):
     name: str = result("realsr_df2k_x4")
     engine: Literal["ncnn", "torch"] = result("ncnn", later=True)
     precision: Literal["float32", "bfloat16"] = result("float32", later=True)
-    tile: int | None = result(
-        None, later=True
-    )  # side of tiles that large images go through in (wavedp.upscalers.tiling)
-    weights: str | None = performance(None)  # folder that holds the model's files; None: search
+    tile: int | None = result(None, later=True)  # side of the tiles that large images are cut into; None: no tiles
+    weights: str | None = performance(None, path=True)  # folder with the files; None: the package's
     batch_size: int = performance(50)  # images a pass
     channels_last: bool = performance(False)  # memory layout of engine=torch
 
@@ -42,19 +40,19 @@ class RealESRGANx4Plus(UpscalerMethod):
 
     @property
     def factor(self) -> str:  # type: ignore[override]
-        """What one pass enlarges by."""
+        """The factor of one pass."""
         from wavedp.upscalers.ncnn.weights import WEIGHTS
 
         return f"x{WEIGHTS[self.name].factor}"
 
     def load(self, config: Any, device: str) -> Upscaler:
-        """The published files and no others."""
+        """The network in the published files; others are refused."""
         from wavedp.upscalers.ncnn.model import published
 
         return published(config, device)
 
     def found(self) -> str:
-        """Looks for the files."""
+        """Looks for the files, and compares them with the published ones."""
         from wavedp.upscalers.ncnn.weights import find_weights
 
         try:

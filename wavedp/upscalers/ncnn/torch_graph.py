@@ -1,10 +1,10 @@
-"""An ncnn graph as torch modules, from the same .param and .bin: batches, CUDA, bfloat16.
+"""An ncnn graph as torch modules, built from the same .param and .bin, for batches, CUDA and bfloat16.
 
     B images, C channels, h w pixels, s the graph's factor
 
 The file formats are those of https://github.com/Tencent/ncnn/wiki/param-and-model-file-structure: a .param line is
 `type name inputs outputs blobs... option=value...`, and the .bin holds each layer's weights in the same order, padded
-to four bytes, float16 where a tag says so. Only the layers that the published upscalers use are built.
+to four bytes, float16 where a tag says so. Only layers that the published upscalers use are supported.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from torch import Tensor, nn
 
 from wavedp.errors import UserError
 
-_HALF = 0x01306B47  # ncnn's tag before weights that are float16; 0 says float32
+_HALF = 0x01306B47  # ncnn's tag before float16 weights; the tag 0 means float32
 _INTERPOLATION = {"1": "nearest", "3": "bicubic"}
 _MAGIC = "7767517"
 
 
 @dataclass(frozen=True)
 class Line:
-    """One line of a .param file: a layer, the blobs that it reads and writes, its options by number."""
+    """One line of a .param file: a layer, the blobs that it reads and writes, and its options by number."""
 
     layer: str
     name: str
@@ -40,10 +40,13 @@ class Line:
 
 
 class TorchGraph(nn.Module):
-    """B 3 h w float in about [0, 1] -> B 3 h*s w*s, not clipped. Raises UserError where `read_lines` and a layer do."""
+    """B 3 h w float in about [0, 1] -> B 3 h*s w*s, not clipped.
+
+    Raises UserError for files that are not an ncnn graph and its weights, and for layers that are not rebuilt here.
+    """
 
     def __init__(self, graph: Path) -> None:
-        """graph: the .param file, its .bin beside it. Weights are read layer by layer, into float32."""
+        """Read the weights layer by layer, as float32. graph: the .param file, with its .bin beside it."""
         super().__init__()
         self.layers = nn.ModuleList()
         lines = list(read_lines(graph))
@@ -56,7 +59,7 @@ class TorchGraph(nn.Module):
                 self.layers.append(_LAYERS[line.layer](line.options, weights))
             if weights.read(1):
                 raise UserError(f"{graph} leaves weights of its .bin unread: the two are not of one model; copy both.")
-        # After a blob's last reader it is let go, so that only what is still needed takes memory.
+        # A blob is freed after its last reader.
         last = {name: at for at, line in enumerate(lines) for name in line.inputs}
         self._wiring = [
             (line.inputs, line.outputs, [name for name in dict.fromkeys(line.inputs) if last[name] == at])
@@ -77,7 +80,7 @@ class TorchGraph(nn.Module):
 
 
 def torch_pass(graph: Path, device: str, precision: str, channels_last: bool) -> Callable[[Tensor], Tensor]:
-    """One pass of the graph, B 3 h w -> B 3 h*s w*s float32 on `device`. precision: float32 or bfloat16."""
+    """Return a pass of the graph, B 3 h w -> B 3 h*s w*s float32, on `device`. precision: float32 or bfloat16."""
     dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[precision]
     layout = torch.channels_last if channels_last else torch.contiguous_format
     network = TorchGraph(graph).eval().requires_grad_(False).to(device, dtype).to(memory_format=layout)
@@ -90,10 +93,10 @@ def torch_pass(graph: Path, device: str, precision: str, channels_last: bool) ->
 
 
 def read_lines(graph: Path) -> Iterator[Line]:
-    """The layers of a .param file in order. Raises UserError for a file that is none."""
+    """The layers of a .param file, in order. Raises UserError for another kind of file."""
     with graph.open(encoding="utf-8") as text:
         if text.readline().strip() != _MAGIC:
-            raise UserError(f"{graph} is no ncnn text graph (its first line is not {_MAGIC}): give a .param file.")
+            raise UserError(f"{graph} is not an ncnn text graph (its first line is not {_MAGIC}): give a .param file.")
         text.readline()  # how many layers and blobs there are
         for row in text:
             layer, name, n_inputs, n_outputs, *rest = row.split()
@@ -103,7 +106,7 @@ def read_lines(graph: Path) -> Iterator[Line]:
 
 
 class Function(nn.Module):
-    """A layer without weights."""
+    """Layer without weights."""
 
     def __init__(self, call: Callable[..., Tensor]) -> None:
         super().__init__()
@@ -114,7 +117,7 @@ class Function(nn.Module):
 
 
 class Convolution(nn.Conv2d):
-    """A square convolution with zero padding and, where the file fuses one, a leaky ReLU."""
+    """Square convolution with zero padding and, if the file fuses one, a leaky ReLU."""
 
     def __init__(self, options: dict[str, str], weights: BinaryIO) -> None:
         out, size, activation = int(options["0"]), int(options["1"]), options.get("9", "0")
@@ -140,7 +143,7 @@ def _prelu(options: dict[str, str], weights: BinaryIO) -> nn.Module:
 
 
 def _eltwise(options: dict[str, str], weights: BinaryIO) -> nn.Module:
-    """The weighted sum of two blobs."""
+    """Weighted sum of two blobs."""
     if options["0"] != "1":
         raise UserError(f"an Eltwise with options {options} is not rebuilt in torch: use upscaler.engine=ncnn.")
     first, second = (float(value) for value in options["-23301"].split(",")[1:])
@@ -148,14 +151,14 @@ def _eltwise(options: dict[str, str], weights: BinaryIO) -> nn.Module:
 
 
 def _binary(options: dict[str, str], weights: BinaryIO) -> nn.Module:
-    """The sum of two blobs."""
+    """Sum of two blobs."""
     if options.get("0", "0") != "0" or options.get("1", "0") != "0":
         raise UserError(f"a BinaryOp with options {options} is not rebuilt in torch: use upscaler.engine=ncnn.")
     return Function(torch.add)
 
 
 def _interp(options: dict[str, str], weights: BinaryIO) -> nn.Module:
-    """Resizing by a factor: nearest, or bicubic with a = -0.75, as in ncnn, and no antialiasing."""
+    """Resize by a factor: nearest, or bicubic with a = -0.75, without antialiasing, as in ncnn."""
     scale = float(options["1"])
     if options["0"] not in _INTERPOLATION or float(options["2"]) != scale:
         raise UserError(f"an Interp with options {options} is not rebuilt in torch: use upscaler.engine=ncnn.")
@@ -176,7 +179,7 @@ _LAYERS: dict[str, Callable[[dict[str, str], BinaryIO], nn.Module]] = {
 
 
 def _floats(file: BinaryIO, count: int, tagged: bool) -> Tensor:
-    """The next `count` numbers, float32; a tag before them says whether the file has them in float16."""
+    """Read the next `count` numbers as float32. tagged: a tag before them says whether the file has them in float16."""
     half = tagged and struct.unpack("<I", file.read(4))[0] == _HALF
     size = 2 * count if half else 4 * count
     data = file.read(size + size % 4)[:size]

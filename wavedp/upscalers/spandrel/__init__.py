@@ -1,6 +1,7 @@
 """`spandrel`: the user's own super-resolution network, from a .pth or .safetensors file.
 
-The file's content identifies it, never its path. Know what the network was trained on: not on the sensitive images.
+The file's content identifies it, never its path. It is up to the user to know that the network was not trained on the
+sensitive images.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ class SpandrelConfig(LowPass):
 
     name: str = result("spandrel")
     precision: Literal["float32", "bfloat16"] = result("float32", later=True)
-    tile: int | None = result(None, later=True)  # side of tiles that large images go through in
-    path: str | None = performance(None)  # its content is in the key
+    tile: int | None = result(None, later=True)  # side of the tiles that large images are cut into; None: no tiles
+    path: str | None = performance(None, path=True)  # its content is in the key
 
 
 class Spandrel(UpscalerMethod):
@@ -34,17 +35,17 @@ class Spandrel(UpscalerMethod):
     published: ClassVar[dict[str, dict[str, Any]]] = {"own": {"temperature": 1.0}}
 
     def content(self, config: Any) -> dict[str, Any]:
-        """With the sha256 of the file. Raises UserError for a file that is not there."""
+        """Also the sha256 of the file. Raises UserError if there is no file."""
         return {**super().content(config), "model": {"sha256": weight_files.sha256(file_of(config))}}
 
     def load(self, config: Any, device: str) -> Upscaler:
-        """Any architecture that spandrel knows."""
+        """The network in the file, of any architecture that spandrel knows."""
         from wavedp.upscalers.spandrel.model import spandrel_file
 
         return spandrel_file(config, device)
 
     def check(self, trial: TrialConfig) -> list[str]:
-        """Names decide whether it is a model for faces, and its architecture."""
+        """Warns on a folder of faces if the name or the architecture is that of a model for faces."""
         config = trial.upscaler
         named = f"{config.name} {PurePath(config.path or '').name}".strip()
         if not face_warning(trial, True, named):  # spares opening the file
@@ -52,13 +53,13 @@ class Spandrel(UpscalerMethod):
         return face_warning(trial, bool(FACE_MODELS.search(named.lower())) or self.restores_faces(config), named)
 
     def restores_faces(self, config: Any) -> bool:
-        """As spandrel says of the file's architecture."""
+        """True if spandrel knows the file's architecture as one for faces."""
         from wavedp.upscalers.spandrel.model import restores_faces
 
         return restores_faces(file_of(config))
 
     def found(self) -> str:
-        """The user says where."""
+        """The user names the file."""
         return "upscaler.path"
 
 

@@ -1,7 +1,7 @@
 """`spandrel`: the user's own super-resolution network, from a .pth or .safetensors file.
 
 spandrel (https://github.com/chaiNNer-org/spandrel) finds the architecture and its sizes from the names and shapes of
-the weights, and reads .pth files with an unpickler that builds tensors alone. The file's content is what identifies it.
+the weights, and reads .pth files with an unpickler that builds nothing but tensors.
 """
 
 from __future__ import annotations
@@ -22,17 +22,16 @@ FACE_RESTORATION = ("GFPGAN", "RestoreFormer")  # spandrel's architectures of pu
 
 
 def spandrel_file(config: SpandrelConfig, device: str = "cpu") -> Bridged:
-    """The network in `config.path`, in evaluation mode. spandrel's call promises to take one image, so they go through
-    one by one.
+    """The network in `config.path`, in evaluation mode. It gets one image at a time, since spandrel promises no more.
 
-    Raises UserError for a file that is missing, unreadable, of no architecture that spandrel knows, or of a network
-    that does not enlarge, takes other channels than 1 or 3, or has not the precision or the tiles that are asked for.
+    Raises UserError for a file that is missing, unreadable, or of an architecture that spandrel does not know, and for
+    a network that does not enlarge, takes channels other than 1 or 3, or lacks the precision or the tiles asked for.
     """
     path = file_of(config)
     model = _load(path)
     if model.purpose not in ("SR", "FaceSR") or model.scale < 2:
         raise UserError(
-            f"{path} holds {model.architecture.name}, made for {model.purpose} at x{model.scale}, which is no "
+            f"{path} holds {model.architecture.name}, made for {model.purpose} at x{model.scale}, which is not "
             "super-resolution: give the weights of a network that enlarges."
         )
     if model.input_channels not in (1, 3) or model.output_channels != model.input_channels:
@@ -54,7 +53,7 @@ def spandrel_file(config: SpandrelConfig, device: str = "cpu") -> Bridged:
 
 
 def restores_faces(path: Path) -> bool:
-    """Whether the file's architecture is one for faces; False for files that spandrel does not know."""
+    """True if the file's architecture is one for faces; False also for files that spandrel does not know."""
     import spandrel
 
     try:
@@ -63,7 +62,7 @@ def restores_faces(path: Path) -> bool:
             item.architecture.id for item in spandrel.MAIN_REGISTRY.architectures("detection") if item.detect(state)
         )
         return next(found, "") in FACE_RESTORATION
-    except Exception:  # whatever a damaged file makes a loader raise; `spandrel_file` says it in words
+    except Exception:  # a damaged file makes loaders raise anything; `spandrel_file` reports it
         return False
 
 
@@ -75,9 +74,9 @@ def _load(path: Path) -> ImageModelDescriptor[torch.nn.Module]:
     except spandrel.UnsupportedModelError:
         known = ", ".join(sorted(item.architecture.id for item in spandrel.MAIN_REGISTRY))
         raise UserError(
-            f"{path} is of no architecture that spandrel knows: give the weights of one of {known}."
+            f"{path} has an architecture that spandrel does not know: give the weights of one of {known}."
         ) from None
-    except Exception as error:  # a loader raises whatever a damaged file or a half-matching architecture leads it to
+    except Exception as error:  # a damaged file or a half-matching architecture makes loaders raise anything
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise UserError(
             f"spandrel cannot read {path} ({reason}): give a whole .pth or .safetensors file of one model."

@@ -1,5 +1,7 @@
-"""`spectral`: the publicly pretrained generator draws the finer scales' tokens, given the coarse ones: the tokenizer's own
-super-resolution (arXiv 2412.09607, where it is text-guided), no second model."""
+"""`spectral`: the publicly pretrained generator draws the tokens of the finer scales, given the coarse ones.
+
+It needs no second model. Source: arXiv 2412.09607, where it is text-guided.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,7 @@ from wavedp.upscalers import OURS, Upscaler, UpscalerMethod
 
 @dataclass(frozen=True)
 class SpectralConfig:
-    """temperature: of the tokens that are drawn."""
+    """The distribution that tokens are drawn from."""
 
     name: str = result("spectral")
     temperature: float = result(1.0)
@@ -42,16 +44,13 @@ class Spectral(UpscalerMethod):
             )
         return super().check(trial)
 
-    def check_models(self, trial: TrialConfig) -> None:
-        """It has no files to open."""
-
     def build(self, trial: TrialConfig, inputs: Inputs, device: str) -> Upscaler:
-        """The generator at all scales."""
+        """The public generator, which completes all scales."""
         from wavedp.upscalers.completion import Completion
 
         complete = methods.generator(trial).completer(trial, inputs, device)
         return Completion(self.name, lambda images, factor: complete(images, trial.upscaler.temperature))
 
     def found(self) -> str:
-        """Made when it is needed."""
+        """The study makes its weights."""
         return "trained by the study"

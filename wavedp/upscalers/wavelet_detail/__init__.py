@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from wavedp import data
 from wavedp.config import TrialConfig
 from wavedp.errors import UserError
-from wavedp.fields import identity, result
+from wavedp.fields import result
 from wavedp.methods import Inputs, Weights
 from wavedp.progress import Report
 from wavedp.upscalers import Upscaler
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class WaveletDetailConfig(TrainingConfig):
-    """The network, and what it learns by."""
+    """The training, its losses, and the size of the network."""
 
     name: str = result("wavelet_detail")
     train_steps: int = result(8000)
     train_batch: int = result(16)
     train_learning_rate: float = result(1.5e-3)
-    detail: Literal["adversarial", "regression", "sampled"] = result("adversarial", later=True)
-    detail_perceptual: float = result(0.0, later=True, read_if={"detail": "adversarial"})  # weights of its losses
+    detail: Literal["adversarial", "regression", "sampled"] = result("adversarial", later=True)  # see losses.py
+    detail_perceptual: float = result(0.0, later=True, read_if={"detail": "adversarial"})  # loss weights
     detail_adversarial: float = result(0.03, later=True, read_if={"detail": "adversarial"})
     detail_width: int = result(64, later=True)
     detail_depth: int = result(6, later=True)
@@ -39,10 +39,6 @@ class WaveletDetail(Trained):
     """See the module's docstring."""
 
     name, Config = "wavelet_detail", WaveletDetailConfig
-
-    def training_content(self, trial: TrialConfig) -> tuple[Any, list[Any]]:
-        """Its whole configuration."""
-        return identity(trial.upscaler), []
 
     def train(
         self, trial: TrialConfig, images: Tensor, device: str, report: Report, checkpoint: Path | None
@@ -60,7 +56,7 @@ class WaveletDetail(Trained):
         return Completion(self.name, partial(complete, trial.upscaler, inputs["upscaler"], device))
 
     def check(self, trial: TrialConfig) -> list[str]:
-        """The network has a size, and images can be doubled."""
+        """The network has at least one channel, and images can be halved and doubled again."""
         warned, config, (_, height, width) = super().check(trial), trial.upscaler, data.shape(trial.data)
         if config.detail_width < 1 or config.detail_depth < 0:
             raise UserError(

@@ -1,11 +1,11 @@
-"""What a network that draws detail can be asked for, by `upscaler.detail`:
+"""Losses of the network that draws detail, by `upscaler.detail`:
 
-    adversarial  near the truth in pixels, alike to an ImageNet network, and taken for real by a discriminator that sees
-                 the coarse image beside it: sharp, and without noise, so deterministic
-    regression   least absolute error: the median image, blurred where the coarse image says nothing
-    sampled      least energy score of patches: draws from all that the coarse image allows, and looks it
+    adversarial  close to the truth in pixels and to an ImageNet network, and taken for real by a discriminator that
+                 also sees the coarse image: sharp; the network has no noise
+    regression   least absolute error: the median image, blurred where the coarse image leaves the detail open
+    sampled      least energy score of patches: one sample of the images that the coarse image allows
 
-Their `learners` are what they train beside the network.
+`learners` are the parts that a loss trains beside the network.
 
 Shapes: B images, C channels, H W pixels, h w of a coarse image.
 """
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from wavedp.upscalers.wavelet_detail.network import DetailNetwork
 
 PATCHES = (1, 2, 4, 8)  # sides in pixels
-ALONE = 0.4  # share of the training before the discriminator joins: it has nothing to learn from blur
+JOINS = 0.4  # share of the training after which the discriminator joins: first images are blurred, and teach it nothing
 ADVERSARY_LEARNING_RATE = 4e-4
 
 
@@ -35,7 +35,7 @@ class Adversarial:
     """|X - y| + detail_perceptual × perceptual distance - detail_adversarial × D(X, coarse image); D, the discriminator
     of the tokenizer's training, learns beside the network by the hinge loss, after the first 40 % of the training.
 
-    Raises UserError for a perceptual weight without the packages of the network behind it.
+    Raises UserError if there is a perceptual weight and the packages of its network are not installed.
     """
 
     def __init__(self, config: WaveletDetailConfig, channels: int, device: str) -> None:
@@ -50,7 +50,7 @@ class Adversarial:
         loss, shown = (drawn - full).abs().mean(), drawn.clamp(0, 1)
         if self.perceptual is not None:
             loss = loss + self.config.detail_perceptual * self.perceptual(shown, full)
-        if share >= ALONE:
+        if share >= JOINS:
             beside = spread(small, 2**level)
             self.adversary.step(torch.cat([full, beside], 1), torch.cat([shown.detach(), beside], 1))
             seen = torch.cat([shown, beside], 1)
@@ -86,7 +86,7 @@ def build(config: WaveletDetailConfig, channels: int, device: str) -> Adversaria
 
 
 def perceptual(config: WaveletDetailConfig, device: str) -> Perceptual | None:
-    """The ImageNet network of an adversarial training with a weight for it. Raises UserError without its packages."""
+    """The ImageNet network, if the loss has a weight for it. Raises UserError if its packages are not installed."""
     if config.detail != "adversarial" or not config.detail_perceptual:
         return None
     return Perceptual(device, "upscaler.detail_perceptual", "upscaler.detail_perceptual=0")

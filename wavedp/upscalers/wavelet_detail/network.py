@@ -1,13 +1,13 @@
-"""upscaler=wavelet_detail: a small network that draws the wavelet bands a coarse image lacks, trained on public images.
+"""A small network that draws the wavelet bands that a coarse image lacks, trained on public images.
 
     x_0 = the coarse image; for each doubling:  H, V, D = network(x_i, noise);  x_{i+1} = inverse Haar of (x_i, H, V, D)
 
-One network serves every doubling: images look alike at neighbouring scales, and which doubling it is, counted from full
-size, is one of its inputs. It works on the coarse grid, a quarter of the pixels that it draws. The low-pass of the
-output is the coarse image exactly, whatever the network says, since only the other three bands are drawn. What it
-learns by is in wavedp.upscalers.wavelet_detail.losses: adversarial, regression, or sampled, which alone draws noise.
+One network serves every doubling, since images look alike at neighbouring scales; the number of the doubling, counted
+from full size, is one of its inputs. It works on the coarse grid, a quarter of the pixels that it draws. The low-pass
+of the output is exactly the coarse image, because only the other three bands are drawn. The losses are in
+wavedp.upscalers.wavelet_detail.losses; only the network of `sampled` has noise as an input.
 
-Training goes the way of use: public images are reduced by 1, 2 or 3 levels and brought back in as many doublings.
+Training works like use: public images are reduced by 1, 2 or 3 levels and brought back in as many doublings.
 
 Shapes: B images, C channels, H W pixels, h w of a coarse image, Z noise planes, D width.
 """
@@ -31,7 +31,7 @@ from wavedp.wavelets import Pyramid, coarse, reconstruct
 
 NOISE = 4  # planes, of detail=sampled
 LEVELS = 3  # doublings trained for, where the images' sides allow
-DECAY = 0.998  # of the moving average of the weights, which is what is kept
+DECAY = 0.998  # of the moving average of the weights; the average is kept
 CROP = 64  # larger images are trained on crops of this side: the network is convolutional
 
 
@@ -89,9 +89,11 @@ def build(config: WaveletDetailConfig, channels: int, weights: Weights | None = 
 def fit_public(
     images: Tensor, config: WaveletDetailConfig, device: str, report: Report, checkpoint: Path | None = None
 ) -> Weights:
-    """Train on public images B C H W in [0, 1], their mirror images and transposes, with Adam; seeded by
-    config.public_seed, of weights, batches and noise; goes on from `checkpoint` (wavedp.resume). Raises UserError where
-    the loss does."""
+    """Train with Adam on public images B C H W in [0, 1], their mirror images and transposes.
+
+    config.public_seed seeds the weights, batches and noise. Goes on from `checkpoint` (wavedp.resume). Raises UserError
+    if the loss does.
+    """
     torch.manual_seed(derive_seed(config.public_seed, "wavelet_detail"))
     network = build(config, images.shape[1]).to(device).train()
     averaged = AveragedModel(network, avg_fn=moving_average(DECAY))
@@ -119,7 +121,7 @@ def rate(share: float) -> float:
 @torch.inference_mode()
 def complete(config: WaveletDetailConfig, weights: Weights, device: str, images: Tensor, factor: int) -> Tensor:
     """Coarse images B C h w in [0, 1] -> B C h*factor w*factor, not clipped. The noise of an image depends on that
-    image alone."""
+    image only."""
     network, level = build(config, images.shape[1], weights).to(device).eval(), factor.bit_length() - 1
     of_each = [network.noise_like(image[None], level, generator_of(image)) for image in images]
     noise = [torch.cat(planes).to(device) for planes in zip(*of_each, strict=True)]
@@ -127,7 +129,7 @@ def complete(config: WaveletDetailConfig, weights: Weights, device: str, images:
 
 
 def trained_levels(size: tuple[int, int] | torch.Size) -> int:
-    """By how many levels the training reduces images of this size: up to `LEVELS`, as 2^level divides both sides."""
+    """The highest level that training reduces images of this size to: up to `LEVELS`, if 2^level divides both sides."""
     height, width = size
     return max((level for level in range(1, LEVELS + 1) if height % 2**level == width % 2**level == 0), default=0)
 

@@ -1,0 +1,274 @@
+"""Keys hold what is read: the configuration fields that each stage reads while it runs, held against its key.
+
+A field that is read and not in the key would let two different results share an artifact. A field that is in the key
+and not read would make, and pay for, the same release twice.
+"""
+
+import contextlib
+import dataclasses
+import json
+import math
+from functools import cache
+from tempfile import TemporaryDirectory
+
+import pytest
+
+from wavedp import chain, stages
+from wavedp.config import (
+    DataConfig,
+    DiffusionConfig,
+    MetricsConfig,
+    PrivacyConfig,
+    SamplingConfig,
+    TrialConfig,
+    configure,
+)
+from wavedp.fields import fitting
+from wavedp.methods import canonical
+from wavedp.store import Store
+from wavedp.testing.declarations import another
+
+SMALL = {
+    "tokenizer": {
+        "width": 16, "heads": 2, "encoder_depth": 1, "decoder_depth": 1, "train_steps": 2, "train_batch": 4,
+        "coarsest": 4,
+    },
+    "generator": {"width": 16, "depth": 1, "heads": 2, "pretrain_steps": 2, "pretrain_batch": 8},
+    "upscaler": {"train_steps": 2, "train_batch": 4, "detail_width": 8, "detail_depth": 1, "diffusion_steps": 3},
+}  # fmt: skip
+IMAGES = DataConfig(name="procedural", size=16, n_records=64)
+BASE = TrialConfig(
+    data=IMAGES,
+    public=dataclasses.replace(IMAGES, n_records=32),
+    diffusion=DiffusionConfig(timesteps=20, multiplicity=1),
+    privacy=PrivacyConfig(epsilon=4.0, batch_size=16, steps=2),
+    sampling=SamplingConfig(n=6, diffusion_steps=2),
+    metrics=MetricsConfig(fid_samples=4, downstream_steps=0),
+)
+
+
+def trial(generator="spectral_ar", tokenizer="scalar", upscaler="nearest", **changes):
+    """A small trial. Methods by name, or by a dict with fields; sections by dicts; other fields as they are."""
+    chosen = {"generator": generator, "tokenizer": tokenizer, "upscaler": upscaler}
+    found = {}
+    for kind, given in chosen.items():
+        asked = given if isinstance(given, dict) else {"name": given}
+        values = fitting(kind, {**SMALL[kind], **asked})
+        found[kind] = configure(kind, values.pop("name"), **values)
+    for name, value in changes.items():
+        found[name] = dataclasses.replace(getattr(BASE, name), **value) if isinstance(value, dict) else value
+    return dataclasses.replace(BASE, **found)
+
+
+ALL_OPTIONS = {
+    "trained": "lora", "lora_rank": 2, "views": 2, "optimizer": "adam_bc", "noise_source": "seeded",
+}  # fmt: skip
+TRIALS = {
+    "scalar tokens": trial(),
+    "spectral tokens": trial(tokenizer="spectral", upscaler="bicubic"),
+    "raster tokens": trial(tokenizer="raster", upscaler="lanczos"),
+    "all options of tokens": trial(
+        {"name": "spectral_ar", "condition_dropout": 0.2, "pretrain_level": 0},
+        upscaler="spectral",
+        privacy={**ALL_OPTIONS, "mean_share": 0.2, "scale_decay": 0.5, "clipping": "normalize"},
+        sampling={"guidance": 2.0, "top_k": 8, "top_p": 0.9, "seed": 3},
+    ),
+    "captions": trial({"name": "spectral_ar", "conditioning": "text"}, upscaler="bilinear"),
+    "tokens at ε = 0": trial(privacy={"epsilon": 0.0}),
+    "tokens at ε = ∞": trial(privacy={"epsilon": math.inf}, upscaler="wavelet_detail"),
+    "blur diffusion": trial("blur_diffusion", blur="quartic", upscaler={"name": "blur_diffusion", "blur": "heat"}),
+    "blur diffusion by heat, all options": trial(
+        {"name": "blur_diffusion", "condition_dropout": 0.2},
+        blur="heat",
+        privacy=ALL_OPTIONS,
+        sampling={"guidance": 2.0, "algorithm": "ancestral"},
+    ),
+    "blur diffusion at ε = ∞": trial("blur_diffusion", privacy={"epsilon": math.inf}),
+    "blur diffusion at ε = 0": trial("blur_diffusion", privacy={"epsilon": 0.0}),
+    "public": trial("public", tokenizer="spectral"),
+    "real": trial("real", upscaler={"name": "bicubic", "low_pass_consistency": True}),
+    "whole images": trial("real", upscaler="identity", level=0),
+    "ncnn": trial("real", upscaler="animevideov3_x2"),
+    "outside": trial("class_means_generator:ClassMeans", privacy={"batch_size": 128, "steps": 320}),
+}
+STAGES = [name for name in chain.NAMES if name not in ("reference", "evaluate")]  # those are the metrics' own
+
+UNDECLARED = {
+    "privacy.adam_floor": "accounting.check looks at its range, whatever the optimiser",
+    "privacy.mean_share": "accounting.mechanisms asks of every fit by DP-SGD whether class means come first",
+}
+"""Fields that a stage reads although no method of the trial says so: they are always at their defaults there."""
+
+UNKEYED = {
+    ("tokenizer", "level"): "it decides at which level to train, and that is in the key",
+    ("pretrain", "level"): "`build` makes the private tokenizer too, which public training does not use",
+    ("pretrain", "privacy.epsilon"): "`needs` asks for the fit kind, and public images are the same for all",
+}
+"""(stage, field) that are read and not in the stage's key, with the reason why its result does not change."""
+
+UNREAD = {
+    ("pretrain", "diffusion.multiplicity"): "of the private fit; published keys of pretrain hold the whole section",
+    ("private_fit", "privacy.clipping"): "nothing is clipped at ε = ∞, and a sweep over ε sets it for all",
+    **{
+        ("tokenizer", f"tokenizer.{field}"): "the stage makes no weights; later ones read the field, and hold this key"
+        for field in ("wavelet", "bins", "detail_bins", "detail_range", "coarsest")
+    },
+}
+"""(stage, field) that are in the stage's key although it does not read them, with the reason."""
+
+
+class Recorder:
+    """Copies of a trial whose sections note which fields are read."""
+
+    def __init__(self):
+        self.reads = {}
+
+    def copy(self, config, stage):
+        changes = {
+            item.name: self._section(getattr(config, item.name), item.name, stage)
+            for item in dataclasses.fields(config)
+            if dataclasses.is_dataclass(getattr(config, item.name)) and item.name not in ("data", "public")
+        }
+        return self._section(dataclasses.replace(config, **changes), "", stage)
+
+    def _section(self, config, name, stage):
+        seen = self.reads.setdefault(stage, set())
+        names = {
+            item.name for item in dataclasses.fields(config)
+            if item.metadata.get("class") in ("privacy", "result") and item.name != "name"
+        }  # fmt: skip
+
+        class Watched(type(config)):
+            def __getattribute__(self, field):
+                if field in names:
+                    seen.add(f"{name}.{field}" if name else field)
+                return super().__getattribute__(field)
+
+        copied = object.__new__(Watched)
+        copied.__dict__.update(vars(config))
+        return copied
+
+
+@contextlib.contextmanager
+def recording():
+    """Stages get copies that are canonical already: `canonical` itself reads every field."""
+    recorder, makes = Recorder(), dict(stages.MAKE)
+
+    def watched(name):
+        def make(work):
+            work.trial = recorder.copy(work.trial, name)
+            makes[name](work)
+
+        return make
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            chain, "canonical", lambda trial: trial if type(trial).__name__ == "Watched" else canonical(trial)
+        )
+        for name in makes:
+            patch.setitem(stages.MAKE, name, watched(name))
+        yield recorder.reads
+
+
+@cache
+def reads(name):
+    """{stage: fields read} of a trial, in a store of its own, so that all its stages run."""
+    with TemporaryDirectory() as folder, recording() as seen:
+        stages.make("upscale", TRIALS[name], Store(folder), "cpu")
+    return seen
+
+
+@cache
+def exceptions(name):
+    """Of one trial: undeclared fields, and (stage, field) that are not in the key, or not read."""
+    config, seen = TRIALS[name], reads(name)
+    keys, before = chain.keys(config), contents(config)
+    inputs = {stage.name: stage.inputs for stage in chain.chain_of(config)}
+    undeclared, unkeyed, unread = set(), set(), set()
+    for field, changed in fields_of_trial(config):
+        readers = {stage for stage in seen if field in seen[stage]}
+        if canonical(changed) == canonical(config):
+            undeclared |= {field} if readers else set()
+            continue
+        moved, after = chain.keys(changed), contents(changed)
+        unkeyed |= {(stage, field) for stage in readers if moved.get(stage) == keys[stage]}
+        unread |= {
+            (stage, field) for stage in before.keys() & set(STAGES)
+            if before[stage] != after.get(stage) and not readers & {stage, *inputs[stage]}
+        }  # fmt: skip
+    return undeclared, unkeyed, unread
+
+
+def fields_of_trial(config):
+    """(name, trial with another value of it) of each PRIVACY and RESULT field, `data` and `public` excepted."""
+    for item in dataclasses.fields(config):
+        value = getattr(config, item.name)
+        if item.name in ("data", "public", "metrics"):
+            continue
+        if not dataclasses.is_dataclass(value):
+            if item.metadata["class"] != "performance":
+                yield item.name, dataclasses.replace(config, **{item.name: another(config, item.name)})
+            continue
+        for each in dataclasses.fields(value):
+            # Infinity has no half, and beside ε = 0 there is another kind of fit.
+            wanted = 2.0 if each.name == "epsilon" else another(value, each.name)
+            if each.metadata["class"] != "performance" and each.name != "name" and wanted != getattr(value, each.name):
+                changed = dataclasses.replace(value, **{each.name: wanted})
+                yield f"{item.name}.{each.name}", dataclasses.replace(config, **{item.name: changed})
+
+
+def contents(config):
+    """What each stage's own fields put into its key."""
+    config = canonical(config)
+    return {stage.name: json.dumps(stage.fields(config), sort_keys=True) for stage in chain.chain_of(config)}
+
+
+@pytest.mark.parametrize("name", TRIALS)
+def test_a_field_that_a_stage_reads_is_in_its_key(name):
+    undeclared, unkeyed, _ = exceptions(name)
+    assert unkeyed <= UNKEYED.keys()
+    assert undeclared <= UNDECLARED.keys(), "a method's `needs` does not name what it reads"
+
+
+@pytest.mark.parametrize("name", TRIALS)
+def test_a_field_in_a_stage_s_own_part_of_the_key_is_read(name):
+    """By the stage or by one of its inputs' stages."""
+    assert exceptions(name)[2] <= UNREAD.keys()
+
+
+def test_every_exception_is_one():
+    for found, known in zip(zip(*map(exceptions, TRIALS), strict=True), (UNDECLARED, UNKEYED, UNREAD), strict=True):
+        assert set().union(*found) == known.keys()
+
+
+@pytest.mark.parametrize("name", TRIALS)
+def test_every_stage_of_a_trial_ran(name):
+    assert reads(name).keys() == {stage.name for stage in chain.chain_of(TRIALS[name])} & set(STAGES)
+
+
+def test_the_recording_notices_a_read():
+    recorder = Recorder()
+    copied = recorder.copy(canonical(TRIALS["scalar tokens"]), "pretrain")
+    assert (copied.level, copied.privacy.views, copied.generator.width) == (1, 1, 16)
+    json.dumps(stages.methods.generator(copied).content(copied.generator))  # identity() is no read
+    assert recorder.reads["pretrain"] == {"level", "privacy.views", "generator.width"}
+
+
+BUILDING = ("pretrain", "private_fit", "coarse_samples")  # stages that build the generator
+
+
+@pytest.mark.parametrize(
+    ("generator", "expected"),
+    [
+        (
+            "Keyless",
+            (set(), {(stage, "generator.power") for stage in BUILDING}, set()),
+        ),
+        ("Sneaky", ({"sampling.temperature"}, set(), set())),
+        ("Idle", (set(), set(), {("private_fit", "privacy.batch_size")})),
+    ],
+)
+def test_a_generator_that_misstates_what_it_reads_is_found(generator, expected, monkeypatch):
+    monkeypatch.setitem(TRIALS, generator, trial(f"broken_generators:{generator}"))
+    undeclared, unkeyed, unread = exceptions(generator)
+    assert (undeclared, unkeyed - UNKEYED.keys(), unread - UNREAD.keys()) == expected

@@ -1,0 +1,70 @@
+"""Upscalers that are built from what a study trains conform, after a few steps."""
+
+from dataclasses import replace
+from tempfile import TemporaryDirectory
+
+import pytest
+
+from wavedp import stages
+from wavedp.config import configure
+from wavedp.errors import UserError
+from wavedp.methods import Trains, upscaler
+from wavedp.progress import silent
+from wavedp.store import Store
+from wavedp.testing.upscalers import UpscalerSuite
+
+FEW = {"train_steps": 3, "train_batch": 4}
+
+
+class Trained(UpscalerSuite):
+    """After a few steps a constant may become a texture; its block means may not move."""
+
+    constant_tolerance = 1
+    block_mean_tolerance = 1e-6
+
+
+class TestWaveletDetail(Trained):
+    factors = (1, 2, 4, 8)
+
+    def config(self):
+        return configure("upscaler", "wavelet_detail", **FEW, detail_width=8, detail_depth=1)
+
+
+class TestSampledWaveletDetail(Trained):
+    def config(self):
+        return configure("upscaler", "wavelet_detail", **FEW, detail="sampled", detail_width=8, detail_depth=1)
+
+
+class TestBlurDiffusion(Trained):
+    def config(self):
+        return configure("upscaler", "blur_diffusion", **FEW, diffusion_steps=3)
+
+
+class TestSpectral(Trained):
+    """Its weights are the generator's."""
+
+    def config(self):
+        return configure("upscaler", "spectral")
+
+    def trial(self, channels, factor):
+        few = {"pretrain_steps": 3, "pretrain_batch": 4, "width": 16, "depth": 1, "heads": 2}
+        generator = configure("generator", "spectral_ar", pretrain_level=0, **few)
+        return replace(super().trial(channels, factor), generator=generator)
+
+    def inputs(self, trial):
+        with TemporaryDirectory() as folder:
+            made = (stages.make(name, trial, Store(folder), "cpu", silent)[0] for name in ("tokenizer", "pretrain"))
+            tokenizer, pretrain = (artifact.tensors("weights") for artifact in made)
+        return {"tokenizer": tokenizer, "pretrain": pretrain}
+
+
+def test_who_trains():
+    for suite, trains in ((TestWaveletDetail, True), (TestBlurDiffusion, True), (TestSpectral, False)):
+        assert isinstance(upscaler(suite().trial(1, 2)), Trains) == trains
+
+
+def test_they_refuse_a_trial_without_public_images():
+    for suite in (TestWaveletDetail, TestBlurDiffusion, TestSpectral):
+        trial = replace(suite().trial(1, 2), public=None)
+        with pytest.raises(UserError, match="public"):
+            upscaler(trial).check(trial)
