@@ -1,4 +1,4 @@
-"""Sentences of a figure about its own numbers: metric, sample counts, seeds, δ, accountant, non-private looks."""
+"""Caption sentences that every figure needs: metric, sample counts, seeds, δ, accountant, non-private looks at data."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ RESIZING = {
 
 
 def metric_sentence(study: Study, metric: str) -> str:
-    """The meaning of a metric and the sample counts behind it: as study.yaml says, with the counts of the name."""
+    """Describe a metric and the sample counts behind it, as study.yaml says, with the counts of the name."""
     said = study.meaning(metric).get("sentence")
     if said is None:
         return known_sentence(metric)
@@ -78,7 +78,7 @@ def floor_clause(study: Study, metric: str) -> str:
 
 
 def seeds_sentence(values: Iterable[Interval]) -> str:
-    """The number of seeds behind the points, and so the meaning of the bars."""
+    """State over how many seeds or sample sets the points are means, and what the bars are."""
     values = list(values)
     counts, sets = (sorted({value.n for value in values if value.of == kind}) for kind in ("seeds", "sample sets"))
     sentences = []
@@ -97,7 +97,7 @@ def seeds_sentence(values: Iterable[Interval]) -> str:
 
 
 def intervals_sentence(values: Iterable[Interval]) -> str:
-    """The meaning of ± and of the number n in a table of these values."""
+    """Explain ± and n for a table of these values."""
     of = {value.of for value in values if value.half_width is not None}
     sentence = "Mean ± half of the 95% Student t interval over n seeds; without ± there was one seed."
     if "sample sets" in of:

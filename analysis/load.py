@@ -47,7 +47,7 @@ class Trial:
 
     @property
     def budget(self) -> float:
-        """The trial's place on the ε axis: 0 or inf if that is what was spent, otherwise what was asked.
+        """Position on the ε axis: epsilon_spent if that is 0 or inf, otherwise the requested epsilon.
 
         A generator that never reads the sensitive images spends 0 whatever the requested epsilon.
         """
@@ -77,9 +77,9 @@ class Study:
         return list(dict.fromkeys(name for trial in self.done for name in trial.metrics))
 
     def floor(self, metric: str) -> float | None:
-        """The score of as many real images in the place of generated ones, by a metric such as fid_clean_1k_test2k;
-        None where the study did not measure it (metrics.floor), or measured several."""
-        start = "floor_" + "_".join(metric.split("_")[:3]) + "_"  # the family, the mode and the count
+        """Score of as many real images in place of the generated ones, by a metric such as fid_clean_1k_test2k; None if
+        the study did not measure it (metrics.floor) or has several values."""
+        start = "floor_" + "_".join(metric.split("_")[:3]) + "_"  # family, mode and number of images
         found = {trial.metrics[name] for trial in self.done for name in trial.metrics if name.startswith(start)}
         return found.pop() if len(found) == 1 else None
 
@@ -92,7 +92,7 @@ class Study:
         return str(chosen)
 
     def meaning(self, metric: str) -> dict[str, str]:
-        """The words of study.yaml on a metric, `better` and `sentence`, by the longest beginning of its name that is
+        """The entry of a metric in study.yaml, `better` and `sentence`, by the longest beginning of its name that is
         listed there; nothing in studies older than that list."""
         listed = self.meta.get("metrics") or {}
         begins = [name for name in listed if metric == name or metric.startswith(f"{name}_")]
@@ -104,7 +104,7 @@ class Study:
         return lower_is_better(metric) if said is None else said == "lower"
 
     def provenance(self) -> dict[str, Any]:
-        """The basis of this study's figures: sha256 of the two record files, commit and command of the study."""
+        """Sources of this study's figures: sha256 of the two record files, commit and command of the study."""
         return {
             "study": self.name,
             "trials_sha256": sha256(self.folder / "trials.jsonl"),

@@ -40,7 +40,7 @@ class Front:
 
     @property
     def is_anchor(self) -> bool:
-        """No point between 0 and ∞, as for the public model or real images."""
+        """True if no point lies between 0 and ∞, as for the purely public model or for real images."""
         return not any(0 < point.epsilon < math.inf for point in self.points)
 
 

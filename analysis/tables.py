@@ -93,7 +93,7 @@ def _missing(trial: Trial) -> list[str]:
 
 
 def _number(value: Interval) -> str:
-    """Mean ± half width, with the decimals that two significant digits of the latter need; four digits without one."""
+    """Format with as many decimals as give the half width two significant digits; without one, four digits."""
     if value.half_width is None:
         return f"{value.mean:.4g}"
     if value.half_width == 0:
@@ -104,7 +104,7 @@ def _number(value: Interval) -> str:
 
 
 def _separated(found: Sequence[Point], metric: str, lower: bool) -> list[Point]:
-    """The best row of each ε with several, if its interval lies beyond the interval of every other."""
+    """Return the best row of each ε that has several rows, if its interval overlaps no other row's."""
     sign = 1 if lower else -1
     winners = []
     for epsilon in {point.epsilon for point in found}:

@@ -52,7 +52,7 @@ def typed(overrides: list[str]) -> str:
 
 
 def axes_of(sweep: dict[str, Any]) -> dict[str, Any]:
-    """The axes of a sweep, by kind; kinds that it lacks are left out."""
+    """The axes that a sweep varies, by kind."""
     return {kind: sweep[kind] for kind in AXES if sweep.get(kind)}
 
 

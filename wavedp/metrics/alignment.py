@@ -1,4 +1,4 @@
-"""Agreement of images with their texts, to a CLIP model that the user has on disk.
+"""Agreement of images with their texts, measured by a CLIP model that the user has on disk.
 
 The number is the mean cosine between an image's embedding and its text's: CLIPScore (Hessel et al., 2021) without its
 factor 2.5 and without its cut at 0. It looks at generated images and public prompts only.

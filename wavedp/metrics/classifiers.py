@@ -4,8 +4,8 @@
     wide_resnet  Zagoruyko & Komodakis, 2016, arXiv 1605.07146: k times the channels, pre-activation, depth 6n + 4 (40)
     resnext      Xie et al., 2017, arXiv 1611.05431, section 5.3: grouped bottlenecks, depth 9n + 2 (29), 8 groups of 64
 
-Depths and widths by default are those of DPImageBench's evaluation/classifier. Written by hand, since torchvision has
-only the ImageNet versions, which halve an image twice before the first block.
+Default depths and widths are those of DPImageBench's evaluation/classifier. torchvision is not used because it has only
+the ImageNet versions, which halve an image twice before the first block.
 
 Shapes: B images, C channels, H W pixels, K classes.
 """

@@ -1,4 +1,4 @@
-"""Downstream accuracy: a small classifier learns from generated images only and is tested on real ones.
+"""Downstream accuracy: a small classifier is trained only on generated images and tested on real ones.
 
 Training reads only released images, so it is free post-processing; testing reads real labels, which the ledger records
 as an evaluation.

@@ -1,10 +1,10 @@
 """Downstream accuracy by DPImageBench's protocol, for comparison with its tables.
 
-Three classifiers learn from generated images only: 11 in 12 of them to train on (55,000 of 60,000, drawn with seed
-0), the rest to choose the epoch by. Adam at 0.01, times 0.2 every 20 of 50 epochs, batches of 256, the weights averaged
-with decay 0.9999 (evaluation/evaluator.py, val mode `syn`; its CIFAR recipe is another one). Above 32 pixels a side it
-leaves out ResNeXt, and so does this. Nothing is chosen on sensitive images: each classifier is tested on them once. Its
-tables print the largest of the three; the mean is what is reported here, beside each.
+Three classifiers are trained only on generated images: 11/12 of them (55,000 of 60,000, drawn with seed 0) for
+training, the rest for choosing the epoch. Adam at 0.01, times 0.2 every 20 of 50 epochs, batches of 256, weights
+averaged with decay 0.9999 (evaluation/evaluator.py, val mode `syn`; its recipe for CIFAR differs). As there, ResNeXt is
+left out above 32 pixels per side. Nothing is chosen on sensitive images: each classifier is tested on them once.
+DPImageBench's tables give the maximum of the three; here the mean is reported, and each one.
 
 `small` is a protocol of the same form for two cores, with other networks and settings; its scores have another name.
 
@@ -62,8 +62,8 @@ PROTOCOLS = {
 
 @dataclass(frozen=True)
 class Accuracy:
-    """A classifier's accuracy at its best epoch (from 1): on generated images kept back, which choose it, and on real
-    ones."""
+    """Accuracy of one classifier at its best epoch (counted from 1). validation: on held-out generated images, by which
+    the epoch is chosen. test: on real images."""
 
     test: float
     validation: float
@@ -80,8 +80,9 @@ def accuracies(
     report: Report = silent,
     device: torch.device | str = "cpu",
 ) -> dict[str, Accuracy]:
-    """The accuracies of the protocol's classifiers, by name. Images uint8 B C H W, labels int64 B; `seed` moves initial
-    weights, dropout and the order of batches, and nothing outside. `report(done, total)` counts epochs.
+    """Return the accuracy of each of the protocol's classifiers, by name. Images uint8 B C H W, labels int64 B. `seed`
+    determines initial weights, dropout and the order of batches; global random state is unchanged. `report(done,
+    total)` counts epochs.
 
     Raises UserError for fewer than `FEWEST` images.
     """

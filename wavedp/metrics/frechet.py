@@ -38,7 +38,7 @@ def frechet_distance_of(features1: torch.Tensor, features2: torch.Tensor) -> flo
 def frechet_distance_at_infinity(
     generated: torch.Tensor, real: torch.Tensor, points: int = 8, seed: int = 0
 ) -> tuple[float, float]:
-    """The distance extrapolated to infinitely many generated samples, and the standard error of that extrapolation.
+    """Extrapolate the distance to infinitely many generated samples; returns it and its standard error.
 
     FID's bias falls as 1/n (Chong & Forsyth, 2020, arXiv 1911.07023). A straight line in 1/n is fitted to the distances
     of `points` random subsets, from a tenth of `generated` [n1 D] to all of it and evenly spaced in 1/n; its value at 0

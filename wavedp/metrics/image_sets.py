@@ -5,8 +5,8 @@ B images of a chunk, C channels (1 or 3), H W pixels
 case                              result
 no image                          UserError
 images of several sizes, or grey  chunks of one size and number of channels each: Inception resizes every image
-and colour mixed                  by itself
-a file without a picture          UserError naming it (wavedp.data.picture says what is read how)
+and colour mixed                  separately
+a file that is not an image       UserError naming it (see wavedp.data.picture)
 npz: several arrays               the one called images, samples or arr_0, else UserError
 npz: B H W or B H W C             converted to B C H W
 npz: float in [0, 1]              rounded to 8 bits

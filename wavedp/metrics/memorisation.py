@@ -1,13 +1,13 @@
-"""Distances of generated images to the training images, against those of fresh real images.
+"""Memorisation: test if generated images lie closer to the training images than held-out real images do.
 
-    share      of generated images whose nearest training image is closer than the 1 % quantile of the distances that
-               held-out real images have to theirs: 0.01 for a generator that has learned only the distribution
-    closest    the pairs of least distance, to look at
+    share      of generated images whose nearest training image is closer than the 1 % quantile of the same distance for
+               held-out real images: 0.01 for a generator that has learned only the distribution
+    closest    pairs with the smallest distances, for inspection
 
-Distances are Euclidean between features. A share above 0.01 speaks of copies; one at or below it proves nothing: copies
-that the features do not see, and a generator that is merely far from everything, both pass (Stein et al., 2023, arXiv
-2306.04675, found such scores unreliable). It does not test privacy. Read it beside FID, and look at the pairs. Training
-and held-out images are looked at without differential privacy: publishing the share or the pairs is outside any ε.
+Distances are Euclidean between features. A share above 0.01 suggests copies; one at or below it proves nothing: copies
+that the features do not detect pass, and so does a generator whose images are far from everything (Stein et al., 2023,
+arXiv 2306.04675, found such scores unreliable). It is not a privacy test. Read it together with FID, and look at the
+pairs. Training and held-out images are read without differential privacy: no ε covers publishing the share or pairs.
 
     n generated, t training, h held-out images, D features
 """

@@ -1,12 +1,12 @@
-"""Overlap of two sets of features, by k nearest neighbours: four shares that FID mixes into one.
+"""Overlap of two sets of features by k nearest neighbours: four measures of what FID combines in one number.
 
     precision  share of generated samples in the ball of some real one (fidelity)      Kynkäänniemi et al., 2019,
     recall     share of real samples in the ball of some generated one (diversity)     arXiv 1904.06991
     density    number of real balls a generated sample lies in, over k: may exceed 1   Naeem et al., 2020,
     coverage   share of real balls that hold a generated sample                        arXiv 2002.09797
 
-A sample's ball reaches to its k-th nearest neighbour in its own set. Written by hand: the package of Naeem et al. holds
-all n × n distances at once and is not maintained any more.
+A sample's ball reaches to its k-th nearest neighbour in its own set. The package of Naeem et al. is not used: it keeps
+all n × n distances in memory and is no longer maintained.
 
     n real samples, m generated samples, D dimensions
 """
@@ -18,7 +18,7 @@ import torch
 from wavedp.errors import UserError
 
 ROWS = 1000
-"""Rows of a distance matrix that are held at once."""
+"""Rows of a distance matrix in memory at a time."""
 
 
 def precision_recall_density_coverage(real: torch.Tensor, generated: torch.Tensor, k: int = 5) -> dict[str, float]:

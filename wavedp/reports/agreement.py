@@ -180,7 +180,7 @@ def _ours(config: MetricsConfig, cache: Path, files: Sequence[Path]) -> np.ndarr
 def _kept(
     compute: Callable[[Sequence[Path]], np.ndarray], source: str, folder: Path, files: Sequence[Path]
 ) -> np.ndarray:
-    """The result of `compute` for these files, kept in `folder` by what it comes from."""
+    """Return `compute(files)`, cached in `folder` by `source` and the names, sizes and times of the files."""
     states = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     kept = folder / f"{hashlib.sha256(repr((source, states)).encode()).hexdigest()}.npy"
     if not kept.exists():

@@ -35,14 +35,14 @@ from wavedp.store import write_jsonl
 TRIAL_FIELDS = (
     "trial", "status", "seed", "generator", "level", "blur", "upscaler", "epsilon", "epsilon_spent", "delta", "axes",
 )  # fmt: skip
-"""Fields of a trial that its line of spectra.jsonl takes over, so that a figure needs no other file."""
+"""Fields that a line of spectra.jsonl copies from the trial's record, so that a figure needs no other file."""
 
 
 def measure(folder: Path, home: str | None = None) -> tuple[list[dict[str, Any]], ledger.Line]:
     """Return the lines of spectra.jsonl, the data's first, and the ledger line for reading the data.
 
-    home: where the data is, in place of what study.yaml says. Raises UserError for a folder that is not a study, has no
-    samples, or whose trials have no common data.
+    home: folder of the data, overriding study.yaml. Raises UserError for a folder that is not a study, has no samples,
+    or whose trials have different data.
     """
     meta, trials = _read_study(folder)
     config: DataConfig = from_dict(DataConfig, meta["config"]["data"])
