@@ -121,7 +121,7 @@ def random_search(base: dict[str, Any], search: dict[str, Any], load_option: Loa
                 f"search axis {axis}={value} changes what a run spends, and the price of selection is that of runs of "
                 "one mechanism: keep it fixed, or search without random_k."
             )
-    rng = np.random.default_rng([seed, 1])  # [seed] alone draws K
+    rng = np.random.default_rng([seed, 1])  # K is drawn from [seed]
     drawn = [
         {**{axis: _uniform(spec, rng.random()) for axis, spec in space.items()}, "seed": number}
         for number in range(selection.drawn(law, seed))

@@ -14,7 +14,7 @@ from wavedp.errors import UserError
 
 
 def hub_identity(path: str | None, revision: str | None, usual: str) -> dict[str, str]:
-    """How a key identifies a model of the Hugging Face hub: by its id and commit, or by the sha256 of a folder.
+    """Identify, for a key, a model of the Hugging Face hub: by its id and commit, or by the sha256 of a folder.
 
     path: a folder that the model was saved to, or a hub id (None: `usual`). Raises UserError for a path that does not
     exist, or a hub id without a commit.

@@ -103,7 +103,7 @@ def test_what_cannot_be_reopened_is_a_sentence(tmp_path, capsys):
         assert run(folder, *arguments) == 2
         return capsys.readouterr().err
 
-    assert "is no study, for it has no study.yaml" in said("--trial", "a")
+    assert "is not a study: it has no study.yaml" in said("--trial", "a")
     make_study(tmp_path)
     assert "no finished trial 'b': use one of a, moved" in said("--trial", "b")
     assert "stage private_fit of moved has another key" in said("--trial", "moved")

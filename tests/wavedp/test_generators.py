@@ -252,7 +252,7 @@ def test_adaptation_moves_what_it_says_and_merges_back(trained, tmp_path):
     if trained == "lora":
         change = fit.weights["blocks.0.up.weight"] - weights["blocks.0.up.weight"]
         assert torch.linalg.matrix_rank(change) == 2
-        with pytest.raises(UserError, match="lora_rank=16 is no low rank"):
+        with pytest.raises(UserError, match="lora_rank=16 is not a low rank"):
             adapt(transformer(), PrivacyConfig(trained="lora", lora_rank=16), 0)
 
 

@@ -162,7 +162,7 @@ def test_the_second_distance_is_measured_under_its_networks_name(eyes, scripted)
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (None, "is no file"),
+        (None, "is not a file"),
         (b"text", "not a TorchScript network"),
         (torch.nn.Identity(), "one row of features an image"),
     ],
@@ -389,7 +389,7 @@ def test_a_request_that_lacks_something_is_one_sentence(cheap, tmp_path, capsys)
         assert command.main([*both, "--metrics", asked]) == 2
         assert words in capsys.readouterr().err
     assert command.main([*both, "--metrics", "fd2", "--second-network", str(tmp_path / "absent")]) == 2
-    assert "is no file" in capsys.readouterr().err
+    assert "is not a file" in capsys.readouterr().err
 
 
 def test_labels_and_picked_images_are_those_of_the_chunks(tmp_path, monkeypatch):

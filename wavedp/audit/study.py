@@ -46,7 +46,7 @@ def reopen(folder: Path, trial_id: str, store: Store, home: str | None) -> tuple
     """
     for name in ("study.yaml", "trials.jsonl"):
         if not (folder / name).is_file():
-            raise UserError(f"{folder} is no study, for it has no {name}: give results/<study>.")
+            raise UserError(f"{folder} is not a study: it has no {name}: give results/<study>.")
     meta = yaml.safe_load((folder / "study.yaml").read_text(encoding="utf-8"))
     rows = [json.loads(line) for line in (folder / "trials.jsonl").read_text(encoding="utf-8").splitlines()]
     done = {row["trial"]: row for row in rows if row["status"] == "done"}

@@ -176,7 +176,7 @@ def _n_records(config: DataConfig, split: Split) -> int:
 
 
 def _cache_path(config: DataConfig, split: Split, source: Source) -> Path | None:
-    """Where decoded records are kept; None for a whole decoded file, which is such a copy itself."""
+    """The place of decoded records; None for a whole decoded file, which is such a copy itself."""
     if source is decoded and config.limit is None:
         return None
     return cache.path(config, split, source)

@@ -81,7 +81,7 @@ class BlurSchedule:
             raise UserError(f"num_train_timesteps={self.num_train_timesteps} diffuses nothing: use 1 or more.")
         for name in ("blur_sigma", "heat_sigma_max"):
             if not 0 < getattr(self, name) < math.inf:
-                raise UserError(f"{name}={getattr(self, name)} is no width: use a finite number of pixels > 0.")
+                raise UserError(f"{name}={getattr(self, name)} is not a width: use a finite number of pixels > 0.")
         for name in ("blur_f_min", "blur_f_max"):
             if not math.isfinite(getattr(self, name)):
                 raise UserError(f"{name}={getattr(self, name)} is not a valid blur power: use a finite number >= 0.")

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 FitKind = Literal["dp", "nonprivate", "public", "real"]
-"""How a private_fit uses sensitive images: with differential privacy, without (ε = ∞), not at all (ε = 0), or by
+"""The use that a private_fit makes of sensitive images: with differential privacy, without (ε = ∞), none (ε = 0), or
 keeping them as they are."""
 
 
@@ -112,7 +112,7 @@ class GeneratorMethod(Method):
     """The declaration of a generator. A subclass overrides what differs for it."""
 
     def fit_kind(self, trial: TrialConfig) -> FitKind:
-        """How its private_fit uses sensitive images; by default ε decides."""
+        """The use that its private_fit makes of sensitive images; by default ε decides."""
         epsilon = trial.privacy.epsilon
         return "public" if epsilon == 0 else "nonprivate" if math.isinf(epsilon) else "dp"
 

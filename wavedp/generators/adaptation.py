@@ -60,8 +60,8 @@ def adapt(model: nn.Module, privacy: PrivacyConfig, seed: int) -> None:
                 layer.requires_grad_(of_attention or name in ("qkv", "out"))
             elif not 1 <= rank < min(layer.in_features, layer.out_features):
                 raise UserError(
-                    f"privacy.lora_rank={rank} is no low rank of a {layer.out_features}×{layer.in_features} layer: use "
-                    f"1 to {min(layer.in_features, layer.out_features) - 1}, or privacy.trained=all."
+                    f"privacy.lora_rank={rank} is not a low rank of a {layer.out_features}×{layer.in_features} layer: "
+                    f"use 1 to {min(layer.in_features, layer.out_features) - 1}, or privacy.trained=all."
                 )
             else:
                 parent.register_module(name, LowRank(layer, rank).to(layer.weight.device))

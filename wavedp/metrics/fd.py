@@ -94,7 +94,7 @@ def network_identity(config: MetricsConfig) -> str:
     path = Path(config.second_network_file or "")
     if not path.is_file():
         raise UserError(
-            f"metrics.second_network=file, and metrics.second_network_file={config.second_network_file!r} is no file: "
-            "name a TorchScript file."
+            f"metrics.second_network=file, and metrics.second_network_file={config.second_network_file!r} is not a "
+            "file: name a TorchScript file."
         )
     return sha256(path)

@@ -250,7 +250,7 @@ def _require_movement(model: nn.Module, before: list[Tensor]) -> None:
 
 
 def _require_fixed(model: nn.Module, fixed: dict[str, Tensor]) -> None:
-    """What is not trained is released as it is, so it must be what it was."""
+    """Raise UserError if an untrained entry of the state dict has changed: it is released as it is."""
     for name, tensor in model.state_dict().items():
         if name in fixed and not torch.equal(tensor, fixed[name]):
             raise UserError(

@@ -1,4 +1,4 @@
-"""How much tokens lose: the sensitive set's test images, reconstructed by tokenizers that saw public images only.
+"""The loss of tokens: the sensitive set's test images, reconstructed by tokenizers that saw public images only.
 
     python -m wavedp.reports.reconstruction [--images 1000] [--store .wavedp/store] [--results results/reconstruction]
 

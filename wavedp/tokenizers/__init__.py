@@ -80,7 +80,7 @@ class TokenizerMethod(Method):
 
 
 def halvings(coarsest: int, shape: Shape) -> int:
-    """How often an image of `shape` is halved: until its side is at most `coarsest`, or odd."""
+    """Number of times an image of `shape` is halved: until its side is at most `coarsest`, or odd."""
     _, height, width = shape
     levels = 0
     while min(height, width) > coarsest and height % 2 == 0 and width % 2 == 0:

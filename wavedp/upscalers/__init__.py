@@ -77,13 +77,13 @@ class Upscaler(Protocol):
         ...
 
     def bridge(self, factor: int) -> str | None:
-        """How a model made for another factor reaches this one, in words for the record; None if it fits as it is."""
+        """The way to this factor, in words for the record; None if the model was made for it."""
         ...
 
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a model comes from.
+    """The source of a model.
 
     licence: of the weights, and who says so. source: paper and repository. trained_on: as the source states it.
     """

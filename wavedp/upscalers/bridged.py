@@ -60,7 +60,7 @@ class Bridged:
         return torch.cat(upscaled)
 
     def bridge(self, factor: int) -> str | None:
-        """How `factor` is reached, such as `x4 then antialiased resize to x2`; None if one pass is enough."""
+        """The way to `factor`, such as `x4 then antialiased resize to x2`; None if one pass is enough."""
         passes = self._passes(factor)
         steps = [f"x{self.factor}"] * passes
         if self.factor**passes != factor:

@@ -291,7 +291,7 @@ def matching_time(process: BlurSchedule, factor: int) -> int:
 
 
 def draws_of(shape: tuple[int, int, int], views: int, multiplicity: int) -> int:
-    """How many uniform numbers a record's loss takes: for each view one that may drop its condition, and for each of
+    """Number of uniform numbers a record's loss takes: for each view one that may drop its condition, and for each of
     its noises a time and one a pixel."""
     channels, height, width = shape
     return views * (1 + multiplicity * (1 + channels * height * width))

@@ -114,7 +114,7 @@ class SpectralNetwork(nn.Module):
         return reconstruct(Pyramid(bands[0] * 2**levels, tuple(details)))
 
     def _levels_of(self, images: Tensor) -> int:
-        """How many levels below images of this size the coarsest scale lies. Raises UserError for another size."""
+        """Levels from images of this size to the coarsest scale. Raises UserError for another size."""
         for levels in range(self.scales):
             side = tuple(x >> (self.levels - levels) for x in self.shape[1:])
             if tuple(images.shape[1:]) == (self.shape[0], *side):

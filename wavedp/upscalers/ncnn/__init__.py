@@ -20,7 +20,7 @@ _BSD = "BSD-3-Clause (repository), MIT (pip package)"
 
 @dataclass(frozen=True)
 class NetworkConfig(LowPass):
-    """How the network runs: ncnn on the CPU, or torch, in batches and on a GPU."""
+    """The engine of the network: ncnn on the CPU, or torch, in batches and on a GPU."""
 
     name: str = result("realsr_df2k_x4")
     engine: Literal["ncnn", "torch"] = result("ncnn", later=True)

@@ -93,8 +93,8 @@ def perceptual(config: WaveletDetailConfig, device: str) -> Perceptual | None:
 
 
 def energy_score(first: Tensor, second: Tensor, truth: Tensor) -> Tensor:
-    """How well two samples of the same coarse image, B C H W, describe the truth: lower is better, averaged over images
-    and over patches of several sides.
+    """A score of two samples of the same coarse image, B C H W, for how they describe the truth; lower is better.
+    Averaged over images and over patches of several sides.
 
         ½ |X - y| + ½ |X' - y| - ½ |X - X'|     (Gneiting & Raftery, JASA 2007, equation 22, with two samples)
 
