@@ -22,6 +22,7 @@ from wavedp.fields import (
     performance,
     privacy,
     result,
+    section_of,
     sections,
     to_dict,
 )
@@ -140,7 +141,7 @@ class MetricsConfig:
     batch_size: int = performance(10)  # images a forward pass
 
     def __post_init__(self) -> None:
-        chosen = (configure("metric", item) if isinstance(item, str) else item for item in self.also)
+        chosen = (section_of("metric", "metrics.also", item) for item in self.also)
         object.__setattr__(self, "also", tuple(chosen))
 
 
@@ -164,8 +165,7 @@ class TrialConfig:
 
     def __post_init__(self) -> None:
         for kind in METHODS:
-            if isinstance(getattr(self, kind), str):
-                object.__setattr__(self, kind, configure(kind, getattr(self, kind)))
+            object.__setattr__(self, kind, section_of(kind, f"TrialConfig.{kind}", getattr(self, kind)))
 
 
 METHODS = ("tokenizer", "generator", "upscaler")

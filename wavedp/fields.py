@@ -134,6 +134,17 @@ def fitting(kind: str, values: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if name in own or name not in others}
 
 
+def section_of(kind: str, where: str, value: Any) -> Any:
+    """The section of a method, from its name, its dict, or its Config itself. Raises UserError naming `where`."""
+    if isinstance(value, str):
+        return configure(kind, value)
+    if dataclasses.is_dataclass(value):
+        return value
+    if not isinstance(value, dict) or not isinstance(value.get("name"), str):
+        raise UserError(f"{where} must be the name of a method, or a section of fields with its name, not {value!r}.")
+    return configure(kind, value["name"], **{name: item for name, item in value.items() if name != "name"})
+
+
 def sections(cls: type) -> list[str]:
     """The names of a config's fields, nested sections included."""
     return [item.name for item in fields(cls)]
@@ -153,9 +164,9 @@ def from_dict(cls: type, values: dict[str, Any]) -> Any:
     for name, value in values.items():
         about, where = known[name].metadata, f"{cls.__name__}.{name}"
         if "method" in about:
-            made[name] = _method(about["method"], where, value)
+            made[name] = section_of(about["method"], where, value)
         elif "methods" in about:
-            made[name] = tuple(_method(about["methods"], where, item) for item in value or ())
+            made[name] = tuple(section_of(about["methods"], where, item) for item in value or ())
         else:
             made[name] = _convert(where, hints[name], value)
     return cls(**made)
@@ -183,17 +194,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, tuple):
         return [identity(item) if dataclasses.is_dataclass(item) else item for item in value]
     return "inf" if isinstance(value, float) and math.isinf(value) else value
-
-
-def _method(kind: str, where: str, value: Any) -> Any:
-    """The section of a method, from its name, its dict, or its Config itself."""
-    if isinstance(value, str):
-        return configure(kind, value)
-    if dataclasses.is_dataclass(value):
-        return value
-    if not isinstance(value, dict) or not isinstance(value.get("name"), str):
-        raise UserError(f"{where} must be the name of a method, or a section of fields with its name, not {value!r}.")
-    return configure(kind, value["name"], **{name: item for name, item in value.items() if name != "name"})
 
 
 def _convert(where: str, hint: Any, value: Any) -> Any:

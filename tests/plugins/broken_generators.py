@@ -20,7 +20,7 @@ class Broken(ClassMeans):
 
     def build(self, trial, inputs, device):
         made = super().build(trial, inputs, device)
-        return self.model(made.spread, made.n_classes)
+        return self.model(made.config, made.n_classes)
 
 
 class Unplanned(Broken):

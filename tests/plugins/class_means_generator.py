@@ -46,14 +46,14 @@ class ClassMeans(GeneratorMethod):
 
     def build(self, trial, inputs, device):
         """The model for coarse images of the trial."""
-        return ClassMeansModel(trial.generator.spread, data.n_classes(trial.data))
+        return ClassMeansModel(trial.generator, data.n_classes(trial.data))
 
 
 class ClassMeansModel:
     """The model: what the stages `private_fit` and `coarse_samples` run."""
 
-    def __init__(self, spread, n_classes):
-        self.spread, self.n_classes = spread, n_classes
+    def __init__(self, config, n_classes):
+        self.config, self.n_classes = config, n_classes
 
     def fit_private(self, weights, images, conditions, fit, report):
         """wavedp's own Gaussian mechanism; the mechanism and the id of its noise go to the ledger."""
@@ -72,4 +72,4 @@ class ClassMeansModel:
 
         means = weights["means"][conditions]
         generator = torch.Generator().manual_seed(derive_seed(seed, "coarse_samples"))
-        return (means + self.spread * torch.randn(means.shape, generator=generator)).clamp(0, 1)
+        return (means + self.config.spread * torch.randn(means.shape, generator=generator)).clamp(0, 1)

@@ -12,6 +12,7 @@ from functools import cache
 from tempfile import TemporaryDirectory
 
 import pytest
+from test_user_upscalers import compact, random_ldm, random_sd, saved
 
 from wavedp import chain, stages
 from wavedp.config import (
@@ -23,6 +24,7 @@ from wavedp.config import (
     TrialConfig,
     configure,
 )
+from wavedp.errors import UserError
 from wavedp.fields import fitting
 from wavedp.methods import canonical
 from wavedp.store import Store
@@ -88,13 +90,15 @@ TRIALS = {
     "public": trial("public", tokenizer="spectral"),
     "real": trial("real", upscaler={"name": "bicubic", "low_pass_consistency": True}),
     "whole images": trial("real", upscaler="identity", level=0),
-    "ncnn": trial("real", upscaler="animevideov3_x2"),
+    **{
+        name: trial("real", upscaler=name)
+        for name in ("animevideov3_x2", "animevideov3_x3", "animevideov3_x4", "realesrgan_x4plus", "realsr_df2k_x4")
+    },
     "outside": trial("class_means_generator:ClassMeans", privacy={"batch_size": 128, "steps": 320}),
 }
 STAGES = [name for name in chain.NAMES if name not in ("reference", "evaluate")]  # those are the metrics' own
 
 UNDECLARED = {
-    "privacy.adam_floor": "accounting.check looks at its range, whatever the optimiser",
     "privacy.mean_share": "accounting.mechanisms asks of every fit by DP-SGD whether class means come first",
 }
 """Fields that a stage reads although no method of the trial says so: they are always at their defaults there."""
@@ -272,3 +276,67 @@ def test_a_generator_that_misstates_what_it_reads_is_found(generator, expected, 
     monkeypatch.setitem(TRIALS, generator, trial(f"broken_generators:{generator}"))
     undeclared, unkeyed, unread = exceptions(generator)
     assert (undeclared, unkeyed - UNKEYED.keys(), unread - UNREAD.keys()) == expected
+
+
+def test_upscalers_of_the_users_own_files_read_what_their_keys_hold(tmp_path, monkeypatch):
+    network = saved(compact(), tmp_path / "network.safetensors").path
+    random_ldm(tmp_path / "ldm")
+    random_sd(tmp_path / "sd")
+    for name, options in {
+        "spandrel": {"path": network},
+        "ldm_sr": {"path": str(tmp_path / "ldm"), "diffusion_steps": 2},
+        "sd_x4": {"path": str(tmp_path / "sd"), "diffusion_steps": 2, "prompt": "a thing"},
+    }.items():
+        monkeypatch.setitem(TRIALS, name, trial("real", upscaler={"name": name, **options}, sampling={"n": 2}))
+        undeclared, unkeyed, unread = exceptions(name)
+        assert undeclared <= UNDECLARED.keys(), name
+        assert unkeyed <= UNKEYED.keys(), name
+        assert unread <= UNREAD.keys(), name
+
+
+OTHERS = (
+    {"name": "prdc", "k": 2}, "spectrum", "diversity", {"name": "memorised", "train_samples": 8}, "fid_infinity",
+)  # fmt: skip
+MEASURED = {
+    "few": {"kid": False, "floor": False, "downstream_steps": 0},
+    "usual": {"downstream_steps": 2, "reference_samples": 8},
+    "bfloat16, another resize": {"mode": "pytorch", "precision": "bfloat16", "downstream_steps": 0},
+    "a protocol": {"downstream": "small"},
+    "another network": {"second_network": "effnetlite0", "downstream_steps": 0},
+    "all others": {"downstream_steps": 0, "also": OTHERS},
+}
+MEASURING = ("reference", "evaluate")
+SHARED = {
+    "metrics.kid": "it needs the features that FID has kept in any case",
+    "metrics.downstream_steps": "classifiers keep nothing of the reference images",
+    "metrics.downstream": "likewise; where they are tested on another split, that is in the key",
+}
+"""Fields that the stage `reference` reads to know which metrics are asked; it keeps the same for either answer."""
+
+
+@pytest.mark.parametrize("name", MEASURED)
+def test_metrics_read_what_the_keys_of_reference_and_evaluate_hold(name, tmp_path):
+    images = dataclasses.replace(IMAGES, n_records=400)  # a hundred held out, as `memorised` wants
+    data = {"data": images} if name == "all others" else {}
+    config = trial("real", metrics=MEASURED[name], sampling={"n": 24}, **data)
+    with recording() as seen:
+        stages.make("evaluate", config, Store(str(tmp_path)), "cpu")
+    keys, before = chain.keys(config), contents(config)
+    for item in dataclasses.fields(config.metrics):
+        if item.metadata["class"] == "performance" or "methods" in item.metadata:
+            continue
+        value = "val" if item.name == "reference_split" else another(config.metrics, item.name)
+        changed = dataclasses.replace(config, metrics=dataclasses.replace(config.metrics, **{item.name: value}))
+        field, moved, after = f"metrics.{item.name}", None, None
+        with contextlib.suppress(UserError):  # procedural images have no val split: their key cannot be made
+            moved, after = chain.keys(changed), contents(changed)
+        readers = {stage for stage in MEASURING if field in seen[stage]}
+        if moved is None or canonical(changed) == canonical(config):
+            continue
+        for stage in readers:
+            if (stage, field) in {("reference", known) for known in SHARED}:
+                continue
+            assert moved[stage] != keys[stage], f"{stage} reads {field}, which is not in its key"
+        for stage in MEASURING:
+            if before[stage] != after[stage]:
+                assert readers & {stage, "reference"}, f"{field} is in the key of {stage}, which does not read it"
