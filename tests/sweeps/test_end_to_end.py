@@ -18,7 +18,7 @@ from omegaconf import OmegaConf
 
 import sweeps.run
 from wavedp import chain
-from wavedp.config import TrialConfig, from_dict, sections
+from wavedp.config import TrialConfig, sections, trial_of, with_absolute_paths
 from wavedp.errors import UserError
 from wavedp.privacy import ledger
 from wavedp.store import Store
@@ -283,7 +283,7 @@ def test_a_refusal_is_a_sentence_and_an_exit_status(overrides, words, tmp_path):
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        (["sweep.grid.epsilon=[0]"], "epsilon=0.0 is not a budget"),
+        (["sweep.grid.epsilon=[-1]"], "epsilon=-1.0 is not a budget"),
         (["sweep.grid.epsilon=[much]"], "epsilon='much' is not a number"),
         (["privacy.delta=1"], "delta=1.0 is out of range"),
         (["sweep.grid.epsilon=[1e-6]", "privacy.steps=1000000"], "No noise multiplier"),
@@ -362,21 +362,27 @@ def test_a_random_search_of_no_trial_is_recorded_and_starts_nothing(tmp_path, mo
 
 def test_relative_paths_mean_the_folder_the_user_started_in(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    base = {"sampling": {"prompts": "prompts.txt"}, "data": {"home": "d", "path": None}, "public": None}
-    sweeps.run._make_paths_absolute(base)
-    assert base == {
-        "sampling": {"prompts": str(tmp_path / "prompts.txt")}, "data": {"home": str(tmp_path / "d"), "path": None},
-        "public": None,
+    (tmp_path / "network.pth").touch()
+    base = {
+        "sampling": {"prompts": "prompts.txt"}, "data": {"home": "d", "path": None}, "public": None,
+        "metrics": {"second_network_file": "dino.pt"}, "upscaler": {"name": "spandrel", "path": "network.pth"},
     }  # fmt: skip
+    assert with_absolute_paths(base) == {
+        "sampling": {"prompts": str(tmp_path / "prompts.txt")}, "data": {"home": str(tmp_path / "d"), "path": None},
+        "public": None, "metrics": {"second_network_file": str(tmp_path / "dino.pt")},
+        "upscaler": {"name": "spandrel", "path": str(tmp_path / "network.pth")},
+    }  # fmt: skip
+    hub = {"upscaler": {"name": "ldm_sr", "path": "CompVis/ldm", "revision": "0" * 40}}
+    assert with_absolute_paths(hub) == hub
 
 
 def test_the_gpu_preset_is_the_cpu_pipeline_at_another_size():
     with hydra.initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         values = OmegaConf.to_container(hydra.compose("config", overrides=["preset=gpu"]), resolve=True)
-    trial = from_dict(TrialConfig, {name: values[name] for name in sections(TrialConfig)})
+    trial = trial_of({name: values[name] for name in sections(TrialConfig)})
     assert (trial.device, trial.metrics.fid_samples, trial.metrics.reference_samples) == ("cuda", 10_000, None)
     assert trial.generator.width % trial.generator.heads == 0
-    assert chain.mechanisms(trial)[-1].noise_multiplier > 0
+    assert chain.mechanisms(trial)["private_fit"].noise_multiplier > 0
 
 
 @pytest.mark.slow

@@ -236,8 +236,16 @@ class NeedsWhatIsNotThere(Good):
 
 
 class NeedsWhatEntersNoKey(Good):
+    """What an upscaler reads enters the key of `upscale`, unless its training's key is to hold it."""
+
     def needs(self, trial):
         return Needs(fields=frozenset({"diffusion.timesteps"}))
+
+    def training_content(self, trial):
+        return {}, []
+
+    def train(self, trial, images, device, report, checkpoint):
+        return {}, {}
 
 
 class WarnsInOneString(Good):
