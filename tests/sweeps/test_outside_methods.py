@@ -5,9 +5,12 @@ import os
 import shutil
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
+
+from wavedp import metrics, upscalers
 
 ROOT = Path(__file__).parents[2]
 PLUGINS = ROOT / "tests" / "plugins"
@@ -55,12 +58,20 @@ class TestStripes(DatasetSuite):
 """
 
 
+def example(package):
+    """The file in a package's docstring, as it is written there."""
+    text = package.__doc__.split("in any package:\n")[1]
+    return textwrap.dedent(text.split("\nGive it an entry point")[0])
+
+
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory):
     """The package as pip would leave it on the path, in a folder of its own."""
     folder = tmp_path_factory.mktemp("lab")
-    for file in PLUGINS.glob("*.py"):
-        shutil.copy(file, folder)
+    for file in ("class_means_generator.py", "stripes_dataset.py"):
+        shutil.copy(PLUGINS / file, folder)
+    (folder / "sharpened_upscaler.py").write_text(example(upscalers))
+    (folder / "brightness_metric.py").write_text(example(metrics))
     about = folder / "lab_methods-0.1.dist-info"
     about.mkdir()
     (about / "METADATA").write_text("Metadata-Version: 2.1\nName: lab-methods\nVersion: 0.1\n")

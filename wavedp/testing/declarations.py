@@ -1,4 +1,4 @@
-"""Checks of a declaration that the suites of generators and tokenizers share: its Config, its content, its imports.
+"""Checks of a declaration that the suites share: its Config, its content, its imports.
 
 Each raises AssertionError with a sentence for the author of the method.
 """
@@ -146,4 +146,5 @@ def another(config: Any, field: str) -> Any:
         return value + "x"
     if isinstance(value, float):
         return value / 2 if value and math.isfinite(value) else 0.25
+    assert isinstance(value, int), f"no other value of {field} is known: set `other = {{{field!r}: ...}}` in the suite"
     return value + 1

@@ -18,14 +18,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, get_args, get_type_hints
 
 import torch
 import torch.nn.functional as F
@@ -34,9 +33,9 @@ from torch import Tensor
 
 from wavedp import chain, data, methods, registry
 from wavedp.config import DataConfig, TrialConfig, from_dict, to_dict
-from wavedp.fields import FieldClass
 from wavedp.methods import Inputs, Needs, Trains, canonical, variant
 from wavedp.progress import silent
+from wavedp.testing.declarations import another, check_config
 from wavedp.upscalers import Origin, Upscaler
 
 ROUNDING = 1e-5  # largest difference between results that are the same up to the order of floating-point sums
@@ -341,25 +340,6 @@ def coarse_scenes(count: int, channels: int, height: int, width: int) -> Tensor:
     return F.avg_pool2d(scenes, 4)
 
 
-def check_config(config: type) -> None:
-    """A frozen dataclass with a `name`; every field has a class (privacy, result or performance) and a default."""
-    named = config.__name__
-    assert dataclasses.is_dataclass(config), f"{named} must be a dataclass: write @dataclass(frozen=True) above it"
-    assert config.__dataclass_params__.frozen, (  # type: ignore[attr-defined]
-        f"{named} can be changed after it entered a key: write @dataclass(frozen=True) above it"
-    )
-    for item in dataclasses.fields(config):
-        assert item.metadata.get("class") in get_args(FieldClass), (
-            f"{named}.{item.name} is in no class: declare it by result(default), performance(default) or "
-            "privacy(default) of wavedp.fields, so that keys hold it or leave it out on purpose"
-        )
-        assert item.default is not dataclasses.MISSING, (
-            f"{named}.{item.name} has no default: give it one, as a study may name an upscaler and set nothing"
-        )
-    names = {item.name for item in dataclasses.fields(config)}
-    assert "name" in names, f"{named} has no field `name`: begin with name: str = result(...)"
-
-
 def check_bridge(model: Upscaler, factor: int) -> None:
     """None, or text."""
     note = model.bridge(factor)
@@ -440,23 +420,14 @@ def check_block_means(images: Tensor, output: Tensor, factor: int, tolerance: fl
     )
 
 
-def another(config: Any, field: str) -> Any:
-    """A value of the field's type other than the one it has. Raises AssertionError for types that it does not know."""
-    value, kinds = getattr(config, field), _types(config, field)
-    options = [option for kind in kinds if get_origin(kind) is Literal for option in get_args(kind)]
-    if options:
-        return next(option for option in options if option != value)
-    if isinstance(value, bool):
-        return not value
-    if isinstance(value, str) or str in kinds:
-        return f"{value} too"
-    if isinstance(value, int | float) and math.isfinite(value):
-        return value + 1
-    if int in kinds or float in kinds:
-        return 8 if int in kinds else 0.5
-    raise AssertionError(
-        f"no other value of {field} is known: set `other = {{{field!r}: ...}}` in the suite's subclass"
-    )
+def draw(folder: str, trial: str, factor: str) -> None:
+    """In a process of its own: what the upscaler of a trial (JSON) draws of the images in a folder, with the weights
+    there."""
+    chosen = canonical(from_dict(TrialConfig, json.loads(trial)))
+    method = methods.upscaler(chosen)
+    weights = {file.stem: load_file(file) for file in Path(folder).glob("*.safetensors")}
+    images = weights.pop("images")[""]
+    save_file({"": method.build(chosen, weights, "cpu").upscale(images, int(factor)).contiguous()}, f"{folder}/drawn")
 
 
 # For a process of its own that has imported nothing yet.
@@ -477,16 +448,6 @@ import sys
 from wavedp.testing.upscalers import draw
 draw(*sys.argv[1:])
 """
-
-
-def draw(folder: str, trial: str, factor: str) -> None:
-    """In a process of its own: what the upscaler of a trial (JSON) draws of the images in a folder, with the weights
-    there."""
-    chosen = canonical(from_dict(TrialConfig, json.loads(trial)))
-    method = methods.upscaler(chosen)
-    weights = {file.stem: load_file(file) for file in Path(folder).glob("*.safetensors")}
-    images = weights.pop("images")[""]
-    save_file({"": method.build(chosen, weights, "cpu").upscale(images, int(factor)).contiguous()}, f"{folder}/drawn")
 
 
 def _elsewhere(code: str, *arguments: str) -> str:
