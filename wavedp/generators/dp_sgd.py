@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, ClassVar, Literal
 
 from wavedp import data
@@ -20,6 +21,9 @@ FIT_FIELDS = (
     "adam_floor", "learning_rate", "ema_decay", "views", "trained", "lora_rank",
 )  # fmt: skip
 """Fields of the section privacy that every such fit reads; scale_decay and mean_share are for scales of tokens."""
+
+
+n_records = cache(data.n_records)  # a study of hundreds of trials asks the same again and again
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,7 @@ class DPSGD(GeneratorMethod):
         """Ranges, captions, and what text conditioning cannot go with."""
         config, privacy = trial.generator, trial.privacy
         if trial.public is not None and config.pretrain_steps:
-            data.n_records(trial.public, "train")
+            n_records(trial.public, "train")
         if self.conditioning(trial) == "text":
             _check_text(trial)
         if trial.sampling.guidance != 1 and config.condition_dropout == 0:
@@ -90,7 +94,7 @@ class DPSGD(GeneratorMethod):
                 f"{width - 1}, or privacy.trained=all."
             )
         if self.fit_kind(trial) in ("dp", "nonprivate"):
-            return accounting.check(privacy, data.n_records(trial.data, "train"))
+            return accounting.check(privacy, n_records(trial.data, "train"))
         return []
 
     def adapted_width(self, trial: TrialConfig) -> int:
