@@ -45,16 +45,18 @@ def write_plan(folder, trials):
     return str(folder / "plan.json")
 
 
-def test_a_trial_runs_in_a_notebook_from_arrays_to_fid():
+def test_a_trial_runs_in_a_notebook_from_arrays_to_fid(tmp_path):
     """README's ten lines, as a notebook's kernel runs them."""
-    path = ROOT / "tests" / "notebooks" / "quickstart.ipynb"
-    notebook = nbformat.read(path, as_version=4)
-    code = [line for cell in notebook.cells if cell.cell_type == "code" for line in cell.source.splitlines()]
-    assert sum(bool(line.strip()) and not line.lstrip().startswith("#") for line in code) <= 10
-    client = NotebookClient(notebook, timeout=500, kernel_name="python3", resources={"metadata": {"path": str(ROOT)}})
+    notebook = nbformat.read(ROOT / "tests" / "notebooks" / "quickstart.ipynb", as_version=4)
+    shown = notebook.cells[1].source
+    assert f"```python\n{shown}\n```" in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert sum(bool(line.strip()) for line in shown.splitlines()) <= 10
+    client = NotebookClient(
+        notebook, timeout=500, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}
+    )
     done = client.execute(env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"})
     printed = "".join(out.get("text", "") for cell in done.cells for out in cell.get("outputs", []))
-    assert "fid_clean_64_test" in printed
+    assert "fid_clean_64_test64" in printed
     assert re.search(r"epsilon (9\.9\d+|10) ", printed)
 
 
