@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from sweeps.plan import owners, plan, points, random_search, release_of
+from sweeps.plan import owners, plan, points, random_search, refused_by_budget, release_of, save_plan
 from wavedp import chain, checks, registry, stages
 from wavedp.config import DataConfig, TrialConfig, fields_of, from_dict, to_dict, trial_of
 from wavedp.errors import InfeasibleError, UserError
 from wavedp.privacy import selection
+from wavedp.privacy.budget import Budget
 from wavedp.privacy.selection import RandomK, drawn
+from wavedp.run import read_plan
 
 PROCEDURAL = DataConfig(name="procedural", n_records=256)
 BASE = to_dict(dataclasses.replace(TrialConfig(), data=PROCEDURAL, public=PROCEDURAL))
@@ -390,3 +392,16 @@ def test_a_version_belongs_to_its_method(kind, name, moved, monkeypatch):
     monkeypatch.setattr(registry.find(kind, name), "version", 2, raising=False)
     after = chain.keys(config)
     assert [stage for stage in before if before[stage] != after[stage]] == moved
+
+
+def test_a_plan_leaves_out_what_would_pass_the_budget(tmp_path):
+    """Who makes it elsewhere has no coordinator to say no."""
+    trials = plan(BASE, {"grid": {"epsilon": [1, 4, 2]}}, load_option)
+    refused = refused_by_budget(trials, {}, Budget(epsilon=2.5), {})
+    assert [trial.config.privacy.epsilon for trial in trials if trial.id in refused] == [4]
+    earlier = {trials[1].keys["private_fit"]: release_of(trials[1].config)}  # what is made is not refused again
+    assert set(refused_by_budget(trials, {}, Budget(epsilon=4.0), earlier)) == {trials[0].id, trials[2].id}
+    assert refused_by_budget(trials, {}, Budget(), earlier) == {}
+    said = save_plan(tmp_path / "plan.json", trials, refused, {"study": "x"})
+    assert "2 trials on 2 private fits" in said
+    assert [trial.config for trial in read_plan(tmp_path / "plan.json")] == [trials[0].config, trials[2].config]

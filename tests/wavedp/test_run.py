@@ -19,7 +19,7 @@ from wavedp import chain
 from wavedp.config import DataConfig, MetricsConfig, PrivacyConfig, SamplingConfig, TrialConfig, configure, to_dict
 from wavedp.errors import UserError
 from wavedp.privacy import ledger
-from wavedp.run import DONE, FAILED, REFUSED, UNFINISHED, PlannedTrial, main, units
+from wavedp.run import DONE, FAILED, ORDER, REFUSED, UNFINISHED, PlannedTrial, Runner, main, units
 from wavedp.store import Store
 
 ROOT = Path(__file__).parents[2]
@@ -170,3 +170,19 @@ def test_other_data_or_code_than_the_plan_is_refused(tmp_path, capsys):
     assert "pretrain of a has the key" in capsys.readouterr().err
     assert main([str(tmp_path / "none.json")]) == REFUSED
     assert "is not a plan" in capsys.readouterr().err
+
+
+def test_a_signal_stops_the_work_as_the_time_does(tmp_path):
+    """Slurm sends SIGTERM before it kills."""
+    trial = PlannedTrial("a", TINY, chain.keys(TINY))
+    runner = Runner(Store(str(tmp_path)), "cpu", set(ORDER))
+    told = []
+
+    def stop_at_the_fit(text):
+        told.append(text)
+        if "pretrain" in text:
+            runner.stop()
+
+    assert not runner.run(units([trial], ORDER), stop_at_the_fit)
+    assert [unit.stage for unit in runner.made] == ["tokenizer", "pretrain"]
+    assert not Store(str(tmp_path)).has("private_fit", trial.keys["private_fit"])
