@@ -91,7 +91,7 @@ def _refuse_field(trials: Sequence[TrialConfig], kind: str, last: str, value: st
         raise UserError(f"{kind}.{last}={value} is read only with {wanted}: set that too, or leave {kind}.{last} out.")
     chosen = " and ".join(sorted({getattr(trial, kind).name for trial in trials}))
     readers = who_reads(kind, last, type(next(iter(configs.values()))))
-    known = {each.name for name in registry.names(kind) for each in fields(registry.find(kind, name).Config)}
+    known = {each.name for _, method in registry.each(kind) for each in fields(method.Config)}
     near = [] if last in known else difflib.get_close_matches(last, known, 1)
     hint = f" Did you mean {kind}.{near[0]}?" if near else ""
     raise UserError(f"{kind}.{last}={value} is not read by {kind}={chosen}: {readers}{hint}")

@@ -245,7 +245,7 @@ def _assign(values: dict[str, Any], path: str, value: Any) -> None:
 
 def _read_by_some(kind: str, field: str) -> bool:
     """True if some method of the kind has this field: then an axis of it varies the trials of that method."""
-    return any(item.name == field for name in registry.names(kind) for item in fields(registry.find(kind, name).Config))
+    return any(item.name == field for _, method in registry.each(kind) for item in fields(method.Config))
 
 
 def _without_infinity(value: Any) -> Any:

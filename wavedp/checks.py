@@ -13,6 +13,7 @@ from wavedp.chain import fit_kind, mechanisms, n_records
 from wavedp.config import TrialConfig
 from wavedp.errors import UserError
 from wavedp.levels import check_level
+from wavedp.privacy import accounting
 
 
 def check(trial: TrialConfig) -> list[str]:
@@ -45,6 +46,6 @@ def check(trial: TrialConfig) -> list[str]:
             "metrics.downstream_steps needs class labels, which images made from prompts lack: set it to 0."
         )
     if fit_kind(trial) in ("dp", "nonprivate"):
-        n_records(trial.data, "train")
         mechanisms(trial)
-    return warned
+        warned += accounting.check_delta(trial.privacy, n_records(trial.data, "train"))
+    return list(dict.fromkeys(warned))

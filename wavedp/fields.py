@@ -72,7 +72,7 @@ def configure(kind: str, name: str, /, **values: Any) -> Any:
 
 def who_reads(kind: str, name: str, instead: type) -> str:
     """The rest of a sentence about a field that a method does not read: who does, or what this one reads."""
-    readers = [other for other in registry.names(kind) if name in _names(registry.find(kind, other).Config)]
+    readers = [other for other, found in registry.each(kind) if name in _names(found.Config)]
     if readers:
         return f"{', '.join(readers)} {'reads' if len(readers) == 1 else 'read'} it."
     own = [item for item in sorted(_names(instead)) if item != "name"]
@@ -130,7 +130,7 @@ def fitting(kind: str, values: dict[str, Any]) -> dict[str, Any]:
     """A method's section without the fields that only other methods of its kind read: those of a preset that serves
     several methods, or of a study recorded when all methods of a kind shared one section."""
     own = _names(registry.find(kind, values["name"]).Config)
-    others = set().union(*(_names(registry.find(kind, name).Config) for name in registry.names(kind)))
+    others = set().union(*(_names(found.Config) for _, found in registry.each(kind)))
     return {name: value for name, value in values.items() if name in own or name not in others}
 
 

@@ -195,13 +195,14 @@ def unread_sentence(trial: TrialConfig, field: str, value: Any) -> str:
             return f"{field}={value} is read only with {wanted}: set that too, or leave {field} out."
     readers = []
     for kind in ("generator", "upscaler"):
-        for name in registry.names(kind):
+        for name, method in registry.each(kind):
             other = dataclasses.replace(trial, **{kind: configure(kind, name)})
-            found = registry.find(kind, name).needs(other).fields
+            found = method.needs(other).fields
             if field in found or f"{head}.*" in found:
                 readers.append(f"{kind}={name}")
     chosen = f"generator={trial.generator.name} and upscaler={trial.upscaler.name}"
-    return f"{field}={value} is not read by {chosen}: use {' or '.join(readers)}, or leave {field} out."
+    instead = f"use {' or '.join(readers)}, or " if readers else ""
+    return f"{field}={value} is not read by {chosen}: {instead}leave {field} out."
 
 
 def versions(methods: Iterable[Method]) -> list[dict[str, int]]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import logging
 from functools import cache
 from typing import Any
 
@@ -95,6 +96,23 @@ def find(kind: str, name: str) -> Any:
         # Two methods of one name would share keys, and with them artifacts and releases.
         raise UserError(f"{kind}={name} is called {method.name!r}, as is {known[method.name]}: give it another name.")
     return method
+
+
+def each(kind: str) -> list[tuple[str, Any]]:
+    """(name, method) of all that can be imported. A broken method of another package only matters to who asks for it:
+    it is left out here, and said once in the log."""
+    found = []
+    for name in names(kind):
+        try:
+            found.append((name, find(kind, name)))
+        except UserError as error:
+            _say_once(str(error))
+    return found
+
+
+@cache
+def _say_once(text: str) -> None:
+    logging.getLogger("wavedp").warning("%s", text)
 
 
 def names(kind: str) -> list[str]:

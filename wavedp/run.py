@@ -287,7 +287,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             have = "in the store" if store.has(unit.stage, unit.key) else "to make"
             print(f"{unit.stage:<15}{unit.key[:12]}  {unit.users:>4} trials  {have}")
         return DONE
-    runner = Runner(store, device, set(stages), started + 60 * chosen.minutes if chosen.minutes else math.inf)
+    deadline = math.inf if chosen.minutes is None else started + 60 * chosen.minutes
+    runner = Runner(store, device, set(stages), deadline)
     before = signal.signal(signal.SIGTERM, runner.stop)  # what Slurm sends before it kills
     try:
         finished = runner.run(asked, lambda text: print(text, flush=True))

@@ -102,7 +102,7 @@ def make_pretrain(work: Work) -> None:
             images = _coarse_images(public, method.pretrain_level(trial))
             conditions = _conditions(public, trial, views=1)
             conditions = conditions[:, 0] if conditions.ndim == 3 else conditions
-        seed = trial.generator.public_seed
+        seed = getattr(trial.generator, "public_seed", 0)  # a Config may have none
         weights = generator.fit_public(images, conditions, seed, work.report, work.training)
     work.draft.tensors("weights", weights)
 
@@ -127,8 +127,15 @@ def make_private_fit(work: Work) -> None:
     }
     seed = derive_seed(trial.seed, "private_fit", work.key)
     checkpoint = work.folder / "checkpoint.safetensors"
-    settings = FitSettings(trial.privacy, mechanisms(trial), seed, checkpoint)
-    fit = generator.fit_private(weights, images, conditions, settings, work.report)
+    planned = mechanisms(trial)
+    fit = generator.fit_private(
+        weights, images, conditions, FitSettings(trial.privacy, planned, seed, checkpoint), work.report
+    )
+    if fit.mechanisms != planned:  # the budget was asked for what was planned; nothing has left the stage yet
+        raise UserError(
+            f"generator={trial.generator.name} ran {fit.mechanisms} where {planned} was planned, and nothing is "
+            "released: make its `mechanisms` and its fit agree."
+        )
     lines = [
         ledger.line_for_fit(item, trial.privacy, **source, purpose=purpose, release=fit.releases[purpose])
         for purpose, item in fit.mechanisms.items()

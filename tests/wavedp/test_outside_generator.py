@@ -79,3 +79,20 @@ def test_it_refuses_what_it_cannot_do():
         checks.check(with_privacy(epsilon=0.0))
     with pytest.raises(UserError, match=r"generator\.width is not read by generator=class_means_generator:ClassMeans"):
         configure("generator", "class_means_generator:ClassMeans", width=3)
+
+
+@pytest.mark.parametrize("name", ["Unplanned", "Louder"])
+def test_a_fit_that_ran_something_else_than_planned_is_not_released(name, tmp_path):
+    """The budget said yes to the plan."""
+    config = dataclasses.replace(TRIAL, generator=configure("generator", f"broken_generators:{name}"))
+    store = Store(str(tmp_path))
+    with pytest.raises(
+        UserError, match=r"was planned, and nothing is released: make its `mechanisms` and its fit agree"
+    ):
+        stages.make("private_fit", config, store, "cpu")
+    assert not store.has("private_fit", chain.keys(config)["private_fit"])
+
+
+def test_its_delta_is_looked_at_though_its_own_check_does_not():
+    (warning,) = checks.check(with_privacy(delta=0.01))
+    assert "not below 1/N" in warning

@@ -8,7 +8,7 @@ import pytest
 from test_reads import trial
 
 from wavedp import registry, stages
-from wavedp.config import SamplingConfig
+from wavedp.config import SamplingConfig, trial_of
 from wavedp.errors import UserError
 from wavedp.store import Store
 
@@ -81,6 +81,18 @@ def test_what_is_not_a_method_is_refused_in_a_sentence(name, words, installed):
     installed("lab_three", "mine")
     with pytest.raises(UserError, match=words):
         registry.find("upscaler", name)
+
+
+def test_a_broken_plugin_is_its_own_users_concern(installed, caplog):
+    """Every section is fitted against all methods of its kind, and one that cannot be imported must not stop them."""
+    installed("lab_four", "mine", mine="lab_four:Mine", broken="lab_four:Missing", absent="nowhere.at_all:Mine")
+    registry._say_once.cache_clear()
+    assert trial_of({"upscaler": {"name": "bicubic", "engine": "torch"}}).upscaler.name == "bicubic"
+    assert "mine" in dict(registry.each("upscaler"))
+    assert not {"broken", "absent"} & set(dict(registry.each("upscaler")))
+    assert caplog.text.count("upscaler=broken cannot be imported") == 1
+    with pytest.raises(UserError, match="upscaler=broken cannot be imported"):
+        trial_of({"upscaler": {"name": "broken"}})
 
 
 def test_every_built_in_declaration_is_found_without_torch():

@@ -138,6 +138,12 @@ def test_time_that_is_over_leaves_a_checkpoint_and_the_next_call_goes_on(tmp_pat
     assert Store(store).open("evaluate", key["evaluate"]).json("metrics") == whole.metrics
 
 
+def test_no_time_at_all_makes_nothing(tmp_path):
+    plan = write_plan(tmp_path, {"a": TINY})
+    assert main([plan, "--store", str(tmp_path / "store"), "--minutes", "0"]) == UNFINISHED
+    assert not Store(str(tmp_path / "store")).has("tokenizer", chain.keys(TINY)["tokenizer"])
+
+
 def test_a_failing_unit_leaves_the_others(tmp_path, capsys):
     """A network that is not there fails one trial's upscaling; the other trial is finished."""
     missing = with_(upscaler=configure("upscaler", "animevideov3_x2", weights=str(tmp_path / "nowhere")))
