@@ -122,8 +122,9 @@ def strips_data(path: Path) -> Strips:
     note = (
         f"Records {', '.join(map(str, shown['records']))} of {shown['name']} ({shown['split']}, public), "
         f"{arrays['noisy'].shape[-1]} px, in [-1, 1]; T = {first['num_train_timesteps']}, {first['beta_schedule']} "
-        f"noise, one noise image (seed {about['noise_seed']}) for all; in brackets f_max. noisy: a u + s ε, clipped to "
-        "[-1, 1]. signal: a u alone, divided by the root of ᾱ, so that only blur changes it."
+        f"noise, {first['blur_basis']} basis, one noise image (seed {about['noise_seed']}) for all; in "
+        "brackets f_max. noisy: a u + s ε, clipped to [-1, 1]. signal: a u alone, divided by the root of ᾱ, "
+        "so that only blur changes it."
     )
     return Strips(blocks, _columns(times, len(shown["records"])), _notes(note, path))
 
@@ -140,9 +141,9 @@ def reverse_data(path: Path) -> Strips:
     note = (
         f"Public models of {arrays['noisy'].shape[-1]} px, each of {about['train_steps']} training steps; "
         f"{about['steps']} steps of sampling from the same noise (seed {about['seed']}), "
-        f"{len(arrays['times'])} of them shown; T = {first['num_train_timesteps']}, {first['beta_schedule']} noise; "
-        "in brackets f_max. state: what the step starts from. predicted: the image that the model expects there. "
-        "Both clipped to [-1, 1]."
+        f"{len(arrays['times'])} of them shown; T = {first['num_train_timesteps']}, {first['beta_schedule']} noise, "
+        f"{first['blur_basis']} basis; in brackets f_max. state: what the step starts from. predicted: the "
+        "image that the model expects there. Both clipped to [-1, 1]."
     )
     return Strips(blocks, _columns(arrays["times"].tolist(), arrays["noisy"].shape[1]), _notes(note, path))
 

@@ -76,6 +76,15 @@ class Study:
         """Names of the metrics of all finished trials, in order of first appearance."""
         return list(dict.fromkeys(name for trial in self.done for name in trial.metrics))
 
+    def blur(self, trial: Trial) -> str:
+        """A trial's blur schedule with what f(i) alone does not say, the noise schedule and the basis: `quartic
+        (cosine, dct)`, `none (linear)`. The bare name in a study whose configuration does not tell."""
+        diffusion = (self.meta.get("config") or {}).get("diffusion") or {}
+        told = [trial.axes.get(f"diffusion.{name}", diffusion.get(name)) for name in ("noise_schedule", "basis")]
+        if trial.blur == "none":
+            del told[1]  # nothing is blurred, in any basis
+        return trial.blur if None in told else f"{trial.blur} ({', '.join(map(str, told))})"
+
     def floor(self, metric: str) -> float | None:
         """Score of as many real images in place of the generated ones, by a metric such as fid_clean_1k_test2k; None if
         the study did not measure it (metrics.floor) or has several values."""
@@ -139,8 +148,13 @@ def load(folder: str | Path) -> Study:
             raise UserError(
                 f"{place} is not a ledger line, for it lacks kind or stage_key: restore the file from a backup."
             )
-    meta = yaml.safe_load((folder / "study.yaml").read_text(encoding="utf-8"))
-    return Study(folder, meta or {}, list(trials.values()), ledger)
+    return Study(folder, read_meta(folder), list(trials.values()), ledger)
+
+
+def read_meta(folder: Path) -> dict[str, Any]:
+    """study.yaml of a folder; empty where there is none."""
+    file = folder / "study.yaml"
+    return (yaml.safe_load(file.read_text(encoding="utf-8")) or {}) if file.is_file() else {}
 
 
 def lower_is_better(metric: str) -> bool:

@@ -93,7 +93,7 @@ def test_strips_hold_the_states_and_undo_only_the_noise_schedule(folder: Path) -
 
 def test_the_way_back_has_a_block_for_each_schedule(tmp_path: Path) -> None:
     states = np.random.default_rng(0).uniform(-1, 1, (2, 2, 3, 1, 8, 8)).astype(np.float16)  # P n K C H W
-    schedule = {"blur_f_max": 0.14, "num_train_timesteps": 1000, "beta_schedule": "cosine"}
+    schedule = {"blur_f_max": 0.14, "num_train_timesteps": 1000, "beta_schedule": "cosine", "blur_basis": "dct"}
     about = {
         "schedules": [
             {**schedule, "blur_schedule": "none", "blur_order": "coarse_to_fine"},
