@@ -9,7 +9,7 @@ import pytest
 
 from sweeps import coordinator as module
 from sweeps.plan import plan, release_of
-from wavedp import data
+from wavedp import chain, data
 from wavedp.config import DataConfig, TrialConfig, from_dict, to_dict
 from wavedp.privacy import accounting, ledger
 from wavedp.privacy.accounting import compose
@@ -28,21 +28,21 @@ class FakeStage:
     def options(self, **_):
         return self
 
-    def remote(self, name, trial, settings, me):
+    def remote(self, name, key, trial, settings, me):
         self.started.append(trial)
         return self.result(name, trial)
 
 
 async def released(name, trial):
     config = from_dict(TrialConfig, trial)
-    key, asked = module.chain.keys(config)[name], release_of(config)
+    key, asked = chain.keys(config)[name], release_of(config)
     lines = [
         ledger.line_for_fit(
             item, config.privacy, dataset=asked.dataset, n_records=256, stage_key=key, trials=[], purpose=str(number)
         )
         for number, item in enumerate(asked.mechanisms)
     ]
-    return {"key": key, "made": True, "seconds": 5.0, "ledger": lines}
+    return {"key": key, "made": True, "seconds": 5.0, "ledger": lines, "warnings": []}
 
 
 async def lost(name, trial):
@@ -52,7 +52,8 @@ async def lost(name, trial):
 def coordinator(folder, monkeypatch, result=released, gpus=0, **budget):
     settings = {
         "store": str(folder / "store"),
-        "stages": {name: {"num_gpus": gpus} for name in module.chain.NAMES},
+        "copy": "study-0",
+        "stages": {name: {"num_gpus": gpus} for name in chain.NAMES},
         "budget": {"epsilon": None, "gpu_hours": None} | budget,
     }
     fake = FakeStage(result)
@@ -110,7 +111,7 @@ def test_gpu_hours_count_what_runs_and_what_ran_and_spare_what_is_in_the_store(t
 
     async def hour(name, trial):
         clock[0] += 3600
-        return {"key": "k", "made": True, "seconds": 3600.0, "ledger": []}
+        return {"key": "k", "made": True, "seconds": 3600.0, "ledger": [], "warnings": []}
 
     target, _ = coordinator(tmp_path, monkeypatch, hour, gpus=0.5, gpu_hours=0.4)
     assert isinstance(ask(target, TRIALS[:1])[0], list)

@@ -4,10 +4,11 @@ import dataclasses
 
 import pytest
 
-from sweeps.records import Records, claim_folder, read_jsonl
+from sweeps.records import Records, claim_folder
 from sweeps.study import identity_of
 from wavedp.config import PrivacyConfig, TrialConfig, to_dict
 from wavedp.errors import UserError
+from wavedp.jsonl import read_jsonl
 from wavedp.privacy.accounting import Mechanism
 from wavedp.privacy.ledger import line_for_fit
 
