@@ -141,8 +141,20 @@ def load(folder: str | Path) -> Study:
             raise UserError(
                 f"{place} is not a ledger line, for it lacks kind or stage_key: restore the file from a backup."
             )
-    meta = yaml.safe_load((folder / "study.yaml").read_text(encoding="utf-8"))
-    return Study(folder, meta or {}, list(trials.values()), ledger)
+    return Study(folder, read_meta(folder), list(trials.values()), ledger)
+
+
+def read_meta(folder: Path) -> dict[str, Any]:
+    """The content of study.yaml. Raises UserError if it was damaged."""
+    path = folder / "study.yaml"
+    try:
+        meta = yaml.safe_load(path.read_bytes()) or {}
+        if not isinstance(meta, dict):
+            raise ValueError("not a mapping")
+    except (yaml.YAMLError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{path} is damaged ({reason}): restore it, or run the study under another name.") from None
+    return meta
 
 
 def lower_is_better(metric: str) -> bool:

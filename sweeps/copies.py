@@ -7,9 +7,9 @@ can lose. `python -m sweeps.rebuild` makes results/<study> of them again.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import warnings
+from collections.abc import Iterable
 from typing import Any
 
 from wavedp.files import sha256
@@ -28,11 +28,21 @@ class Copy:
     def put_study(self, content: bytes) -> None:
         self._put("study.yaml", content)
 
+    def put_missing(self, rows: Iterable[dict[str, Any]], lines: Iterable[ledger.Line]) -> None:
+        """Copy what earlier versions, or a store that was full, left out."""
+        there = {kind: set(self.store.names(f"{FOLDER}/{self.name}/{kind}")) for kind in ("trials", "ledger")}
+        for row in rows:
+            if _file(row["trial"]) not in there["trials"]:
+                self.put_trial(row)
+        for line in lines:
+            if _file(*ledger.identity(line)) not in there["ledger"]:
+                self.put_line(line)
+
     def put_trial(self, row: dict[str, Any]) -> None:
-        self._put(f"trials/{_hash(row['trial'])}.json", _json(row))
+        self._put(f"trials/{_file(row['trial'])}", _json(row))
 
     def put_line(self, line: ledger.Line) -> None:
-        self._put(f"ledger/{_hash(*ledger.identity(line))}.json", _json(line))
+        self._put(f"ledger/{_file(*ledger.identity(line))}", _json(line))
 
     def study(self) -> bytes:
         """The content of study.yaml. Raises FileNotFoundError if there is none."""
@@ -49,7 +59,7 @@ class Copy:
     def _put(self, name: str, content: bytes) -> None:
         try:
             self.store.put(f"{FOLDER}/{self.name}/{name}", content)
-        except OSError as error:
+        except Exception as error:  # each backend has its own
             warnings.warn(f"No copy of the records in {self.store.root} ({error}).", stacklevel=3)
 
     def _all(self, kind: str) -> list[dict[str, Any]]:
@@ -63,8 +73,8 @@ def copy_name(study: dict[str, Any]) -> str:
     return f"{study['study']}-{sha256(identity.encode())[:12]}"
 
 
-def _hash(*parts: object) -> str:
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
+def _file(*parts: str | None) -> str:
+    return sha256(json.dumps(parts).encode())[:32] + ".json"
 
 
 def _json(value: dict[str, Any]) -> bytes:

@@ -10,8 +10,7 @@ import argparse
 import sys
 from pathlib import Path
 
-import yaml
-
+from analysis.load import read_meta
 from sweeps.copies import FOLDER, Copy, copy_name
 from sweeps.lock import only_one
 from sweeps.records import LEDGER, TRIALS, recorded
@@ -30,9 +29,8 @@ def rebuild(folder: Path, store: Store, name: str | None = None) -> tuple[int, i
         if not (folder / "study.yaml").exists():
             write_atomically(folder / "study.yaml", copy.study())
         rows = {row["trial"]: row for row in [*copy.trials(), *recorded(folder)]}
-        there = read_jsonl(folder / LEDGER) if (folder / LEDGER).exists() else []
-        lines = {ledger.identity(line): line for line in there}
-        for line in copy.ledger():
+        lines = {ledger.identity(line): line for line in copy.ledger()}
+        for line in _kept(folder / LEDGER, lines):
             known = lines.setdefault(ledger.identity(line), line)
             known["trials"] = sorted({*known["trials"], *line["trials"]})
         write_jsonl(folder / TRIALS, rows.values())
@@ -40,10 +38,23 @@ def rebuild(folder: Path, store: Store, name: str | None = None) -> tuple[int, i
     return len(rows), len(lines)
 
 
+def _kept(path: Path, copied: dict[tuple[str, str, str | None], ledger.Line]) -> list[ledger.Line]:
+    """The lines that the folder has. One that was cut off is given up only where the copy is whole, for it lists every
+    other line. Raises UserError otherwise."""
+    if not path.exists():
+        return []
+    try:
+        return ledger.read(path)
+    except UserError:
+        kept = read_jsonl(path)
+        if not copied or any(ledger.identity(line) not in copied for line in kept):
+            raise
+        return kept
+
+
 def _found(folder: Path, store: Store) -> str:
-    path = folder / "study.yaml"
-    if path.exists():
-        return copy_name(yaml.safe_load(path.read_text(encoding="utf-8")))
+    if (folder / "study.yaml").exists():
+        return copy_name(read_meta(folder))
     names = [name for name in store.names(FOLDER) if name.rpartition("-")[0] == folder.name]
     if len(names) == 1:
         return names[0]

@@ -14,6 +14,7 @@ from typing import Any
 
 import yaml
 
+from analysis.load import read_meta
 from sweeps.copies import Copy
 from sweeps.plan import PlannedTrial
 from sweeps.study import identity_of
@@ -39,8 +40,7 @@ class Records:
         path = folder / LEDGER
         lines = (ledger.read(path) if path.exists() else []) or (copy.ledger() if copy else [])
         self.ledger = {ledger.identity(line): line for line in lines}
-        path = folder / GPU
-        self.gpu_seconds: float = json.loads(path.read_text()) if path.exists() else 0.0
+        self.gpu_seconds = _seconds(folder / GPU)
         self.unwritten: set[str] = set()
 
     def add_gpu_seconds(self, seconds: float) -> None:
@@ -90,6 +90,13 @@ class Records:
             self.unwritten.discard(name)
 
 
+def _seconds(path: Path) -> float:
+    try:
+        return float(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else 0.0
+    except (ValueError, TypeError):
+        raise UserError(f"{path} is damaged: write the GPU seconds that the study has used, or 0.") from None
+
+
 def recorded(folder: Path) -> list[dict[str, Any]]:
     """The rows of a folder's trials.jsonl, [] without one. Raises UserError for a line that is no trial's row."""
     path = folder / TRIALS
@@ -111,7 +118,7 @@ def claim_folder(folder: Path, study: dict[str, Any], trial_ids: list[str]) -> N
     """
     path = folder / "study.yaml"
     if path.exists():
-        made = yaml.safe_load(path.read_text(encoding="utf-8"))
+        made = read_meta(folder)
         remedy = f"choose another name with study=NAME, or remove {folder}"
         differing = sorted(_differences(_identity(made), study["identity"]))
         if differing:

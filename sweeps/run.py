@@ -125,6 +125,7 @@ def _claimed(folder: Path, study: dict[str, Any], store: str, trials: list[Plann
             records.put_ledger(lines, users)
         if records.ledger:
             records.save(LEDGER)
+        copy.put_missing(records.trials.values(), records.ledger.values())
         yield
 
 
