@@ -21,11 +21,12 @@ from plotly.subplots import make_subplots
 
 from analysis.captions import delta_text
 from analysis.figures import write_figure
-from analysis.load import read_lines, sha256
+from analysis.load import sha256
 from analysis.panels import lay_out
 from analysis.pareto_figure import GREY, INK, PALETTE
 from analysis.replicates import epsilon_text
 from wavedp.errors import UserError
+from wavedp.jsonl import read_lines
 
 LEAST = 1e-5  # start of the logarithmic axes
 GAP = 0.06  # between panels, as a share of the whole width

@@ -25,12 +25,13 @@ import numpy as np
 import plotly.graph_objects as go
 
 from analysis.figures import write_figure
-from analysis.load import read_lines, sha256
+from analysis.load import sha256
 from analysis.panels import lay_out, two_panels
 from analysis.pareto_figure import GREY, INK, PALETTE, decimal_steps
 from analysis.samples import picture_of
 from analysis.spectrum_figure import spectra_data, spectra_figure
 from wavedp.errors import UserError
+from wavedp.jsonl import read_lines
 
 LEAST_BLUR = 0.05  # pixels: start of the logarithmic axis of widths
 NOTE_COLUMNS = 220  # characters

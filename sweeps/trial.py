@@ -10,57 +10,66 @@ import io
 import math
 import socket
 import traceback
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import ray
 from PIL import Image
-from ray.exceptions import RayTaskError
+from ray.exceptions import RayError, RayTaskError
 
 from sweeps.plan import PlannedTrial
 from wavedp import chain, checks, data, methods, stages
 from wavedp.config import to_dict
 from wavedp.errors import InfeasibleError, UserError
+from wavedp.files import npz
 from wavedp.privacy import accounting, ledger
-from wavedp.store import Store, write_atomically, write_npz
+from wavedp.store import Store
 
 SHEET_COLUMNS = 10  # images kept for the figures, one per column of a contact sheet
 
 
-def conduct(trial: PlannedTrial, coordinator: Any, folder: str, store: str, commit: str) -> dict[str, Any]:
+def conduct(trial: PlannedTrial, coordinator: Any, store: str, commit: str) -> dict[str, Any]:
     """Run one trial and record its row; a failure of the trial becomes a row too. Returns the row.
 
     Raises only for the death of the coordinator or of a node, which the caller's retry mends.
     """
     row = blank_row(trial, commit)
+    files: dict[str, bytes] = {}
     try:
         checks.check(trial.config)
         stages.check_models(trial.config)
         results = _walk(trial, coordinator)
-    except InfeasibleError as error:
-        row |= {"status": "infeasible", "reason": str(error)}
-    except (UserError, RayTaskError) as error:
+        done, files = _finished(trial, results, coordinator, Store(store))
+        row |= done
+    except Exception as error:
+        if isinstance(error, RayError) and not isinstance(error, RayTaskError):
+            raise
         cause = error.cause if isinstance(error, RayTaskError) else error
-        row |= {"status": "failed", "reason": f"{type(cause).__name__}: {cause}".replace("\n", " ")}
-        write_atomically(Path(folder, "failures", f"{trial.id}.txt"), traceback.format_exc().encode())
-    else:
-        made = {name: ray.get(coordinator.account.remote(name, result, trial.id)) for name, result in results.items()}
-        lines = results["private_fit"]["ledger"]
-        artifacts = Store(store)
-        bridge = _artifact(artifacts, "upscale", trial).json("upscaler")["bridge"]
-        row |= {
-            "status": "done",
-            "epsilon_spent": _spent(lines),
-            "metrics": _artifact(artifacts, "evaluate", trial).json("metrics"),
-            "reused": [name for name in results if not made[name]],
-            "seconds": {name: result["seconds"] for name, result in results.items() if made[name]},
-            "notes": [bridge] if bridge else [],
-        }
-        if chain.fit_kind(trial.config) != "real":  # results/ is for publishing: no sensitive image goes there
-            _keep_samples(artifacts, trial, Path(folder))
-    ray.get(coordinator.finish.remote(row))
-    return row
+        if isinstance(cause, InfeasibleError):
+            row |= {"status": "infeasible", "reason": str(cause)}
+        else:
+            row |= {"status": "failed", "reason": f"{type(cause).__name__}: {cause}".replace("\n", " ")}
+            files = {f"failures/{trial.id}.txt": traceback.format_exc().encode("utf-8", "backslashreplace")}
+    return ray.get(coordinator.finish.remote(row, files))
+
+
+def _finished(
+    trial: PlannedTrial, results: dict[str, dict[str, Any]], coordinator: Any, store: Store
+) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """What a trial whose stages are all published adds to its row, and its samples. Raises UserError for an artifact
+    that has vanished since."""
+    made = {name: ray.get(coordinator.account.remote(name, result, trial.id)) for name, result in results.items()}
+    bridge = _artifact(store, "upscale", trial).json("upscaler")["bridge"]
+    done = {
+        "status": "done",
+        "epsilon_spent": _spent(results["private_fit"]["ledger"]),
+        "metrics": _artifact(store, "evaluate", trial).json("metrics"),
+        "reused": [name for name in results if not made[name]],
+        "seconds": {name: result["seconds"] for name, result in results.items() if made[name]},
+        "notes": [bridge] if bridge else [],
+    }
+    real = chain.fit_kind(trial.config) == "real"  # results/ is for publishing: no sensitive image goes there
+    return done, {} if real else _samples(store, trial)
 
 
 def blank_row(trial: PlannedTrial, commit: str) -> dict[str, Any]:
@@ -119,7 +128,7 @@ def _artifact(store: Store, name: str, trial: PlannedTrial) -> Any:
     return artifact
 
 
-def _keep_samples(store: Store, trial: PlannedTrial, folder: Path) -> None:
+def _samples(store: Store, trial: PlannedTrial) -> dict[str, bytes]:
     """samples/<trial>.npz and .png: the first images of every class, coarse and upscaled; row k is class k."""
     coarse = _artifact(store, "coarse_samples", trial).tensors("samples")
     full = _artifact(store, "upscale", trial).tensors("samples")
@@ -128,7 +137,6 @@ def _keep_samples(store: Store, trial: PlannedTrial, folder: Path) -> None:
     images = full["images"][kept].numpy()
     small = (coarse["images"][kept] * 255).round().byte().numpy()
     labels = coarse["labels"][kept].numpy()
-    write_npz(folder / "samples" / f"{trial.id}.npz", images=images, coarse=small, labels=labels)
     _, channels, height, width = images.shape
     columns = -(-len(images) // n_classes)
     sheet = np.zeros((columns * n_classes, channels, height, width), np.uint8)
@@ -137,4 +145,7 @@ def _keep_samples(store: Store, trial: PlannedTrial, folder: Path) -> None:
     picture = grid.reshape(n_classes * height, columns * width, channels)
     encoded = io.BytesIO()
     Image.fromarray(picture[..., 0] if channels == 1 else picture).save(encoded, "PNG")
-    write_atomically(folder / "samples" / f"{trial.id}.png", encoded.getvalue())
+    return {
+        f"samples/{trial.id}.npz": npz(images=images, coarse=small, labels=labels),
+        f"samples/{trial.id}.png": encoded.getvalue(),
+    }

@@ -81,6 +81,7 @@ def run(trial: TrialConfig, store: str | Store = ".wavedp/store", device: str = 
         print(f"Warning: {warning}", file=sys.stderr)
     stages.check_models(canonical(trial))
     store, keys = Store(store) if isinstance(store, str) else store, chain.keys(trial)
+    store.require_writable()
     found: dict[str, Artifact] = {}
     for stage in chain.chain_of(canonical(trial)):
         report = _silent if quiet else printed(stage.name)
@@ -278,6 +279,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         trials = [_at_home(trial, chosen.home) for trial in read_plan(chosen.plan)]
         require_same_keys(trials, stages)
         device, store = chosen_device(chosen.device), Store(chosen.store)
+        if not chosen.dry_run:
+            store.require_writable()
     except UserError as error:
         print(f"Error: {error}", file=sys.stderr)
         return REFUSED

@@ -16,6 +16,7 @@ do not read is at its default.
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
@@ -218,27 +219,63 @@ MAKE: dict[str, Callable[[Work], None]] = {
 def make(stage: str, trial: TrialConfig, store: Store, device: str, report: Report = silent) -> tuple[Artifact, bool]:
     """The artifact of the stage so named and whether this call made it (False: it was in the store), its inputs first.
 
-    Holds the key's lock meanwhile, so two processes never make the same release; the second finds the first's.
+    Everything that is missing is made in this process: for a notebook, a shard, a report.
+    """
+
+    def missing(name: str) -> Artifact:
+        return make(name, trial, store, device, report)[0]
+
+    return _make(stage, canonical(trial), store, device, report, missing)
+
+
+def make_alone(
+    stage: str, key: str, trial: TrialConfig, store: Store, device: str, report: Report = silent
+) -> tuple[Artifact, bool]:
+    """As `make`, where others make the inputs, on this machine or another.
+
+    key: what was asked for. Raises UserError if this machine's code or data would make something else, and for an input
+    that is not in the store as this machine sees it.
     """
     trial = canonical(trial)
+    here = keys(trial)
+    if here.get(stage) != key:
+        raise UserError(
+            f"{stage} {key[:12]} was asked for and {socket.gethostname()} would make {here.get(stage, 'none')[:12]}: "
+            "let every node have the same commit of wavedp and the same data."
+        )
+
+    def missing(name: str) -> Artifact:
+        raise UserError(
+            f"{stage} {key[:12]} needs {name} {here[name][:12]}, which {socket.gethostname()} does not find intact in "
+            f"{store.root}: give a store that every node reaches, and start the same command again."
+        )
+
+    return _make(stage, trial, store, device, report, missing)
+
+
+def _make(
+    stage: str, trial: TrialConfig, store: Store, device: str, report: Report, missing: Callable[[str], Artifact]
+) -> tuple[Artifact, bool]:
+    """Holds the key's lock meanwhile, so two processes never make the same release; the second finds the first's.
+
+    missing: gives an input that is not in the store.
+    """
     names = keys(trial)
     key = names[stage]
     with store.lock(stage, key):
         published = store.open(stage, key)
-        if published is not None:
-            return published, False
-        inputs = {}
-        for name in next(item for item in chain_of(trial) if item.name == stage).inputs:
-            artifact = store.open(name, names[name])
-            if artifact is None:
-                artifact, _ = make(name, trial, store, device, report)
-            inputs[name] = artifact
-        folder = store.work_folder(stage, key)
-        work = Work(trial, inputs, Draft(), key, folder, folder.parent / "features", device, report)
-        MAKE[stage](work)
-        made = store.publish(stage, key, work.draft)
-        work.training.unlink(missing_ok=True)
-        return made, True
+        made = published is None
+        if published is None:
+            inputs = {}
+            for name in next(item for item in chain_of(trial) if item.name == stage).inputs:
+                inputs[name] = store.open(name, names[name]) or missing(name)
+            folder = store.work_folder(stage, key)
+            work = Work(trial, inputs, Draft(), key, folder, folder.parent / "features", device, report)
+            MAKE[stage](work)
+            published = store.publish(stage, key, work.draft)
+            made = published.files == work.draft.files  # not where another machine was first
+        store.discard_work(stage, key)
+        return published, made
 
 
 def check_models(trial: TrialConfig) -> None:

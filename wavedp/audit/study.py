@@ -33,6 +33,7 @@ from wavedp.errors import UserError
 from wavedp.fields import fitting
 from wavedp.generators import Pretrains
 from wavedp.generators import Scores as GivesScores
+from wavedp.jsonl import read_jsonl
 from wavedp.privacy import ledger
 from wavedp.store import Artifact, Store, write_jsonl
 from wavedp.wavelets import coarse
@@ -48,7 +49,7 @@ def reopen(folder: Path, trial_id: str, store: Store, home: str | None) -> tuple
         if not (folder / name).is_file():
             raise UserError(f"{folder} is not a study: it has no {name}: give results/<study>.")
     meta = yaml.safe_load((folder / "study.yaml").read_text(encoding="utf-8"))
-    rows = [json.loads(line) for line in (folder / "trials.jsonl").read_text(encoding="utf-8").splitlines()]
+    rows = read_jsonl(folder / "trials.jsonl")
     done = {row["trial"]: row for row in rows if row["status"] == "done"}
     if trial_id not in done:
         raise UserError(f"{folder} has no finished trial {trial_id!r}: use one of {', '.join(done) or 'none'}.")
@@ -144,8 +145,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     lines = {(line["purpose"], line["stage_key"]): line for line in [*known, look]}
     write_jsonl(path, lines.values())  # before what the look has shown
     others = chosen.study / "membership.jsonl"
-    text = others.read_text(encoding="utf-8") if others.is_file() else ""
-    before = [row for row in map(json.loads, text.splitlines()) if row["trial"] != chosen.trial]
+    rows_there = read_jsonl(others) if others.is_file() else []
+    before = [row for row in rows_there if row["trial"] != chosen.trial]
     write_jsonl(others, [*before, *rows])
     for row in rows:
         print(json.dumps(row))

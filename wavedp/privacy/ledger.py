@@ -21,7 +21,7 @@ always listed next to it.
     two stage keys, equal mechanisms        two releases, both counted
     lines of one dataset with two deltas    UserError until one delta is given: their epsilons cannot be added
     a nonprivate line                       never in the sum, always in the summary
-    last line torn by a crash               dropped, with a warning; a broken line before it is a UserError
+    a broken line, a last line cut off      UserError: a release may be missing from every sum
     one stage key in two studies            one release, shared by both
     two dataset fingerprints                no sum: they are assumed to have no record in common (a subset of a dataset
                                             is not recognised)
@@ -34,10 +34,8 @@ always listed next to it.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import sys
-import warnings
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -47,6 +45,7 @@ import yaml
 
 from wavedp.config import PrivacyConfig
 from wavedp.errors import UserError
+from wavedp.jsonl import read_lines
 from wavedp.privacy import accounting, selection
 from wavedp.privacy.accounting import Mechanism
 
@@ -120,25 +119,16 @@ def line_nonprivate(
 
 
 def read(path: Path) -> list[Line]:
-    """The lines of a ledger file. Raises UserError naming the first line that is not a complete ledger line.
-
-    An unreadable last line that lacks its newline was torn by a crash: it is dropped, with a warning.
-    """
+    """The lines of a ledger file. Raises UserError naming the first line that is not a complete ledger line: what a
+    torn line said may be a release, so no line is left out."""
     if not path.exists():
         raise UserError(f"There is no ledger at {path}: give a study's folder, such as results/eps_grid.")
-    text = path.read_text(encoding="utf-8", errors="replace")
     lines = []
-    for number, row in enumerate(text.splitlines(keepends=True), start=1):
-        try:
-            line = {"release": None} | json.loads(row)  # a field that earlier versions did not write
-            missing = [field for field in FIELDS if field not in line]
-            if missing:
-                raise ValueError(f"field {missing[0]!r} is missing")
-        except (ValueError, TypeError) as error:
-            if not row.endswith("\n"):
-                warnings.warn(f"{path}, line {number} was cut off while it was written: left out.", stacklevel=2)
-                break
-            raise UserError(f"{path}, line {number} is broken ({error}): restore the file from a backup.") from error
+    for row, place in zip(*read_lines(path, complete=True), strict=True):
+        line = {"release": None} | row  # a field that earlier versions did not write
+        for field in FIELDS:
+            if field not in line:
+                raise UserError(f"{place} is broken (field {field!r} is missing): restore the file from a backup.")
         lines.append({field: line[field] for field in FIELDS})
     return lines
 

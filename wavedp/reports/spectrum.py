@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from wavedp import data
 from wavedp.config import DataConfig, from_dict
 from wavedp.data.cache import UNREADABLE
 from wavedp.errors import UserError
+from wavedp.jsonl import read_jsonl
 from wavedp.metrics.power_spectrum import ROUNDING, Spectrum, log_spectral_distance, spectrum
 from wavedp.metrics.views import draw
 from wavedp.privacy import ledger
@@ -91,7 +91,7 @@ def _read_study(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         if not (folder / name).is_file():
             raise UserError(f"{folder} is not a study, for it lacks {name}: give results/<study>.")
     meta = yaml.safe_load((folder / "study.yaml").read_text(encoding="utf-8"))
-    rows = [json.loads(line) for line in (folder / "trials.jsonl").read_text(encoding="utf-8").splitlines()]
+    rows = read_jsonl(folder / "trials.jsonl")
     latest = {row["trial"]: row for row in rows if row["status"] == "done"}
     kept = [row for row in latest.values() if _path(folder, row).is_file()]
     if not kept:
