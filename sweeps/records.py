@@ -28,7 +28,9 @@ class Records:
         path = folder / "ledger.jsonl"
         self.ledger = {ledger.identity(line): line for line in (ledger.read(path) if path.exists() else [])}
         self._gpu_path = folder / "gpu_seconds.json"
-        self.gpu_seconds: float = json.loads(self._gpu_path.read_text()) if self._gpu_path.exists() else 0.0
+        self.gpu_seconds: float = (
+            json.loads(self._gpu_path.read_text(encoding="utf-8")) if self._gpu_path.exists() else 0.0
+        )
 
     def add_gpu_seconds(self, seconds: float) -> None:
         """Add to the GPU seconds of all stages ever run for this study; a study without a GPU writes nothing."""
@@ -59,7 +61,7 @@ def claim_folder(folder: Path, study: dict[str, Any], trial_ids: list[str]) -> N
     """
     path = folder / "study.yaml"
     if path.exists():
-        made = yaml.safe_load(path.read_text())
+        made = yaml.safe_load(path.read_text(encoding="utf-8"))
         remedy = f"choose another name with study=NAME, or remove {folder}"
         differing = sorted(_differences(_identity(made), study["identity"]))
         if differing:
@@ -80,7 +82,7 @@ def claim_folder(folder: Path, study: dict[str, Any], trial_ids: list[str]) -> N
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
     """The rows of a JSON-lines file that `Records` wrote, so that no line is torn; [] when it does not exist."""
-    return [json.loads(row) for row in path.read_text().splitlines()] if path.exists() else []
+    return [json.loads(row) for row in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
 
 
 def _identity(made: dict[str, Any]) -> dict[str, Any]:

@@ -154,7 +154,7 @@ class Store:
         """
         locks = self.work_folder(stage, key).parent / "locks"
         locks.mkdir(exist_ok=True)
-        with open(locks / f"{stage}-{key}", "w") as handle:
+        with open(locks / f"{stage}-{key}", "w", encoding="utf-8") as handle:
             fcntl.flock(handle, fcntl.LOCK_EX)
             yield
 
