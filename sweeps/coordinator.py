@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import ray
 
+from sweeps.clocks import Clocks
 from sweeps.plan import release_of
 from sweeps.records import Records
 from wavedp import chain, stages
@@ -32,6 +34,7 @@ def run_stage(name: str, trial: dict[str, Any], settings: dict[str, Any], coordi
     torch.set_num_threads(max(1, int(settings["stages"][name].get("num_cpus", 1))))
     config = from_dict(TrialConfig, trial)
     key, started, told = chain.keys(config)[name], time.time(), 0.0
+    coordinator.begin.remote(key)
 
     def report(done: int, total: int) -> None:
         nonlocal told
@@ -55,10 +58,9 @@ class Coordinator:
         self.records, self.settings, self.owners = Records(Path(folder)), settings, owners
         self.users: dict[str, list[str]] = {}
         self.tasks: dict[str, Any] = {}
-        self.fraction: dict[str, float] = {}
-        self.first_told: dict[str, tuple[float, float]] = {}  # when a stage began to report, and where it was
-        self.seconds: dict[str, list[float]] = {}
-        self.now: dict[str, dict[str, Any]] = {}
+        self.clocks = Clocks(seconds=_seconds(self.records.trials.values()))
+        self.now: dict[str, tuple[str, str]] = {}  # trial: stage and key it waits for
+        self.ended: dict[str, dict[str, Any]] = {}  # trial: its row
         self.me: Any = None
         self.budget = Budget(**settings["budget"])
         self.releases = made(self.records.ledger.values())
@@ -66,7 +68,7 @@ class Coordinator:
 
     async def request(self, name: str, key: str, trial: dict[str, Any], trial_id: str) -> list[Any] | str:
         """[the ObjectRef of the stage's result] (a list: Ray would resolve a bare ref), or why it may not be made."""
-        self.now[trial_id] = {"stage": name, "key": key, "since": time.time()}
+        self.now[trial_id] = (name, key)
         refusal = None if key in self.tasks else self._refusal(name, key, from_dict(TrialConfig, trial))
         if refusal:
             return refusal
@@ -89,14 +91,14 @@ class Coordinator:
         except Exception:
             # The trials that wait for the task get this error and report it; forgetting the task lets a retry begin.
             self.tasks.pop(key, None)
+            self.clocks.begun.pop(key, None)
             if key not in made(self.records.ledger.values()):
                 self.releases.pop(key, None)
             return
         finally:
             self.records.add_gpu_seconds(self._used(self.running.pop(key)))
         self.records.put_ledger(result["ledger"], self.users[key])
-        if result["made"]:
-            self.seconds.setdefault(name, []).append(result["seconds"])
+        self.clocks.end(key, result["seconds"] if result["made"] else None)
 
     def _refusal(self, name: str, key: str, trial: TrialConfig) -> str | None:
         """Why the budget forbids a stage that is not in flight; a release that it allows is noted as in flight."""
@@ -124,17 +126,19 @@ class Coordinator:
         self.records.put_ledger(result["ledger"], [trial_id])
         return result["made"] and self.owners.get(result["key"]) == trial_id
 
+    async def begin(self, key: str) -> None:
+        """Note that a worker took a stage up."""
+        self.clocks.begin(key)
+
     async def tell(self, key: str, fraction: float) -> None:
         """Note how far a stage is, 0 to 1."""
-        if fraction < self.fraction.get(key, 0.0):  # a worker begins again
-            self.first_told.pop(key, None)
-        self.first_told.setdefault(key, (time.time(), fraction))
-        self.fraction[key] = fraction
+        self.clocks.tell(key, fraction)
 
     async def finish(self, row: dict[str, Any]) -> None:
         """Record a finished trial."""
         self.records.put_trial(row)
-        self.now[row["trial"]] = {"stage": row["status"], "key": "", "since": time.time(), "row": row}
+        self.now.pop(row["trial"], None)
+        self.ended[row["trial"]] = row
 
     async def rows(self) -> list[dict[str, Any]]:
         """The rows of trials.jsonl."""
@@ -142,9 +146,9 @@ class Coordinator:
 
     async def status(self) -> dict[str, Any]:
         """Everything that the progress display shows."""
-        return {
-            "now": self.now,
-            "fraction": self.fraction,
-            "first_told": self.first_told,
-            "seconds": self.seconds,
-        }
+        return {"now": self.now, "rows": self.ended, "clocks": self.clocks}
+
+
+def _seconds(rows: Iterable[dict[str, Any]]) -> dict[str, float]:
+    """{stage key: seconds} of what earlier runs of the study made."""
+    return {row["keys"][stage]: seconds for row in rows for stage, seconds in row["seconds"].items()}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from wavedp import metrics
 from wavedp.chain import n_records
 from wavedp.config import TrialConfig
 from wavedp.errors import UserError
+from wavedp.store import Store
 
 # Read by Ray when it is imported or started. Tune's tables and reporter off; no folder change; no usage report.
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
@@ -81,7 +83,7 @@ def run_grid(trials: list[PlannedTrial], folder: Path, settings: dict[str, Any])
         tune.report(_outcome(row, trial.config))
 
     space = {"trial": tune.grid_search(trials)}
-    with Progress(coordinator, [trial.id for trial in trials]):
+    with Progress(_status(coordinator), trials, _found(settings["store"], trials), len(trials)):
         _fit(conductor, space, tune.TuneConfig(max_concurrent_trials=settings["max_concurrent"]), CONDUCTOR_RETRIES)
     return _rows(coordinator)
 
@@ -131,7 +133,7 @@ def run_search(
     tuning = tune.TuneConfig(
         search_alg=searcher, num_samples=search["trials"] - finished, max_concurrent_trials=settings["max_concurrent"]
     )
-    with Progress(coordinator, []):
+    with Progress(_status(coordinator), [], set(), search["trials"] - finished):
         _fit(conductor, None, tuning, 0)
     return _rows(coordinator)
 
@@ -152,6 +154,16 @@ def _fit(conductor: Any, space: dict[str, Any] | None, tuning: Any, retries: int
 
 def _coordinator(folder: Path, settings: dict[str, Any], trials: list[PlannedTrial]) -> Any:
     return Coordinator.remote(str(folder), settings, owners(trials))  # type: ignore[attr-defined]
+
+
+def _status(coordinator: Any) -> Callable[[], dict[str, Any]]:
+    return lambda: ray.get(coordinator.status.remote(), timeout=5)
+
+
+def _found(store: str, trials: list[PlannedTrial]) -> set[str]:
+    """The stage keys whose artifacts are there."""
+    artifacts, stages = Store(store), {key: stage for trial in trials for stage, key in trial.keys.items()}
+    return {key for key, stage in stages.items() if artifacts.has(stage, key)}
 
 
 def _rows(coordinator: Any) -> list[dict[str, Any]]:
