@@ -25,6 +25,7 @@ from analysis.load import sha256
 from analysis.panels import lay_out
 from analysis.pareto_figure import GREY, INK, PALETTE
 from analysis.replicates import epsilon_text
+from wavedp.command import command
 from wavedp.errors import UserError
 from wavedp.jsonl import read_lines
 
@@ -136,15 +137,12 @@ def _logarithmic(curve: Roc) -> tuple[list[float], list[float]]:
     return [x for x, _ in kept], [y for _, y in kept]
 
 
+@command
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line described in the module docstring. Returns exit status 2 for a UserError."""
     parser = argparse.ArgumentParser(prog="python -m analysis.audit_figure", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("folder", type=Path, help="results/audit")
-    try:
-        print("\n".join(map(str, render(parser.parse_args(arguments).folder))))
-    except UserError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return 2
+    print("\n".join(map(str, render(parser.parse_args(arguments).folder))))
     return 0
 
 

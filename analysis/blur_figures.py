@@ -30,6 +30,7 @@ from analysis.panels import lay_out, two_panels
 from analysis.pareto_figure import GREY, INK, PALETTE, decimal_steps
 from analysis.samples import picture_of
 from analysis.spectrum_figure import spectra_data, spectra_figure
+from wavedp.command import command
 from wavedp.errors import UserError
 from wavedp.jsonl import read_lines
 
@@ -201,16 +202,13 @@ def _side_by_side(states: np.ndarray) -> np.ndarray:
     return np.concatenate([part for each in pixels for part in (empty, each)][1:])
 
 
+@command
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line described in the module docstring. Returns exit status 2 for a UserError."""
     parser = argparse.ArgumentParser(prog="python -m analysis.blur_figures", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("folders", type=Path, nargs="+", help="results/blur_forward, results/<study>")
-    try:
-        for folder in parser.parse_args(arguments).folders:
-            print("\n".join(map(str, render(folder))))
-    except UserError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return 2
+    for folder in parser.parse_args(arguments).folders:
+        print("\n".join(map(str, render(folder))))
     return 0
 
 

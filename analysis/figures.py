@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from analysis.load import Study, load
+from wavedp.command import command
 from wavedp.errors import UserError
 
 if TYPE_CHECKING:
@@ -114,6 +115,7 @@ def _notice(text: str) -> None:
     print(f"analysis.figures: {text}", file=sys.stderr)
 
 
+@command
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m analysis.figures", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("folder", type=Path, help="results/<study>")
@@ -123,11 +125,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--metric", help="metric of the pareto figure (the study's primary one)")
     parser.add_argument("--published", action="store_true", help="draw other papers' numbers beside it, hollow")
     chosen = parser.parse_args(arguments)
-    try:
-        written = render(chosen.folder, chosen.names, chosen.metric, chosen.published)
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 2
+    written = render(chosen.folder, chosen.names, chosen.metric, chosen.published)
     print("\n".join(map(str, written)))
     return 0 if written else 2
 

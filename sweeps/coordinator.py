@@ -11,11 +11,13 @@ from __future__ import annotations
 import asyncio
 import time
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import ray
 
+from sweeps.clocks import Clocks
 from sweeps.copies import Copy
 from sweeps.plan import release_of
 from sweeps.records import Records
@@ -39,6 +41,7 @@ def run_stage(name: str, key: str, trial: dict[str, Any], settings: dict[str, An
     import torch
 
     torch.set_num_threads(max(1, int(settings["stages"][name].get("num_cpus", 1))))
+    coordinator.begin.remote(key)
     config, started, told = from_dict(TrialConfig, trial), time.time(), 0.0
 
     def report(done: int, total: int) -> None:
@@ -72,10 +75,9 @@ class Coordinator:
         self.settings, self.owners = settings, owners
         self.users: dict[str, list[str]] = {}
         self.tasks: dict[str, Any] = {}
-        self.fraction: dict[str, float] = {}
-        self.first_told: dict[str, tuple[float, float]] = {}  # when a stage began to report, and where it was
-        self.seconds: dict[str, list[float]] = {}
-        self.now: dict[str, dict[str, Any]] = {}
+        self.clocks = Clocks(seconds=_seconds(self.records.trials.values()))
+        self.now: dict[str, tuple[str, str]] = {}  # trial: stage and key it waits for
+        self.ended: dict[str, dict[str, Any]] = {}  # trial: its row
         self.me: Any = None
         self.budget = Budget(**settings["budget"])
         self.releases = made(self.records.ledger.values())
@@ -88,7 +90,7 @@ class Coordinator:
 
         Raises UserError while the records can't be written.
         """
-        self.now[trial_id] = {"stage": name, "key": key, "since": time.time()}
+        self.now[trial_id] = (name, key)
         if self.trouble and self._saved():
             raise UserError(self.trouble)
         refusal = None if key in self.tasks else self._refusal(name, key, from_dict(TrialConfig, trial))
@@ -114,6 +116,7 @@ class Coordinator:
         except Exception:
             # The trials that wait for the task get this error and report it; forgetting the task lets a retry begin.
             self.tasks.pop(key, None)
+            self.clocks.begun.pop(key, None)
             if key not in made(self.records.ledger.values()):
                 self.releases.pop(key, None)
             return
@@ -121,8 +124,7 @@ class Coordinator:
             self._saved(self.records.add_gpu_seconds, self._used(self.running.pop(key)))
         self._saved(self.records.put_ledger, result["ledger"], self.users[key])
         self.warnings |= dict.fromkeys(result["warnings"])
-        if result["made"]:
-            self.seconds.setdefault(name, []).append(result["seconds"])
+        self.clocks.end(key, result["seconds"] if result["made"] else None)
 
     def _saved(self, put: Any = None, *arguments: Any) -> str | None:
         """Add to the records, or write what could not be written; None, or why they can't be written."""
@@ -159,12 +161,13 @@ class Coordinator:
         self._saved(self.records.put_ledger, result["ledger"], [trial_id])
         return result["made"] and self.owners.get(result["key"]) == trial_id
 
+    async def begin(self, key: str) -> None:
+        """Note that a worker took a stage up."""
+        self.clocks.begin(key)
+
     async def tell(self, key: str, fraction: float) -> None:
         """Note how far a stage is, 0 to 1."""
-        if fraction < self.fraction.get(key, 0.0):  # a worker begins again
-            self.first_told.pop(key, None)
-        self.first_told.setdefault(key, (time.time(), fraction))
-        self.fraction[key] = fraction
+        self.clocks.tell(key, fraction)
 
     async def finish(self, row: dict[str, Any], files: dict[str, bytes]) -> dict[str, Any]:
         """Record a finished trial and its files (by their path in the study's folder); its row, which says `failed`
@@ -175,7 +178,8 @@ class Coordinator:
         except OSError as error:
             row |= {"status": "failed", "reason": " ".join(filter(None, [row["reason"], cannot_write(name, error)]))}
         self._saved(self.records.put_trial, row)
-        self.now[row["trial"]] = {"stage": row["status"], "key": "", "since": time.time(), "row": row}
+        self.now.pop(row["trial"], None)
+        self.ended[row["trial"]] = row
         return row
 
     async def close(self) -> tuple[list[str], str | None]:
@@ -188,9 +192,9 @@ class Coordinator:
 
     async def status(self) -> dict[str, Any]:
         """Everything that the progress display shows."""
-        return {
-            "now": self.now,
-            "fraction": self.fraction,
-            "first_told": self.first_told,
-            "seconds": self.seconds,
-        }
+        return {"now": self.now, "rows": self.ended, "clocks": self.clocks}
+
+
+def _seconds(rows: Iterable[dict[str, Any]]) -> dict[str, float]:
+    """{stage key: seconds} of what earlier runs of the study made."""
+    return {row["keys"][stage]: seconds for row in rows for stage, seconds in row["seconds"].items()}

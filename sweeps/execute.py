@@ -10,6 +10,7 @@ import logging
 import os
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from wavedp import metrics
 from wavedp.chain import n_records
 from wavedp.config import TrialConfig
 from wavedp.errors import UserError
+from wavedp.store import Store
 
 # Read by Ray when it is imported or started. Tune's tables and reporter off; no folder change; no usage report.
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
@@ -85,7 +87,7 @@ def run_grid(trials: list[PlannedTrial], folder: Path, settings: dict[str, Any])
 
     space = {"trial": tune.grid_search(trials)}
     tuning = tune.TuneConfig(max_concurrent_trials=settings["max_concurrent"])
-    with Progress(coordinator, [trial.id for trial in trials]):
+    with Progress(_status(coordinator), trials, _found(settings["store"], trials), len(trials)):
         ended = _fit(conductor, space, tuning, CONDUCTOR_RETRIES)
     there = {row["trial"] for row in _rows(coordinator)}
     for number, trial in enumerate(trials):
@@ -141,7 +143,7 @@ def run_search(
     tuning = tune.TuneConfig(
         search_alg=searcher, num_samples=search["trials"] - finished, max_concurrent_trials=settings["max_concurrent"]
     )
-    with Progress(coordinator, []):
+    with Progress(_status(coordinator), [], set(), search["trials"] - finished):
         _fit(conductor, None, tuning, 0)
     return _closed(coordinator)
 
@@ -175,6 +177,16 @@ def _closed(coordinator: Any) -> list[dict[str, Any]]:
     if trouble:
         raise UserError(f"{trouble} Finished stages are in the store: the same command finds them.")
     return _rows(coordinator)
+
+
+def _status(coordinator: Any) -> Callable[[], dict[str, Any]]:
+    return lambda: ray.get(coordinator.status.remote(), timeout=5)
+
+
+def _found(store: str, trials: list[PlannedTrial]) -> set[str]:
+    """The stage keys whose artifacts are there."""
+    artifacts, stages = Store(store), {key: stage for trial in trials for stage, key in trial.keys.items()}
+    return {key for key, stage in stages.items() if artifacts.has(stage, key)}
 
 
 def _rows(coordinator: Any) -> list[dict[str, Any]]:

@@ -27,6 +27,7 @@ from sweeps.records import LEDGER, Records, as_yaml, claim_folder
 from sweeps.study import commit, describe_study, typed
 from sweeps.summary import describe
 from wavedp import chain, checks, registry
+from wavedp.command import command
 from wavedp.config import METHODS, TrialConfig, sections, trial_of, with_absolute_paths
 from wavedp.errors import InfeasibleError, UserError
 from wavedp.files import cannot_write, require_writable
@@ -39,21 +40,27 @@ ROOT = Path(__file__).resolve().parent.parent
 KEYS = (*sections(TrialConfig), "sweep", "study", "results", "store", "budget", "dry_run", "plan", "ray")
 
 
-@hydra.main(version_base="1.3", config_path="../conf", config_name="config")
-def main(config: DictConfig) -> None:
+@command
+def main() -> int:
     """Entry point; see the module's docstring."""
+    sys.argv[1:] = normalised(_readable(sys.argv[1:]))
+    _composed()
+    return 0
+
+
+@hydra.main(version_base="1.3", config_path="../conf", config_name="config")
+def _composed(config: DictConfig) -> None:
+    sys.exit(_study(config))
+
+
+@command  # here too, because Hydra prints a traceback for every error that reaches it
+def _study(config: DictConfig) -> int:
     try:
-        status = run(config, list(HydraConfig.get().overrides.task))
-    except UserError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        status = 2
+        return run(config, list(HydraConfig.get().overrides.task))
     except OmegaConfBaseException as error:
-        print(f"Error: the configuration can't be resolved: {str(error).splitlines()[0]}", file=sys.stderr)
-        status = 2
+        raise UserError(f"the configuration can't be resolved: {str(error).splitlines()[0]}") from error
     except OSError as error:
-        print(f"Error: {cannot_write(error.filename or config.results, error)}", file=sys.stderr)
-        status = 2
-    sys.exit(status)
+        raise UserError(cannot_write(error.filename or config.results, error)) from error
 
 
 def run(config: DictConfig, overrides: list[str]) -> int:
@@ -269,10 +276,20 @@ def _device(asked: str, ray_options: dict[str, Any]) -> str:
     return asked
 
 
+def _readable(arguments: list[str]) -> list[str]:
+    """The same arguments. Raises UserError for one whose bytes are not text, which neither Hydra nor YAML can hold."""
+    for text in arguments:
+        if any("\ud800" <= character <= "\udfff" for character in text):
+            raise UserError(
+                f"{text} is not text in this locale ({sys.getfilesystemencoding()}): rename the file or folder, or set "
+                "LC_ALL=C.UTF-8 if its name is UTF-8."
+            )
+    return arguments
+
+
 def _sweep_names() -> list[str]:
     return sorted(path.stem for path in (ROOT / "conf" / "sweep").glob("*.yaml"))
 
 
 if __name__ == "__main__":
-    sys.argv[1:] = normalised(sys.argv[1:])
-    main()
+    sys.exit(main())

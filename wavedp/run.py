@@ -37,6 +37,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wavedp import chain, checks
+from wavedp.command import command
 from wavedp.config import TrialConfig, from_dict
 from wavedp.errors import UserError
 from wavedp.methods import canonical
@@ -261,6 +262,7 @@ def _silent(done: int, total: int) -> None:
     """Nobody reads it."""
 
 
+@command
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; see the module. Returns its exit status."""
     parser = argparse.ArgumentParser(prog="python -m wavedp.run", description="Make what a plan asks for, without Ray.")

@@ -174,7 +174,7 @@ def test_a_folder_of_another_configuration_is_refused(smoke):
 
 @pytest.mark.slow
 def test_a_killed_driver_continues_from_the_checkpoint(uninterrupted, tmp_path):
-    with open(tmp_path / "log", "w") as log:
+    with open(tmp_path / "log", "w", encoding="utf-8") as log:
         process = start(tmp_path, log)
         checkpoint = wait_for_checkpoint(tmp_path, process)
         process.send_signal(signal.SIGKILL)
@@ -191,7 +191,7 @@ def test_a_killed_driver_continues_from_the_checkpoint(uninterrupted, tmp_path):
 
 @pytest.mark.slow
 def test_a_killed_worker_is_replaced(uninterrupted, tmp_path):
-    with open(tmp_path / "log", "w") as log:
+    with open(tmp_path / "log", "w", encoding="utf-8") as log:
         process = start(tmp_path, log)
         wait_for_checkpoint(tmp_path, process)
         workers = [

@@ -133,7 +133,7 @@ def test_a_choice_that_fits_nothing_or_too_much_is_refused(home, keys, stages, m
 
 @pytest.mark.filterwarnings("ignore:.* is damaged")
 def test_a_corrupted_artifact_is_not_packed(home, tmp_path):
-    Path(home.path, "upscale", NEAR, "note.json").write_text("{}")
+    Path(home.path, "upscale", NEAR, "note.json").write_text("{}", encoding="utf-8")
     (tmp_path / "x.tar").write_bytes(b"old")
     with pytest.raises(UserError, match=f"upscale/{NEAR} in .* was corrupted"):
         pack(home, tmp_path / "x.tar")

@@ -28,6 +28,7 @@ import yaml
 from wavedp import chain, data, methods, stages
 from wavedp.audit.bounds import Scores
 from wavedp.audit.membership import auc, nearness, tpr_at
+from wavedp.command import command
 from wavedp.config import TrialConfig, from_dict
 from wavedp.errors import UserError
 from wavedp.fields import fitting
@@ -116,6 +117,7 @@ def measure(trial: TrialConfig, artifacts: dict[str, Artifact], count: int) -> l
     return [*rows, {"kind": "nearest", **near}]
 
 
+@command
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; see the module. Exit status 2 for a UserError."""
     parser = argparse.ArgumentParser(prog="python -m wavedp.audit.study", description=(__doc__ or "").split("\n")[0])
@@ -125,21 +127,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--home", help="where the data is (what study.yaml says)")
     parser.add_argument("--records", type=int, default=2000, help="members and others, at most (2000)")
     chosen = parser.parse_args(arguments)
-    try:
-        if chosen.records < 20:
-            raise UserError(f"records={chosen.records} are too few to tell anything: use 20 or more.")
-        trial, artifacts = reopen(chosen.study, chosen.trial, Store(chosen.store), chosen.home)
-        look = ledger.line_nonprivate(
-            f"membership scores of {chosen.records} train and test records",
-            dataset=data.fingerprint(trial.data, "train"),
-            n_records=data.n_records(trial.data, "train"),
-            stage_key=artifacts["private_fit"].key,
-            trials=[chosen.trial],
-        )
-        rows = [{"trial": chosen.trial, **row} for row in measure(trial, artifacts, chosen.records)]
-    except UserError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return 2
+    if chosen.records < 20:
+        raise UserError(f"records={chosen.records} are too few to tell anything: use 20 or more.")
+    trial, artifacts = reopen(chosen.study, chosen.trial, Store(chosen.store), chosen.home)
+    look = ledger.line_nonprivate(
+        f"membership scores of {chosen.records} train and test records",
+        dataset=data.fingerprint(trial.data, "train"),
+        n_records=data.n_records(trial.data, "train"),
+        stage_key=artifacts["private_fit"].key,
+        trials=[chosen.trial],
+    )
+    rows = [{"trial": chosen.trial, **row} for row in measure(trial, artifacts, chosen.records)]
     path = chosen.study / "membership_ledger.jsonl"
     known = ledger.read(path) if path.is_file() else []
     lines = {(line["purpose"], line["stage_key"]): line for line in [*known, look]}

@@ -19,6 +19,7 @@ from typing import get_args
 from PIL import Image
 
 from wavedp import data
+from wavedp.command import command
 from wavedp.config import DataConfig
 from wavedp.data import decoded
 from wavedp.data.dataset import Dataset, Records, Split
@@ -71,6 +72,7 @@ def export_decoded(config: DataConfig, file: Path) -> decoded.About:
     return decoded.write(file, whole, classes, splits)
 
 
+@command
 def main(arguments: list[str] | None = None) -> int:
     """The command; returns the exit status (2 after a UserError)."""
     default = DataConfig()

@@ -38,6 +38,7 @@ import torch
 from torch import Tensor
 
 from wavedp import registry
+from wavedp.command import command
 from wavedp.config import MetricsConfig, configure
 from wavedp.errors import UserError
 from wavedp.metrics import MetricMethod, image_sets
@@ -133,6 +134,7 @@ class Row:
     standard_error: float | None = None
 
 
+@command
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print a row a metric; 2 with one sentence when something cannot be read or measured."""
     parser = argparse.ArgumentParser(

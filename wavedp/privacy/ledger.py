@@ -43,6 +43,7 @@ from typing import Any
 
 import yaml
 
+from wavedp.command import command
 from wavedp.config import PrivacyConfig
 from wavedp.errors import UserError
 from wavedp.jsonl import read_lines
@@ -277,6 +278,7 @@ def together(studies: Sequence[Sequence[Line]], delta: float | None = None) -> s
     return "\n".join([f"{len(studies)} studies together, {shared} lines of them in common", *_totals(every, delta)])
 
 
+@command
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the summary of each study's ledger, and what several cost together; returns 2, after one sentence of
     explanation, when a ledger cannot be read."""

@@ -28,6 +28,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from wavedp.command import command
 from wavedp.config import MetricsConfig
 from wavedp.data import picture
 from wavedp.errors import UserError
@@ -102,6 +103,7 @@ def agreement(
     return rows
 
 
+@command
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print and write the rows. Returns exit status 2, with a message, when something is missing or unreadable."""
     parser = argparse.ArgumentParser(
@@ -114,11 +116,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--work", type=Path, default=Path(".wavedp/agreement"), help="features are kept here")
     parser.add_argument("--inception", help="file of the FID network (default: search)")
     options = parser.parse_args(arguments)
-    try:
-        rows = agreement(options.real, options.generated, options.samples, options.work, options.inception)
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 2
+    rows = agreement(options.real, options.generated, options.samples, options.work, options.inception)
     for row in rows:
         print(f"{row.metric:<24} {row.ours:>12.6g} {row.theirs:>12.6g} {row.difference:>9.1e}  {row.implementation}")
     write_jsonl(options.out / "agreement.jsonl", [asdict(row) for row in rows])

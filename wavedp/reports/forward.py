@@ -33,6 +33,7 @@ import torch
 from torch import Tensor
 
 from wavedp import data
+from wavedp.command import command
 from wavedp.config import DataConfig
 from wavedp.diffusion.blur import (
     BlurOperator,
@@ -124,6 +125,7 @@ def _numbers(values: Tensor) -> list[float]:
     return [float(f"{value:.6g}") for value in values.tolist()]
 
 
+@command
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line described in the module docstring. Returns exit status 2 for a UserError."""
     parser = argparse.ArgumentParser(
@@ -133,12 +135,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--home", default=DataConfig().home, help="where Open Clip Art is (%(default)s)")
     parser.add_argument("--results", type=Path, default=Path("results/blur_forward"))
     chosen = parser.parse_args(arguments)
-    try:
-        shown = public_images(chosen.size, chosen.home)
-        rows = [curves(BlurSchedule(blur_schedule=name, blur_f_max=f_max), chosen.size) for name, f_max in SCHEDULES]
-    except UserError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return 2
+    shown = public_images(chosen.size, chosen.home)
+    rows = [curves(BlurSchedule(blur_schedule=name, blur_f_max=f_max), chosen.size) for name, f_max in SCHEDULES]
     write_jsonl(chosen.results / "curves.jsonl", rows)
     write_strips(chosen.results / "strips.npz", shown)
     print(f"{chosen.results}/curves.jsonl, strips.npz ({shown.name})")

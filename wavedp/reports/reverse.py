@@ -27,8 +27,8 @@ from torch import Tensor
 
 from wavedp import stages
 from wavedp.chain import keys
+from wavedp.command import command
 from wavedp.config import DataConfig, DiffusionConfig, SamplingConfig, TrialConfig, configure
-from wavedp.errors import UserError
 from wavedp.progress import printed
 from wavedp.store import Store, write_npz
 from wavedp.upscalers.blur_diffusion import deblurring
@@ -61,6 +61,7 @@ def draw(trial: TrialConfig, sampling: SamplingConfig, store: Store, device: str
     return model.times(sampling)[shown].tolist(), noisy[:, shown], predicted[:, shown]
 
 
+@command
 def main(arguments: list[str] | None = None, public: DataConfig = PUBLIC) -> int:
     """Run the command line described in the module docstring. Returns exit status 2 for a UserError."""
     parser = argparse.ArgumentParser(
@@ -76,11 +77,7 @@ def main(arguments: list[str] | None = None, public: DataConfig = PUBLIC) -> int
     sampling = SamplingConfig(diffusion_steps=chosen.steps)
     diffusion = DiffusionConfig(channels=chosen.channels)
     trials = [model_trial(blur, order, chosen.train_steps, diffusion, public) for blur, order in SCHEDULES]
-    try:
-        drawn = [draw(trial, sampling, Store(chosen.store), chosen.device) for trial in trials]
-    except UserError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return 2
+    drawn = [draw(trial, sampling, Store(chosen.store), chosen.device) for trial in trials]
     times, noisy, predicted = zip(*drawn, strict=True)
     about = {
         "schedules": [dataclasses.asdict(deblurring(trial, chosen.device).process) for trial in trials],

@@ -27,8 +27,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from wavedp.command import command
 from wavedp.diffusion.scheduler import BlurDiffusionScheduler
-from wavedp.errors import UserError
 from wavedp.store import write_jsonl
 
 SCHEDULES: tuple[tuple[str, float], ...] = (
@@ -110,6 +110,7 @@ def measure(size: int, steps: Sequence[int]) -> Iterator[dict[str, Any]]:
             }
 
 
+@command
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line described in the module docstring. Returns exit status 2 for a UserError."""
     parser = argparse.ArgumentParser(
@@ -120,13 +121,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--results", type=Path, default=Path("results/blur_samplers"))
     chosen = parser.parse_args(arguments)
     rows = []
-    try:
-        for row in measure(chosen.size, chosen.steps):
-            rows.append(row)
-            print(json.dumps(row), flush=True)
-    except UserError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return 2
+    for row in measure(chosen.size, chosen.steps):
+        rows.append(row)
+        print(json.dumps(row), flush=True)
     write_jsonl(chosen.results / "blur_samplers.jsonl", rows)
     print(f"{chosen.results}/blur_samplers.jsonl")
     return 0

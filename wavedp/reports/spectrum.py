@@ -23,6 +23,7 @@ import yaml
 from torch import Tensor
 
 from wavedp import data
+from wavedp.command import command
 from wavedp.config import DataConfig, from_dict
 from wavedp.data.cache import UNREADABLE
 from wavedp.errors import UserError
@@ -128,6 +129,7 @@ def _write_look(path: Path, look: ledger.Line) -> None:
     write_jsonl(path, lines.values())
 
 
+@command
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line described in the module docstring. Returns exit status 2 for a UserError."""
     parser = argparse.ArgumentParser(
@@ -136,12 +138,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("study", type=Path, help="results/<study>")
     parser.add_argument("--home", help="where the data is (what study.yaml says)")
     chosen = parser.parse_args(arguments)
-    try:
-        rows, look = measure(chosen.study, chosen.home)
-        _write_look(chosen.study / "spectra_ledger.jsonl", look)  # before the results are written
-    except UserError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return 2
+    rows, look = measure(chosen.study, chosen.home)
+    _write_look(chosen.study / "spectra_ledger.jsonl", look)  # before the results are written
     write_jsonl(chosen.study / "spectra.jsonl", rows)
     for row in rows[1:]:
         print(f"{row['log_spectral_distance']:7.3f} dB  {row['trial']}")

@@ -167,7 +167,7 @@ class Store:
         """
         locks = self._work() / "locks"
         locks.mkdir(parents=True, exist_ok=True)
-        with open(locks / f"{stage}-{key}", "w") as handle:
+        with open(locks / f"{stage}-{key}", "w", encoding="utf-8") as handle:
             fcntl.flock(handle, fcntl.LOCK_EX)
             yield
 

@@ -29,6 +29,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
+from wavedp.command import command
 from wavedp.errors import UserError
 from wavedp.store import MANIFEST, Draft, Store, sha256
 
@@ -98,6 +99,7 @@ def unpack(store: Store, file: str | Path) -> tuple[int, int]:
     return new, present
 
 
+@command
 def main(arguments: list[str] | None = None) -> int:
     """The command; returns the exit status (2 after a UserError)."""
     parser = argparse.ArgumentParser(prog="python -m wavedp.store", description="Carry artifacts between stores.")

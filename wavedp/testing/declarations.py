@@ -106,7 +106,7 @@ def check_planning(kind: str, trial: TrialConfig) -> None:
         input=json.dumps([values, kind]),
         env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         check=False,
     )
     assert done.returncode == 0, f"another process cannot plan the trial:\n{done.stderr}"

@@ -458,7 +458,9 @@ def _elsewhere(code: str, *arguments: str) -> str:
         "PYTHONHASHSEED": "7",
         "OMP_NUM_THREADS": str(torch.get_num_threads()),
     }
-    ran = subprocess.run([sys.executable, "-c", code, *arguments], env=environment, capture_output=True, text=True)
+    ran = subprocess.run(
+        [sys.executable, "-c", code, *arguments], env=environment, capture_output=True, encoding="utf-8"
+    )
     assert ran.returncode == 0, f"in a process of its own it fails: {ran.stderr}"
     return ran.stdout
 
