@@ -1,4 +1,4 @@
-"""Draw a study:  python -m analysis.figures results/<study> [pareto samples table] [--metric NAME] [--published]
+"""Draw a study:  python -m analysis.figures runs/<study> [pareto samples table] [--metric NAME] [--published]
 
     pareto    figures/pareto.html and .json, with a browser also .png and .pdf (with a single ε: one row per series)
     samples   figures/samples.png, samples_coarse.png, samples.json
@@ -133,7 +133,7 @@ def _notice(text: str) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m analysis.figures", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("folder", type=Path, help="results/<study>")
+    parser.add_argument("folder", type=Path, help="runs/<study>")
     parser.add_argument(
         "names", nargs="*", default=list(FIGURES), metavar="figure", help=f"of {', '.join(FIGURES)} (all)"
     )

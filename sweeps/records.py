@@ -54,6 +54,7 @@ def claim_folder(folder: Path, study: dict[str, Any], trial_ids: list[str]) -> N
     """Write study.yaml, or check that the folder's own describes the same study.
 
     The same study means the same base configuration; axes may grow, as long as every recorded trial is still planned.
+    The file names the commit and command of the latest run, whose rows the folder holds, and the time of the first.
     Rows that other code or other data made for this same question move to trials.superseded.jsonl; their ledger lines
     stay, for what was released stays released. Raises UserError when the folder was made by another configuration.
     """
@@ -73,8 +74,7 @@ def claim_folder(folder: Path, study: dict[str, Any], trial_ids: list[str]) -> N
             old = folder / "trials.superseded.jsonl"
             write_jsonl(old, read_jsonl(old) + strangers)
             write_jsonl(folder / "trials.jsonl", [row for row in recorded if row not in strangers])
-        elif same_axes:
-            return
+        study = {**study, "created": made.get("created", study.get("created"))}
     write_atomically(path, yaml.safe_dump(study, sort_keys=False, allow_unicode=True).encode())
 
 

@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 VERSIONED = (
     "torch", "ray", "opacus", "dp-accounting", "diffusers", "optuna", "clean-fid", "ncnn", "numpy", "PyWavelets",
 )  # fmt: skip
+CODE = ("wavedp", "sweeps", "conf")  # what makes a trial's numbers
 AXES = ("grid", "zip", "cases", "seeds", "sampling_seeds", "search")
 
 
@@ -71,7 +72,7 @@ def commit() -> str:
     try:
         head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True)
         dirty = subprocess.run(
-            ["git", "status", "--porcelain", "--untracked-files=no", "--", "wavedp", "sweeps", "conf"],
+            ["git", "status", "--porcelain", "--untracked-files=no", "--", *CODE],
             cwd=ROOT, capture_output=True, text=True, check=True,
         )  # fmt: skip
     except (OSError, subprocess.CalledProcessError):

@@ -1,6 +1,6 @@
 """Membership inference on a trial of a finished study whose artifacts are still in the store.
 
-    python -m wavedp.audit.study results/<study> --trial ID [--store .wavedp/store] [--home .wavedp/data]
+    python -m wavedp.audit.study runs/<study> --trial ID [--store .wavedp/store] [--home .wavedp/data]
 
 Members are the first records of the train split, others those of the test split: what tells the splits apart by itself
 counts as membership here, which the coins of wavedp.audit.membership avoid. Scores are that module's, made of the
@@ -46,7 +46,7 @@ def reopen(folder: Path, trial_id: str, store: Store, home: str | None) -> tuple
     """
     for name in ("study.yaml", "trials.jsonl"):
         if not (folder / name).is_file():
-            raise UserError(f"{folder} is not a study: it has no {name}: give results/<study>.")
+            raise UserError(f"{folder} is not a study: it has no {name}: give runs/<study>.")
     meta = yaml.safe_load((folder / "study.yaml").read_text(encoding="utf-8"))
     rows = [json.loads(line) for line in (folder / "trials.jsonl").read_text(encoding="utf-8").splitlines()]
     done = {row["trial"]: row for row in rows if row["status"] == "done"}
@@ -118,7 +118,7 @@ def measure(trial: TrialConfig, artifacts: dict[str, Artifact], count: int) -> l
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; see the module. Exit status 2 for a UserError."""
     parser = argparse.ArgumentParser(prog="python -m wavedp.audit.study", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("study", type=Path, help="results/<study>")
+    parser.add_argument("study", type=Path, help="runs/<study>")
     parser.add_argument("--trial", required=True, help="its id in trials.jsonl")
     parser.add_argument("--store", default=".wavedp/store", help="where the study's artifacts are (.wavedp/store)")
     parser.add_argument("--home", help="where the data is (what study.yaml says)")
