@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import math
 import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 from sweeps.plan import PlannedTrial
 from wavedp import data, metrics
 from wavedp.config import TrialConfig, identity, sections, to_dict, trial_of
+from wavedp.fields import without_infinity
 
 ROOT = Path(__file__).resolve().parent.parent
 VERSIONED = (
@@ -40,7 +40,7 @@ def describe_study(
         "primary_metric": metrics.primary(measured, n_reference),
         "metrics": metrics.described(measured),
         "identity": identity_of(trial),
-        "config": _plain(to_dict(trial)),
+        "config": without_infinity(to_dict(trial)),
         "versions": {name: importlib.metadata.version(name) for name in VERSIONED},
         "commit": commit(),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -64,7 +64,7 @@ def identity_of(trial: TrialConfig) -> dict[str, Any]:
         section = getattr(trial, name)
         if hasattr(section, "__dataclass_fields__"):
             found[name] = identity(section)
-    return _plain(found)
+    return without_infinity(found)
 
 
 def commit() -> str:
@@ -78,12 +78,3 @@ def commit() -> str:
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
     return head.stdout.strip() + ("+" if dirty.stdout.strip() else "")
-
-
-def _plain(value: Any) -> Any:
-    """YAML-safe: infinities as "inf", tuples as lists."""
-    if isinstance(value, dict):
-        return {name: _plain(item) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return "inf" if isinstance(value, float) and math.isinf(value) else value

@@ -20,7 +20,7 @@ from ray.exceptions import RayTaskError
 
 from sweeps.plan import PlannedTrial
 from wavedp import chain, checks, data, methods, stages
-from wavedp.config import to_dict
+from wavedp.config import settings_of, to_dict
 from wavedp.errors import InfeasibleError, UserError
 from wavedp.privacy import accounting, ledger
 from wavedp.store import Store, write_atomically, write_npz
@@ -79,6 +79,7 @@ def blank_row(trial: PlannedTrial, commit: str) -> dict[str, Any]:
         "epsilon_spent": None,
         "delta": accounting.delta(config.privacy, data.n_records(config.data, "train")),
         "axes": {name: "inf" if value == math.inf else value for name, value in trial.axes.items()},
+        "settings": settings_of(config),
         "metrics": {},
         "keys": trial.keys,
         "reused": [],

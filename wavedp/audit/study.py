@@ -23,19 +23,20 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
 
-from wavedp import chain, data, methods, stages
+from wavedp import data, methods, stages
 from wavedp.audit.bounds import Scores
 from wavedp.audit.membership import auc, nearness, tpr_at
-from wavedp.config import TrialConfig, from_dict
+from wavedp.config import TrialConfig
 from wavedp.errors import UserError
-from wavedp.fields import fitting
+from wavedp.finished import open_trial
 from wavedp.generators import Pretrains
 from wavedp.generators import Scores as GivesScores
 from wavedp.privacy import ledger
 from wavedp.store import Artifact, Store, write_jsonl
 from wavedp.wavelets import coarse
+
+STAGES = ("tokenizer", "pretrain", "private_fit", "coarse_samples")
 
 
 def reopen(folder: Path, trial_id: str, store: Store, home: str | None) -> tuple[TrialConfig, dict[str, Artifact]]:
@@ -44,38 +45,9 @@ def reopen(folder: Path, trial_id: str, store: Store, home: str | None) -> tuple
     Raises UserError for a folder without a study, for a trial that is not finished or that today's code gives another
     key, and for missing artifacts.
     """
-    for name in ("study.yaml", "trials.jsonl"):
-        if not (folder / name).is_file():
-            raise UserError(f"{folder} is not a study: it has no {name}: give runs/<study>.")
-    meta = yaml.safe_load((folder / "study.yaml").read_text(encoding="utf-8"))
-    rows = [json.loads(line) for line in (folder / "trials.jsonl").read_text(encoding="utf-8").splitlines()]
-    done = {row["trial"]: row for row in rows if row["status"] == "done"}
-    if trial_id not in done:
-        raise UserError(f"{folder} has no finished trial {trial_id!r}: use one of {', '.join(done) or 'none'}.")
-    row = done[trial_id]
-    values = meta["config"]
-    for axis, value in row["axes"].items():
-        *section, field = axis.split(".")
-        place = values[section[0]] if section else values
-        if not isinstance(place.get(field), dict):  # a whole group by name, such as an upscaler, is caught by the keys
-            place[field] = value
-    if home is not None:
-        values["data"]["home"] = home
-    for kind in ("tokenizer", "generator", "upscaler"):  # recorded when all methods of a kind shared one section
-        values[kind] = fitting(kind, values[kind])
-    trial = methods.canonical(from_dict(TrialConfig, values))
-    keys, artifacts = chain.keys(trial), {}
-    for stage in ("tokenizer", "pretrain", "private_fit", "coarse_samples"):
-        if keys[stage] != row["keys"].get(stage):
-            raise UserError(
-                f"stage {stage} of {trial_id} has another key by this code and these files: check out the commit in "
-                f"study.yaml, or name a trial that varies no group but the upscaler."
-            )
-        artifact = store.open(stage, keys[stage])
-        if artifact is None:
-            raise UserError(f"{store.root} has no {stage} {keys[stage][:12]}: name the study's store with --store.")
-        artifacts[stage] = artifact
-    return trial, artifacts
+    finished = open_trial(folder, trial_id, home)
+    finished.require_same_keys(STAGES)
+    return finished.config, {stage: finished.artifact(stage, store) for stage in STAGES}
 
 
 def measure(trial: TrialConfig, artifacts: dict[str, Artifact], count: int) -> list[dict[str, Any]]:
