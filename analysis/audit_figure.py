@@ -1,4 +1,4 @@
-"""Draw an audit:  python -m analysis.audit_figure results/audit
+"""Draw an audit:  python -m analysis.audit_figure runs/audit
 
 Reads audit.jsonl and roc.jsonl (python -m wavedp.audit) and writes figures/audit.html and .json, with a browser also
 .png and .pdf. One panel per claimed ε, both axes logarithmic: the ROC of each attack, and the curve that no attack on
@@ -141,7 +141,7 @@ def _logarithmic(curve: Roc) -> tuple[list[float], list[float]]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line described in the module docstring. Returns exit status 2 for a UserError."""
     parser = argparse.ArgumentParser(prog="python -m analysis.audit_figure", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("folder", type=Path, help="results/audit")
+    parser.add_argument("folder", type=Path, help="runs/audit")
     print("\n".join(map(str, render(parser.parse_args(arguments).folder))))
     return 0
 

@@ -1,4 +1,4 @@
-"""Draw blur and spectra:  python -m analysis.blur_figures results/blur_forward [results/<study> ...]
+"""Draw blur and spectra:  python -m analysis.blur_figures runs/blur_forward [runs/<study> ...]
 
     curves    from curves.jsonl (python -m wavedp.reports.forward): f(i) and the width of the blur against time
     strips    from strips.npz (same command): public images on their way to noise
@@ -206,7 +206,7 @@ def _side_by_side(states: np.ndarray) -> np.ndarray:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line described in the module docstring. Returns exit status 2 for a UserError."""
     parser = argparse.ArgumentParser(prog="python -m analysis.blur_figures", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("folders", type=Path, nargs="+", help="results/blur_forward, results/<study>")
+    parser.add_argument("folders", type=Path, nargs="+", help="runs/blur_forward, runs/<study>")
     for folder in parser.parse_args(arguments).folders:
         print("\n".join(map(str, render(folder))))
     return 0

@@ -56,7 +56,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class Study:
-    """Contents of a results/<study>/ folder. meta is study.yaml; ledger has one dict per line of ledger.jsonl."""
+    """Contents of a study's folder. meta is study.yaml; ledger has one dict per line of ledger.jsonl."""
 
     folder: Path
     meta: dict[str, Any]
@@ -124,7 +124,7 @@ class Study:
 
 
 def load(folder: str | Path) -> Study:
-    """Read results/<study>/.
+    """Read a study's folder.
 
     A last line of trials.jsonl that was cut off is left out with a warning; if a trial is recorded twice, the later
     line counts. Raises UserError for a missing folder, a missing study.yaml or trials.jsonl, a file without a trial, a
@@ -132,7 +132,7 @@ def load(folder: str | Path) -> Study:
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise UserError(f"there is no folder {folder}: give the folder of a study, results/<study>.")
+        raise UserError(f"there is no folder {folder}: give the folder of a study, such as runs/eps_grid.")
     for name in ("study.yaml", "trials.jsonl"):
         if not (folder / name).is_file():
             raise UserError(

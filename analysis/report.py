@@ -1,4 +1,4 @@
-"""Print the summary of a study:  python -m analysis.report results/<study>
+"""Print the summary of a study:  python -m analysis.report runs/<study>
 
 The table of the primary metric, the three epsilons (one trial, all releases, best of K), and the paths of the files.
 """
@@ -71,7 +71,7 @@ def best_of_k(study: Study, lines: list[dict[str, Any]]) -> dict[str, str]:
 @command
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m analysis.report", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("folder", type=Path, help="results/<study>")
+    parser.add_argument("folder", type=Path, help="runs/<study>")
     print(report(parser.parse_args(arguments).folder), end="")
     return 0
 

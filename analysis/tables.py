@@ -40,7 +40,7 @@ def table(study: Study, metrics: Sequence[str] | None = None) -> str:
 
 
 def write_table(study: Study) -> Path:
-    """Write results/<study>/results.md: the table with every metric, the meaning of its numbers, and their sources."""
+    """Write the study's results.md: the table with every metric, the meaning of its numbers, and their sources."""
     settings = {name: {_setting(study, trial, name) for trial in study.done} for name in SETTINGS}
     fixed = [f"{name} {values.pop()}" for name, values in settings.items() if len(values) == 1]
     notes = [

@@ -16,7 +16,6 @@ from __future__ import annotations
 import copy
 import itertools
 import json
-import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, fields
@@ -28,6 +27,7 @@ import numpy as np
 from wavedp import chain, registry
 from wavedp.config import METHODS, TrialConfig, to_dict, trial_of
 from wavedp.errors import InfeasibleError, UserError
+from wavedp.fields import without_infinity
 from wavedp.methods import canonical
 from wavedp.privacy import accounting, selection
 from wavedp.privacy.accounting import Mechanism
@@ -204,7 +204,7 @@ def save_plan(
     rows = [
         {"id": trial.id, "axes": trial.axes, "config": to_dict(trial.config), "keys": trial.keys} for trial in feasible
     ]
-    content = _without_infinity({**study, "trials": rows})
+    content = without_infinity({**study, "trials": rows})
     write_atomically(path, (json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode())
     fits = len({trial.keys["private_fit"] for trial in feasible})
     return (
@@ -246,12 +246,3 @@ def _assign(values: dict[str, Any], path: str, value: Any) -> None:
 def _read_by_some(kind: str, field: str) -> bool:
     """True if some method of the kind has this field: then an axis of it varies the trials of that method."""
     return any(item.name == field for _, method in registry.each(kind) for item in fields(method.Config))
-
-
-def _without_infinity(value: Any) -> Any:
-    """JSON has no infinity: "inf", which `from_dict` reads."""
-    if isinstance(value, dict):
-        return {name: _without_infinity(item) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_infinity(item) for item in value]
-    return "inf" if isinstance(value, float) and math.isinf(value) else value

@@ -113,6 +113,7 @@ def claim_folder(folder: Path, study: dict[str, Any], trial_ids: list[str]) -> N
     """Write study.yaml, or check that the folder's own describes the same study.
 
     The same study means the same base configuration; axes may grow, as long as every recorded trial is still planned.
+    The file names the commit and command of the latest run, whose rows the folder holds, and the time of the first.
     Rows that other code or other data made for this same question move to trials.superseded.jsonl; their ledger lines
     stay, for what was released stays released. Raises UserError when the folder was made by another configuration.
     """
@@ -132,8 +133,7 @@ def claim_folder(folder: Path, study: dict[str, Any], trial_ids: list[str]) -> N
             old = folder / "trials.superseded.jsonl"
             write_jsonl(old, (read_jsonl(old) if old.exists() else []) + strangers)
             write_jsonl(folder / TRIALS, [row for row in rows if row not in strangers])
-        elif same_axes:
-            return
+        study = {**study, "created": made.get("created", study.get("created"))}
     write_atomically(path, as_yaml(study))
 
 

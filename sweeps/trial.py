@@ -19,7 +19,7 @@ from ray.exceptions import RayError, RayTaskError
 
 from sweeps.plan import PlannedTrial
 from wavedp import chain, checks, data, methods, stages
-from wavedp.config import to_dict
+from wavedp.config import settings_of, to_dict
 from wavedp.errors import InfeasibleError, UserError
 from wavedp.files import npz
 from wavedp.privacy import accounting, ledger
@@ -88,6 +88,7 @@ def blank_row(trial: PlannedTrial, commit: str) -> dict[str, Any]:
         "epsilon_spent": None,
         "delta": accounting.delta(config.privacy, data.n_records(config.data, "train")),
         "axes": {name: "inf" if value == math.inf else value for name, value in trial.axes.items()},
+        "settings": settings_of(config),
         "metrics": {},
         "keys": trial.keys,
         "reused": [],

@@ -6,12 +6,13 @@ declared in its room (wavedp.methods). What several methods share is here, and a
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from wavedp.fields import (
     configure,
+    differing,
     fields_of,
     fitting,
     from_dict,
@@ -39,6 +40,7 @@ __all__ = [
     "from_dict",
     "identity",
     "sections",
+    "settings_of",
     "to_dict",
     "trial_of",
     "with_absolute_paths",
@@ -176,6 +178,16 @@ def trial_of(values: dict[str, Any]) -> TrialConfig:
     of a preset, or of the time when all methods of a kind shared one section. Raises UserError as `from_dict`."""
     fitted = {kind: fitting(kind, values[kind]) for kind in METHODS if isinstance(values.get(kind), dict)}
     return from_dict(TrialConfig, {**values, **fitted})
+
+
+def settings_of(trial: TrialConfig) -> dict[str, Any]:
+    """What of a trial is not at its default, by section, as JSON values: `trial_of` reads it back."""
+    found: dict[str, Any] = {}
+    for item in fields(TrialConfig):
+        mine = getattr(trial, item.name)
+        if mine != getattr(TrialConfig(), item.name):
+            found[item.name] = differing(mine) if is_dataclass(mine) else mine
+    return found
 
 
 def with_absolute_paths(values: dict[str, Any]) -> dict[str, Any]:

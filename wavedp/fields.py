@@ -177,9 +177,28 @@ def to_dict(config: Any) -> dict[str, Any]:
     return dataclasses.asdict(config)
 
 
+def differing(config: Any) -> dict[str, Any]:
+    """The name of a section and its fields that are not at their defaults, as JSON values that `from_dict` reads."""
+    values = to_dict(config)
+    return {
+        item.name: without_infinity(values[item.name])
+        for item in fields(config)
+        if item.name == "name" or getattr(config, item.name) != item.default
+    }
+
+
 def paths(cls: type) -> list[str]:
     """The fields that name files or folders."""
     return [item.name for item in fields(cls) if item.metadata.get("path")]
+
+
+def without_infinity(value: Any) -> Any:
+    """The value for JSON and YAML, which have no infinity and no tuple: "inf", which `from_dict` reads, and a list."""
+    if isinstance(value, dict):
+        return {name: without_infinity(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_infinity(item) for item in value]
+    return "inf" if isinstance(value, float) and math.isinf(value) else value
 
 
 _hints = lru_cache(maxsize=None)(get_type_hints)  # a plan of 180 trials asks 1,620 times

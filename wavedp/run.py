@@ -39,6 +39,7 @@ from typing import TYPE_CHECKING, Any
 from wavedp import chain, checks
 from wavedp.command import command
 from wavedp.config import TrialConfig, from_dict
+from wavedp.devices import chosen_device
 from wavedp.errors import UserError
 from wavedp.methods import canonical
 from wavedp.privacy import ledger
@@ -105,18 +106,6 @@ def spent(lines: Sequence[ledger.Line]) -> float:
     if any(line["kind"] == "nonprivate" for line in lines):
         return math.inf
     return sum(ledger.composed_epsilon(lines).values())
-
-
-def chosen_device(asked: str) -> str:
-    """cpu or cuda. Raises UserError for a GPU that is not there."""
-    import torch
-
-    if asked not in ("auto", "cpu", "cuda"):
-        raise UserError(f"device={asked} is not a device: use auto, cpu or cuda.")
-    there = torch.cuda.is_available()
-    if asked == "cuda" and not there:
-        raise UserError("device=cuda and torch finds no CUDA GPU on this machine: use device=auto or device=cpu.")
-    return "cuda" if asked != "cpu" and there else "cpu"
 
 
 @dataclass(frozen=True)

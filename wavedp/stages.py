@@ -199,7 +199,7 @@ def make_evaluate(work: Work) -> None:
         work.cache,
         work.report,
         work.device,
-        _texts(trial),
+        captions(trial),
     )
     work.draft.json("metrics", measured)
 
@@ -336,7 +336,7 @@ def _conditions(dataset: data.Dataset, trial: TrialConfig, views: int | None = N
     return torch.tensor(dataset.labels)
 
 
-def _texts(trial: TrialConfig) -> list[str] | None:
+def captions(trial: TrialConfig) -> list[str] | None:
     """The prompt of each sample, or None where samples have classes."""
     if methods.generator(trial).conditioning(trial) != "text":
         return None

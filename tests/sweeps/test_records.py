@@ -6,6 +6,7 @@ import shutil
 
 import fsspec
 import pytest
+import yaml
 
 from sweeps.copies import Copy, copy_name
 from sweeps.rebuild import rebuild
@@ -195,3 +196,12 @@ def test_rows_of_other_code_are_set_aside_and_their_releases_stay(tmp_path):
     assert read_jsonl(tmp_path / "trials.jsonl") == []
     assert read_jsonl(tmp_path / "trials.superseded.jsonl") == [{"trial": "a-0001"}]
     assert len(read_jsonl(tmp_path / "ledger.jsonl")) == 1
+
+
+def test_study_yaml_names_the_code_that_made_the_rows(tmp_path):
+    first = {"command": "a", "commit": "1", "created": "yesterday"}
+    claim_folder(tmp_path, {**STUDY, **first}, ["a"])
+    Records(tmp_path).put_trial({"trial": "a"})
+    claim_folder(tmp_path, {**STUDY, "command": "b", "commit": "2", "created": "today"}, ["a"])
+    made = yaml.safe_load((tmp_path / "study.yaml").read_text())
+    assert (made["command"], made["commit"], made["created"]) == ("b", "2", "yesterday")

@@ -1,4 +1,4 @@
-"""Audit the private fit: python -m wavedp.audit [--epsilon 1 4 10] [--quick] [--results results/audit]
+"""Audit the private fit: python -m wavedp.audit [--epsilon 1 4 10] [--quick] [--results runs/audit]
 
 Writes
 
@@ -62,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--path", help="of --data folder")
     parser.add_argument("--home", default=DataConfig().home, help="where downloads are kept (.wavedp/data)")
     parser.add_argument("--records", type=int, default=1024, help="images, of which each is in by a coin (1024)")
-    parser.add_argument("--results", type=Path, default=Path("results/audit"), help="folder to write (results/audit)")
+    parser.add_argument("--results", type=Path, default=Path("runs/audit"), help="folder to write (runs/audit)")
     chosen = parser.parse_args(arguments)
     settings = Settings(
         claims=tuple(chosen.epsilon),

@@ -43,7 +43,7 @@ class Source(Protocol):
 
     Every function raises UserError if the dataset does not offer what the config asks for, or is not on disk.
     `wavedp.testing.datasets.DatasetSuite` tests a source. Optional: DIVISIONS, the values of `data.split` that the
-    dataset defines (without it: `official`).
+    dataset defines (without it: `official`), and LICENCE, a sentence that data cards repeat.
     """
 
     def shape(self, config: DataConfig) -> tuple[int, int, int]:

@@ -1,6 +1,6 @@
 """The privacy ledger of a study: one line per use of sensitive images, and the epsilon that they add up to.
 
-    python -m wavedp.privacy.ledger results/<study> [results/<other> ...]
+    python -m wavedp.privacy.ledger runs/<study> [runs/<other> ...]
 
 A line is a flat JSON object with the fields of `FIELDS`. kind: dp_sgd (many noisy steps), gaussian (one noisy
 release), the name that another mechanism gives itself (accounting.Mechanism.kind), or nonprivate (a look without noise:

@@ -1,6 +1,6 @@
 """Compare our metrics with those of independent programs, on two folders of images and with the same network file.
 
-    python -m wavedp.reports.agreement REAL GENERATED [--samples N] [--out results/agreement] [--work .wavedp/agreement]
+    python -m wavedp.reports.agreement REAL GENERATED [--samples N] [--out runs/agreement] [--work .wavedp/agreement]
 
     clean-fid        its own loop over files and resize: FID and KID, against our mode clean
     torch-fidelity   its own loop and TensorFlow-1 resize: FID, KID, precision, recall (k = 3), against mode tensorflow
@@ -112,7 +112,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("real", type=Path, help="folder of images")
     parser.add_argument("generated", type=Path, help="folder of images")
     parser.add_argument("--samples", type=int, help="the first so many files of each, by name (default: all)")
-    parser.add_argument("--out", type=Path, default=Path("results/agreement"))
+    parser.add_argument("--out", type=Path, default=Path("runs/agreement"))
     parser.add_argument("--work", type=Path, default=Path(".wavedp/agreement"), help="features are kept here")
     parser.add_argument("--inception", help="file of the FID network (default: search)")
     options = parser.parse_args(arguments)

@@ -1,6 +1,6 @@
 """Show the forward process of each blur schedule: its curves, and public images on their way to noise.
 
-    python -m wavedp.reports.forward [--size 28] [--home .wavedp/data] [--results results/blur_forward]
+    python -m wavedp.reports.forward [--size 28] [--home .wavedp/data] [--results runs/blur_forward]
 
 curves.jsonl has one line for each schedule of wavedp.reports.samplers (linear noise, T = 1000), with its fields and, at
 each of a hundred `times` t,
@@ -133,7 +133,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--size", type=int, default=28, help="pixels of a side (%(default)s)")
     parser.add_argument("--home", default=DataConfig().home, help="where Open Clip Art is (%(default)s)")
-    parser.add_argument("--results", type=Path, default=Path("results/blur_forward"))
+    parser.add_argument("--results", type=Path, default=Path("runs/blur_forward"))
     chosen = parser.parse_args(arguments)
     shown = public_images(chosen.size, chosen.home)
     rows = [curves(BlurSchedule(blur_schedule=name, blur_f_max=f_max), chosen.size) for name, f_max in SCHEDULES]

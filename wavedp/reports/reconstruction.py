@@ -1,6 +1,6 @@
 """The loss of tokens: the sensitive set's test images, reconstructed by tokenizers that saw public images only.
 
-    python -m wavedp.reports.reconstruction [--images 1000] [--store .wavedp/store] [--results results/reconstruction]
+    python -m wavedp.reports.reconstruction [--images 1000] [--store .wavedp/store] [--results runs/reconstruction]
 
 One line of reconstruction.jsonl for each tokenizer and level it decodes to:
 
@@ -135,7 +135,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--images", type=int, default=1000, help="test images (%(default)s)")
     parser.add_argument("--precision", choices=["float32", "bfloat16"], default="float32", help="of the FID network")
     parser.add_argument("--store", default=".wavedp/store")
-    parser.add_argument("--results", type=Path, default=Path("results/reconstruction"))
+    parser.add_argument("--results", type=Path, default=Path("runs/reconstruction"))
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     chosen = parser.parse_args(arguments)
     trial = TrialConfig(metrics=MetricsConfig(precision=chosen.precision))

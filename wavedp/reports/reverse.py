@@ -1,7 +1,7 @@
 """Show how images form during sampling, with public models of three blur schedules.
 
     python -m wavedp.reports.reverse [--train-steps 2000] [--steps 50] [--store .wavedp/store]
-                                       [--results results/blur_reverse]
+                                       [--results runs/blur_reverse]
 
 The models are artifacts of the stage `upscaler` (U-Nets of the whole image, trained on Open Clip Art), found in the
 store or made. The schedules are DDPM, quartic from coarse to fine, and the control, quartic from fine to coarse. No
@@ -71,7 +71,7 @@ def main(arguments: list[str] | None = None, public: DataConfig = PUBLIC) -> int
     parser.add_argument("--channels", type=int, default=DiffusionConfig().channels, help="of the U-Net (%(default)s)")
     parser.add_argument("--steps", type=int, default=50, help="of sampling (%(default)s)")
     parser.add_argument("--store", default=".wavedp/store")
-    parser.add_argument("--results", type=Path, default=Path("results/blur_reverse"))
+    parser.add_argument("--results", type=Path, default=Path("runs/blur_reverse"))
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     chosen = parser.parse_args(arguments)
     sampling = SamplingConfig(diffusion_steps=chosen.steps)

@@ -1,6 +1,6 @@
 """A study's samples against its data, by the fineness of what they show (wavedp.metrics.power_spectrum).
 
-    python -m wavedp.reports.spectrum results/<study> [--home .wavedp/data]
+    python -m wavedp.reports.spectrum runs/<study> [--home .wavedp/data]
 
 Writes spectra.jsonl: a line for the data (the split and number of images that the study's FID is measured against) and
 one for each finished trial whose samples were kept, pixels in [0, 1]. The data's spectrum reads sensitive images
@@ -90,7 +90,7 @@ def _read_study(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Read study.yaml, and the rows of the finished trials whose samples were kept."""
     for name in ("study.yaml", "trials.jsonl"):
         if not (folder / name).is_file():
-            raise UserError(f"{folder} is not a study, for it lacks {name}: give results/<study>.")
+            raise UserError(f"{folder} is not a study, for it lacks {name}: give runs/<study>.")
     meta = yaml.safe_load((folder / "study.yaml").read_text(encoding="utf-8"))
     rows = read_jsonl(folder / "trials.jsonl")
     latest = {row["trial"]: row for row in rows if row["status"] == "done"}
@@ -135,7 +135,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m wavedp.reports.spectrum", description=(__doc__ or "").split("\n")[0]
     )
-    parser.add_argument("study", type=Path, help="results/<study>")
+    parser.add_argument("study", type=Path, help="runs/<study>")
     parser.add_argument("--home", help="where the data is (what study.yaml says)")
     chosen = parser.parse_args(arguments)
     rows, look = measure(chosen.study, chosen.home)

@@ -1,7 +1,7 @@
 """Compare upscalers on public images: each enlarges block means, and is measured against the original.
 
     python -m wavedp.reports.super_resolution [--data photographs] [--size 256] [--level 2] [--images 24]
-        [--upscalers bicubic …] [--store .wavedp/store] [--results results/super_resolution]
+        [--upscalers bicubic …] [--store .wavedp/store] [--results runs/super_resolution]
 
 Test images are reduced to their block means (256×256 to 64×64 at level 2) and enlarged again. super_resolution.jsonl
 has one line for each upscaler, with and without the low-pass kept:
@@ -135,7 +135,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--train-batch", type=int, help="images a step of theirs (default: what each uses by itself)")
     parser.add_argument("--home", default=DataConfig().home, help="where datasets are (%(default)s)")
     parser.add_argument("--store", default=".wavedp/store")
-    parser.add_argument("--results", type=Path, default=Path("results/super_resolution"))
+    parser.add_argument("--results", type=Path, default=Path("runs/super_resolution"))
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     chosen = parser.parse_args(arguments)
     images_of = DataConfig(name=chosen.data, size=chosen.size, channels=3, home=chosen.home)
