@@ -59,23 +59,31 @@ def claim_folder(folder: Path, study: dict[str, Any], trial_ids: list[str]) -> N
     """
     path = folder / "study.yaml"
     if path.exists():
-        made = yaml.safe_load(path.read_text())
-        remedy = f"choose another name with study=NAME, or remove {folder}"
-        differing = sorted(_differences(_identity(made), study["identity"]))
-        if differing:
-            raise UserError(f"{folder} was made by another configuration ({differing[0]} differs): {remedy}.")
-        recorded = read_jsonl(folder / "trials.jsonl")
-        strangers = [row for row in recorded if row["trial"] not in trial_ids] if trial_ids else []
-        same_axes = _axes(made) == _axes(study)
-        if strangers and not same_axes:
-            raise UserError(f"{folder} holds the trial {strangers[0]['trial']}, not planned by this sweep: {remedy}.")
+        strangers = refuse_other_study(folder, study, trial_ids)
         if strangers:
-            old = folder / "trials.superseded.jsonl"
+            old, recorded = folder / "trials.superseded.jsonl", read_jsonl(folder / "trials.jsonl")
             write_jsonl(old, read_jsonl(old) + strangers)
             write_jsonl(folder / "trials.jsonl", [row for row in recorded if row not in strangers])
-        elif same_axes:
+        elif _axes(yaml.safe_load(path.read_text())) == _axes(study):
             return
     write_atomically(path, yaml.safe_dump(study, sort_keys=False, allow_unicode=True).encode())
+
+
+def refuse_other_study(folder: Path, study: dict[str, Any], trial_ids: list[str]) -> list[dict[str, Any]]:
+    """Raises UserError where `claim_folder` would. Returns the recorded rows that this plan does not have."""
+    path = folder / "study.yaml"
+    if not path.exists():
+        return []
+    made = yaml.safe_load(path.read_text())
+    remedy = f"choose another name with study=NAME, or remove {folder}"
+    differing = sorted(_differences(_identity(made), study["identity"]))
+    if differing:
+        raise UserError(f"{folder} was made by another configuration ({differing[0]} differs): {remedy}.")
+    recorded = read_jsonl(folder / "trials.jsonl")
+    strangers = [row for row in recorded if row["trial"] not in trial_ids] if trial_ids else []
+    if strangers and _axes(made) != _axes(study):
+        raise UserError(f"{folder} holds the trial {strangers[0]['trial']}, not planned by this sweep: {remedy}.")
+    return strangers
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from sweeps.overrides import AXES, as_typed
 from sweeps.plan import PlannedTrial
 from wavedp import data, metrics
 from wavedp.config import TrialConfig, identity, sections, to_dict, trial_of
@@ -17,7 +18,6 @@ ROOT = Path(__file__).resolve().parent.parent
 VERSIONED = (
     "torch", "ray", "opacus", "dp-accounting", "diffusers", "optuna", "clean-fid", "ncnn", "numpy", "PyWavelets",
 )  # fmt: skip
-AXES = ("grid", "zip", "cases", "seeds", "sampling_seeds", "search")
 
 
 def describe_study(
@@ -48,7 +48,7 @@ def describe_study(
 
 def typed(overrides: list[str]) -> str:
     """The command as a user types it (sweeps.overrides adds the `++`)."""
-    return "python -m sweeps.run " + " ".join(text.removeprefix("++") for text in overrides)
+    return "python -m sweeps.run " + " ".join(filter(None, map(as_typed, overrides)))
 
 
 def axes_of(sweep: dict[str, Any]) -> dict[str, Any]:
