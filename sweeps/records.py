@@ -119,22 +119,28 @@ def claim_folder(folder: Path, study: dict[str, Any], trial_ids: list[str]) -> N
     """
     path = folder / "study.yaml"
     if path.exists():
-        made = read_meta(folder)
-        remedy = f"choose another name with study=NAME, or remove {folder}"
-        differing = sorted(_differences(_identity(made), study["identity"]))
-        if differing:
-            raise UserError(f"{folder} was made by another configuration ({differing[0]} differs): {remedy}.")
-        rows = recorded(folder)
-        strangers = [row for row in rows if row["trial"] not in trial_ids] if trial_ids else []
-        same_axes = _axes(made) == _axes(study)
-        if strangers and not same_axes:
-            raise UserError(f"{folder} holds the trial {strangers[0]['trial']}, not planned by this sweep: {remedy}.")
+        strangers = refuse_other_study(folder, study, trial_ids)
         if strangers:
-            old = folder / "trials.superseded.jsonl"
+            old, rows = folder / "trials.superseded.jsonl", recorded(folder)
             write_jsonl(old, (read_jsonl(old) if old.exists() else []) + strangers)
             write_jsonl(folder / TRIALS, [row for row in rows if row not in strangers])
-        study = {**study, "created": made.get("created", study.get("created"))}
+        study = {**study, "created": read_meta(folder).get("created", study.get("created"))}
     write_atomically(path, as_yaml(study))
+
+
+def refuse_other_study(folder: Path, study: dict[str, Any], trial_ids: list[str]) -> list[dict[str, Any]]:
+    """Raises UserError where `claim_folder` would. Returns the recorded rows that this plan does not have."""
+    if not (folder / "study.yaml").exists():
+        return []
+    made = read_meta(folder)
+    remedy = f"choose another name with study=NAME, or remove {folder}"
+    differing = sorted(_differences(_identity(made), study["identity"]))
+    if differing:
+        raise UserError(f"{folder} was made by another configuration ({differing[0]} differs): {remedy}.")
+    strangers = [row for row in recorded(folder) if row["trial"] not in trial_ids] if trial_ids else []
+    if strangers and _axes(made) != _axes(study):
+        raise UserError(f"{folder} holds the trial {strangers[0]['trial']}, not planned by this sweep: {remedy}.")
+    return strangers
 
 
 def as_yaml(study: dict[str, Any]) -> bytes:

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from sweeps.overrides import AXES, as_typed
 from sweeps.plan import PlannedTrial
 from wavedp import data, metrics
 from wavedp.config import TrialConfig, identity, sections, to_dict, trial_of
@@ -18,7 +19,6 @@ VERSIONED = (
     "torch", "ray", "opacus", "dp-accounting", "diffusers", "optuna", "clean-fid", "ncnn", "numpy", "PyWavelets",
 )  # fmt: skip
 CODE = ("wavedp", "sweeps", "conf")  # what makes a trial's numbers
-AXES = ("grid", "zip", "cases", "seeds", "sampling_seeds", "search")
 
 
 def describe_study(
@@ -49,7 +49,7 @@ def describe_study(
 
 def typed(overrides: list[str]) -> str:
     """The command as a user types it (sweeps.overrides adds the `++`)."""
-    return "python -m sweeps.run " + " ".join(text.removeprefix("++") for text in overrides)
+    return "python -m sweeps.run " + " ".join(filter(None, map(as_typed, overrides)))
 
 
 def axes_of(sweep: dict[str, Any]) -> dict[str, Any]:

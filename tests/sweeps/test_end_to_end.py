@@ -267,7 +267,7 @@ def assert_same_release(folder: Path, expected: Path):
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        (["+sweep=nothing"], "Could not find 'sweep/nothing'"),
+        (["+sweep=nothing"], "Error: sweep=nothing is not an option: use one of"),
         ([], "Error: no sweep was chosen: add +sweep=NAME"),
         (["+sweep=smoke", "level=3"], "Error: level=3 needs images divisible by 8, got 28×28"),
     ],
@@ -291,7 +291,7 @@ def test_a_refusal_is_a_sentence_and_an_exit_status(overrides, words, tmp_path):
         (["metrics.inception=/nowhere.pt"], "The FID network is not there"),
         (["device=cuda"], "finds no CUDA GPU"),
         (["device=tpu"], "device=tpu is not a device"),
-        (["sweep.grid.upscaler=[magic]"], "upscaler has no option 'magic'"),
+        (["sweep.grid.upscaler=[magic]"], "sweep axis upscaler=magic is not an option"),
         (["data=folder", "data.path=DAMAGED", "data.size=28", "data.channels=1"], "broken.png"),
         (["data=folder", "data.path=/nowhere"], "/nowhere"),
         (["data.home=/nowhere", "data=fashion_mnist"], "python -m wavedp.data.get fashion_mnist"),
@@ -318,14 +318,14 @@ def test_a_delta_of_one_in_n_is_a_warning(tmp_path):
     assert "Warning: privacy.delta=0.01 is not below 1/N" in done.stderr
 
 
-def test_dry_run_of_180_trials_counts_and_prices_without_torch(tmp_path, monkeypatch):
+def test_dry_run_of_180_trials_counts_and_prices_without_ray(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPROFILEIMPORTTIME", "1")  # every import, on standard error
     started = time.time()
     done = run(tmp_path, "+sweep=full_grid", "preset=tiny", "dry_run=true")
     assert done.returncode == 0, done.stderr
     imported = {line.rsplit("|", 1)[-1].strip() for line in done.stderr.splitlines()}
     assert {"hydra", "dp_accounting"} <= imported
-    assert not {"torch", "ray"} & imported
+    assert "ray" not in imported
     assert "180 trials" in done.stdout
     assert "private releases: 36 (36 new); non-private uses of the training images: 9" in done.stdout
     assert "all 36 composed" in done.stdout

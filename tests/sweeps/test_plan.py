@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from sweeps.plan import owners, plan, points, random_search, refused_by_budget, release_of, save_plan
+from sweeps.plan import owners, plan, points, refused_by_budget, release_of, save_plan
+from sweeps.search import random_search
 from wavedp import chain, checks, registry, stages
 from wavedp.config import DataConfig, TrialConfig, fields_of, from_dict, to_dict, trial_of
 from wavedp.errors import InfeasibleError, UserError
@@ -53,7 +54,7 @@ def test_sample_sets_share_their_private_fit_and_the_first_is_the_one_without_th
         ({"grid": {"epsilon": []}}, "epsilon=.* one or more"),
         ({"grid": {"epsilon": 3}}, "must be a list"),
         ({"zip": {"a": [1], "b": [1, 2]}}, "unequal lengths"),
-        ({"grid": {"a": [1]}, "zip": {"a": [1]}}, "both grid and zip"),
+        ({"grid": {"a": [1]}, "zip": {"a": [1]}}, "grid.a and zip.a vary one field"),
     ],
 )
 def test_malformed_axes_are_refused(sweep, words):
