@@ -4,10 +4,13 @@ import asyncio
 import dataclasses
 import json
 import math
+import multiprocessing
 import shutil
+import time
 
 import pytest
 
+import sweeps.run
 from sweeps import coordinator as module
 from sweeps.plan import plan, release_of
 from sweeps.records import Records
@@ -114,6 +117,46 @@ def test_a_release_that_was_made_elsewhere_is_counted_before_any_other(tmp_path,
     assert [line["trials"] for line in records.ledger.values()] == [[large.id]]
     target, _ = coordinator(tmp_path, monkeypatch, epsilon=2.05)
     assert [isinstance(answer, str) for answer in ask(target, [small, large])] == [True, False]
+
+
+def contend(folder, trial, together, telling):
+    """A command of this study that releases one trial, as soon as no other command holds the folder."""
+    study, refused = {"study": "s", "axes": {}, "identity": {}}, 0
+    together.wait()
+    while True:
+        try:
+            with (
+                sweeps.run._claimed(folder, study, str(folder / "store"), TRIALS),
+                pytest.MonkeyPatch.context() as patch,
+            ):
+                target, _ = coordinator(folder, patch, epsilon=2.05)
+                (answer,) = ask(target, [trial])
+                time.sleep(1)
+                telling.send((refused, answer if isinstance(answer, str) else "released"))
+                return
+        except UserError as error:
+            if "is in use by process" not in str(error):
+                raise
+            refused += 1
+            time.sleep(0.02)
+
+
+@pytest.mark.slow
+def test_of_two_commands_at_once_the_second_sees_what_the_first_released(tmp_path):
+    small, _, large = TRIALS
+    spawn = multiprocessing.get_context("spawn")
+    together = spawn.Barrier(2)
+    pipes = [spawn.Pipe(duplex=False) for _ in range(2)]
+    for (_, telling), trial in zip(pipes, (small, large), strict=True):
+        spawn.Process(target=contend, args=(tmp_path, trial, together, telling)).start()
+        telling.close()
+    told = [listening.recv() for listening, _ in pipes]
+    answers = sorted(answer for _, answer in told)
+    assert answers[0].startswith("release ")
+    assert "over budget.epsilon=2.05" in answers[0]
+    assert answers[1] == "released"
+    assert sum(refused for refused, _ in told) > 0
+    assert len(ledger.read(tmp_path / "ledger.jsonl")) == 1
 
 
 def test_while_the_ledger_cannot_be_written_nothing_more_is_released(tmp_path, monkeypatch):
