@@ -20,7 +20,9 @@ class ClassMeansConfig:
     """Every field has a class: `result` fields are in the keys of the stages."""
 
     name: str = result("class_means")
-    spread: float = result(0.1, stage="coarse_samples")  # deviation of a pixel from the mean of its class
+    spread: float = result(
+        0.1, within="[0, inf)", stage="coarse_samples"
+    )  # deviation of a pixel from the mean of its class
 
 
 class ClassMeans(GeneratorMethod):
