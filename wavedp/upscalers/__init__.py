@@ -180,19 +180,21 @@ def check(config: Any, factor: int, shape: Sequence[int]) -> None:
     """Upscale one black image of this shape [C h w], in one step if the model diffuses: run before any training, it
     refuses what could not be upscaled after it.
 
-    Raises UserError when `load` does, for a factor below 1, for one that the upscaler does not reach (`identity` takes
-    1 only), and for channels other than 1 and 3.
+    Raises UserError when `load` does, for an image that is not finite, for a factor below 1, for one that the upscaler
+    does not reach (`identity` takes 1 only), and for channels other than 1 and 3.
     """
     if factor < 1:
         raise UserError(f"factor={factor} does not enlarge: use a level of 0 or more, whose factor is 2^level.")
     import torch
 
+    from wavedp.finite import require_finite
     from wavedp.upscalers.bridged import require_channels
 
     require_channels(shape[0])
     if getattr(config, "diffusion_steps", 1) > 1:
         config = dataclasses.replace(config, diffusion_steps=1)
-    load(config).upscale(torch.zeros(1, *shape), factor)
+    images = load(config).upscale(torch.zeros(1, *shape), factor)
+    require_finite({"images": images}, f"images of upscaler={config.name}", "look for damaged weights")
 
 
 def _coarse_shape(trial: TrialConfig) -> tuple[int, int, int]:
