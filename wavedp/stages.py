@@ -30,6 +30,7 @@ from wavedp import data, methods, metrics, text, tokenizers
 from wavedp.chain import chain_of, coarse_shape, fit_kind, keys, mechanisms, n_records
 from wavedp.config import DataConfig, MetricsConfig, TrialConfig
 from wavedp.errors import UserError
+from wavedp.finite import require_finite
 from wavedp.generators import FitSettings, Generator, Pretrains
 from wavedp.methods import Trains, Weights, canonical
 from wavedp.metrics import suite
@@ -87,6 +88,7 @@ def make_tokenizer(work: Work) -> None:
     if isinstance(method, Trains) and level is not None:
         images = _coarse_images(data.load(_public(trial), "train"), level)
         weights, report = method.train(trial, images, work.device, work.report, work.training)
+        _require_trained(weights, f"tokenizer={trial.tokenizer.name}")
     work.draft.tensors("weights", weights)
     work.draft.json("tokenizer", report)
 
@@ -105,14 +107,18 @@ def make_pretrain(work: Work) -> None:
             conditions = conditions[:, 0] if conditions.ndim == 3 else conditions
         seed = getattr(trial.generator, "public_seed", 0)  # a Config may have none
         weights = generator.fit_public(images, conditions, seed, work.report, work.training)
+        _require_trained(weights, f"generator={method.name}")
     work.draft.tensors("weights", weights)
 
 
 def make_private_fit(work: Work) -> None:
-    """The release: the generator fitted to the coarse sensitive images, with differential privacy."""
+    """The release: the generator fitted to the coarse sensitive images, with differential privacy.
+
+    A fit whose weights are not finite is a release like any other, with its ledger lines: the next stage refuses it.
+    """
     trial = work.trial
     generator = build_generator(trial, work.inputs, work.device)
-    weights = work.inputs["pretrain"].tensors("weights")
+    weights = _input_weights(work.inputs, "pretrain")
     kind = fit_kind(trial)
     if kind == "public":
         work.draft.tensors("weights", generator.start(weights) if isinstance(generator, Pretrains) else weights)
@@ -156,11 +162,17 @@ def make_coarse_samples(work: Work) -> None:
         conditions, labels = text.encode(prompts)[order], torch.zeros_like(order)
     else:
         conditions = labels = torch.arange(trial.sampling.n) % data.n_classes(trial.data)
-    weights = work.inputs["private_fit"].tensors("weights")
+    weights, name = work.inputs["private_fit"].tensors("weights"), trial.generator.name
+    require_finite(
+        weights,
+        f"weights of generator={name} after its private fit",
+        "what it spent stays in the ledger; lower privacy.learning_rate, which is another release",
+    )
     again = trial.sampling.seed
     seed = derive_seed(trial.seed, "coarse_samples", again) if again else trial.seed
     generator = build_generator(trial, work.inputs, work.device)
     images = generator.sample(weights, conditions, trial.sampling, seed, work.report)
+    require_finite({"images": images}, f"samples of generator={name}", "its model diverged; lower a learning rate")
     work.draft.tensors("samples", {"images": images, "labels": labels})
 
 
@@ -169,6 +181,7 @@ def make_upscaler(work: Work) -> None:
     method, images = methods.upscaler(work.trial), _coarse_images(data.load(_public(work.trial), "train"), level=0)
     assert isinstance(method, Trains)  # or the trial would not have this stage
     weights, _ = method.train(work.trial, images, work.device, work.report, work.training)
+    _require_trained(weights, f"upscaler={work.trial.upscaler.name}")
     work.draft.tensors("weights", weights)
 
 
@@ -178,7 +191,9 @@ def make_upscale(work: Work) -> None:
     samples = work.inputs["coarse_samples"].tensors("samples")
     parts = []
     for part in samples["images"].split(50):
-        parts.append((upscaler.upscale(part, factor) * 255).round().clamp(0, 255).to(torch.uint8))
+        images = upscaler.upscale(part, factor)
+        require_finite({"images": images}, f"images of upscaler={upscaler.name}", "look for damaged weights")
+        parts.append((images * 255).round().clamp(0, 255).to(torch.uint8))
         work.report(sum(map(len, parts)), len(samples["images"]))
     work.draft.tensors("samples", {"images": torch.cat(parts), "labels": samples["labels"]})
     work.draft.json("upscaler", {"bridge": upscaler.bridge(factor)})
@@ -305,12 +320,24 @@ def build_upscaler(trial: TrialConfig, inputs: dict[str, Artifact], device: str)
 
 def _weights(method: methods.Method, trial: TrialConfig, inputs: dict[str, Artifact]) -> dict[str, Weights]:
     """Weights of the earlier stages that the method needs."""
-    return {name: inputs[name].tensors("weights") for name in method.needs(trial).inputs if name in inputs}
+    return {name: _input_weights(inputs, name) for name in method.needs(trial).inputs if name in inputs}
+
+
+def _input_weights(inputs: dict[str, Artifact], stage: str) -> Weights:
+    """Of an earlier stage. Raises UserError for weights that are not finite, which an old store may hold."""
+    weights = inputs[stage].tensors("weights")
+    require_finite(weights, f"weights that the stage {stage} left in the store", "lower its learning rate")
+    return weights
+
+
+def _require_trained(weights: Weights, whose: str) -> None:
+    require_finite(weights, f"weights of {whose} after its public training", "lower its learning rate")
 
 
 @cache  # the trials of a study ask the same again and again
 def _check_metrics(config: MetricsConfig, of: DataConfig, n_generated: int, described: bool) -> None:
-    suite.check(metrics.Given(config, partial(n_records, of), n_generated, labelled=True, described=described))
+    counts, n_classes = partial(n_records, of), data.n_classes(of)
+    suite.check(metrics.Given(config, counts, n_generated, described=described, n_classes=n_classes))
 
 
 def _real(trial: TrialConfig) -> suite.Load:

@@ -283,9 +283,9 @@ def test_a_refusal_is_a_sentence_and_an_exit_status(overrides, words, tmp_path):
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        (["sweep.grid.epsilon=[-1]"], "epsilon=-1.0 is not a budget"),
+        (["sweep.grid.epsilon=[-1]"], "epsilon=-1.0 must be at least 0"),
         (["sweep.grid.epsilon=[much]"], "epsilon='much' is not a number"),
-        (["privacy.delta=1"], "delta=1.0 is out of range"),
+        (["privacy.delta=1"], "delta=1.0 must be above 0 and below 1"),
         (["sweep.grid.epsilon=[1e-6]", "privacy.steps=1000000"], "No noise multiplier"),
         (["~sweep.grid.upscaler", "upscaler=realsr_df2k_x4", "upscaler.weights=/nowhere"], "/nowhere"),
         (["metrics.inception=/nowhere.pt"], "The FID network is not there"),

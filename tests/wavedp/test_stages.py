@@ -128,7 +128,7 @@ def test_a_public_network_draws_the_missing_bands_of_any_level(tmp_path):
     [
         (1, {"blur": "none"}, "upscaler.blur=none blurs up to 0.00 pixels, less than the 0.50 of 2×2 block means"),
         (1, {"blur": "fast"}, "blur_schedule='fast' is not offered"),
-        (1, {"train_steps": 0}, "upscaler.train_steps=0 and train_batch=64 must both be 1 or more"),
+        (1, {"train_steps": 0}, "upscaler.train_steps=0 must be at least 1"),
         (1, {"diffusion_steps": 2000}, "upscaler.diffusion_steps=2000 does not fit 1000 timesteps"),
     ],
 )

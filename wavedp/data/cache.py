@@ -16,6 +16,7 @@ from types import ModuleType
 import numpy as np
 import PIL
 
+from wavedp import sources
 from wavedp.config import DataConfig, identity
 from wavedp.data import dataset
 from wavedp.data.dataset import Dataset, Source, Split
@@ -27,14 +28,15 @@ def path(config: DataConfig, split: Split, source: Source) -> Path | None:
     """The file for this split's decoded records; None for a source without files, or whose code is in no file.
 
     The name hashes everything that can change the records: the config, the version of PIL, the text of the modules that
-    decode and fingerprint them, and (path, inode, size, mtime, ctime) of every file. ctime moves even where mtime is
-    set back.
+    decode and fingerprint them (of a dataset from outside also of those that it imports of its own), and (path, inode,
+    size, mtime, ctime) of every file. ctime moves even where mtime is set back.
     """
     files = source.files(config)
-    module = _module_file(source)
-    if not files or module is None:
+    module = source.__name__ if isinstance(source, ModuleType) else type(source).__module__
+    if not files or not getattr(sys.modules.get(module), "__file__", None):
         return None
-    code = [hashlib.sha256(Path(file).read_bytes()).hexdigest() for file in (module, dataset.__file__, __file__)]
+    own = sorted(sources.files(module, leave=("wavedp",)).values())
+    code = [hashlib.sha256(file.read_bytes()).hexdigest() for file in (*own, Path(dataset.__file__), Path(__file__))]
     digest = hashlib.sha256(json.dumps([identity(config), PIL.__version__, code]).encode())
     for file in files:
         stat = file.stat()
@@ -95,10 +97,3 @@ def write(path: Path, records: Dataset) -> None:
     finally:
         with contextlib.suppress(OSError):
             part.unlink()
-
-
-def _module_file(source: Source) -> str | None:
-    """The file of a source that is a module, or of the module of an object's class."""
-    if isinstance(source, ModuleType):
-        return source.__file__
-    return getattr(sys.modules.get(type(source).__module__), "__file__", None)

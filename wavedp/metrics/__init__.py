@@ -81,13 +81,15 @@ class Meaning:
 @dataclass(frozen=True)
 class Given:
     """The images that a trial will have. counts(split): number of real images of a split. n_generated: samples of
-    the trial. labelled: both have class labels. described: the samples were made from texts."""
+    the trial. labelled: both have class labels. described: the samples were made from texts. n_classes: None if that is
+    not known."""
 
     config: MetricsConfig
     counts: Callable[[str], int]
     n_generated: int
     labelled: bool = True
     described: bool = False
+    n_classes: int | None = None
 
     @property
     def sets(self) -> Sets:
