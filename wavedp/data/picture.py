@@ -37,6 +37,9 @@ SUFFIXES = frozenset(
     }
 )  # fmt: skip
 
+OTHER_SUFFIXES = frozenset({".avif", ".exr", ".heic", ".heif", ".jp2", ".jxl", ".psd", ".svg", ".svgz", ".tga"})
+"""Of pictures that are not read."""
+
 MAX_PIXELS = 2**26
 """Of one picture, 8,192 × 8,192: decoded it takes 192 MiB, and a file of a few kilobytes can claim any number."""
 
@@ -75,14 +78,14 @@ def _load(
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # Pillow's own limit, at two sizes
             opened = Image.open(file)
     except Image.DecompressionBombError as error:
-        raise _too_large(called, "more", max_pixels) from error
+        raise too_large(called, "more", max_pixels) from error
     with opened:
         if getattr(opened, "n_frames", 1) > 1 and opened.format != "MPO":
             raise ValueError(f"it has {opened.n_frames} frames, and one picture is wanted")  # type: ignore[attr-defined]
         if at_least:
             opened.draft(None, (at_least, at_least))
         if opened.width * opened.height > max_pixels:
-            raise _too_large(called, f"{opened.width:,} × {opened.height:,}", max_pixels)
+            raise too_large(called, f"{opened.width:,} × {opened.height:,}", max_pixels)
         image: Any = ImageOps.exif_transpose(opened)
         if image.mode == "F":
             raise ValueError("floating-point pixels have no fixed range")
@@ -110,7 +113,8 @@ def _from_16_bits(image: Image.Image) -> Image.Image:
     return Image.fromarray(grey)
 
 
-def _too_large(called: str, size: str, max_pixels: int) -> UserError:
+def too_large(called: str, size: str, max_pixels: int) -> UserError:
+    """The refusal of a picture of this size."""
     return UserError(
         f"{called} has {size} pixels, and {max_pixels:,} in all are read at most: make it smaller, or remove it."
     )

@@ -39,6 +39,7 @@ from torch import Tensor
 
 from wavedp import registry
 from wavedp.config import MetricsConfig, configure
+from wavedp.data import picture
 from wavedp.errors import UserError
 from wavedp.metrics import MetricMethod, image_sets
 from wavedp.metrics.features import DIMENSIONS
@@ -68,23 +69,30 @@ class FileView(View):
     """The set at `path`, read in chunks; memory holds one chunk and 8 KiB of features an image. samples: so many of
     them (None: all), drawn evenly over the set. Raises UserError for what cannot be read, and for fewer images."""
 
-    def __init__(self, path: Path, looking: Looking, samples: int | None, drawn: bool = True) -> None:
-        n = image_sets.count(path)
+    def __init__(
+        self,
+        path: Path,
+        looking: Looking,
+        samples: int | None,
+        drawn: bool = True,
+        max_pixels: int = picture.MAX_PIXELS,
+    ) -> None:
+        n = image_sets.count(path, max_pixels)
         if samples is not None and n < samples:
             raise UserError(f"{path} holds {n} images, and --samples asks for {samples}: add some, or ask for fewer.")
-        self.path, self.looking = path, looking
+        self.path, self.looking, self.max_pixels = path, looking, max_pixels
         self.kept = draw(torch.arange(n), samples) if drawn else torch.arange(n)  # places in the set
-        labels = image_sets.labels(path)
+        labels = image_sets.labels(path, max_pixels)
         super().__init__(len(self.kept), labels=None if labels is None else labels[self.kept])
 
     def images(self, which: Tensor) -> list[Tensor]:
-        return image_sets.pick(self.path, self.kept[which].tolist())
+        return image_sets.pick(self.path, self.kept[which].tolist(), self.max_pixels)
 
     def stream(self) -> Iterator[tuple[Tensor, Tensor]]:
         places = torch.full((int(self.kept.max()) + 1,), -1)
         places[self.kept] = torch.arange(self.count)
         done = 0
-        for chunk in image_sets.chunks(self.path):
+        for chunk in image_sets.chunks(self.path, self.max_pixels):
             here = places[done : done + len(chunk)]
             wanted = here >= 0
             if wanted.any():
@@ -98,7 +106,9 @@ class FileView(View):
         def tell(now: int, _: int) -> None:
             report(done + now, done + now)
 
-        for chunk in image_sets.chunks(self.path):  # whole chunks, which the cache knows whatever is drawn
+        for chunk in image_sets.chunks(
+            self.path, self.max_pixels
+        ):  # whole chunks, which the cache knows whatever is drawn
             parts.append(extract(chunk, looking.config, looking.cache, tell, looking.device))
             done += len(chunk)
         return torch.cat(parts)[self.kept]
@@ -157,6 +167,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--samples", type=int, help="use so many of each set (default: all)")
+    parser.add_argument(
+        "--max-pixels",
+        type=int,
+        default=picture.MAX_PIXELS,
+        metavar="N",
+        help=f"refuse larger images before they are decoded (default: {picture.MAX_PIXELS:,})",
+    )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--cache", type=Path, help="keep features here, by content")
     parser.add_argument("--json", type=Path, help="write the rows to this file too, one JSON object a line")
@@ -168,8 +185,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         rows, fewest = measure(options)
+        if options.json:
+            write_jsonl(options.json, [asdict(row) for row in rows])
     except UserError as error:
         print(error, file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"{error.filename} cannot be written ({error.strerror}): name another file.", file=sys.stderr)
         return 2
     for row in rows:
         print(f"{row.metric:<40} {row.value:>10.5g}" + (f" ± {row.standard_error:.2g}" if row.standard_error else ""))
@@ -178,29 +200,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
             f"With {fewest} images a covariance of {DIMENSIONS} features has rank {fewest - 1}: this FID is for "
             "comparisons at the same counts only."
         )
-    if options.json:
-        write_jsonl(options.json, [asdict(row) for row in rows])
     return 0
 
 
 def measure(options: argparse.Namespace) -> tuple[list[Row], int]:
     """The rows that the command was asked for, and how many images the smaller set has. Raises UserError."""
+    if options.samples is not None and options.samples < 2:
+        raise UserError(f"--samples={options.samples} leaves nothing to compare: ask for 2 or more.")
+    _check_device(options.device)
     config, chosen = _config(options), _chosen(options)
 
-    def looking(path: Path) -> Looking:
-        return Looking(config, options.cache, options.device, lambda: _counter(path))
+    def files(path: Path, samples: int | None, drawn: bool = True) -> FileView:
+        looking = Looking(config, options.cache, options.device, lambda: _counter(path))
+        return FileView(path, looking, samples, drawn, options.max_pixels)
 
-    real, generated = (FileView(path, looking(path), options.samples) for path in (options.real, options.generated))
+    real, generated = (files(path, options.samples) for path in (options.real, options.generated))
     for view, whose in ((generated, "GENERATED"), (real, "REAL")):
         if view.count < 2:
             raise UserError(
                 f"{whose} has {view.count} image, and a distance between distributions needs two: give more."
             )
     config = replace(config, fid_samples=generated.count)
-    training = FileView(options.train, looking(options.train), None) if options.train else None
+    training = files(options.train, None) if options.train else None
     counts = {"": real.count, TRAIN: training.count if training else 0}
     reals = RealFiles(real, config, options.device, training)
-    everything = FileView(options.generated, looking(options.generated), None, drawn=False)
+    everything = files(options.generated, None, drawn=False)
     sets = Sets(config, generated, everything, real, counts.__getitem__, device=options.device)
     rows = []
     for metric, own in chosen:
@@ -213,6 +237,14 @@ def measure(options: argparse.Namespace) -> tuple[list[Row], int]:
     if sys.stderr.isatty():
         print(file=sys.stderr)  # below the counter
     return rows, min(real.count, generated.count)
+
+
+def _check_device(device: str) -> None:
+    """Refuse a device that cannot add."""
+    try:
+        torch.ones(2, device=device).sum().item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise UserError(f"--device={device} is not a device that works here: use cpu, or a GPU's name.") from error
 
 
 def _config(options: argparse.Namespace) -> MetricsConfig:
@@ -254,12 +286,14 @@ def _chosen(options: argparse.Namespace) -> list[tuple[MetricMethod, Any]]:
 
 def _counter(path: Path) -> Callable[[int, int], None]:
     """Progress on the error stream: in place on a terminal, every 500 images in a log."""
-    live = sys.stderr.isatty()
+    live, said = sys.stderr.isatty(), 0
 
     def report(done: int, _: int) -> None:
+        nonlocal said
         if live:
             print(f"\r{path}: {done} images", end="", file=sys.stderr, flush=True)
-        elif done % image_sets.CHUNK == 0:
+        elif done // image_sets.CHUNK > said:
+            said = done // image_sets.CHUNK
             print(f"{path}: {done} images", file=sys.stderr, flush=True)
 
     return report
