@@ -9,20 +9,29 @@ REAL and GENERATED are folders, zips or npz files (wavedp.metrics.image_sets). E
     fid_infinity_clean_2k_10k    extrapolated to infinitely many generated images, with the standard error of the line
     kid_clean_2k_10k             kernel distance, unbiased, of all images
     kid_subsets_clean_2k_10k     mean over 50 subsets of 1,000 (or all, of fewer) images, with its standard error
-    precision_, recall_, density_, coverage_clean_2k_10k       k = 5 nearest neighbours
+    precision_, recall_, density_, coverage_clean_2k_10k       k = 5 nearest neighbours; precision-k3_: --neighbours 3
     spectrum_2k_10k              radial power spectra: root mean square of log2 of their ratio, in octaves
     fd_effnetlite0_2k_10k        Fréchet distance of another network's features (--second-network)
     diversity_effnetlite0_500pairs_2k    mean LPIPS-style distance of 500 pairs of generated images, uncalibrated;
                                  _within: of pairs of one class (sub-folder); real_: the same of REAL
     memorised_clean_2k_10k_60k   share of the generated nearer to an image of --train than 99 % of REAL are, which here
                                  must be held out of training: 0.01 for who copies nothing (--sheet: the closest pairs)
+    is_clean_2k                  Inception score, by the last layer in the file --layer; is-s10_ with --splits 10
+    fld_clean_2k_60k_10k         feature likelihood divergence of REAL, to a density around the generated, fitted to
+                                 --train; fld-train_: of the training images
     text_clip3fa9c2d1_2k         mean cosine of generated images and --texts to a CLIP model on disk (--clip)
 
-The metrics are those of a trial (wavedp.metrics); one of your own is named package.module:Class.
+The metrics are those of a trial (wavedp.metrics); one of your own is named package.module:Class. Where a metric asks
+for training images they are --train's, and REAL stands for the test images.
 
-Metrics look at REAL, and memorised_ at the training images too. If those are sensitive, so is every number printed
-here: publish it, and no ε covers that. A sheet shows the training images themselves. Only text_ and diversity_ of
-GENERATED look at generated images only.
+DPImageBench's numbers (wavedp.metrics.dpimagebench) are those of
+
+    --mode pytorch --metrics fid prdc inception_score --neighbours 3 --layer FILE        its training images as REAL
+    --mode pytorch --metrics fld --train TRAINING                                        its test images as REAL
+
+Metrics look at REAL, and memorised_ and fld_ at the training images too. If those are sensitive, so is every number
+printed here: publish it, and no ε covers that. A sheet shows the training images themselves. Only is_, text_ and
+diversity_ of GENERATED look at generated images only.
 """
 
 from __future__ import annotations
@@ -43,8 +52,10 @@ from wavedp.data import picture
 from wavedp.errors import UserError
 from wavedp.metrics import MetricMethod, image_sets
 from wavedp.metrics.features import DIMENSIONS
+from wavedp.metrics.fld import TEST
 from wavedp.metrics.memorisation import save_sheet
 from wavedp.metrics.memorised import TRAIN, Memorised
+from wavedp.metrics.prdc import USUAL
 from wavedp.metrics.views import Extract, Looking, Part, Real, Sets, View, draw
 from wavedp.store import write_jsonl
 
@@ -58,6 +69,8 @@ CALLED = {
     "fd2": "fd",
     "diversity": "diversity",
     "memorisation": "memorised",
+    "inception_score": "inception_score",
+    "fld": "fld",
     "text": "text",
 }
 """This command's names of the metrics, in the order of its rows."""
@@ -115,7 +128,7 @@ class FileView(View):
 
 
 class RealFiles(Real):
-    """REAL, and the training images."""
+    """REAL, which is also the test split, and the training images."""
 
     def __init__(self, images: View, config: MetricsConfig, device: str, training: View | None) -> None:
         self.images, self.config, self.device, self.training = images, config, device, training
@@ -129,9 +142,10 @@ class RealFiles(Real):
         return Part(self.images, mixed[count:]), Part(self.images, mixed[:count])
 
     def split(self, name: str, count: int | None = None) -> View:
-        if name != TRAIN or self.training is None:
+        found = {TRAIN: self.training, TEST: self.images}.get(name)
+        if found is None:
             raise UserError(f"a metric looks at the {name} split, which this command lacks: leave that metric out.")
-        return self.training if count is None else Part(self.training, torch.arange(min(count, self.training.count)))
+        return found if count is None else Part(found, torch.arange(min(count, found.count)))
 
 
 @dataclass(frozen=True)
@@ -178,7 +192,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--cache", type=Path, help="keep features here, by content")
     parser.add_argument("--json", type=Path, help="write the rows to this file too, one JSON object a line")
     parser.add_argument("--second-network", default="effnetlite0", help="of fd2: effnetlite0, or a TorchScript file")
-    parser.add_argument("--train", type=Path, help="of memorisation: what the generator was fitted to")
+    parser.add_argument("--neighbours", type=int, default=USUAL, metavar="K", help=f"of prdc (default: {USUAL})")
+    parser.add_argument("--layer", type=Path, help="of inception_score: pytorch-fid's pt_inception-2015-12-05-….pth")
+    parser.add_argument("--splits", type=int, default=1, help="of inception_score: parts to average (default: 1)")
+    parser.add_argument("--train", type=Path, help="of memorisation and fld: what the generator was fitted to")
     parser.add_argument("--sheet", type=Path, help="of memorisation: write the closest pairs to this PNG")
     parser.add_argument("--clip", type=Path, help="of text: folder of a CLIP model, as save_pretrained writes it")
     parser.add_argument("--texts", type=Path, help="of text: file with a line for each image of GENERATED, by name")
@@ -222,7 +239,7 @@ def measure(options: argparse.Namespace) -> tuple[list[Row], int]:
             )
     config = replace(config, fid_samples=generated.count)
     training = files(options.train, None) if options.train else None
-    counts = {"": real.count, TRAIN: training.count if training else 0}
+    counts = {"": real.count, TEST: real.count, TRAIN: training.count if training else 0}
     reals = RealFiles(real, config, options.device, training)
     everything = files(options.generated, None, drawn=False)
     sets = Sets(config, generated, everything, real, counts.__getitem__, device=options.device)
@@ -263,12 +280,15 @@ def _config(options: argparse.Namespace) -> MetricsConfig:
 def _chosen(options: argparse.Namespace) -> list[tuple[MetricMethod, Any]]:
     """The metrics asked for and the Config of each, in the order of rows. Raises UserError for an unknown one, and for
     one whose option is missing."""
-    if "memorisation" in options.metrics and options.train is None:
-        raise UserError("memorisation compares with the training images: name them with --train, or leave it out.")
+    for name in ("memorisation", "fld"):
+        if name in options.metrics and options.train is None:
+            raise UserError(f"{name} compares with the training images: name them with --train, or leave it out.")
     if "text" in options.metrics and (options.clip is None or options.texts is None):
         raise UserError("text needs a model and what the images should show: give --clip and --texts, or leave it out.")
     own: dict[str, dict[str, Any]] = {
         "kid": {"subsets": 50},
+        "prdc": {"k": options.neighbours},
+        "inception_score": {"layer": str(options.layer) if options.layer else None, "splits": options.splits},
         "diversity": {"real": True},
         "text": {"clip": str(options.clip), "texts": str(options.texts)},
     }
