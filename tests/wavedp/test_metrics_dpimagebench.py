@@ -220,13 +220,14 @@ def test_the_command_gives_the_tables_numbers(tmp_path, monkeypatch, capsys):
     assert {"fld_pytorch_50_70_60", "fld-train_pytorch_50_70_60"} <= set(rows)
 
 
-def test_what_the_command_lacks_is_said(tmp_path, capsys):
+def test_what_the_command_lacks_is_said_before_it_begins(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(features, "extract", lambda *_: pytest.fail("it began"))
     np.savez(tmp_path / "a.npz", pictures(10, 0)[0].numpy())
     path = str(tmp_path / "a.npz")
     for asked, words in (
         (["fld"], "fld compares with the training images: name them with --train"),
         (["inception_score"], "layer=None is not a file"),
-        (["prdc", "--neighbours", "0"], "k=0 is no number of neighbours"),
+        (["prdc", "--neighbours", "0"], "k=0 and 10 images has no neighbours"),
     ):
         assert command.main([path, path, "--metrics", *asked]) == 2
         assert words in capsys.readouterr().err

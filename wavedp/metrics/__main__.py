@@ -50,7 +50,7 @@ from wavedp import registry
 from wavedp.config import MetricsConfig, configure
 from wavedp.data import picture
 from wavedp.errors import UserError
-from wavedp.metrics import MetricMethod, image_sets
+from wavedp.metrics import Given, MetricMethod, image_sets
 from wavedp.metrics.features import DIMENSIONS
 from wavedp.metrics.fld import TEST
 from wavedp.metrics.memorisation import save_sheet
@@ -243,6 +243,9 @@ def measure(options: argparse.Namespace) -> tuple[list[Row], int]:
     reals = RealFiles(real, config, options.device, training)
     everything = files(options.generated, None, drawn=False)
     sets = Sets(config, generated, everything, real, counts.__getitem__, device=options.device)
+    given = Given(config, counts.__getitem__, everything.count, everything.labels is not None, described=False)
+    for metric, own in chosen:
+        metric.require(own, given)
     rows = []
     for metric, own in chosen:
         reference = metric.reference(own, reals)

@@ -47,8 +47,6 @@ def precision_recall_density_coverage(real: torch.Tensor, generated: torch.Tenso
 
 def _radii(features: torch.Tensor, k: int) -> torch.Tensor:
     """Return the distance of each sample to its k-th nearest other sample, n."""
-    if k < 1:
-        raise UserError(f"k={k} is no number of neighbours: use 1 or more.")
     if len(features) <= k:
         raise UserError(f"{len(features)} images have no {k} nearest neighbours each: give more than {k}.")
     parts = [torch.cdist(rows, features).kthvalue(k + 1, dim=1).values for rows in features.split(ROWS)]
