@@ -200,10 +200,17 @@ def with_absolute_paths(values: dict[str, Any]) -> dict[str, Any]:
         section, config = values.get(name), getattr(trial, name)
         if not isinstance(section, dict) or config is None:
             continue
-        changes = {}
-        for field_name in paths(type(config)):
-            path = section.get(field_name)
-            if path and (name not in METHODS or Path(path).expanduser().exists()):
-                changes[field_name] = str(Path(path).expanduser().absolute())
-        found[name] = {**section, **changes}
+        found[name] = _with_absolute_paths(section, type(config), always=name not in METHODS)
+    if isinstance(metrics := found.get("metrics"), dict) and metrics.get("also"):
+        also = [
+            _with_absolute_paths(item, type(own), always=False) if isinstance(item, dict) else item
+            for item, own in zip(metrics["also"], trial.metrics.also, strict=True)
+        ]
+        found["metrics"] = {**metrics, "also": also}
     return found
+
+
+def _with_absolute_paths(section: dict[str, Any], cls: type, always: bool) -> dict[str, Any]:
+    """always: also those that do not exist."""
+    given = {name: Path(section[name]).expanduser() for name in paths(cls) if section.get(name)}
+    return {**section, **{name: str(path.absolute()) for name, path in given.items() if always or path.exists()}}

@@ -138,8 +138,5 @@ def _decode(path: Path, size: int, channels: int) -> np.ndarray:
     """One file -> uint8 [C H W]."""
     from PIL import Image, ImageOps
 
-    try:
-        image = picture.load(path, channels, at_least=4 * size)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(f"{path} cannot be read ({error}): remove or replace it.") from error
+    image = picture.load(path, channels, at_least=4 * size)
     return picture.pixels(ImageOps.fit(image, (size, size), Image.Resampling.LANCZOS))

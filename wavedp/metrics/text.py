@@ -24,8 +24,8 @@ class TextAlignmentConfig:
     in the key."""
 
     name: str = result("text")
-    clip: str | None = performance(None)
-    texts: str | None = performance(None)
+    clip: str | None = performance(None, path=True)
+    texts: str | None = performance(None, path=True)
 
 
 class TextAlignment(MetricMethod):

@@ -164,10 +164,7 @@ def _ours(config: MetricsConfig, cache: Path, files: Sequence[Path]) -> np.ndarr
     """Return our features B 2048 in the order of the files, whose images may differ in shape."""
     by_shape: dict[tuple[int, ...], dict[int, np.ndarray]] = {}
     for position, file in enumerate(files):
-        try:
-            pixels = picture.pixels(picture.load(file))
-        except (OSError, SyntaxError, ValueError) as error:
-            raise UserError(f"{file} cannot be read ({error}): remove or replace it.") from error
+        pixels = picture.pixels(picture.load(file))
         by_shape.setdefault(pixels.shape, {})[position] = pixels
     features = np.empty((len(files), DIMENSIONS), np.float32)
     for group in by_shape.values():
