@@ -38,6 +38,7 @@ from typing import TYPE_CHECKING, Any
 
 from wavedp import chain, checks
 from wavedp.config import TrialConfig, from_dict
+from wavedp.data import overlap
 from wavedp.errors import UserError
 from wavedp.methods import canonical
 from wavedp.privacy import ledger
@@ -277,6 +278,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         stages, shard = _stages(chosen.stages), _shard(chosen.shard)
         trials = [_at_home(trial, chosen.home) for trial in read_plan(chosen.plan)]
         require_same_keys(trials, stages)
+        for trial in trials:
+            overlap.refuse_shared(trial.config.data, chain.public_reads(trial.config))
         device, store = chosen_device(chosen.device), Store(chosen.store)
     except UserError as error:
         print(f"Error: {error}", file=sys.stderr)

@@ -15,7 +15,8 @@ from wavedp.privacy import accounting, ledger
 from wavedp.privacy.accounting import compose
 
 PROCEDURAL = DataConfig(name="procedural", n_records=256)
-BASE = to_dict(dataclasses.replace(TrialConfig(), data=PROCEDURAL, public=PROCEDURAL))
+PUBLIC = dataclasses.replace(PROCEDURAL, split="public")
+BASE = to_dict(dataclasses.replace(TrialConfig(), data=PROCEDURAL, public=PUBLIC))
 TRIALS = plan(BASE, {"grid": {"epsilon": [1, 1.5, 2]}}, lambda group, option: {})
 
 
