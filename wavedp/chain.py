@@ -191,6 +191,8 @@ CHAIN = (
 
 
 NAMES = tuple(stage.name for stage in CHAIN)
+PUBLIC = ("upscaler", "tokenizer", "pretrain", "coarse_samples")
+"""Stages whose data must be public: no ε covers what they learn, or the prompts that they take, from it."""
 
 
 def chain_of(trial: TrialConfig) -> list[Stage]:
@@ -200,6 +202,13 @@ def chain_of(trial: TrialConfig) -> list[Stage]:
     return [
         dataclasses.replace(stage, inputs=tuple(name for name in stage.inputs if name in names)) for stage in present
     ]
+
+
+def public_reads(trial: TrialConfig) -> list[tuple[DataConfig, str]]:
+    """The datasets and splits that the trial takes for public."""
+    trial = canonical(trial)
+    found = [read for stage in chain_of(trial) if stage.name in PUBLIC for read in stage.reads(trial)]
+    return list(dict.fromkeys(found))
 
 
 def keys(trial: TrialConfig) -> dict[str, str]:

@@ -7,8 +7,9 @@ Nothing here imports torch for trials with scalar tokens at one level, so that a
 from __future__ import annotations
 
 from wavedp import data, methods
-from wavedp.chain import fit_kind, mechanisms, n_records
+from wavedp.chain import fit_kind, mechanisms, n_records, public_reads
 from wavedp.config import TrialConfig
+from wavedp.data import duplicates, overlap
 from wavedp.errors import UserError
 from wavedp.fields import check_values
 from wavedp.levels import check_level
@@ -39,7 +40,11 @@ def check(trial: TrialConfig) -> list[str]:
         raise UserError(
             "metrics.downstream_steps needs class labels, which images made from prompts lack: set it to 0."
         )
+    overlap.refuse_shared(trial.data, public_reads(trial))
+    if fit_kind(trial) == "dp":
+        warned += duplicates.check(trial.data)
     if fit_kind(trial) in ("dp", "nonprivate"):
         mechanisms(trial)
         warned += accounting.check_delta(trial.privacy, n_records(trial.data, "train"))
+        warned += overlap.warn_of_known_test(trial.data, trial.metrics.reference_split)
     return list(dict.fromkeys(warned))

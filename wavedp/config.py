@@ -53,13 +53,17 @@ class DataConfig:
     """A dataset: which images, at which size, divided how (wavedp.data)."""
 
     name: str = result("fashion_mnist")  # or openclipart, photographs, procedural, folder, decoded, one of your own
-    split: Literal["official", "dpimagebench"] = result("official")  # the latter: 55,000/5,000 of train, seed 0
+    # dpimagebench: fashion_mnist's train divided 55,000/5,000, seed 0; public: procedural images that official lacks
+    split: Literal["official", "dpimagebench", "public"] = result("official")
     size: int = result(28, within="[1, inf)")  # H = W in pixels; sets that are rendered or read from a folder take any
     channels: int = result(1, within="[1, 3]")  # 1 (grey) or 3 (RGB)
     limit: int | None = result(None, within="[1, inf)")  # keep only the first records of every split
     n_records: int = result(2048, within="[1, inf)")  # of the procedural set's train split
+    # What to do with train records that are equal: a private fit protects one record, not all copies of it.
+    duplicates: Literal["refuse", "merge", "accept"] = privacy("refuse", later=True)
     path: str | None = performance(None, path=True)  # root of a folder dataset
-    home: str = performance(".wavedp/data", path=True)  # downloads and decoded copies
+    home: str = performance(".wavedp/data", path=True)  # downloads
+    cache: str = performance("decoded")  # folder for decoded copies, below home unless absolute; off: none are kept
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,7 @@ from typing import TYPE_CHECKING, Any
 from wavedp import chain, checks
 from wavedp.command import command
 from wavedp.config import TrialConfig, from_dict
+from wavedp.data import overlap
 from wavedp.devices import chosen_device
 from wavedp.errors import UserError
 from wavedp.methods import canonical
@@ -269,6 +270,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         stages, shard = _stages(chosen.stages), _shard(chosen.shard)
         trials = [_at_home(trial, chosen.home) for trial in read_plan(chosen.plan)]
         require_same_keys(trials, stages)
+        for trial in trials:
+            overlap.refuse_shared(trial.config.data, chain.public_reads(trial.config))
         device, store = chosen_device(chosen.device), Store(chosen.store)
         if not chosen.dry_run:
             store.require_writable()

@@ -16,6 +16,7 @@ do not read is at its default.
 
 from __future__ import annotations
 
+import logging
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,8 +28,9 @@ import torch
 from torch import Tensor
 
 from wavedp import data, methods, metrics, text, tokenizers
-from wavedp.chain import chain_of, coarse_shape, fit_kind, keys, mechanisms, n_records
+from wavedp.chain import PUBLIC, chain_of, coarse_shape, fit_kind, keys, mechanisms, n_records, public_reads
 from wavedp.config import DataConfig, MetricsConfig, TrialConfig
+from wavedp.data import duplicates, overlap
 from wavedp.errors import UserError
 from wavedp.finite import require_finite
 from wavedp.generators import FitSettings, Generator, Pretrains
@@ -124,6 +126,8 @@ def make_private_fit(work: Work) -> None:
         work.draft.tensors("weights", generator.start(weights) if isinstance(generator, Pretrains) else weights)
         work.draft.json("ledger", [])
         return
+    if kind == "dp":
+        duplicates.check(trial.data)
     sensitive = data.load(trial.data, "train")
     images, conditions = _coarse_images(sensitive, trial.level), _conditions(sensitive, trial)
     source: dict[str, Any] = {
@@ -144,7 +148,14 @@ def make_private_fit(work: Work) -> None:
             "released: make its `mechanisms` and its fit agree."
         )
     lines = [
-        ledger.line_for_fit(item, trial.privacy, **source, purpose=purpose, release=fit.releases[purpose])
+        ledger.line_for_fit(
+            item,
+            trial.privacy,
+            **source,
+            purpose=purpose,
+            release=fit.releases[purpose],
+            copies=data.repeats(trial.data, "train").copies,
+        )
         for purpose, item in fit.mechanisms.items()
     ]
     if kind == "real":
@@ -277,6 +288,8 @@ def _make(
     """
     names = keys(trial)
     key = names[stage]
+    if stage in (*PUBLIC, "private_fit"):
+        overlap.refuse_shared(trial.data, public_reads(trial))
     with store.lock(stage, key):
         published = store.open(stage, key)
         made = published is None
@@ -294,10 +307,14 @@ def _make(
 
 
 def check_models(trial: TrialConfig) -> None:
-    """Check that weights for stage two and the metrics exist, are intact and accept these images.
+    """Check that weights for stage two and the metrics exist, are intact and accept these images; warn of public images
+    that look like copies of sensitive ones.
 
-    Opens the weight files, which `checks.check` does not, so that a dry run stays quick. Raises UserError.
+    Opens weight files and compares pictures, which `checks.check` does not, so that a dry run stays quick. Raises
+    UserError.
     """
+    for warning in overlap.warn_of_copies(trial.data, public_reads(trial)):
+        _warn(warning)
     if methods.generator(trial).conditioning(trial) == "text":
         text.check()
         _prompts(trial)
@@ -332,6 +349,11 @@ def _input_weights(inputs: dict[str, Artifact], stage: str) -> Weights:
 
 def _require_trained(weights: Weights, whose: str) -> None:
     require_finite(weights, f"weights of {whose} after its public training", "lower its learning rate")
+
+
+@cache  # once a process
+def _warn(sentence: str) -> None:
+    logging.getLogger(__name__).warning("Warning: %s", sentence)
 
 
 @cache  # the trials of a study ask the same again and again

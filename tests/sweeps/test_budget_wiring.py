@@ -23,7 +23,8 @@ from wavedp.privacy.accounting import compose
 from wavedp.store import Draft, Store
 
 PROCEDURAL = DataConfig(name="procedural", n_records=256)
-BASE = to_dict(dataclasses.replace(TrialConfig(), data=PROCEDURAL, public=PROCEDURAL))
+PUBLIC = dataclasses.replace(PROCEDURAL, split="public")
+BASE = to_dict(dataclasses.replace(TrialConfig(), data=PROCEDURAL, public=PUBLIC))
 TRIALS = plan(BASE, {"grid": {"epsilon": [1, 1.5, 2]}}, lambda group, option: {})
 
 

@@ -18,7 +18,8 @@ from wavedp.privacy.selection import RandomK, drawn
 from wavedp.run import read_plan
 
 PROCEDURAL = DataConfig(name="procedural", n_records=256)
-BASE = to_dict(dataclasses.replace(TrialConfig(), data=PROCEDURAL, public=PROCEDURAL))
+PUBLIC = dataclasses.replace(PROCEDURAL, split="public")
+BASE = to_dict(dataclasses.replace(TrialConfig(), data=PROCEDURAL, public=PUBLIC))
 OPTIONS = {"upscaler": {name: {"name": name} for name in ("bicubic", "lanczos", "nearest")}}
 
 

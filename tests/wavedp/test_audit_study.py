@@ -28,7 +28,7 @@ from wavedp.store import Store
 BASE = TrialConfig(
     level=2,
     data=DataConfig(name="procedural", n_records=96),
-    public=DataConfig(name="procedural", n_records=32, limit=32),
+    public=DataConfig(name="procedural", split="public", n_records=32, limit=32),
     diffusion=DiffusionConfig(timesteps=20, multiplicity=1),
     privacy=PrivacyConfig(epsilon=4.0, batch_size=16, steps=2),
     sampling=SamplingConfig(n=12, diffusion_steps=2),

@@ -69,6 +69,7 @@ def test_line_of_a_fit():
         "release": "r",
         "trials": ["t1"],
         "time": NOW,
+        "copies": 1,
     }
 
 

@@ -25,7 +25,7 @@ from wavedp.store import Store
 ROOT = Path(__file__).parents[2]
 TINY = TrialConfig(
     data=DataConfig(name="procedural", n_records=256),
-    public=DataConfig(name="procedural", n_records=96, limit=96),
+    public=DataConfig(name="procedural", split="public", n_records=96, limit=96),
     generator=configure("generator", "spectral_ar", width=16, depth=1, heads=2, pretrain_steps=3, pretrain_batch=8),
     privacy=PrivacyConfig(epsilon=4.0, batch_size=16, steps=3),
     sampling=SamplingConfig(n=12),

@@ -39,7 +39,7 @@ def method(kind, **changes):
 TINY = TrialConfig(
     level=1,
     data=DataConfig(name="procedural", n_records=256),
-    public=DataConfig(name="procedural", n_records=96, limit=96),
+    public=DataConfig(name="procedural", split="public", n_records=96, limit=96),
     tokenizer=method("tokenizer"),
     generator=method("generator"),
     privacy=PrivacyConfig(epsilon=4.0, batch_size=16, steps=2),

@@ -24,6 +24,8 @@ from wavedp.data.dataset import Dataset, Records, Split
 from wavedp.data.image_files import folders_of, require_empty, write_picture
 from wavedp.errors import UserError
 
+DIVISIONS = ("official", "dpimagebench", "public")
+
 
 def export(dataset: Dataset, folder: Path, skip: int = 0, count: int | None = None) -> int:
     """Write `count` records (None: all) after the first `skip` as PNG files; returns how many.
@@ -45,11 +47,12 @@ def export(dataset: Dataset, folder: Path, skip: int = 0, count: int | None = No
 
 
 def export_decoded(config: DataConfig, file: Path) -> decoded.About:
-    """Write every split of the dataset into one decoded file; returns what it records. `config.limit` is ignored.
+    """Write every split of the dataset into one decoded file; returns what it records. `limit` and `duplicates` are
+    ignored: the file holds every record.
 
     Raises UserError for a dataset that is not on disk, and OSError where the file cannot be written.
     """
-    whole = dataclasses.replace(config, limit=None)
+    whole = dataclasses.replace(config, limit=None, duplicates="refuse")
     splits: dict[Split, Records] = {}
     classes: tuple[str, ...] = ()
     refusals = []
@@ -77,7 +80,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--decoded", type=Path, metavar="FILE", help="write every split into FILE (*.decoded.npz)")
     parser.add_argument("--skip", type=int, default=0, help="leave out this many records at the beginning")
     parser.add_argument("--count", type=int, help="write this many (default: all)")
-    parser.add_argument("--division", choices=["official", "dpimagebench"], default=default.split, help="data.split")
+    parser.add_argument("--division", choices=DIVISIONS, default=default.split, help="data.split")
     parser.add_argument("--size", type=int, default=default.size)
     parser.add_argument("--channels", type=int, choices=(1, 3), default=default.channels)
     parser.add_argument("--n-records", type=int, default=default.n_records, help="of the procedural set's train split")

@@ -60,6 +60,11 @@ def files(config: DataConfig) -> list[Path]:
     return [root / name for name in _names(config)]
 
 
+def record_files(config: DataConfig, split: Split) -> list[Path]:
+    """The drawing of each record."""
+    return [Path(config.home, "openclipart", name) for name in _split_names(config, split)]
+
+
 def read(config: DataConfig, split: Split, n: int) -> Records:
     """Render the first n drawings in the order of their names' hashes; the label is the top-level category."""
     root = Path(config.home, "openclipart")

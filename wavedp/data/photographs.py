@@ -46,6 +46,11 @@ def files(config: DataConfig) -> list[Path]:
     return found
 
 
+def record_files(config: DataConfig, split: Split) -> list[Path]:
+    """The photograph of each crop."""
+    return [path for path, _, _ in _crops(config, split)]
+
+
 def read(config: DataConfig, split: Split, n: int) -> Records:
     """The first n crops in the order of their names' hashes; the label and the caption are the photograph's."""
     from PIL import Image

@@ -64,7 +64,7 @@ def load(
     except UserError:
         raise
     except Exception as error:  # a damaged file makes Pillow's decoders raise nearly anything
-        reason = str(error) or type(error).__name__
+        reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"{called} cannot be read ({reason}): remove or replace it.") from error
 
 

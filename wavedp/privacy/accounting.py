@@ -320,7 +320,7 @@ def _pld(mechanisms: tuple[Mechanism, ...], delta: float, relation: Relation) ->
     )
     # Replacing a record moves a sum twice as far as adding it.
     moved = 2 if relation == "replace_one" else 1
-    interval = _grid_interval([replace(item, noise_multiplier=item.noise_multiplier / moved) for item in mechanisms])
+    interval = grid_interval([replace(item, noise_multiplier=item.noise_multiplier / moved) for item in mechanisms])
     total = pld.identity(value_discretization_interval=interval)
     for item in mechanisms:
         one = pld.from_gaussian_mechanism(
@@ -333,7 +333,7 @@ def _pld(mechanisms: tuple[Mechanism, ...], delta: float, relation: Relation) ->
     return float(total.get_epsilon_for_delta(delta))
 
 
-def _grid_interval(mechanisms: Sequence[Mechanism]) -> float:
+def grid_interval(mechanisms: Sequence[Mechanism]) -> float:
     """The interval of the grid that losses are rounded to. Any gives an upper bound; this one is tight and fast.
 
     Rounding to a grid of interval h adds a variance of at most h²/4 per step, so h is a tenth of the steps' root mean

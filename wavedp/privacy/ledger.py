@@ -23,6 +23,7 @@ always listed next to it.
     a nonprivate line                       never in the sum, always in the summary
     a broken line, a last line cut off      UserError: a release may be missing from every sum
     one stage key in two studies            one release, shared by both
+    a dataset that holds equal records      epsilon is for one copy; the summary also states it for all copies together
     two dataset fingerprints                no sum: they are assumed to have no record in common (a subset of a dataset
                                             is not recognised)
     best of K trials                        refused for a fixed grid: the bound needs a random K
@@ -49,12 +50,13 @@ from wavedp.errors import UserError
 from wavedp.jsonl import read_lines
 from wavedp.privacy import accounting, selection
 from wavedp.privacy.accounting import Mechanism
+from wavedp.privacy.groups import group_epsilon
 
 Line = dict[str, Any]
 
 FIELDS = (
     "kind", "purpose", "sample_rate", "noise_multiplier", "steps", "delta", "epsilon", "accountant", "relation",
-    "dataset", "n_records", "max_grad_norm", "stage_key", "release", "trials", "time",
+    "dataset", "n_records", "max_grad_norm", "stage_key", "release", "trials", "time", "copies",
 )  # fmt: skip
 """The fields of a line, in order; null where they do not apply to a nonprivate look."""
 
@@ -72,11 +74,13 @@ def line_for_fit(
     purpose: str = "private_fit",
     release: str | None = None,
     time: str | None = None,
+    copies: int = 1,
 ) -> Line:
     """The line of one fit or one noisy statistic, with the epsilon that it spends by PLD at the config's delta.
 
     dataset: fingerprint of the records. release: id of the noise (None: unknown). trials: ids of the trials that use
-    it. time: ISO 8601 UTC (None: now). max_grad_norm is stated for kind dp_sgd only: other mechanisms clip no gradient.
+    it. time: ISO 8601 UTC (None: now). copies: how often the set holds the record that it holds most often; epsilon is
+    for one of them. max_grad_norm is stated for kind dp_sgd only: other mechanisms clip no gradient.
     A mechanism without noise becomes a nonprivate line that keeps its sample rate and steps.
     """
     delta = accounting.delta(config, n_records)
@@ -99,6 +103,7 @@ def line_for_fit(
         "release": release,
         "trials": list(trials),
         "time": time or _now(),
+        "copies": copies,
     }
 
 
@@ -126,7 +131,7 @@ def read(path: Path) -> list[Line]:
         raise UserError(f"There is no ledger at {path}: give a study's folder, such as results/eps_grid.")
     lines = []
     for row, place in zip(*read_lines(path, complete=True), strict=True):
-        line = {"release": None} | row  # a field that earlier versions did not write
+        line = {"release": None, "copies": None} | row  # fields that earlier versions did not write
         for field in FIELDS:
             if field not in line:
                 raise UserError(f"{place} is broken (field {field!r} is missing): restore the file from a backup.")
@@ -320,6 +325,13 @@ def _totals(lines: Sequence[Line], delta: float | None) -> list[str]:
             f"All {len(mine)} releases of dataset {dataset[:12]} composed: "
             f"epsilon = {epsilon:.4g} at delta = {stated:.3g}."
         )
+        copies = max(line["copies"] or 1 for line in mine)
+        if copies > 1:
+            together = group_epsilon([mechanism_of(line) for line in mine], stated, copies)
+            text.append(
+                f"It holds a record {copies} times, and whoever is in all {copies} has epsilon = {together:.4g} at the "
+                "same delta."
+            )
     return text
 
 

@@ -43,7 +43,7 @@ def model_trial(
 ) -> TrialConfig:
     """Return a trial whose stage `upscaler` trains the model of this schedule."""
     return TrialConfig(
-        data=public,
+        data=DataConfig(name="procedural", split="public", size=public.size, channels=public.channels),
         public=public,
         upscaler=configure("upscaler", "blur_diffusion", train_steps=train_steps, blur=blur),
         diffusion=dataclasses.replace(diffusion, blur_order=blur_order),  # type: ignore[arg-type]

@@ -33,6 +33,7 @@ from torch import Tensor
 
 from wavedp import chain, checks, data, registry, stages, text
 from wavedp.config import DataConfig, DiffusionConfig, MetricsConfig, PrivacyConfig, SamplingConfig, TrialConfig
+from wavedp.data import overlap
 from wavedp.errors import UserError
 from wavedp.generators import FitSettings, Generator, Pretrains, PrivateFit, Scores
 from wavedp.methods import Weights, canonical
@@ -325,6 +326,7 @@ class GeneratorSuite:
             opened.append(config)
             return _load(config, split)
 
+        overlap.refuse_shared(trial.data, chain.public_reads(trial))  # compares with public images, once a process
         with (
             TemporaryDirectory() as folder,
             patch.object(method, "build", without_fit),
@@ -382,7 +384,7 @@ class GeneratorSuite:
         images = DataConfig(name="procedural", size=16, n_records=64)
         base = TrialConfig(
             data=images,
-            public=dataclasses.replace(images, n_records=32),
+            public=dataclasses.replace(images, split="public", n_records=32),
             generator=self.config(),
             diffusion=DiffusionConfig(timesteps=20, multiplicity=1),
             privacy=PrivacyConfig(epsilon=EPSILON, batch_size=16, steps=3, checkpoint_every=1),

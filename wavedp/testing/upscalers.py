@@ -81,8 +81,9 @@ class UpscalerSuite:
     def trial(self, channels: int, factor: int) -> TrialConfig:
         """A trial that uses it, with public images of this many channels. Overridden where it needs more."""
         images = DataConfig(name="procedural", size=16, n_records=64, channels=channels)
+        public = dataclasses.replace(images, split="public")
         level = factor.bit_length() - 1
-        return TrialConfig(level=level, data=images, public=images, generator="real", upscaler=self.config())
+        return TrialConfig(level=level, data=images, public=public, generator="real", upscaler=self.config())
 
     def inputs(self, trial: TrialConfig) -> Inputs:
         """Weights that earlier stages make for `build`: those of its own training. One set serves all factors."""
