@@ -34,7 +34,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from sweeps.coordinator import Coordinator
 from sweeps.progress import Progress
-from sweeps.trial import blank_row, conduct
+from sweeps.row import blank_row
+from sweeps.trial import conduct
 
 # Tune rejects empty requests, and 0.001 CPU would block a core; ask for a token of the head node instead. Conductors
 # stay there and take nothing that a stage needs.

@@ -225,7 +225,8 @@ def save_plan(
 ) -> str:
     """Write the resolved plan for `python -m wavedp.run`: every feasible trial with its configuration and keys.
 
-    study: facts about the study that the file repeats. Returns a sentence that says what to do with it.
+    study: what the file says beside them, such as `about`, the content of study.yaml for sweeps.collect. Returns a
+    sentence that says what to do with the file.
     """
     feasible = [trial for trial in trials if trial.id not in left_out]
     rows = [

@@ -28,7 +28,7 @@ from sweeps.plan import PlannedTrial, by_field, load_options, plan, planned, ref
 from sweeps.records import LEDGER, Records, as_yaml, claim_folder, refuse_other_study
 from sweeps.search import check_search, corners, history_name, random_search
 from sweeps.settings import refuse_unknown
-from sweeps.study import commit, describe_study, typed
+from sweeps.study import commit, describe_study
 from sweeps.summary import describe
 from sweeps.swept import with_typed_values
 from wavedp import chain, checks
@@ -120,8 +120,7 @@ def run(config: DictConfig, overrides: list[str]) -> int:
         refuse_other_study(folder, study, [trial.id for trial in trials])
         infeasible |= _refused(trials, infeasible, values, _spent(folder, study, store, trials))
     if values["plan"]:
-        told = {"study": values["study"], "command": typed(overrides), "commit": commit(), "budget": values["budget"]}
-        print(save_plan(Path(values["plan"]), trials, infeasible, told))
+        print(save_plan(Path(values["plan"]), trials, infeasible, {"about": study, "budget": values["budget"]}))
         return 0
     if values["dry_run"]:
         _say_without_device(values)

@@ -32,7 +32,7 @@ import sys
 import time
 import types
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -116,6 +116,7 @@ class PlannedTrial:
     id: str
     config: TrialConfig
     keys: dict[str, str]
+    axes: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -132,7 +133,9 @@ def read_plan(path: Path) -> list[PlannedTrial]:
     """The trials of a plan file. Raises UserError for a file that is not one."""
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))["trials"]
-        return [PlannedTrial(row["id"], from_dict(TrialConfig, row["config"]), row["keys"]) for row in rows]
+        return [
+            PlannedTrial(row["id"], from_dict(TrialConfig, row["config"]), row["keys"], row["axes"]) for row in rows
+        ]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{path} is not a plan ({type(error).__name__}: {error}): write one with python -m sweeps.run +sweep=NAME "
@@ -268,7 +271,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     started = time.time()
     try:
         stages, shard = _stages(chosen.stages), _shard(chosen.shard)
-        trials = [_at_home(trial, chosen.home) for trial in read_plan(chosen.plan)]
+        trials = [at_home(trial, chosen.home) for trial in read_plan(chosen.plan)]
         require_same_keys(trials, stages)
         for trial in trials:
             overlap.refuse_shared(trial.config.data, chain.public_reads(trial.config))
@@ -328,7 +331,7 @@ def _shard(text: str) -> tuple[int, int]:
     return int(number), int(of)
 
 
-def _at_home(trial: PlannedTrial, home: str | None) -> PlannedTrial:
+def at_home(trial: PlannedTrial, home: str | None) -> PlannedTrial:
     """The trial with its datasets in another folder."""
     if home is None:
         return trial
