@@ -269,3 +269,10 @@ def test_two_accountants_agree_within_two_percent():
     assert printed.count("\n") == 0  # one release, however many lines
     assert pld == pytest.approx(line["epsilon"], rel=1e-3)
     assert prv == pytest.approx(pld, rel=0.02)
+
+
+def test_a_release_that_prv_cannot_bound_is_not_cross_checked():
+    dear = fit_line(Mechanism(0.5, 0.1, 100), n=1000)
+    (line,) = ledger_module.cross_check([dear]).splitlines()
+    assert "epsilon = 3542 (PLD) at delta = " in line
+    assert "not cross-checked: accountant=prv needs a grid of" in line
