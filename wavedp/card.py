@@ -112,7 +112,8 @@ def _privacy(
         *((f"release: {line['purpose']}", _mechanism(line)) for line in lines),
     ]
     private = [line for line in ledger.releases(finished.lines) if line["kind"] != "nonprivate"]
-    together = f"ε = {_number(_composed(private))}, {len(private)} private releases at δ = {_deltas(private)}"
+    releases = f"{len(private)} private release" + "s" * (len(private) != 1)
+    together = f"ε = {_number(_composed(private))}, {releases} at δ = {_deltas(private)}"
     return [*rows, ("all releases of the study composed", together)]
 
 
@@ -189,15 +190,11 @@ def _header(finished: FinishedTrial, images: ImageSet, epsilon: float, lines: li
         "size_categories": [next((name for limit, name in SIZES if count < limit), "n>1M")],
         "configs": [{"config_name": "default", "data_files": [{"split": "train", "path": "train/**"}]}],
         "privacy": {
-            "epsilon": "inf" if math.isinf(epsilon) else round(epsilon, 6),
+            "epsilon": "inf" if math.isinf(epsilon) else float(_number(epsilon)),
             "delta": max((line["delta"] for line in lines if line["delta"]), default=None),
             "unit": UNIT,
         },
     }
-    if images.captions is None:
-        names = {str(number): name for number, name in enumerate(images.classes)}
-        label = {"name": "label", "dtype": {"class_label": {"names": names}}}
-        content["dataset_info"] = {"features": [{"name": "image", "dtype": "image"}, label]}
     return "---\n" + yaml.safe_dump(content, sort_keys=False, allow_unicode=True) + "---\n\n"
 
 
@@ -207,12 +204,16 @@ def _table(rows: list[tuple[str, str]]) -> str:
 
 
 def _number(epsilon: float) -> str:
-    return "∞" if math.isinf(epsilon) else f"{epsilon:.4g}"
+    """Four digits, rounded up: a bound that is rounded down claims too much."""
+    if math.isinf(epsilon) or epsilon == 0:
+        return "∞" if epsilon else "0"
+    unit = 10.0 ** (math.floor(math.log10(epsilon)) - 3)
+    return f"{math.ceil(epsilon / unit - 1e-9) * unit:.4g}"
 
 
 def _deltas(lines: list[ledger.Line]) -> str:
     found = [line["delta"] for line in lines if line["delta"] is not None]
-    return f"{max(found):.3g}" if found else "none"
+    return f"{max(found):.10g}" if found else "none"
 
 
 def _records(lines: list[ledger.Line]) -> str:

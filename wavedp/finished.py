@@ -72,14 +72,16 @@ def open_trial(folder: Path, trial_id: str, home: str | None = None) -> Finished
     meta = yaml.safe_load((folder / "study.yaml").read_text(encoding="utf-8"))
     rows = {row["trial"]: row for row in read_jsonl(folder / "trials.jsonl")}
     if trial_id not in rows:
-        near = difflib.get_close_matches(trial_id, rows, 1, cutoff=0.3)
-        hint = f"did you mean {near[0]}?" if near else f"use one of {', '.join(rows) or 'none'}."
-        raise UserError(f"{folder} has no finished trial {trial_id!r}: {hint}")
+        begin = [name for name in rows if name.startswith(trial_id)]
+        near = begin[:3] or difflib.get_close_matches(trial_id, rows, 1)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"use one of {', '.join(rows) or 'none'}."
+        raise UserError(f"{folder} has no trial {trial_id!r}: {hint}")
     row = rows[trial_id]
     if row["status"] != "done":
+        reason = f" ({row['reason']})" if row.get("reason") else ""
         raise UserError(
-            f"the trial {trial_id} is {row['status']} ({row.get('reason')}): name a finished one, or type the study's "
-            f"command again ({meta.get('command')})."
+            f"the trial {trial_id} is {row['status']}{reason}: name a finished one, or type the study's command again "
+            f"({meta.get('command')})."
         )
     values = row["settings"] if "settings" in row else _from_axes(meta, row["axes"])
     if home is not None:

@@ -89,4 +89,4 @@ def _described(images: ImageSet) -> list[dict[str, int | str]]:
     """The fields of each image's line in metadata.jsonl."""
     if images.captions is not None:
         return [{"text": caption} for caption in images.captions]
-    return [{"label": int(label)} for label in images.labels]
+    return [{"label": int(label), "class": images.classes[int(label)]} for label in images.labels]
