@@ -52,7 +52,7 @@ def claimed(folder, monkeypatch, *overrides):
     """Everything that `sweeps.run` does before Ray starts, on data that need no file."""
     monkeypatch.chdir(folder)
     monkeypatch.setattr("sweeps.run._execute", lambda *arguments: 0)
-    here = [*overrides, "data=procedural", "data@public=procedural", "data.home=here", "public.home=here"]
+    here = [*overrides, "data=procedural", "data@public=procedural_public", "data.home=here", "public.home=here"]
     return run(composed(*here), here)
 
 
@@ -90,7 +90,7 @@ def test_commands_are_found():
 
 @pytest.mark.parametrize("typed", DOCUMENTED)
 def test_every_documented_command_plans_trials(typed, tmp_path):
-    small = ["data=procedural", "data@public=procedural", f"data.home={tmp_path}", f"public.home={tmp_path}"]
+    small = ["data=procedural", "data@public=procedural_public", f"data.home={tmp_path}", f"public.home={tmp_path}"]
     (tmp_path / "mine.safetensors").write_bytes(b"weights")  # a plan reads their hash alone
     arguments = [word.replace("/models", str(tmp_path)) for word in DOCUMENTED[typed]]
     overrides = normalised([*arguments, *small])

@@ -20,7 +20,7 @@ from wavedp.methods import canonical
 from wavedp.privacy import ledger
 from wavedp.store import Store
 
-PUBLIC = DataConfig(name="procedural", n_records=32, limit=32)
+PUBLIC = DataConfig(name="procedural", split="public", n_records=32, limit=32)
 BASE = TrialConfig(
     data=DataConfig(name="procedural", n_records=96),
     public=PUBLIC,

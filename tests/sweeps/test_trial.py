@@ -10,8 +10,9 @@ from wavedp import chain
 from wavedp.config import DataConfig, TrialConfig, configure, to_dict
 
 PROCEDURAL = DataConfig(name="procedural", n_records=256)
+PUBLIC = dataclasses.replace(PROCEDURAL, split="public")
 BASE = dataclasses.replace(
-    TrialConfig(), data=PROCEDURAL, public=PROCEDURAL, upscaler=configure("upscaler", "bicubic")
+    TrialConfig(), data=PROCEDURAL, public=PUBLIC, upscaler=configure("upscaler", "bicubic")
 )  # fmt: skip
 (TRIAL,) = plan(to_dict(BASE), {"grid": {"epsilon": [1]}}, lambda group, option: {})
 
