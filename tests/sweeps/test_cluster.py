@@ -56,7 +56,8 @@ try:
     from wavedp.config import DataConfig, TrialConfig, configure, to_dict
     import dataclasses
     data = DataConfig(name="procedural", n_records=256)
-    base = dataclasses.replace(TrialConfig(), data=data, public=dataclasses.replace(data, split="public"), upscaler=configure("upscaler", "bicubic"))
+    public = dataclasses.replace(data, split="public")
+    base = dataclasses.replace(TrialConfig(), data=data, public=public, upscaler=configure("upscaler", "bicubic"))
     trials = plan(to_dict(base), {"grid": {"epsilon": [1, 2, 3]}}, lambda group, option: {})
     rows = execute.run_grid(trials, results, settings | {"commit": "c", "max_concurrent": 1})
     given_up = [row["status"] == "failed" and "given up without a row" in row["reason"] for row in rows]

@@ -13,7 +13,7 @@ import yaml
 from sweeps import export
 from sweeps.plan import PlannedTrial
 from sweeps.records import Records
-from sweeps.trial import blank_row
+from sweeps.row import blank_row
 from wavedp import chain, sample, stages
 from wavedp.config import DataConfig, MetricsConfig, PrivacyConfig, SamplingConfig, TrialConfig, to_dict
 from wavedp.methods import canonical
