@@ -3,47 +3,93 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
-from dataclasses import fields
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
 from typing import Any
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override as Parsed
+from hydra.errors import HydraException
+
+from sweeps.plan import ALIASES
 from wavedp import methods, registry
-from wavedp.config import METHODS, TrialConfig
+from wavedp.config import METHODS, DataConfig, MetricsConfig, SamplingConfig, TrialConfig
 from wavedp.errors import UserError
-from wavedp.fields import is_read, who_reads
+from wavedp.fields import is_read, paths, who_reads
 
 SECTIONS = ("data", "public", "tokenizer", "generator", "diffusion", "privacy", "sampling", "upscaler", "metrics")
+GROUPS = (*(name for name in SECTIONS if name != "public"), "ray", "preset", "sweep")
 AXES = ("grid", "zip", "cases", "seeds", "sampling_seeds", "search")
+SEEDS = {"seed": "seeds", "sampling.seed": "sampling_seeds"}
+"""Axes that have a list of their own in a sweep."""
+FILES = {name for section in (DataConfig, SamplingConfig, MetricsConfig) for name in paths(section)}
+TEXTS = {"study", "sweep.name", "results", "store", "plan"}
+
+
+@dataclass(frozen=True)
+class Override:
+    """One setting that the user typed. name: `upscaler` for the choice of a group's option, otherwise the dotted field;
+    value: the option, the field's value, or None where the setting is taken away."""
+
+    text: str
+    name: str
+    value: Any
 
 
 def normalised(arguments: Sequence[str]) -> list[str]:
-    """The same overrides, so that a new axis or a method's field need no `+` and an old one may have one.
+    """The same overrides as Hydra wants them, so that nobody needs to know where it wants a `+`.
 
-    A field that the chosen option's file lacks is then refused by us, in a sentence, and not by Hydra.
+    Hydra's flags stay. Raises UserError for what Hydra would take and wavedp does not mean: several values for one
+    setting, Hydra's own settings, a needed setting taken away. A field that does not exist is refused once all are
+    known (`sweeps.settings`), in a sentence, and not by Hydra.
     """
-    found = []
-    for text in arguments:
-        bare = text.lstrip("+")
-        name, equals, value = bare.partition("=")
-        if name in METHODS and ":" in value:  # package.module:Object has no yaml, and its options are its defaults
-            bare, name = f"{name}.name={value}", f"{name}.name"
-        head, _, rest = name.partition(".")
-        section = head in SECTIONS and rest
-        axis = head == "sweep" and rest.partition(".")[0] in AXES
-        found.append(f"++{bare}" if equals and (section or axis) else text)
+    found: list[str] = []
+    chosen: dict[str, str] = {}
+    for before, text in zip(["", *arguments], arguments, strict=False):
+        if text == "-m" or text.startswith("--m"):
+            raise UserError(f"{text} is Hydra's way to run several studies, and one command runs one: start each.")
+        if text.startswith("-") or before.startswith("-"):  # a flag of Hydra's, and its value
+            found.append(text)
+            continue
+        spelled = _spelled(text, parsed(text))
+        for each in spelled:
+            group = each.lstrip("+").partition("=")[0]
+            if chosen.setdefault(group, text) != text and not each.startswith("++"):
+                raise UserError(f"{chosen[group]} and {text} choose twice: keep one of them.")
+        found += spelled
     return found
 
 
-def refuse_unknown(values: dict[str, Any], known: Iterable[str]) -> None:
-    """Raises UserError for a top-level key that nothing reads, with the nearest that something does."""
-    names = sorted(known)
-    for name in values:
-        if name not in names:
-            near = difflib.get_close_matches(name, names, 1)
-            raise UserError(
-                f"{name} is not a setting: "
-                + (f"did you mean {near[0]}?" if near else f"use one of {', '.join(names)}.")
-            )
+def parsed(text: str) -> Parsed:
+    """An override as Hydra reads it. Raises UserError for one that it cannot read."""
+    try:
+        found = OverridesParser.create().parse_override(text)
+        if found.key_or_group:
+            return found
+        raise HydraException("it has no name")
+    except HydraException as error:
+        shown, why = (_printable(each) for each in (text, str(error).splitlines()[0].strip()))
+        raise UserError(
+            f"{shown} can't be read ({why}): write name=value, and quotes around a value that has commas or brackets, "
+            "such as 'data.path=\"/a (1)\"'."
+        ) from error
+
+
+def typed(overrides: Sequence[str]) -> list[Override]:
+    """The settings among these overrides, in their order, those of a dict one by one."""
+    found = []
+    for text in overrides:
+        each = parsed(text)
+        name = "public" if (each.key_or_group, each.package) == ("data", "public") else each.key_or_group
+        if not each.is_delete():
+            found += [Override(as_typed(text), *item) for item in _flat(ALIASES.get(name, name), each.value())]
+    return found
+
+
+def as_typed(text: str) -> str:
+    """The override as a user types it; "" for one that `normalised` adds."""
+    return "" if text.removeprefix("~") in METHODS else text.removeprefix("++")
 
 
 def refuse_unread(overrides: Sequence[str], trials: Sequence[TrialConfig]) -> None:
@@ -51,11 +97,9 @@ def refuse_unread(overrides: Sequence[str], trials: Sequence[TrialConfig]) -> No
     refused: trials that differ in nothing that is read share their stages."""
     if not trials:
         return
-    for text in overrides:
-        name, equals, value = text.lstrip("+").partition("=")
+    for setting in typed(overrides):
+        name, value = setting.name, setting.value
         head, _, last = name.partition(".")
-        if not equals:
-            continue
         if head in METHODS and last:
             _refuse_field(trials, head, last, value)
         elif head in ("diffusion", "privacy", "sampling", "metrics") and last:
@@ -95,3 +139,58 @@ def _refuse_field(trials: Sequence[TrialConfig], kind: str, last: str, value: st
     near = [] if last in known else difflib.get_close_matches(last, known, 1)
     hint = f" Did you mean {kind}.{near[0]}?" if near else ""
     raise UserError(f"{kind}.{last}={value} is not read by {kind}={chosen}: {readers}{hint}")
+
+
+def _spelled(text: str, each: Parsed) -> list[str]:
+    """One override as Hydra wants it."""
+    name, raw = each.key_or_group, text.partition("=")[2]
+    if name.startswith(("hydra.", "hydra/")):
+        raise UserError(f"{text} is a setting of Hydra's own: leave it out; `results`, `study` and `store` say where.")
+    if each.is_delete():
+        if name.split(".")[0] == "sweep" and name.split(".")[1:2] and name.split(".")[1] in AXES:
+            return [text]
+        raise UserError(f"{text} takes away a setting that a study needs: give it another value, {name}=…")
+    if each.is_sweep_override():
+        raise UserError(_several(text.lstrip("+"), name, raw))
+    value, place = each.value(), f"{name}@{each.package}" if each.package else name
+    if name == "public" and isinstance(value, str):
+        name, place = "data", "data@public"
+    if place == "data@public" and value is None:
+        return ["++public=null"]
+    if name in METHODS and isinstance(value, str) and ":" in value:
+        name, place = f"{name}.name", ""
+    if name in GROUPS and not isinstance(value, str | dict):
+        raise UserError(f"{text} chooses no option: write {name}=NAME.")
+    if name in GROUPS and not isinstance(value, dict):
+        return [f"+{place}={raw}" if name == "sweep" else f"{place}={raw}"]
+    if isinstance(value, int | float) and (name in TEXTS or name.rpartition(".")[2] in FILES):
+        raw = f"'{raw}'"  # study=2024 is a name, not a number
+    kind = name.removesuffix(".name")
+    alone = kind in METHODS and kind != name and ":" in str(value)  # package.module:Object has no yaml: leave all out
+    return [f"~{kind}"] * alone + [f"++{ALIASES.get(name, name)}={raw}"]
+
+
+def _several(text: str, name: str, raw: str) -> str:
+    """What to say of several values for one setting."""
+    bare = name.removeprefix("sweep.")
+    if name in ("sweep", "preset"):
+        return f"{text} names several, and one command takes one {name}: start a command for each."
+    short = {field: axis for axis, field in ALIASES.items()}.get(name, name)
+    listed = f"[{raw}]" if re.fullmatch(r"[^()]*", raw) else "[…]"
+    if bare != name:
+        axis = f"{name}={listed}"
+    else:
+        axis = f"sweep.{SEEDS[name]}={listed}" if name in SEEDS else f"sweep.grid.{short}={listed}"
+    return f"{text} is several values: write {axis} to sweep them, or quote a value that has a comma."
+
+
+def _flat(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict) and not name.startswith("sweep.cases"):
+        for key, item in value.items():
+            yield from _flat(f"{name}.{key}", item)
+    else:
+        yield name, value
+
+
+def _printable(text: str) -> str:
+    return text if text.isprintable() else ascii(text)[1:-1]

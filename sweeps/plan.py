@@ -6,7 +6,7 @@ A sweep is a mapping with
     cases   {name: {axis: value}}   named sets of changes, one trial each, as the axis `case`: ablations
     seeds   [ints]             replicates of every point
     sampling_seeds [ints]      sample sets of every replicate's private fit: what they cost is time, no ε
-or, instead of these, search: {space, random_k}, see `random_search`; any other search is Optuna's (sweeps.execute).
+or, instead of these, search (sweeps.search).
 An axis is `epsilon`, `level`, `blur`, a configuration group (`upscaler: [bicubic, realsr_df2k_x4]`: the options' whole
 sections) or a dotted field (`privacy.max_grad_norm: [0.1, 1]`).
 """
@@ -14,29 +14,28 @@ sections) or a dotted field (`privacy.max_grad_norm: [0.1, 1]`).
 from __future__ import annotations
 
 import copy
+import dataclasses
 import itertools
 import json
-import math
-import re
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from sweeps.names import file_label
 from wavedp import chain, registry
 from wavedp.config import METHODS, TrialConfig, to_dict, trial_of
-from wavedp.errors import InfeasibleError, UserError
+from wavedp.errors import InfeasibleError, UserError, nearest
+from wavedp.fields import without_infinity
 from wavedp.methods import canonical
-from wavedp.privacy import accounting, selection
+from wavedp.privacy import accounting
 from wavedp.privacy.accounting import Mechanism
 from wavedp.privacy.budget import Budget, Release, release_refusal
 from wavedp.store import write_atomically
 
 ALIASES = {"epsilon": "privacy.epsilon"}
-LoadOption = Callable[[str, str], dict[str, Any]]
-"""load(group, option) -> the section that `group=option` composes to."""
+LoadOption = Callable[[str, Any], Any]
+"""load(group, option or null) -> the section that `group=option` composes to."""
 
 
 @dataclass(frozen=True)
@@ -50,23 +49,28 @@ class PlannedTrial:
     keys: dict[str, str]
 
 
+class Built:
+    """The sections that trials of one base and its options have been built of, by the changes that made them."""
+
+    def __init__(self) -> None:
+        self.base: TrialConfig | None = None
+        self.parts: dict[tuple[str, str], Any] = {}
+
+
 def points(sweep: dict[str, Any]) -> list[dict[str, Any]]:
     """Every combination of axis values, in the order written, `seed` and then `sampling.seed` innermost.
 
-    Raises UserError for an empty axis, an axis given twice, or zipped lists of unequal length.
+    Raises UserError for an empty axis, a field that two axes vary, or zipped lists of unequal length.
     """
     grid, zipped = sweep.get("grid") or {}, sweep.get("zip") or {}
-    seeds, cases = sweep.get("seeds") or [0], sweep.get("cases") or {}
-    sets = sweep.get("sampling_seeds") or [0]
+    seeds, cases = listed("seeds", sweep.get("seeds") or [0]), sweep.get("cases") or {}
+    sets = listed("sampling_seeds", sweep.get("sampling_seeds") or [0])
     again: list[dict[str, Any]] = [{}] if sets == [0] else [{"sampling.seed": number} for number in sets]
+    _refuse_twice(grid, zipped, cases, seeds, again)
     if cases:
         grid = {**grid, "case": list(cases)}
     for name, values in [*grid.items(), *zipped.items()]:
-        if not isinstance(values, list) or not values:
-            raise UserError(f"sweep axis {name}={values!r} must be a list of one or more values.")
-    twice = set(grid) & set(zipped)
-    if twice:
-        raise UserError(f"sweep axis {min(twice)} is in both grid and zip: keep it in one.")
+        listed(name, values)
     lengths = {name: len(values) for name, values in zipped.items()}
     if len(set(lengths.values())) > 1:
         raise UserError(f"zipped axes have unequal lengths {lengths}: give each the same number of values.")
@@ -75,94 +79,117 @@ def points(sweep: dict[str, Any]) -> list[dict[str, Any]]:
     return [{**a, **b, "seed": seed, **c} for a in product for b in together for seed in seeds for c in again]
 
 
+def by_field(axes: Any) -> dict[str, Any]:
+    """Axes by the field that they vary: `{privacy: {steps: [1, 2]}}`, which is what `sweep.grid.privacy.steps=[1,2]`
+    gives, is the axis `privacy.steps`."""
+    if axes is not None and not isinstance(axes, dict):
+        raise UserError(f"the axes {axes!r} are not a mapping: write {{axis: [values]}}.")
+    found: dict[str, Any] = {}
+    for name, values in (axes or {}).items():
+        inner = by_field(values) if isinstance(values, dict) and not {"low", "high"} & set(values) else None
+        found |= {name: values} if inner is None else {f"{name}.{field}": item for field, item in inner.items()}
+    return found
+
+
+def listed(name: str, values: Any) -> list[Any]:
+    """The values of an axis. Raises UserError unless they are one or more, and can be printed in a name."""
+    if not isinstance(values, list) or not values:
+        raise UserError(f"sweep axis {name}={values!r} must be a list of one or more values: write [{values}].")
+    odd = next((value for value in values if not str(value).isprintable()), None)
+    if odd is not None:
+        raise UserError(f"sweep axis {name}={odd!a} has a character that can't be printed: leave it out.")
+    return values
+
+
+def _refuse_twice(grid: dict[str, Any], zipped: dict[str, Any], cases: Any, *seeds: Any) -> None:
+    """Raises UserError for a field that two axes vary: a trial's row would name a value that it did not run with."""
+    if not isinstance(cases, dict) or not all(isinstance(changes, dict | None) for changes in cases.values()):
+        raise UserError(f"sweep.cases={cases!r} must be named sets of changes: write {{name: {{axis: value}}}}.")
+    varied: dict[str, str] = {}
+    numbers = {"seed": "seeds", **({"sampling.seed": "sampling_seeds"} if seeds[1] != [{}] else {})}
+    in_cases = {axis for changes in cases.values() for axis in changes or {}}
+    for place, axes in (("grid", grid), ("zip", zipped), ("cases", in_cases)):
+        for axis in axes:
+            field = ALIASES.get(axis, axis)
+            if field in numbers:
+                raise UserError(f"sweep axis {axis} has a list of its own: write sweep.{numbers[field]}=[…].")
+            if field in varied:
+                raise UserError(f"the axes {varied[field]} and {place}.{axis} vary one field: keep one of them.")
+            varied[field] = f"{place}.{axis}"
+
+
 def plan(base: dict[str, Any], sweep: dict[str, Any], load_option: LoadOption) -> list[PlannedTrial]:
     """The trials of a sweep. Raises UserError for an axis or value that a trial does not have."""
-    cases = sweep.get("cases") or {}
-    every = [{**point, **(cases.get(point.get("case")) or {})} for point in points(sweep)]
-    options = load_options(every, load_option)
-    trials = [planned(base, options, changes, point) for changes, point in zip(every, points(sweep), strict=True)]
+    cases, places = sweep.get("cases") or {}, points(sweep)
+    every = [{**point, **(cases.get(point.get("case")) or {})} for point in places]
+    options, built = load_options(every, load_option), Built()
+    trials = [planned(base, options, changes, point, built) for changes, point in zip(every, places, strict=True)]
     return list({trial.id: trial for trial in trials}.values())
 
 
-def random_search(base: dict[str, Any], search: dict[str, Any], load_option: LoadOption) -> list[PlannedTrial]:
-    """The K trials of a random search whose best has a price (wavedp.privacy.selection); none when K is 0.
-
-    search: random_k {distribution, mean or gamma, eta, seed}, the law of K and what it is drawn from; space {axis:
-    [values] or {low, high, log}}. Every trial is drawn from the space by itself, uniformly (in the logarithm where
-    `log` is true), and has a seed of its own, so that no two share a release. The bound holds while K, and with it the
-    seed, is a secret, exactly as the noise seed must be. Raises UserError for axes that change what a run spends.
-    """
-    random_k, space = dict(search["random_k"]), search.get("space") or {}
-    unknown = sorted(set(search) - {"random_k", "space"})
-    if unknown:
-        raise UserError(f"sweep.search.{unknown[0]} does not go with random_k, whose trials nobody chooses: remove it.")
-    law, seed = selection.law_of(random_k), random_k.get("seed")
-    if seed is None:
-        raise UserError(
-            "sweep.search.random_k.seed is not set, and whoever knows it knows K: give a number that you keep to "
-            "yourself."
-        )
-    for axis, spec in space.items():
-        if not (spec if isinstance(spec, list) else isinstance(spec, dict) and {"low", "high"} <= set(spec)):
-            raise UserError(
-                f"search axis {axis}={spec!r} is neither a list of choices nor {{low, high, log}}: give one."
-            )
-    corners = [
-        {axis: value}
-        for axis, spec in space.items()
-        for value in (spec if isinstance(spec, list) else [spec["low"], spec["high"]])
-    ]
-    options = load_options(corners, load_option)
-    fixed = release_of(planned(base, options, {}).config)
-    for corner in corners:
-        if release_of(planned(base, options, corner).config) not in (fixed, None):
-            ((axis, value),) = corner.items()
-            raise UserError(
-                f"search axis {axis}={value} changes what a run spends, and the price of selection is that of runs of "
-                "one mechanism: keep it fixed, or search without random_k."
-            )
-    rng = np.random.default_rng([seed, 1])  # K is drawn from [seed]
-    drawn = [
-        {**{axis: _uniform(spec, rng.random()) for axis, spec in space.items()}, "seed": number}
-        for number in range(selection.drawn(law, seed))
-    ]
-    return [planned(base, options, point) for point in drawn]
-
-
-def load_options(all_points: list[dict[str, Any]], load_option: LoadOption) -> dict[str, dict[str, Any]]:
+def load_options(all_points: list[dict[str, Any]], load_option: LoadOption) -> dict[str, dict[Any, Any]]:
     """The sections of every group axis's options, as {group: {option: section}}; each option is composed once."""
     sections = {item.name for item in fields(TrialConfig) if item.name not in ("level", "blur", "seed", "device")}
-    wanted: dict[str, dict[str, Any]] = {}
+    wanted: dict[str, dict[Any, Any]] = {}
     for point in all_points:
         for axis, value in point.items():
-            if axis in sections and value not in wanted.setdefault(axis, {}):
+            if axis not in sections:
+                continue
+            if not isinstance(value, str | None):
+                raise UserError(f"sweep axis {axis}={value!r} chooses no option: give names of options.")
+            if value not in wanted.setdefault(axis, {}):
                 wanted[axis][value] = load_option(axis, value)
     return wanted
 
 
 def planned(
     base: dict[str, Any],
-    options: dict[str, dict[str, Any]],
+    options: dict[str, dict[Any, Any]],
     changes: dict[str, Any],
     point: dict[str, Any] | None = None,
+    built: Built | None = None,
 ) -> PlannedTrial:
-    """The trial with these changes to the base; point: its place on the axes, where that says less (a case's name)."""
-    values, point = copy.deepcopy(base), point or changes
-    # Groups first, so that a dotted axis can vary a field inside a chosen option.
-    for axis, value in sorted(changes.items(), key=lambda item: item[0] not in options):
-        if axis == "case":
-            continue
-        if axis in options:
-            values[axis] = copy.deepcopy(options[axis][value])
-        else:
-            _assign(values, ALIASES.get(axis, axis), value)
-    config = canonical(trial_of(values))
+    """The trial with these changes to the base; point: its place on the axes, where that says less (a case's name).
+    built: what trials before it have built of the same base and options."""
+    point = point or changes
+    config = canonical(_trial(base, options, changes, Built() if built is None else built))
     keys = chain.keys(config)
     last = [axis.rsplit(".", 1)[-1] for axis in point]
     names = [name if last.count(name) == 1 or name == axis else axis for name, axis in zip(last, point, strict=True)]
     label = "-".join(f"{name}={value}" for name, value in zip(names, point.values(), strict=True))
-    safe = re.sub(r"[^A-Za-z0-9=._-]+", "_", label)
-    return PlannedTrial(f"{safe}-{keys['evaluate'][:8]}", point, config, keys)
+    return PlannedTrial(f"{file_label(label)}-{keys['evaluate'][:8]}", point, config, keys)
+
+
+def _trial(
+    base: dict[str, Any], options: dict[str, dict[Any, Any]], changes: dict[str, Any], built: Built
+) -> TrialConfig:
+    """The base with these changes. Trials of a plan have most sections in common, and each is built once."""
+    if built.base is None:
+        built.base = trial_of(base)
+    parts: dict[str, list[tuple[str, Any]]] = {}
+    for axis, value in changes.items():
+        if axis != "case":
+            path = ALIASES.get(axis, axis)
+            parts.setdefault(path.partition(".")[0], []).append((path, value))
+    found = {}
+    for name, changed in parts.items():
+        place = name, repr(changed)
+        if place not in built.parts:
+            built.parts[place] = _part(base, options.get(name, {}), name, changed)
+        found[name] = built.parts[place]
+    return dataclasses.replace(built.base, **found)
+
+
+def _part(base: dict[str, Any], options: dict[str, Any], name: str, changed: list[tuple[str, Any]]) -> Any:
+    """A field or section of the trial with these changes."""
+    values = {name: copy.deepcopy(base[name])} if name in base else {}
+    # Groups first, so that a dotted axis can vary a field inside a chosen option.
+    for path, value in sorted(changed, key=lambda item: item[0] != name):
+        if path == name and options:
+            values[name] = copy.deepcopy(options[value])
+        else:
+            _assign(values, base, path, value)
+    return getattr(trial_of(values), name)
 
 
 def release_of(trial: TrialConfig) -> Release | None:
@@ -198,13 +225,14 @@ def save_plan(
 ) -> str:
     """Write the resolved plan for `python -m wavedp.run`: every feasible trial with its configuration and keys.
 
-    study: facts about the study that the file repeats. Returns a sentence that says what to do with it.
+    study: what the file says beside them, such as `about`, the content of study.yaml for sweeps.collect. Returns a
+    sentence that says what to do with the file.
     """
     feasible = [trial for trial in trials if trial.id not in left_out]
     rows = [
         {"id": trial.id, "axes": trial.axes, "config": to_dict(trial.config), "keys": trial.keys} for trial in feasible
     ]
-    content = _without_infinity({**study, "trials": rows})
+    content = without_infinity({**study, "trials": rows})
     write_atomically(path, (json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode())
     fits = len({trial.keys["private_fit"] for trial in feasible})
     return (
@@ -222,36 +250,20 @@ def owners(trials: list[PlannedTrial]) -> dict[str, str]:
     return found
 
 
-def _uniform(spec: Any, uniform: float) -> Any:
-    """The value of a list or a range at a place in [0, 1)."""
-    if isinstance(spec, list):
-        return spec[int(uniform * len(spec))]
-    low, high = spec["low"], spec["high"]
-    return low * (high / low) ** uniform if spec.get("log") else low + (high - low) * uniform
-
-
-def _assign(values: dict[str, Any], path: str, value: Any) -> None:
+def _assign(values: dict[str, Any], base: dict[str, Any], path: str, value: Any) -> None:
     *parents, last = path.split(".")
-    section = values
+    section, known = values, {*base, *ALIASES}
     for name in parents:
         section = section.get(name)  # type: ignore[assignment]
         if not isinstance(section, dict):
-            raise UserError(f"sweep axis {path} names no field of a trial: {name!r} is not a section.")
+            raise UserError(f"sweep axis {path} names no field of a trial: {nearest(name, known)}")
+        known = set(section)
     of_another = parents[:1] and parents[0] in METHODS and _read_by_some(parents[0], last)
     if last not in section and not of_another:
-        raise UserError(f"sweep axis {path} names no field of a trial: choose from {', '.join(sorted(section))}.")
+        raise UserError(f"sweep axis {path} names no field of a trial: {nearest(last, known, path[: -len(last)])}")
     section[last] = value
 
 
 def _read_by_some(kind: str, field: str) -> bool:
     """True if some method of the kind has this field: then an axis of it varies the trials of that method."""
     return any(item.name == field for _, method in registry.each(kind) for item in fields(method.Config))
-
-
-def _without_infinity(value: Any) -> Any:
-    """JSON has no infinity: "inf", which `from_dict` reads."""
-    if isinstance(value, dict):
-        return {name: _without_infinity(item) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_infinity(item) for item in value]
-    return "inf" if isinstance(value, float) and math.isinf(value) else value

@@ -5,62 +5,107 @@ Exit status: 0 all trials done, 1 some failed or infeasible, 2 nothing was start
 
 from __future__ import annotations
 
-import hashlib
-import json
+import contextlib
+import os
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from sweeps.overrides import normalised, refuse_unknown, refuse_unread
-from sweeps.plan import PlannedTrial, load_options, plan, planned, random_search, refused_by_budget, save_plan
-from sweeps.records import Records, claim_folder
-from sweeps.study import commit, describe_study, typed
+from sweeps.copies import Copy, copy_name
+from sweeps.lock import only_one
+from sweeps.names import check_name
+from sweeps.options import no_option, option_loader
+from sweeps.overrides import normalised, refuse_unread
+from sweeps.plan import PlannedTrial, by_field, load_options, plan, planned, refused_by_budget, save_plan
+from sweeps.records import LEDGER, Records, as_yaml, claim_folder, refuse_other_study
+from sweeps.search import check_search, corners, history_name, random_search
+from sweeps.settings import refuse_unknown
+from sweeps.study import commit, describe_study
 from sweeps.summary import describe
-from wavedp import chain, checks, registry
-from wavedp.config import METHODS, TrialConfig, sections, trial_of, with_absolute_paths
+from sweeps.swept import with_typed_values
+from wavedp import chain, checks
+from wavedp.command import command
+from wavedp.config import TrialConfig, sections, with_absolute_paths
 from wavedp.errors import InfeasibleError, UserError
-from wavedp.methods import canonical
+from wavedp.files import cannot_write, require_writable
 from wavedp.privacy import ledger
 from wavedp.privacy.budget import Budget, made
+from wavedp.store import Store
 
 ROOT = Path(__file__).resolve().parent.parent
-KEYS = (*sections(TrialConfig), "sweep", "study", "results", "store", "budget", "dry_run", "plan", "ray")
+DEVICES = ("auto", "cpu", "cuda")
 
 
-@hydra.main(version_base="1.3", config_path="../conf", config_name="config")
-def main(config: DictConfig) -> None:
+@command
+def main() -> int:
     """Entry point; see the module's docstring."""
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra raises its errors instead of printing them
+    arguments = _readable(sys.argv[1:])
+    with _in_one_sentence(arguments):
+        sys.argv[1:] = normalised(arguments)
+        _composed()
+    return 0
+
+
+@hydra.main(version_base="1.3", config_path=str(ROOT / "conf"), config_name="config")
+def _composed(config: DictConfig) -> None:
+    sys.exit(_study(config))
+
+
+@command  # here too, because Hydra prints a traceback for every error that reaches it
+def _study(config: DictConfig) -> int:
+    overrides = list(HydraConfig.get().overrides.task)
+    with _in_one_sentence(overrides):
+        try:
+            return run(config, overrides)
+        except OSError as error:
+            raise UserError(cannot_write(error.filename or config.results, error)) from error
+
+
+@contextlib.contextmanager
+def _in_one_sentence(overrides: list[str]) -> Iterator[None]:
+    """Raises UserError for what Hydra cannot compose."""
     try:
-        status = run(config, list(HydraConfig.get().overrides.task))
-    except UserError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        status = 2
-    except OmegaConfBaseException as error:
-        print(f"Error: the configuration can't be resolved: {str(error).splitlines()[0]}", file=sys.stderr)
-        status = 2
-    sys.exit(status)
+        yield
+    except MissingConfigException as error:
+        raise no_option(error, overrides) from error
+    except (HydraException, OmegaConfBaseException) as error:
+        why = f" ({str(error.__cause__).splitlines()[0]})" if error.__cause__ else ""
+        raise UserError(f"the configuration can't be composed: {str(error).splitlines()[0]}{why}") from error
 
 
 def run(config: DictConfig, overrides: list[str]) -> int:
     """Plan, check, and run or describe one study; returns the exit status."""
     values: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
+    refuse_unknown(values)
+    if not isinstance(values["dry_run"], bool):
+        raise UserError(f"dry_run={values['dry_run']} is neither true nor false: use one of them.")
+    if values["device"] not in DEVICES:
+        raise UserError(f"device={values['device']} is not a device: use {', '.join(DEVICES)}.")
     sweep = values.get("sweep")
-    refuse_unknown(values, KEYS)
     if not sweep or "name" not in sweep:
         raise UserError(f"no sweep was chosen: add +sweep=NAME, one of {', '.join(_sweep_names())}.")
+    check_name("sweep.name", sweep["name"])
     base = with_absolute_paths({name: values[name] for name in sections(TrialConfig)})
     Budget(**values["budget"])  # refuses what cannot be one
     store = values["store"] if "://" in values["store"] else str(Path(values["store"]).absolute())
-    folder = Path(values["results"]).absolute() / values["study"]
-    load_option = _option_loader(overrides, base)
+    folder = Path(values["results"]).absolute() / check_name("study", values["study"])
+    _by_field(sweep)
+    for sentence in with_typed_values(sweep, overrides, values):
+        print(sentence)
+    load_option = option_loader(overrides, base)
 
     search = sweep.get("search")
+    if search:
+        check_search(sweep)
     if search and not search.get("random_k"):
         return _search(sweep, base, values, store, folder, load_option, overrides)
     if search:
@@ -70,33 +115,53 @@ def run(config: DictConfig, overrides: list[str]) -> int:
         trials = plan(base, sweep, load_option)
     refuse_unread(overrides, [trial.config for trial in trials])
     infeasible = _check(trials)
+    study = describe_study(values, base, sweep, overrides, trials[0] if trials else None)
+    if values["plan"] or values["dry_run"]:
+        refuse_other_study(folder, study, [trial.id for trial in trials])
+        infeasible |= _refused(trials, infeasible, values, _spent(folder, study, store, trials))
     if values["plan"]:
-        study = {"study": values["study"], "command": typed(overrides), "commit": commit(), "budget": values["budget"]}
-        refused = refused_by_budget(
-            trials, infeasible, Budget(**values["budget"]), made(Records(folder).ledger.values())
-        )
-        print(save_plan(Path(values["plan"]), trials, infeasible | refused, study))
+        print(save_plan(Path(values["plan"]), trials, infeasible, {"about": study, "budget": values["budget"]}))
         return 0
     if values["dry_run"]:
+        _say_without_device(values)
         print(describe(trials, store, infeasible))
         return 0
-
-    from wavedp.stages import check_models  # and with it torch, which a dry run does without
-
-    for trial in trials:
-        check_models(trial.config)
     device = _device(values["device"], values["ray"])
-    if infeasible and len(infeasible) == len(trials):
-        raise next(iter(infeasible.values()))
-    first = trials[0] if trials else None
-    claim_folder(folder, describe_study(values, base, sweep, overrides, first), [trial.id for trial in trials])
-    print(describe(trials, store, infeasible), flush=True)
-    if not trials:
-        print("K = 0 was drawn: there is no trial, and nothing to publish.")
-        return 0
-    return _execute(
-        values, store, folder, lambda execute, settings: execute.run_grid(trials, folder, settings), len(trials), device
-    )
+    with _claimed(folder, study, store, trials):
+        print(describe(trials, store, infeasible), flush=True)
+        if not trials:
+            print("K = 0 was drawn: there is no trial, and nothing to publish.")
+            return 0
+        start = lambda execute, settings: execute.run_grid(trials, folder, settings)  # noqa: E731
+        return _execute(values, study, store, folder, start, len(trials), device)
+
+
+@contextlib.contextmanager
+def _claimed(folder: Path, study: dict[str, Any], store: str, trials: list[PlannedTrial]) -> Iterator[None]:
+    """Hold the study's folder, with its study.yaml and the ledger lines of what was released before, here or elsewhere.
+
+    Raises UserError while another command holds it, for a folder of another study, and where nothing can be written.
+    """
+    require_writable(folder, "results")
+    Store(store).require_writable()
+    with only_one(folder):
+        claim_folder(folder, study, [trial.id for trial in trials])
+        copy = Copy(Store(store), copy_name(study))
+        copy.put_study(as_yaml(study))
+        records = Records(folder, copy)
+        for lines, users in records.find_releases(trials, Store(store)):
+            records.put_ledger(lines, users)
+        if records.ledger:
+            records.save(LEDGER)
+        copy.put_missing(records.trials.values(), records.ledger.values())
+        yield
+
+
+def _spent(folder: Path, study: dict[str, Any], store: str, trials: list[PlannedTrial]) -> list[ledger.Line]:
+    """The ledger that a run of these trials would begin with."""
+    records = Records(folder, Copy(Store(store), copy_name(study)))
+    found = [line for lines, _ in records.find_releases(trials, Store(store)) for line in lines]
+    return ledger.releases([*records.ledger.values(), *found])
 
 
 def _search(
@@ -110,46 +175,46 @@ def _search(
 ) -> int:
     """A sweep whose points Optuna chooses."""
     search = sweep["search"]
-    choices = {axis: spec for axis, spec in search["space"].items() if isinstance(spec, list)}
-    corners = [{axis: value} for axis, options in choices.items() for value in options]
-    options = load_options(corners, load_option)
-    trial = canonical(trial_of(base))
-    refuse_unread(overrides, [planned(base, options, corner).config for corner in corners] or [trial])
     if values["plan"]:
         raise UserError("plan=FILE needs trials that are known in advance, and Optuna chooses these: plan a grid.")
-    checks.check(trial)
-    device = _device(values["device"], values["ray"])
+    ends = corners(search["space"])
+    options = load_options(ends, load_option)
+    trials = [planned(base, options, corner) for corner in ends]
+    refuse_unread(overrides, [trial.config for trial in trials])
+    _check(trials)
     study = describe_study(values, base, sweep, overrides, None)
-    name = hashlib.sha256(json.dumps([study["identity"], search], sort_keys=True).encode()).hexdigest()[:16]
+    name = history_name(study["identity"], search)
     if values["dry_run"]:
+        refuse_other_study(folder, study, [])
+        _say_without_device(values)
         print(
             f"{search['trials']} trials chosen by Optuna (study {name}) over {', '.join(search['space'])}; each new ε, "
             "level or generator is a private release, and all of them compose."
         )
         return 0
-
-    from wavedp.stages import check_models
-
-    check_models(trial)
-    claim_folder(folder, study, [])
-    return _execute(
-        values,
-        store,
-        folder,
-        lambda execute, settings: execute.run_search(search, base, options, name, folder, settings),
-        search["trials"],
-        device,
-    )
+    device = _device(values["device"], values["ray"])
+    start = lambda execute, settings: execute.run_search(search, base, options, name, folder, settings)  # noqa: E731
+    with _claimed(folder, study, store, []):
+        return _execute(values, study, store, folder, start, search["trials"], device)
 
 
-def _execute(values: dict[str, Any], store: str, folder: Path, start: Any, n_trials: int, device: str) -> int:
+def _execute(
+    values: dict[str, Any],
+    study: dict[str, Any],
+    store: str,
+    folder: Path,
+    start: Callable[[Any, dict[str, Any]], list[dict[str, Any]]],
+    n_trials: int,
+    device: str,
+) -> int:
     """Start Ray, run, draw, report."""
     from analysis.figures import render
     from analysis.report import report
-    from sweeps import execute
+    from sweeps import execute, reach
 
     settings = {
         "store": store,
+        "copy": copy_name(study),
         "device": device,
         "stages": _stage_resources(values["ray"], device),
         "commit": commit(),
@@ -158,18 +223,23 @@ def _execute(values: dict[str, Any], store: str, folder: Path, start: Any, n_tri
     }
     execute.start_ray(values["ray"])
     execute.check_resources(settings["stages"])
+    reach.require_shared(store)
     started = time.time()
     rows = start(execute, settings)
     render(folder)
     print(report(folder))
     print("spent, by two accountants\n" + ledger.cross_check(ledger.read(folder / "ledger.jsonl")) + "\n")
     done = sum(row["status"] == "done" for row in rows)
-    print(f"{done} of {len(rows)} trials done in {(time.time() - started) / 60:.1f} minutes. Records: {folder}")
-    return 0 if done == len(rows) >= n_trials else 1
+    asked, minutes = max(len(rows), n_trials), (time.time() - started) / 60
+    print(f"{done} of {asked} trials done in {minutes:.1f} minutes. Records: {folder}")
+    return 0 if done == asked else 1
 
 
 def _check(trials: list[PlannedTrial]) -> dict[str, InfeasibleError]:
-    """Every trial's configuration, before any of them runs. Returns the infeasible ones; prints each warning once."""
+    """Every trial's configuration and models, before any of them runs. Returns the infeasible ones; prints each warning
+    once. Raises UserError, also if no trial is feasible."""
+    from wavedp.stages import check_models
+
     infeasible: dict[str, InfeasibleError] = {}
     warnings: dict[str, None] = {}
     for trial in trials:
@@ -177,33 +247,38 @@ def _check(trials: list[PlannedTrial]) -> dict[str, InfeasibleError]:
             warnings |= dict.fromkeys(checks.check(trial.config))
         except InfeasibleError as error:
             infeasible[trial.id] = error
+    for trial in trials:
+        check_models(trial.config)
     for warning in warnings:
         print(f"Warning: {warning}", file=sys.stderr)
+    if infeasible and len(infeasible) == len(trials):
+        raise next(iter(infeasible.values()))
     for name, reason in infeasible.items():
         print(f"Infeasible: {name}: {reason}", file=sys.stderr)
     return infeasible
 
 
-def _option_loader(overrides: list[str], base: dict[str, Any]) -> Any:
-    """load(group, option) for sweeps.plan: what the same command composes to with this option of the group, so that a
-    preset's and a sweep file's values hold for it too."""
+def _refused(
+    trials: list[PlannedTrial],
+    infeasible: dict[str, InfeasibleError],
+    values: dict[str, Any],
+    spent: list[ledger.Line],
+) -> dict[str, InfeasibleError]:
+    """The trials that would pass the study's budget after what it has spent; prints why."""
+    refused = refused_by_budget(trials, infeasible, Budget(**values["budget"]), made(spent))
+    for name, reason in refused.items():
+        print(f"Infeasible: {name}: {reason}", file=sys.stderr)
+    return refused
 
-    def load(group: str, option: str) -> dict[str, Any]:
-        choice = {"public": "data@public"}.get(group, group)
-        others = [text for text in overrides if text.lstrip("+").partition("=")[0] != choice]
-        try:
-            node = hydra.compose("config", overrides=[*others, f"{choice}={option}"])
-        except hydra.errors.MissingConfigException:
-            if group in METHODS and (":" in option or option in registry.names(group)):
-                return {"name": option}  # a method of the user's own that has no yaml: its defaults
-            folder = "data" if group == "public" else group
-            known = sorted(path.stem for path in (ROOT / "conf" / folder).glob("*.yaml"))
-            raise UserError(f"sweep axis {group} has no option {option!r}: use one of {', '.join(known)}.") from None
-        values = OmegaConf.to_container(node, resolve=True)
-        assert isinstance(values, dict)
-        return with_absolute_paths({**base, group: values[group]})[group]
 
-    return load
+def _by_field(sweep: dict[str, Any]) -> None:
+    """Write the axes of a sweep by the field that they vary."""
+    for axes in (sweep, sweep.get("search") or {}):
+        for kind in ("grid", "zip", "space"):
+            if axes.get(kind):
+                axes[kind] = by_field(axes[kind])
+    if isinstance(sweep.get("cases"), dict):
+        sweep["cases"] = {name: by_field(changes) for name, changes in sweep["cases"].items()}
 
 
 def _stage_resources(ray_options: dict[str, Any], device: str) -> dict[str, dict[str, Any]]:
@@ -222,9 +297,26 @@ def _device(asked: str, ray_options: dict[str, Any]) -> str:
         return "cuda" if torch.cuda.is_available() else "cpu"
     if asked == "cuda" and not ray_options["address"] and not torch.cuda.is_available():
         raise UserError(f"device={asked} and torch finds no CUDA GPU on this machine: use device=auto or device=cpu.")
-    if asked not in ("cpu", "cuda"):
-        raise UserError(f"device={asked} is not a device: use auto, cpu or cuda.")
     return asked
+
+
+def _say_without_device(values: dict[str, Any]) -> None:
+    """Warn of a GPU that a run would need: a dry run may describe another machine's study."""
+    try:
+        _device(values["device"], values["ray"])
+    except UserError as error:
+        print(f"Warning: a run on this machine would be refused: {error}", file=sys.stderr)
+
+
+def _readable(arguments: list[str]) -> list[str]:
+    """The same arguments. Raises UserError for one whose bytes are not text, which neither Hydra nor YAML can hold."""
+    for text in arguments:
+        if any("\ud800" <= character <= "\udfff" for character in text):
+            raise UserError(
+                f"{text} is not text in this locale ({sys.getfilesystemencoding()}): rename the file or folder, or set "
+                "LC_ALL=C.UTF-8 if its name is UTF-8."
+            )
+    return arguments
 
 
 def _sweep_names() -> list[str]:
@@ -232,5 +324,4 @@ def _sweep_names() -> list[str]:
 
 
 if __name__ == "__main__":
-    sys.argv[1:] = normalised(sys.argv[1:])
-    main()
+    sys.exit(main())

@@ -15,7 +15,10 @@ def describe(trials: list[PlannedTrial], store_url: str, infeasible: dict[str, I
     """Trials, unique stages (and how many the store has), private releases and their composed ε, as text."""
     store = Store(store_url)
     feasible = [trial for trial in trials if trial.id not in infeasible]
-    lines = [f"{len(trials)} trials" + (f", {len(infeasible)} of them infeasible" if infeasible else "")]
+    lines = [
+        f"{len(trials)} trial{'s' * (len(trials) != 1)}"
+        + (f", {len(infeasible)} of them infeasible" if infeasible else "")
+    ]
     lines.append(f"  {'stage':<15}{'unique':>8}{'in store':>10}{'to make':>9}")
     for stage in chain.CHAIN:
         unique = {trial.keys[stage.name] for trial in feasible if stage.name in trial.keys}

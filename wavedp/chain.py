@@ -9,7 +9,8 @@ the PRIVACY and RESULT fields it reads, the keys of its inputs and the fingerpri
 agree on all of these share the artifact, so that those which differ only in the upscaler share one private fit.
 
 Keys are made from the canonical trial (wavedp.methods): what no method reads is at its default. Raise a method's
-`version` when its results change, and a stage's here when the code of the stage itself changes them.
+`version` when its results change, and a stage's here when the code of the stage itself changes them. The source of
+methods from outside this package is in the keys of the stages that run it (wavedp.methods.versions).
 
 Nothing here imports torch, so that a study of hundreds of trials is planned in seconds.
 """

@@ -1,5 +1,8 @@
 """Errors that users can fix: the message gives one sentence of cause and one of remedy."""
 
+import difflib
+from collections.abc import Iterable
+
 
 class UserError(Exception):
     """A problem that the user can fix; the message names the offending value and the remedy.
@@ -11,3 +14,11 @@ class UserError(Exception):
 class InfeasibleError(UserError):
     """A trial whose privacy budget no noise level can meet, or that does not fit in the study's budget; a sweep records
     it as `infeasible` and continues."""
+
+
+def nearest(name: str, known: Iterable[str], before: str = "") -> str:
+    """The rest of a sentence about an unknown name: the known one that it resembles, or all. before: what stands before
+    each of them, such as `privacy.`."""
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, 1)
+    return f"did you mean {before}{near[0]}?" if near else f"use one of {', '.join(names)}."

@@ -4,7 +4,8 @@ A method's declaration says its name, version, configuration, what it reads and 
 no torch, so that a study of hundreds of trials is planned in seconds. Its model is built when a stage runs.
 
     name      as in `generator=name`; part of every key
-    version   raise it when the code's results change: only this method's artifacts are made again
+    version   raise it when the code's results change: only this method's artifacts are made again. Of a method from
+              another package the keys hold the source too, so that a changed constant is noticed by itself
     Config    a frozen dataclass of what it reads of its own, `name` among it
 
 Everything shared (wavedp.config: privacy, sampling, diffusion, blur, the tokenizer) reaches a method only where `needs`
@@ -22,7 +23,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias, runtime_checkable
 
-from wavedp import registry
+from wavedp import registry, sources
 from wavedp.config import DataConfig, TrialConfig, configure
 from wavedp.fields import identity, is_read, settled
 from wavedp.progress import Report
@@ -205,10 +206,17 @@ def unread_sentence(trial: TrialConfig, field: str, value: Any) -> str:
     return f"{field}={value} is not read by {chosen}: {instead}leave {field} out."
 
 
-def versions(methods: Iterable[Method]) -> list[dict[str, int]]:
-    """The versions of methods in the key of a stage that runs their code: none while all are 1."""
-    raised = {method.name: method.version for method in methods if method.version != 1}
-    return [raised] if raised else []
+def versions(methods: Iterable[Method]) -> list[dict[str, Any]]:
+    """The code of methods in the key of a stage that runs it, if there is something to say: for one of this package its
+    version, unless it is 1; for any other its version and the hash of its source (wavedp.sources)."""
+    found: dict[str, Any] = {}
+    for method in methods:
+        module = type(method).__module__
+        if module.partition(".")[0] != "wavedp":
+            found[method.name] = [method.version, sources.digest(module)]
+        elif method.version != 1:
+            found[method.name] = method.version
+    return [found] if found else []
 
 
 def variant(kind: str, config: Any, **changes: Any) -> Any:

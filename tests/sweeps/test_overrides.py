@@ -2,7 +2,7 @@
 
 import pytest
 
-from sweeps.overrides import normalised, refuse_unknown, refuse_unread
+from sweeps.overrides import as_typed, normalised, refuse_unread
 from wavedp.config import TrialConfig, from_dict
 from wavedp.errors import UserError
 
@@ -11,13 +11,65 @@ def trial(**values):
     return from_dict(TrialConfig, values)
 
 
-def test_a_new_axis_needs_no_plus_and_an_old_one_may_have_it():
-    typed = ["+sweep=eps_grid", "sweep.grid.tokenizer=[scalar]", "+sweep.grid.epsilon=[1]", "privacy.steps=3"]
+def test_any_spelling_that_means_one_thing_is_taken():
+    typed = ["sweep=eps_grid", "sweep.grid.tokenizer=[scalar]", "+sweep.grid.epsilon=[1]", "privacy.steps=3"]
     found = ["+sweep=eps_grid", "++sweep.grid.tokenizer=[scalar]", "++sweep.grid.epsilon=[1]", "++privacy.steps=3"]
     assert normalised(typed) == found
-    others = ["~sweep.grid.upscaler", "dry_run=true", "--cfg", "job", "upscaler=bicubic", "ray.num_cpus=2"]
-    assert normalised(others) == others
-    assert normalised(["generator=lab.mine:Mine"]) == ["++generator.name=lab.mine:Mine"]
+    assert normalised(["+upscaler=bicubic", "epsilon=3", "seed=1"]) == [
+        "upscaler=bicubic", "++privacy.epsilon=3", "++seed=1",
+    ]  # fmt: skip
+    flags = ["~sweep.grid.upscaler", "--cfg", "job", "--config-dir", "my=conf"]
+    assert normalised(flags) == flags
+    assert normalised(["public=procedural"]) == ["data@public=procedural"]
+    assert normalised(["data@public=null"]) == ["++public=null"]
+    assert normalised(["privacy={epsilon: 2}"]) == ["++privacy={epsilon: 2}"]
+
+
+def test_a_name_that_looks_like_a_number_stays_as_it_was_typed():
+    assert normalised(["study=2024", "data.path=2024", "study=a"]) == [
+        "++study='2024'",
+        "++data.path='2024'",
+        "++study=a",
+    ]
+
+
+def test_a_method_without_a_yaml_has_no_value_of_another_methods_file():
+    spelled = ["~generator", "++generator.name=lab.mine:Mine"]
+    assert normalised(["generator=lab.mine:Mine"]) == normalised(["generator.name=lab.mine:Mine"]) == spelled
+    assert [as_typed(text) for text in spelled] == ["", "generator.name=lab.mine:Mine"]
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("-m", "one command runs one"),
+        ("--multirun", "one command runs one"),
+        ("+sweep=smoke,tricks", "takes one sweep"),
+        ("seed=1,2", r"write sweep.seeds=\[1,2\]"),
+        ("sampling.seed=1,2", r"write sweep.sampling_seeds=\[1,2\]"),
+        ("privacy.epsilon=1,2", r"write sweep.grid.epsilon=\[1,2\]"),
+        ("sweep.grid.epsilon=1,2", r"write sweep.grid.epsilon=\[1,2\]"),
+        ("level=range(0,3)", r"write sweep.grid.level=\["),
+        ("hydra.run.dir=x", "Hydra's own"),
+        ("hydra/launcher=basic", "Hydra's own"),
+        ("~privacy.epsilon", "takes away a setting that a study needs"),
+        ("~privacy", "takes away a setting that a study needs"),
+        ("~sweep.name", "takes away a setting that a study needs"),
+        ("privacy=null", "privacy=null chooses no option"),
+        ("data.path=/a (1)", "can't be read"),
+        ("epsilon", "can't be read"),
+        ("=3", "can't be read"),
+    ],
+)
+def test_what_hydra_would_take_otherwise_is_refused(override, words):
+    with pytest.raises(UserError, match=words):
+        normalised([override])
+
+
+def test_a_group_is_chosen_once():
+    with pytest.raises(UserError, match="upscaler=a and upscaler=b choose twice"):
+        normalised(["upscaler=a", "upscaler=b"])
+    assert normalised(["seed=1", "seed=2"]) == ["++seed=1", "++seed=2"]  # of two values the last holds
 
 
 @pytest.mark.parametrize(
@@ -59,11 +111,3 @@ def test_one_trial_that_reads_it_is_enough():
         "seed=2",
     ]
     refuse_unread([*everybody, "blur=none", "data.size=28", "study=x"], trials[1:2])
-
-
-def test_an_unknown_key_is_refused_with_the_nearest():
-    refuse_unknown({"privacy": {}, "level": 1}, ["privacy", "level", "blur"])
-    with pytest.raises(UserError, match="privcy is not a setting: did you mean privacy"):
-        refuse_unknown({"privcy": {}}, ["privacy", "level"])
-    with pytest.raises(UserError, match="xyz is not a setting: use one of level, privacy"):
-        refuse_unknown({"xyz": 1}, ["privacy", "level"])

@@ -15,11 +15,11 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
-from sweeps import run as sweeps_run
+from sweeps.options import option_loader
 from sweeps.plan import plan
-from sweeps.records import read_jsonl
 from wavedp import chain
 from wavedp.config import TrialConfig, sections, with_absolute_paths
+from wavedp.jsonl import read_jsonl
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / "tests" / "assets" / "published_keys.json"
@@ -39,7 +39,7 @@ def planned(study: str):
     with hydra.initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         values = OmegaConf.to_container(hydra.compose("config", overrides=overrides), resolve=True)
         base = with_absolute_paths({name: values[name] for name in sections(TrialConfig)})
-        return plan(base, values["sweep"], sweeps_run._option_loader(overrides, base))
+        return plan(base, values["sweep"], option_loader(overrides, base))
 
 
 def published(study: str):

@@ -37,11 +37,13 @@ __all__ = [
     "Dataset",
     "Source",
     "Split",
+    "class_names",
     "content_fingerprint",
     "fingerprint",
     "from_arrays",
     "has_captions",
     "is_stored",
+    "licence",
     "load",
     "n_classes",
     "n_records",
@@ -129,7 +131,17 @@ def shape(config: DataConfig) -> tuple[int, int, int]:
 
 def n_classes(config: DataConfig) -> int:
     """Number of labels (a small split may lack some)."""
-    return len(_answer(config, lambda asked: _source(asked).classes(asked)))
+    return len(class_names(config))
+
+
+def class_names(config: DataConfig) -> tuple[str, ...]:
+    """Names of the labels, in label order."""
+    return _answer(config, lambda asked: _source(asked).classes(asked))
+
+
+def licence(config: DataConfig) -> str:
+    """The images' licence, and who says so, where the dataset states one (LICENCE)."""
+    return getattr(source_of(config.name), "LICENCE", "not stated")
 
 
 def has_captions(config: DataConfig) -> bool:

@@ -24,11 +24,12 @@ from typing import IO, Any
 import numpy as np
 import PIL
 
+from wavedp import sources
 from wavedp.config import DataConfig, identity
-from wavedp.data import dataset
 from wavedp.data.dataset import Dataset, Source, Split
 
 OFF = "off"
+HERE = tuple(Path(__file__).parent.glob("*.py"))
 UNREADABLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
 
 
@@ -37,13 +38,14 @@ def path(config: DataConfig, split: Split, source: Source) -> Path | None:
     data.cache=off.
 
     The name hashes everything that can change the records: the config, the version of PIL, the text of the modules that
-    decode and fingerprint them, and `stamp` of every file.
+    decode and fingerprint them (of a dataset from outside also of those that it imports of its own), and `stamp` of
+    every file.
     """
     files = source.files(config)
-    module = _module_file(source)
-    if not files or module is None or config.cache == OFF:
+    module = source.__name__ if isinstance(source, ModuleType) else type(source).__module__
+    if not files or not getattr(sys.modules.get(module), "__file__", None) or config.cache == OFF:
         return None
-    code = _code(module, dataset.__file__, __file__)
+    code = _code(*sources.files(module, leave=("wavedp",)).values(), *HERE)
     digest = hashlib.sha256(json.dumps([identity(config), PIL.__version__, code]).encode())
     for file in files:
         digest.update(f"{stamp(file)}\n".encode(errors="surrogateescape"))
@@ -110,7 +112,7 @@ def remember(config: DataConfig, about: Any, compute: Callable[..., dict[str, An
     depends on, except the code in this package."""
     if config.cache == OFF:
         return compute(*arguments)
-    code = _code(*sorted(map(str, Path(__file__).parent.glob("*.py"))))
+    code = _code(*HERE)
     digest = hashlib.sha256(json.dumps([about, code]).encode(errors="surrogateescape")).hexdigest()
     path = _folder(config) / f"{digest[:32]}.json"
     try:
@@ -152,12 +154,5 @@ def _tell(folder: Path) -> None:
     )
 
 
-def _code(*files: str) -> list[str]:
-    return [hashlib.sha256(Path(file).read_bytes()).hexdigest() for file in files]
-
-
-def _module_file(source: Source) -> str | None:
-    """The file of a source that is a module, or of the module of an object's class."""
-    if isinstance(source, ModuleType):
-        return source.__file__
-    return getattr(sys.modules.get(type(source).__module__), "__file__", None)
+def _code(*files: str | Path) -> list[str]:
+    return [hashlib.sha256(Path(file).read_bytes()).hexdigest() for file in sorted(map(str, files))]

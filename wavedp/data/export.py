@@ -16,12 +16,12 @@ import sys
 from pathlib import Path
 from typing import get_args
 
-from PIL import Image
-
 from wavedp import data
+from wavedp.command import command
 from wavedp.config import DataConfig
 from wavedp.data import decoded
 from wavedp.data.dataset import Dataset, Records, Split
+from wavedp.data.image_files import folders_of, require_empty, write_picture
 from wavedp.errors import UserError
 
 DIVISIONS = ("official", "dpimagebench", "public")
@@ -39,15 +39,10 @@ def export(dataset: Dataset, folder: Path, skip: int = 0, count: int | None = No
             f"records {skip} to {stop} are not among the {len(dataset.images)} of {dataset.name}: lower --skip or "
             "--count."
         )
-    if folder.exists() and any(folder.iterdir()):
-        raise UserError(f"{folder} is not empty: name another folder, or empty it.")
+    require_empty(folder)
+    inside = folders_of(dataset.classes)
     for number in range(skip, stop):
-        image = dataset.images[number]  # C H W
-        target = folder / dataset.classes[int(dataset.labels[number])].replace("/", "-") / f"{number:05}.png"
-        target.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(image.transpose(1, 2, 0).squeeze(2) if len(image) == 1 else image.transpose(1, 2, 0)).save(
-            target
-        )
+        write_picture(dataset.images[number], folder / inside[int(dataset.labels[number])] / f"{number:05}.png")
     return stop - skip
 
 
@@ -74,6 +69,7 @@ def export_decoded(config: DataConfig, file: Path) -> decoded.About:
     return decoded.write(file, whole, classes, splits)
 
 
+@command
 def main(arguments: list[str] | None = None) -> int:
     """The command; returns the exit status (2 after a UserError)."""
     default = DataConfig()

@@ -125,12 +125,5 @@ def _decode(path: Path, size: int, channels: int) -> np.ndarray:
     """One file -> uint8 [C H W]."""
     from PIL import Image, ImageOps
 
-    try:
-        image = picture.load(path, channels, at_least=4 * size)
-    except Exception as error:  # Pillow's decoders share no exception for damaged files
-        raise UserError(f"{path} cannot be read ({_reason(error)}): remove or replace it.") from error
+    image = picture.load(path, channels, at_least=4 * size)
     return picture.pixels(ImageOps.fit(image, (size, size), Image.Resampling.LANCZOS))
-
-
-def _reason(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

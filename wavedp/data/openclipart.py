@@ -27,6 +27,7 @@ from wavedp.errors import UserError
 if TYPE_CHECKING:
     from PIL import Image
 
+LICENCE = "public domain (openclipart.org)"
 TEST_SHARE = 0.05
 DRAWINGS = 6900
 """Files of the package, without its symbolic links."""

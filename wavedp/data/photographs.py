@@ -18,6 +18,7 @@ from wavedp.config import DataConfig
 from wavedp.data.dataset import Records, Split, download_command, position, square_shape
 from wavedp.errors import UserError
 
+LICENCE = "GPL-2+ (the Debian package mate-backgrounds)"
 TEST = ("Dune", "LadyBird", "RainDrops")
 shape = square_shape
 

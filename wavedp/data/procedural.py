@@ -18,6 +18,7 @@ from wavedp.config import DataConfig
 from wavedp.data.dataset import Records, Split, square_shape
 from wavedp.errors import UserError
 
+LICENCE = "Apache-2.0 (this code computes them)"
 CLASSES = ("disk", "square", "triangle", "cross", "blobs", "stripes", "checker", "rings", "dots", "gradient")
 PLURAL = ("blobs", "stripes", "rings", "dots")
 COLOURS = ("white", "red", "yellow", "green", "cyan", "blue", "magenta")
