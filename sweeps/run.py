@@ -22,7 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 from sweeps.names import check_name
 from sweeps.options import no_option, option_loader
 from sweeps.overrides import normalised, refuse_unread
-from sweeps.plan import PlannedTrial, by_field, load_options, plan, planned, refused_by_budget, save_plan
+from sweeps.plan import PlannedTrial, by_field, load_options, plan, planned, refused_by_budget, save_plan, unlike
 from sweeps.records import Records, claim_folder, refuse_other_study
 from sweeps.search import check_search, corners, history_name, random_search
 from sweeps.settings import refuse_unknown
@@ -123,7 +123,12 @@ def run(config: DictConfig, overrides: list[str]) -> int:
         print("K = 0 was drawn: there is no trial, and nothing to publish.")
         return 0
     return _execute(
-        values, store, folder, lambda execute, settings: execute.run_grid(trials, folder, settings), len(trials), device
+        values,
+        store,
+        folder,
+        lambda execute, settings: _counted(execute.run_grid(trials, folder, settings)),
+        len(trials),
+        device,
     )
 
 
@@ -184,13 +189,17 @@ def _execute(values: dict[str, Any], store: str, folder: Path, start: Any, n_tri
     execute.start_ray(values["ray"])
     execute.check_resources(settings["stages"])
     started = time.time()
-    rows = start(execute, settings)
+    rows, ended = start(execute, settings)
     render(folder)
     print(report(folder))
     print("spent, by two accountants\n" + ledger.cross_check(ledger.read(folder / "ledger.jsonl")) + "\n")
     done = sum(row["status"] == "done" for row in rows)
     print(f"{done} of {len(rows)} trials done in {(time.time() - started) / 60:.1f} minutes. Records: {folder}")
-    return 0 if done == len(rows) >= n_trials else 1
+    return 0 if done == len(rows) and ended >= n_trials else 1
+
+
+def _counted(rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], int]:
+    return rows, len(rows)
 
 
 def _check(trials: list[PlannedTrial]) -> dict[str, InfeasibleError]:
@@ -205,8 +214,8 @@ def _check(trials: list[PlannedTrial]) -> dict[str, InfeasibleError]:
             warnings |= dict.fromkeys(checks.check(trial.config))
         except InfeasibleError as error:
             infeasible[trial.id] = error
-    for trial in trials:
-        check_models(trial.config)
+    for config in unlike([trial.config for trial in trials]):
+        check_models(config)
     for warning in warnings:
         print(f"Warning: {warning}", file=sys.stderr)
     if infeasible and len(infeasible) == len(trials):
