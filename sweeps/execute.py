@@ -106,23 +106,20 @@ def run_search(
     name: str,
     folder: Path,
     settings: dict[str, Any],
-) -> list[dict[str, Any]]:
+) -> tuple[list[dict[str, Any]], int]:
     """Optuna multi-objective search: minimise the study's FID and ε. `name` is the study's key, so that its history
-    is continued by the same command and never merged with another's."""
+    is continued by the same command and never merged with another's. Returns the rows, and how many suggestions ran to
+    their end: equal ones have one row."""
     import optuna
     from ray.tune.search.optuna import OptunaSearch
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     coordinator = _coordinator(folder, settings, [])
-    history = Path(settings["store"]) / "optuna"
-    history.mkdir(parents=True, exist_ok=True)
-    storage = optuna.storages.RDBStorage(f"sqlite:///{history / name}.db")
-    finished = 0
-    if name in optuna.get_all_study_names(storage):
-        past = optuna.load_study(study_name=name, storage=storage).get_trials(deepcopy=False)
-        finished = sum(trial.state == optuna.trial.TrialState.COMPLETE for trial in past)
+    folder.mkdir(parents=True, exist_ok=True)
+    storage = optuna.storages.RDBStorage(f"sqlite:///{folder / 'search.db'}")
+    finished = _finished(name, storage)
     if finished >= search["trials"]:
-        return _rows(coordinator)
+        return _rows(coordinator), finished
 
     def conductor(config: dict[str, Any]) -> None:
         point = {**config, "seed": search.get("seed", 0)}
@@ -137,7 +134,9 @@ def run_search(
         {axis: _distribution(axis, spec) for axis, spec in search["space"].items()},
         metric=["fid", "epsilon"],
         mode=["min", "min"],
-        sampler=optuna.samplers.TPESampler(seed=search.get("seed", 0), n_startup_trials=search.get("startup", 5)),
+        sampler=optuna.samplers.TPESampler(
+            seed=search.get("seed", 0) + finished, n_startup_trials=search.get("startup", 5)
+        ),
         study_name=name,
         storage=storage,
     )
@@ -146,7 +145,17 @@ def run_search(
     )
     with Progress(_status(coordinator), [], set(), search["trials"] - finished):
         _fit(conductor, None, tuning, 0)
-    return _closed(coordinator)
+    return _closed(coordinator), _finished(name, storage)
+
+
+def _finished(name: str, storage: Any) -> int:
+    """How many of Optuna's suggestions in this study ran to their end. Two may be one trial."""
+    import optuna
+
+    if name not in optuna.get_all_study_names(storage):
+        return 0
+    past = optuna.load_study(study_name=name, storage=storage).get_trials(deepcopy=False)
+    return sum(trial.state == optuna.trial.TrialState.COMPLETE for trial in past)
 
 
 def _fit(conductor: Any, space: dict[str, Any] | None, tuning: Any, retries: int) -> tune.ResultGrid:

@@ -17,6 +17,7 @@ import copy
 import dataclasses
 import itertools
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -24,7 +25,7 @@ from typing import Any
 
 from sweeps.names import file_label
 from wavedp import chain, registry
-from wavedp.config import METHODS, TrialConfig, to_dict, trial_of
+from wavedp.config import METHODS, TrialConfig, sections, to_dict, trial_of
 from wavedp.errors import InfeasibleError, UserError, nearest
 from wavedp.fields import without_infinity
 from wavedp.methods import canonical
@@ -92,12 +93,14 @@ def by_field(axes: Any) -> dict[str, Any]:
 
 
 def listed(name: str, values: Any) -> list[Any]:
-    """The values of an axis. Raises UserError unless they are one or more, and can be printed in a name."""
+    """The values of an axis. Raises UserError unless they are one or more, and can be printed as they are."""
     if not isinstance(values, list) or not values:
         raise UserError(f"sweep axis {name}={values!r} must be a list of one or more values: write [{values}].")
-    odd = next((value for value in values if not str(value).isprintable()), None)
-    if odd is not None:
-        raise UserError(f"sweep axis {name}={odd!a} has a character that can't be printed: leave it out.")
+    for value in values:
+        if not str(value).isprintable():
+            raise UserError(f"sweep axis {name}={value!a} has a character that can't be printed: leave it out.")
+        if re.search(r"</?[a-zA-Z]|&\w+;", str(value)):
+            raise UserError(f"sweep axis {name}={value!r} has markup, which a figure would obey: leave it out.")
     return values
 
 
@@ -239,6 +242,13 @@ def save_plan(
         f"{path} holds {len(feasible)} trials on {fits} private fits: python -m wavedp.run {path} --store DIR makes "
         "them without Ray."
     )
+
+
+def unlike(trials: list[TrialConfig]) -> list[TrialConfig]:
+    """One of all trials that differ in their seed and their private fit only, which no file of a model depends on."""
+    shared = ("seed", "privacy", "blur", "diffusion")
+    names = [name for name in sections(TrialConfig) if name not in shared]
+    return list({tuple(id(getattr(trial, name)) for name in names): trial for trial in reversed(trials)}.values())[::-1]
 
 
 def owners(trials: list[PlannedTrial]) -> dict[str, str]:

@@ -24,7 +24,7 @@ from sweeps.lock import only_one
 from sweeps.names import check_name
 from sweeps.options import no_option, option_loader
 from sweeps.overrides import normalised, refuse_unread
-from sweeps.plan import PlannedTrial, by_field, load_options, plan, planned, refused_by_budget, save_plan
+from sweeps.plan import PlannedTrial, by_field, load_options, plan, planned, refused_by_budget, save_plan, unlike
 from sweeps.records import LEDGER, Records, as_yaml, claim_folder, refuse_other_study
 from sweeps.search import check_search, corners, history_name, random_search
 from sweeps.settings import refuse_unknown
@@ -132,7 +132,7 @@ def run(config: DictConfig, overrides: list[str]) -> int:
         if not trials:
             print("K = 0 was drawn: there is no trial, and nothing to publish.")
             return 0
-        start = lambda execute, settings: execute.run_grid(trials, folder, settings)  # noqa: E731
+        start = lambda execute, settings: _counted(execute.run_grid(trials, folder, settings))  # noqa: E731
         return _execute(values, study, store, folder, start, len(trials), device)
 
 
@@ -203,7 +203,7 @@ def _execute(
     study: dict[str, Any],
     store: str,
     folder: Path,
-    start: Callable[[Any, dict[str, Any]], list[dict[str, Any]]],
+    start: Callable[[Any, dict[str, Any]], tuple[list[dict[str, Any]], int]],
     n_trials: int,
     device: str,
 ) -> int:
@@ -225,14 +225,18 @@ def _execute(
     execute.check_resources(settings["stages"])
     reach.require_shared(store)
     started = time.time()
-    rows = start(execute, settings)
+    rows, ended = start(execute, settings)
     render(folder)
     print(report(folder))
     print("spent, by two accountants\n" + ledger.cross_check(ledger.read(folder / "ledger.jsonl")) + "\n")
     done = sum(row["status"] == "done" for row in rows)
-    asked, minutes = max(len(rows), n_trials), (time.time() - started) / 60
+    asked, minutes = len(rows) + max(n_trials - ended, 0), (time.time() - started) / 60
     print(f"{done} of {asked} trials done in {minutes:.1f} minutes. Records: {folder}")
     return 0 if done == asked else 1
+
+
+def _counted(rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], int]:
+    return rows, len(rows)
 
 
 def _check(trials: list[PlannedTrial]) -> dict[str, InfeasibleError]:
@@ -247,8 +251,8 @@ def _check(trials: list[PlannedTrial]) -> dict[str, InfeasibleError]:
             warnings |= dict.fromkeys(checks.check(trial.config))
         except InfeasibleError as error:
             infeasible[trial.id] = error
-    for trial in trials:
-        check_models(trial.config)
+    for config in unlike([trial.config for trial in trials]):
+        check_models(config)
     for warning in warnings:
         print(f"Warning: {warning}", file=sys.stderr)
     if infeasible and len(infeasible) == len(trials):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 from sweeps.plan import PlannedTrial
-from wavedp import chain, data
+from wavedp import chain
 from wavedp.errors import InfeasibleError
 from wavedp.privacy import accounting
 from wavedp.store import Store
@@ -39,10 +39,10 @@ def _composed(releases: list[PlannedTrial]) -> list[str]:
     """One line a dataset: ε of each release asked, and of all of them together."""
     by_dataset: dict[str, list[PlannedTrial]] = {}
     for trial in releases:
-        by_dataset.setdefault(data.fingerprint(trial.config.data, "train"), []).append(trial)
+        by_dataset.setdefault(chain.fingerprint(trial.config.data, "train"), []).append(trial)
     lines = []
     for fingerprint, members in by_dataset.items():
-        n_records = data.n_records(members[0].config.data, "train")
+        n_records = chain.n_records(members[0].config.data, "train")
         mechanisms = [item for trial in members for item in chain.mechanisms(trial.config).values()]
         delta = max(accounting.delta(trial.config.privacy, n_records) for trial in members)
         epsilon = accounting.compose(mechanisms, delta)

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import MISSING, field, fields
-from functools import lru_cache
+from functools import lru_cache, wraps
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from wavedp import registry
@@ -23,6 +23,25 @@ SEED = f"[0, {2**64})"
 FINITE = Range.of("(-inf, inf)")
 
 FieldClass = Literal["privacy", "result", "performance"]
+
+KEPT = 4096
+
+
+def once(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Remember what a function gives for a section: the trials of a plan share sections, and ask the same of each again
+    and again. A section is known by being the same object, because 1 and 1.0 are equal and make different keys."""
+    known: dict[tuple[Hashable, ...], tuple[Any, Any]] = {}
+
+    @wraps(function)
+    def remembered(config: Any, *rest: Hashable) -> Any:
+        place = (id(config), *rest)
+        if place not in known:
+            if len(known) >= KEPT:
+                known.clear()
+            known[place] = config, function(config, *rest)  # the section is kept, so that nothing else gets its id
+        return known[place][1]
+
+    return remembered
 
 
 def privacy(
@@ -112,6 +131,11 @@ def fields_of(config: Any, *classes: FieldClass) -> dict[str, Any]:
 def identity(config: Any) -> dict[str, Any]:
     """The fields that make two sections the same for a stage key: PRIVACY and RESULT, without later ones that say what
     was done before them."""
+    return dict(_identity(config))
+
+
+@once
+def _identity(config: Any) -> dict[str, Any]:
     young = {
         item.name: item.metadata.get("before", item.default) for item in fields(config) if item.metadata.get("later")
     }
@@ -129,12 +153,16 @@ def is_read(config: Any, item: dataclasses.Field[Any]) -> bool:
     return all(getattr(config, name) == value for name, value in (item.metadata.get("read_if") or {}).items())
 
 
-def settled(config: Any, read: Callable[[str], bool] = lambda name: True) -> Any:
-    """The section with every PRIVACY and RESULT field at its default that is not read: by `read`, or by `read_if`."""
+@once
+def settled(config: Any, read: frozenset[str] | None = None) -> Any:
+    """The section with every PRIVACY and RESULT field at its default that is not read: not among `read` (None: all are
+    read), or not by its `read_if`. The section itself if nothing changes."""
     unread = {
         item.name: item.default
         for item in fields(config)
-        if item.metadata.get("class") in ("privacy", "result") and not (read(item.name) and is_read(config, item))
+        if item.metadata.get("class") in ("privacy", "result")
+        and not ((read is None or item.name in read) and is_read(config, item))
+        and getattr(config, item.name) is not item.default
     }
     return dataclasses.replace(config, **unread) if unread else config
 

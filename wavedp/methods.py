@@ -18,14 +18,15 @@ Abilities that only some methods have are protocols, asked for with isinstance.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias, runtime_checkable
 
 from wavedp import registry, sources
 from wavedp.config import DataConfig, TrialConfig, configure
-from wavedp.fields import identity, is_read, settled
+from wavedp.fields import identity, is_read, once, settled
 from wavedp.progress import Report
 
 if TYPE_CHECKING:  # plans are made without torch
@@ -125,10 +126,6 @@ def canonical(trial: TrialConfig) -> TrialConfig:
     Paths and other PERFORMANCE fields stay, and so do the datasets, whose fingerprints stand for them.
     """
     read, changes = fields_read(trial), {}
-
-    def reader(section: str) -> Callable[[str], bool]:
-        return lambda name: f"{section}.{name}" in read or f"{section}.*" in read
-
     for item in fields(trial):
         value, kind = getattr(trial, item.name), item.metadata.get("method")
         if item.name in ("data", "public"):
@@ -138,22 +135,33 @@ def canonical(trial: TrialConfig) -> TrialConfig:
         elif kind:
             changes[item.name] = settled(value)
         elif dataclasses.is_dataclass(value):
-            changes[item.name] = settled(value, reader(item.name))
+            names = _names_read(type(value), item.name, read)  # type: ignore[arg-type]  # mypy: a class has no hash
+            changes[item.name] = settled(value, names)
         elif item.metadata["class"] != "performance" and item.name not in read:
             changes[item.name] = item.default
     return dataclasses.replace(trial, **changes)
+
+
+@lru_cache(maxsize=1024)
+def _names_read(cls: type, section: str, read: frozenset[str]) -> frozenset[str]:
+    """The fields of a shared section that are among those read, `section.*` standing for all."""
+    names = (item.name for item in fields(cls))
+    return frozenset(name for name in names if f"{section}.{name}" in read or f"{section}.*" in read)
 
 
 def section(trial: TrialConfig, name: str, method: Method) -> dict[str, Any]:
     """The part of a shared section in a method's keys: the fields that it reads, and its published values for others.
     trial: canonical."""
     read, config = SPINE | method.needs(trial).fields, getattr(trial, name)
-    seen = {
-        item.name for item in fields(config)
-        if (f"{name}.{item.name}" in read or f"{name}.*" in read) and is_read(config, item)
-    }  # fmt: skip
-    own = {field: value for field, value in identity(config).items() if field in seen}
-    return {**method.published.get(name, {}), **own}
+    names = _names_read(type(config), name, read)  # type: ignore[arg-type]
+    return {**method.published.get(name, {}), **_content(config, names)}
+
+
+@once
+def _content(config: Any, names: frozenset[str]) -> dict[str, Any]:
+    """The identity of a section in these fields, where the section's other fields let them be read."""
+    read = {item.name for item in fields(config) if item.name in names and is_read(config, item)}
+    return {field: value for field, value in identity(config).items() if field in read}
 
 
 def shared(trial: TrialConfig, method: Method, leave: tuple[str, ...] = ()) -> list[dict[str, Any]]:
@@ -172,6 +180,8 @@ def unread(trial: TrialConfig) -> list[tuple[str, Any]]:
     settled_trial, found = canonical(trial), []
     for item in fields(trial):
         mine, other = getattr(trial, item.name), getattr(settled_trial, item.name)
+        if mine is other:
+            continue
         if item.metadata.get("method") == "tokenizer" and mine != other and "tokenizer" not in fields_read(trial):
             found.append((item.name, mine.name))
         elif dataclasses.is_dataclass(mine) and type(mine) is type(other):

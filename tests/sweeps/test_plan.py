@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from sweeps.plan import owners, plan, points, refused_by_budget, release_of, save_plan
+from sweeps.plan import owners, plan, points, refused_by_budget, release_of, save_plan, unlike
 from sweeps.search import random_search
-from wavedp import chain, checks, registry, stages
+from wavedp import chain, checks, fields, methods, registry, stages
 from wavedp.config import DataConfig, TrialConfig, fields_of, from_dict, to_dict, trial_of
 from wavedp.errors import InfeasibleError, UserError
 from wavedp.privacy import selection
@@ -407,3 +407,59 @@ def test_a_plan_leaves_out_what_would_pass_the_budget(tmp_path):
     said = save_plan(tmp_path / "plan.json", trials, refused, {"study": "x"})
     assert "2 trials on 2 private fits" in said
     assert [trial.config for trial in read_plan(tmp_path / "plan.json")] == [trials[0].config, trials[2].config]
+
+
+def test_a_longer_plan_builds_and_reads_no_section_again(monkeypatch):
+    """Ten times the seeds are ten times the trials, of the same sections: the work on those must not grow."""
+    asked = {"built": 0, "read": 0}
+
+    def counted(name, function):
+        def call(*arguments):
+            asked[name] += 1
+            return function(*arguments)
+
+        return call
+
+    monkeypatch.setattr("sweeps.plan.trial_of", counted("built", trial_of))
+    monkeypatch.setattr(fields, "is_read", counted("read", fields.is_read))
+    monkeypatch.setattr(methods, "is_read", fields.is_read)
+    grid = {"epsilon": [1, 10], "level": [0, 1], "upscaler": ["bicubic", "nearest"], "privacy.views": [1, 2]}
+
+    def work(n_seeds):
+        asked.update(built=0, read=0)
+        assert len(plan(BASE, {"grid": grid, "seeds": list(range(n_seeds))}, load_option)) == 16 * n_seeds
+        return asked["built"] - n_seeds, asked["read"]
+
+    assert work(20) == work(2)
+
+
+def test_models_are_asked_once_for_all_that_they_depend_on():
+    trials = plan(BASE, {"grid": {"epsilon": [1, 10], "level": [0, 1]}, "seeds": [0, 1, 2]}, load_option)
+    found = unlike([trial.config for trial in trials])
+    assert [config.level for config in found] == [0, 1]
+
+
+def test_a_trials_file_name_fits_and_the_rows_stay_apart():
+    long = "word " * 60
+    trials = plan(BASE, {"cases": {long: {}, long + "more": {}}}, load_option)
+    assert len({trial.id for trial in trials}) == 2
+    assert all(len(f".{trial.id}.npz.123456.tmp") < 255 for trial in trials)
+
+
+@pytest.mark.parametrize(
+    ("sweep", "words"),
+    [
+        ({"grid": {"epsilon": [1], "privacy.epsilon": [2]}}, "grid.epsilon and grid.privacy.epsilon vary one field"),
+        ({"grid": {"epsilon": [1]}, "cases": {"a": {"epsilon": 2}}}, "grid.epsilon and cases.epsilon vary one field"),
+        ({"grid": {"seed": [1]}}, r"seed has a list of its own: write sweep.seeds="),
+        ({"cases": ["a"]}, "must be named sets of changes"),
+        ({"grid": {"upscaler": [3]}}, "upscaler=3 chooses no option"),
+        ({"grid": {"epsilom": [3]}}, "epsilom names no field of a trial: did you mean epsilon?"),
+        ({"grid": {"privacy.stesp": [3]}}, "did you mean privacy.steps?"),
+        ({"cases": {"<b>x</b>": {}}}, "case='<b>x</b>' has markup"),
+        ({"grid": {"blur": ["a\u2028b"]}}, "has a character that can't be printed"),
+    ],
+)
+def test_an_axis_that_says_what_did_not_run_is_refused(sweep, words):
+    with pytest.raises(UserError, match=words.replace("?", r"\?")):
+        plan(BASE, sweep, load_option)

@@ -57,7 +57,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from wavedp import registry
 from wavedp.config import DataConfig, MetricsConfig, TrialConfig, identity
-from wavedp.fields import is_read
+from wavedp.fields import is_read, once
 from wavedp.methods import Method
 from wavedp.metrics.views import Real, Sets, View, how
 
@@ -208,6 +208,7 @@ def features_clause(config: MetricsConfig) -> str:
     return f"Inception-v3 pool features{precision}, {RESIZING[config.mode]}"
 
 
+@once
 def chosen(config: MetricsConfig) -> list[tuple[MetricMethod, Any]]:
     """The metrics that a trial is asked for, and the Config of each: those that fields switch on (with their section in
     `also` where they are named there too), then the others of `also`."""
