@@ -5,12 +5,11 @@ Exit status: 0 all trials done, 1 some failed or infeasible, 2 nothing was start
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,21 +18,19 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from sweeps.copies import Copy, copy_name
-from sweeps.lock import only_one
+from sweeps.claim import claimed, spent_before
+from sweeps.copies import copy_name
 from sweeps.overrides import normalised, refuse_unknown, refuse_unread
 from sweeps.plan import PlannedTrial, load_options, plan, planned, random_search, refused_by_budget, save_plan
-from sweeps.records import LEDGER, Records, as_yaml, claim_folder
 from sweeps.study import commit, describe_study, typed
 from sweeps.summary import describe
 from wavedp import chain, checks, registry
 from wavedp.config import METHODS, TrialConfig, sections, trial_of, with_absolute_paths
 from wavedp.errors import InfeasibleError, UserError
-from wavedp.files import cannot_write, require_writable
+from wavedp.files import cannot_write
 from wavedp.methods import canonical
 from wavedp.privacy import ledger
 from wavedp.privacy.budget import Budget, made
-from wavedp.store import Store
 
 ROOT = Path(__file__).resolve().parent.parent
 KEYS = (*sections(TrialConfig), "sweep", "study", "results", "store", "budget", "dry_run", "plan", "ray")
@@ -83,7 +80,7 @@ def run(config: DictConfig, overrides: list[str]) -> int:
         study = {"study": values["study"], "command": typed(overrides), "commit": commit(), "budget": values["budget"]}
         known = describe_study(values, base, sweep, overrides, trials[0] if trials else None)
         refused = refused_by_budget(
-            trials, infeasible, Budget(**values["budget"]), made(_spent(folder, known, store, trials))
+            trials, infeasible, Budget(**values["budget"]), made(spent_before(folder, known, store, trials))
         )
         print(save_plan(Path(values["plan"]), trials, infeasible | refused, study))
         return 0
@@ -99,41 +96,20 @@ def run(config: DictConfig, overrides: list[str]) -> int:
     if infeasible and len(infeasible) == len(trials):
         raise next(iter(infeasible.values()))
     study = describe_study(values, base, sweep, overrides, trials[0] if trials else None)
-    with _claimed(folder, study, store, trials):
+    with claimed(folder, study, store, trials):
         print(describe(trials, store, infeasible), flush=True)
         if not trials:
             print("K = 0 was drawn: there is no trial, and nothing to publish.")
             return 0
-        start = lambda execute, settings: execute.run_grid(trials, folder, settings)  # noqa: E731
-        return _execute(values, study, store, folder, start, len(trials), device)
-
-
-@contextlib.contextmanager
-def _claimed(folder: Path, study: dict[str, Any], store: str, trials: list[PlannedTrial]) -> Iterator[None]:
-    """Hold the study's folder, with its study.yaml and the ledger lines of what was released before, here or elsewhere.
-
-    Raises UserError while another command holds it, for a folder of another study, and where nothing can be written.
-    """
-    require_writable(folder, "results")
-    Store(store).require_writable()
-    with only_one(folder):
-        claim_folder(folder, study, [trial.id for trial in trials])
-        copy = Copy(Store(store), copy_name(study))
-        copy.put_study(as_yaml(study))
-        records = Records(folder, copy)
-        for lines, users in records.find_releases(trials, Store(store)):
-            records.put_ledger(lines, users)
-        if records.ledger:
-            records.save(LEDGER)
-        copy.put_missing(records.trials.values(), records.ledger.values())
-        yield
-
-
-def _spent(folder: Path, study: dict[str, Any], store: str, trials: list[PlannedTrial]) -> list[ledger.Line]:
-    """The ledger that a run of these trials would begin with."""
-    records = Records(folder, Copy(Store(store), copy_name(study)))
-    found = [line for lines, _ in records.find_releases(trials, Store(store)) for line in lines]
-    return ledger.releases([*records.ledger.values(), *found])
+        return _execute(
+            values,
+            study,
+            store,
+            folder,
+            lambda execute, settings: execute.run_grid(trials, folder, settings),
+            len(trials),
+            device,
+        )
 
 
 def _search(
@@ -168,9 +144,16 @@ def _search(
     from wavedp.stages import check_models
 
     check_models(trial)
-    start = lambda execute, settings: execute.run_search(search, base, options, name, folder, settings)  # noqa: E731
-    with _claimed(folder, study, store, []):
-        return _execute(values, study, store, folder, start, search["trials"], device)
+    with claimed(folder, study, store, []):
+        return _execute(
+            values,
+            study,
+            store,
+            folder,
+            lambda execute, settings: execute.run_search(search, base, options, name, folder, settings),
+            search["trials"],
+            device,
+        )
 
 
 def _execute(
