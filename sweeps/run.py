@@ -19,13 +19,13 @@ from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from sweeps.copies import Copy, copy_name
-from sweeps.lock import only_one
+from sweeps.claim import claimed, spent_before
+from sweeps.copies import copy_name
 from sweeps.names import check_name
 from sweeps.options import no_option, option_loader
 from sweeps.overrides import normalised, refuse_unread
 from sweeps.plan import PlannedTrial, by_field, load_options, plan, planned, refused_by_budget, save_plan, unlike
-from sweeps.records import LEDGER, Records, as_yaml, claim_folder, refuse_other_study
+from sweeps.records import refuse_other_study
 from sweeps.search import check_search, corners, history_name, random_search
 from sweeps.settings import refuse_unknown
 from sweeps.study import commit, describe_study
@@ -35,10 +35,9 @@ from wavedp import chain, checks
 from wavedp.command import command
 from wavedp.config import TrialConfig, sections, with_absolute_paths
 from wavedp.errors import InfeasibleError, UserError
-from wavedp.files import cannot_write, require_writable
+from wavedp.files import cannot_write
 from wavedp.privacy import ledger
 from wavedp.privacy.budget import Budget, made
-from wavedp.store import Store
 
 ROOT = Path(__file__).resolve().parent.parent
 DEVICES = ("auto", "cpu", "cuda")
@@ -118,7 +117,7 @@ def run(config: DictConfig, overrides: list[str]) -> int:
     study = describe_study(values, base, sweep, overrides, trials[0] if trials else None)
     if values["plan"] or values["dry_run"]:
         refuse_other_study(folder, study, [trial.id for trial in trials])
-        infeasible |= _refused(trials, infeasible, values, _spent(folder, study, store, trials))
+        infeasible |= _refused(trials, infeasible, values, spent_before(folder, study, store, trials))
     if values["plan"]:
         print(save_plan(Path(values["plan"]), trials, infeasible, {"about": study, "budget": values["budget"]}))
         return 0
@@ -127,41 +126,13 @@ def run(config: DictConfig, overrides: list[str]) -> int:
         print(describe(trials, store, infeasible))
         return 0
     device = _device(values["device"], values["ray"])
-    with _claimed(folder, study, store, trials):
+    with claimed(folder, study, store, trials):
         print(describe(trials, store, infeasible), flush=True)
         if not trials:
             print("K = 0 was drawn: there is no trial, and nothing to publish.")
             return 0
         start = lambda execute, settings: _counted(execute.run_grid(trials, folder, settings))  # noqa: E731
         return _execute(values, study, store, folder, start, len(trials), device)
-
-
-@contextlib.contextmanager
-def _claimed(folder: Path, study: dict[str, Any], store: str, trials: list[PlannedTrial]) -> Iterator[None]:
-    """Hold the study's folder, with its study.yaml and the ledger lines of what was released before, here or elsewhere.
-
-    Raises UserError while another command holds it, for a folder of another study, and where nothing can be written.
-    """
-    require_writable(folder, "results")
-    Store(store).require_writable()
-    with only_one(folder):
-        claim_folder(folder, study, [trial.id for trial in trials])
-        copy = Copy(Store(store), copy_name(study))
-        copy.put_study(as_yaml(study))
-        records = Records(folder, copy)
-        for lines, users in records.find_releases(trials, Store(store)):
-            records.put_ledger(lines, users)
-        if records.ledger:
-            records.save(LEDGER)
-        copy.put_missing(records.trials.values(), records.ledger.values())
-        yield
-
-
-def _spent(folder: Path, study: dict[str, Any], store: str, trials: list[PlannedTrial]) -> list[ledger.Line]:
-    """The ledger that a run of these trials would begin with."""
-    records = Records(folder, Copy(Store(store), copy_name(study)))
-    found = [line for lines, _ in records.find_releases(trials, Store(store)) for line in lines]
-    return ledger.releases([*records.ledger.values(), *found])
 
 
 def _search(
@@ -194,7 +165,7 @@ def _search(
         return 0
     device = _device(values["device"], values["ray"])
     start = lambda execute, settings: execute.run_search(search, base, options, name, folder, settings)  # noqa: E731
-    with _claimed(folder, study, store, []):
+    with claimed(folder, study, store, []):
         return _execute(values, study, store, folder, start, search["trials"], device)
 
 

@@ -10,8 +10,8 @@ import time
 
 import pytest
 
-import sweeps.run
 from sweeps import coordinator as module
+from sweeps.claim import claimed
 from sweeps.plan import plan, release_of
 from sweeps.records import Records
 from wavedp import chain, data
@@ -127,7 +127,7 @@ def contend(folder, trial, together, telling):
     while True:
         try:
             with (
-                sweeps.run._claimed(folder, study, str(folder / "store"), TRIALS),
+                claimed(folder, study, str(folder / "store"), TRIALS),
                 pytest.MonkeyPatch.context() as patch,
             ):
                 target, _ = coordinator(folder, patch, epsilon=2.05)

@@ -37,7 +37,7 @@ class InceptionScoreConfig:
 
     name: str = result("inception_score")
     layer: str | None = performance(None, path=True)
-    splits: int = result(1)
+    splits: int = result(1, within="[1, inf)")
 
 
 class InceptionScore(FeatureMetric):
