@@ -1,4 +1,4 @@
-"""Ray underneath: start or join a cluster, give every trial to Tune, stay quiet.
+"""Ray underneath: give every trial to Tune, stay quiet.
 
 Tune runs light conductors (sweeps.trial); a killed driver needs no Tune restore, because the same command finds every
 finished stage by its key.
@@ -6,74 +6,31 @@ finished stage by its key.
 
 from __future__ import annotations
 
-import logging
-import os
 import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import ray
+from ray import tune
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from sweeps.coordinator import Coordinator
 from sweeps.plan import PlannedTrial, owners, planned
+from sweeps.progress import Progress
+from sweeps.row import blank_row
+from sweeps.trial import conduct
 from wavedp import metrics
 from wavedp.chain import n_records
 from wavedp.config import TrialConfig
 from wavedp.errors import UserError
 from wavedp.store import Store
 
-# Read by Ray when it is imported or started. Tune's tables and reporter off; no folder change; no usage report.
-os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
-os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
-os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-
-import ray
-from ray import tune
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-from sweeps.coordinator import Coordinator
-from sweeps.progress import Progress
-from sweeps.row import blank_row
-from sweeps.trial import conduct
-
 # Tune rejects empty requests, and 0.001 CPU would block a core; ask for a token of the head node instead. Conductors
 # stay there and take nothing that a stage needs.
 CONDUCTOR = {"cpu": 0, "node:__internal_head__": 0.001}
 CONDUCTOR_RETRIES = 5  # deaths of a conductor, its node or the coordinator before a trial is given up
-
-
-def start_ray(options: dict[str, Any]) -> None:
-    """Join the cluster at options["address"], or start one of this machine's cores. Already started: kept.
-
-    One's own cluster is "local": without an address Ray would join whatever RAY_ADDRESS or another user's cluster says.
-    """
-    if ray.is_initialized():
-        return
-    address = options.get("address")
-    local: dict[str, Any] = {} if address else {"num_cpus": options.get("num_cpus"), "object_store_memory": 200 * 2**20}
-    ray.init(
-        address=address or "local",
-        include_dashboard=False if not address else None,
-        logging_level=logging.ERROR,
-        log_to_driver=False,
-        # Workers of a local study import the packages from here, whether or not they are installed.
-        runtime_env={"env_vars": {"PYTHONPATH": _python_path(), "TQDM_DISABLE": "1"}},
-        **local,
-    )
-
-
-def check_resources(stage_resources: dict[str, dict[str, Any]]) -> None:
-    """Raises UserError when some stage asks for more than any node of the cluster has (Ray would wait for ever)."""
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    for name, asked in stage_resources.items():
-        for resource, key in (("CPU", "num_cpus"), ("GPU", "num_gpus")):
-            most = max(node.get(resource, 0) for node in nodes)
-            if asked.get(key, 0) > most:
-                raise UserError(
-                    f"stage {name} asks for {asked[key]} {resource} and no node has more than {most:g}: lower "
-                    f"ray.stages.{name}.{key}, or use a machine that has them."
-                )
 
 
 def run_grid(trials: list[PlannedTrial], folder: Path, settings: dict[str, Any]) -> list[dict[str, Any]]:
@@ -218,8 +175,3 @@ def _distribution(axis: str, spec: Any) -> Any:
         draw = tune.loguniform if spec.get("log") else tune.uniform
         return draw(spec["low"], spec["high"])
     raise UserError(f"search axis {axis}={spec!r} is neither a list of choices nor {{low, high, log}}: give one.")
-
-
-def _python_path() -> str:
-    root = str(Path(__file__).resolve().parent.parent)
-    return os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH", "")])])

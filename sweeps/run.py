@@ -181,7 +181,7 @@ def _execute(
     """Start Ray, run, draw, report."""
     from analysis.figures import render
     from analysis.report import report
-    from sweeps import execute, reach
+    from sweeps import execute, machines, reach
 
     settings = {
         "store": store,
@@ -192,8 +192,8 @@ def _execute(
         "budget": values["budget"],
         "max_concurrent": values["ray"]["max_concurrent_trials"],
     }
-    execute.start_ray(values["ray"])
-    execute.check_resources(settings["stages"])
+    machines.start_ray(values["ray"])
+    machines.check_resources(settings["stages"])
     reach.require_shared(store)
     started = time.time()
     rows, ended = start(execute, settings)
