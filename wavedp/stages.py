@@ -244,7 +244,7 @@ def make(stage: str, trial: TrialConfig, store: Store, device: str, report: Repo
 def check_models(trial: TrialConfig) -> None:
     """Check that weights for stage two and the metrics exist, are intact and accept these images.
 
-    Opens the weight files, which `checks.check` does not, so that a dry run stays quick. Raises UserError.
+    Opens the weight files, which `checks.check` does not. Raises UserError.
     """
     if methods.generator(trial).conditioning(trial) == "text":
         text.check()
