@@ -35,8 +35,8 @@ from wavedp.privacy.budget import Budget, Release, release_refusal
 from wavedp.store import write_atomically
 
 ALIASES = {"epsilon": "privacy.epsilon"}
-LoadOption = Callable[[str, str], dict[str, Any]]
-"""load(group, option) -> the section that `group=option` composes to."""
+LoadOption = Callable[[str, Any], Any]
+"""load(group, option) -> the section that `group=option` composes to; None for `public=null`."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ def plan(base: dict[str, Any], sweep: dict[str, Any], load_option: LoadOption) -
 def load_options(all_points: list[dict[str, Any]], load_option: LoadOption) -> dict[str, dict[str, Any]]:
     """The sections of every group axis's options, as {group: {option: section}}; each option is composed once."""
     sections = {item.name for item in fields(TrialConfig) if item.name not in ("level", "blur", "seed", "device")}
-    wanted: dict[str, dict[str, Any]] = {}
+    wanted: dict[str, dict[Any, Any]] = {}
     for point in all_points:
         for axis, value in point.items():
             if axis not in sections:

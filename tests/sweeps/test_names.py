@@ -5,7 +5,6 @@ import pytest
 from sweeps.names import LONGEST_NAME, check_name, file_label
 from wavedp.errors import UserError
 
-
 ODD = ["", "  ", "..", ".", ".hidden", "-m", "../x", "a/b", "a\\b", "/tmp/x", "<b>x", "a\nb", "a\u2028b", "a "]
 
 
