@@ -1,7 +1,7 @@
 """Checks of a trial before anything runs, from its configuration and its data only.
 
 Each method checks what is its own. Weight files are not opened: `stages.check_models` does that, before training.
-Nothing here imports torch for trials with scalar tokens at one level, so that a dry run stays quick.
+Nothing here imports torch for trials with scalar tokens at one level.
 """
 
 from __future__ import annotations

@@ -310,8 +310,7 @@ def check_models(trial: TrialConfig) -> None:
     """Check that weights for stage two and the metrics exist, are intact and accept these images; warn of public images
     that look like copies of sensitive ones.
 
-    Opens weight files and compares pictures, which `checks.check` does not, so that a dry run stays quick. Raises
-    UserError.
+    Opens weight files and compares pictures, which `checks.check` does not. Raises UserError.
     """
     for warning in overlap.warn_of_copies(trial.data, public_reads(trial)):
         _warn(warning)
