@@ -164,6 +164,17 @@ def test_what_is_not_there_is_said_in_a_sentence(trial, arguments, sentence, stu
     assert not (tmp_path / "set").exists()
 
 
+def test_no_epsilon_is_stated_without_its_ledger_line(study, tmp_path, capsys):
+    copy = tmp_path / "tiny"
+    copy.mkdir()
+    for name in ("study.yaml", "trials.jsonl"):
+        (copy / name).write_bytes((study / name).read_bytes())
+    typed = [str(copy), "--trial", "dp", "--to", str(tmp_path / "set"), "--store", str(study.parent / "store")]
+    assert export.main(typed) == 2
+    assert "ledger.jsonl has no line of the private fit of dp" in capsys.readouterr().err
+    assert not (tmp_path / "set").exists()
+
+
 def test_more_images_cost_no_release(study, tmp_path):
     fits = set((study.parent / "store" / "private_fit").iterdir())
     before = (study / "ledger.jsonl").read_bytes()
