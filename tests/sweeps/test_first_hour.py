@@ -9,9 +9,11 @@ import hydra
 import pytest
 from omegaconf import OmegaConf
 
-from sweeps.overrides import normalised, refuse_unknown, refuse_unread
+from sweeps.options import option_loader
+from sweeps.overrides import normalised, refuse_unread
 from sweeps.plan import plan
-from sweeps.run import KEYS, _option_loader, run
+from sweeps.run import run
+from sweeps.settings import refuse_unknown
 from wavedp.config import TrialConfig, sections
 from wavedp.errors import UserError
 from wavedp.reports import forward, samplers
@@ -95,10 +97,10 @@ def test_every_documented_command_plans_trials(typed, tmp_path):
     arguments = [word.replace("/models", str(tmp_path)) for word in DOCUMENTED[typed]]
     overrides = normalised([*arguments, *small])
     values = OmegaConf.to_container(composed(*overrides), resolve=True)
-    refuse_unknown(values, KEYS)
+    refuse_unknown(values)
     base = {name: values[name] for name in sections(TrialConfig)}
     axes = {} if values["sweep"].get("search") else values["sweep"]
     with hydra.initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        trials = plan(base, axes, _option_loader(overrides, base))
+        trials = plan(base, axes, option_loader(overrides, base))
     refuse_unread(overrides, [trial.config for trial in trials])
     assert trials
