@@ -1,5 +1,6 @@
 """What every generator must do, and what the transformer promises."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -157,7 +158,7 @@ def test_guidance_extrapolates_from_the_unconditional_logits():
         conditional, unconditional = (
             torch.stack([part[:, 0] for part in model(guided, c)[:1]])[0] for c in (labels, none)
         )
-    first = _draw(unconditional + 4 * (conditional - unconditional), uniforms[:, 0], 1.0, None, None)
+    first, _ = _draw(unconditional + 4 * (conditional - unconditional), uniforms[:, 0], 1.0, None, None)
     assert torch.equal(guided[:, 0], first)
     assert not torch.equal(guided, model.sample(labels, uniforms))
 
@@ -308,7 +309,7 @@ def test_sampling_uses_the_distribution_that_training_sees():
         logits = model(codes, labels)
     for span, part in zip(model.spans, logits, strict=True):
         for t in range(span.start, span.stop, 7):
-            drawn = _draw(part[:, t - span.start], uniforms[:, t], 1.0, None, None)
+            drawn, _ = _draw(part[:, t - span.start], uniforms[:, t], 1.0, None, None)
             assert torch.equal(drawn, codes[:, t])
 
 
@@ -354,13 +355,20 @@ def test_neighbours_come_earlier_and_lie_next_to_the_token():
 def test_draw_inverts_the_distribution_and_filters():
     logits = torch.tensor([[0.5, 0.3, 0.2]]).log().repeat(1000, 1)
     uniforms = (torch.arange(1000) + 0.5) / 1000
-    counts = torch.bincount(_draw(logits, uniforms, 1.0, None, None), minlength=3)
+    counts = torch.bincount(_draw(logits, uniforms, 1.0, None, None)[0], minlength=3)
     assert (counts - torch.tensor([500, 300, 200])).abs().max() <= 1
-    assert _draw(logits, uniforms, 1.0, 2, None).max() == 1
-    assert _draw(logits, uniforms, 1.0, None, 0.4).max() == 0
-    assert _draw(logits, uniforms, 1e-3, None, None).max() == 0
+    assert _draw(logits, uniforms, 1.0, 2, None)[0].max() == 1
+    assert _draw(logits, uniforms, 1.0, None, 0.4)[0].max() == 0
+    assert _draw(logits, uniforms, 1e-3, None, None)[0].max() == 0
 
 
 def test_unknown_generator_is_refused():
     with pytest.raises(UserError, match="generator='gan' is not known: use one of spectral_ar, blur_diffusion"):
         configure("generator", "gan")
+
+
+def test_what_has_no_distribution_has_no_mass():
+    """A code that is ruled out (-inf) is a distribution all the same."""
+    logits = torch.tensor([[0.0, 1.0], [0.0, -math.inf], [0.0, math.nan], [0.0, math.inf]])
+    _, mass = _draw(logits, torch.full((4,), 0.5), 1.0, None, None)
+    assert mass.flatten().isfinite().tolist() == [True, True, False, False]
