@@ -10,7 +10,7 @@ the range of the image, so no normaliser has to be fitted on private data.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import pywt
@@ -21,9 +21,14 @@ from torch import Tensor
 from wavedp.errors import UserError
 from wavedp.levels import check_level
 
-Mode = Literal["symmetric", "reflect", "periodic", "constant", "zero"]
-# PyWavelets' modes of extending a signal beyond its ends -> np.pad's names for them.
-_PAD_MODE = {"symmetric": "symmetric", "reflect": "reflect", "periodic": "wrap", "constant": "edge"}
+Mode = Literal[
+    "symmetric", "reflect", "periodic", "constant", "zero", "smooth", "antisymmetric", "antireflect", "periodization"
+]
+"""PyWavelets' modes of extending a signal beyond its ends."""
+# Those that only copy samples -> np.pad's names for them.
+_COPIES = {
+    "symmetric": "symmetric", "reflect": "reflect", "periodic": "wrap", "periodization": "wrap", "constant": "edge",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -37,8 +42,10 @@ class Pyramid:
 def decompose(images: Tensor, level: int, wavelet: str = "haar", mode: Mode = "symmetric") -> Pyramid:
     """Return the `level`-fold DWT of images B C H W (any float range); equals that of `pywt.wavedec2`.
 
-    Raises UserError for an unknown or non-discrete wavelet.
+    mode=periodization is the only one that halves sizes exactly; `reconstruct` needs to be told of it. Raises UserError
+    for an unknown or non-discrete wavelet, and for an unknown mode.
     """
+    _known(mode)
     low, high = _filters(wavelet, "analysis", images)
     approximation = images
     details: list[Tensor] = []
@@ -55,18 +62,19 @@ def decompose(images: Tensor, level: int, wavelet: str = "haar", mode: Mode = "s
     return Pyramid(approximation, tuple(details))
 
 
-def reconstruct(pyramid: Pyramid, wavelet: str = "haar") -> Tensor:
+def reconstruct(pyramid: Pyramid, wavelet: str = "haar", mode: Mode = "symmetric") -> Tensor:
     """Return images B C H W from a pyramid; inverts `decompose` to ≤ 1e-5 in float32. As in PyWavelets, an odd side
-    comes back one pixel longer: crop it."""
+    comes back one pixel longer: crop it. mode: that of `decompose`; all but periodization are inverted alike."""
+    _known(mode)
     low, high = _filters(wavelet, "synthesis", pyramid.approximation)
     images = pyramid.approximation
     for bands in pyramid.details:
         height, width = bands.shape[-2:]
         images = images[..., :height, :width]
         horizontal, vertical, diagonal = bands.unbind(2)
-        rows_low = _synthesise(images, low, -1) + _synthesise(vertical, high, -1)
-        rows_high = _synthesise(horizontal, low, -1) + _synthesise(diagonal, high, -1)
-        images = _synthesise(rows_low, low, -2) + _synthesise(rows_high, high, -2)
+        rows_low = _synthesise(images, low, -1, mode) + _synthesise(vertical, high, -1, mode)
+        rows_high = _synthesise(horizontal, low, -1, mode) + _synthesise(diagonal, high, -1, mode)
+        images = _synthesise(rows_low, low, -2, mode) + _synthesise(rows_high, high, -2, mode)
     return images
 
 
@@ -95,25 +103,65 @@ def _filters(wavelet: str, side: Literal["analysis", "synthesis"], like: Tensor)
     return like.new_tensor(low), like.new_tensor(high)
 
 
+def _known(mode: str) -> None:
+    if mode not in get_args(Mode):
+        raise UserError(f"mode={mode!r} is not one of PyWavelets': use one of {', '.join(get_args(Mode))}.")
+
+
 def _analyse(x: Tensor, taps: Tensor, axis: int, mode: Mode) -> Tensor:
-    """Filter one axis and keep every second sample: y[k] = Σ_j taps[j] x[2k + 1 - j], with x extended by `mode`."""
+    """Filter one axis and keep every second sample: y[k] = Σ_j taps[j] x[2k + 1 - j], with x extended by `mode`.
+
+    periodization extends an odd length by its last sample, and is centred: y[k] = Σ_j taps[j] x[2k + F/2 - j].
+    """
     x = x.movedim(axis, -1)
-    length, n_taps = x.shape[-1], len(taps)
-    kept = (length + n_taps - 1) // 2
-    before, after = n_taps - 2, 2 * kept - length
-    if mode == "zero":
-        x = F.pad(x, (before, after))
+    n_taps = len(taps)
+    if mode == "periodization":
+        x = torch.cat([x, x[..., -1:]], -1) if x.shape[-1] % 2 else x
+        kept = x.shape[-1] // 2
+        before, after = n_taps // 2 - 1, n_taps // 2
     else:
-        index = np.pad(np.arange(length), (before, after), mode=_PAD_MODE[mode])  # type: ignore[call-overload]
-        x = x[..., torch.from_numpy(index).to(x.device)]
-    y = F.conv1d(x.reshape(-1, 1, x.shape[-1]), taps.flip(0).view(1, 1, -1), stride=2)
-    return y.view(*x.shape[:-1], kept).movedim(-1, axis)
+        kept = (x.shape[-1] + n_taps - 1) // 2
+        before, after = n_taps - 2, 2 * kept - x.shape[-1]
+    x = _extended(x, before, after, mode)
+    if n_taps == 2:  # Haar: a sum of two slices, in the order in which the filter adds them
+        y = torch.addcmul(taps[1] * x[..., 0 : 2 * kept : 2], x[..., 1 : 2 * kept : 2], taps[0])
+    else:
+        y = F.conv1d(x.reshape(-1, 1, x.shape[-1]), taps.flip(0).view(1, 1, -1), stride=2)[..., :kept]
+        y = y.reshape(*x.shape[:-1], kept)
+    return y.movedim(-1, axis)
 
 
-def _synthesise(y: Tensor, taps: Tensor, axis: int) -> Tensor:
-    """Insert zeros between samples, filter, and drop the n_taps - 2 samples at each end that come from extension."""
+def _extended(x: Tensor, before: int, after: int, mode: Mode) -> Tensor:
+    """The last axis with samples before and after it."""
+    length = x.shape[-1]
+    if before == after == 0:
+        return x
+    if mode == "zero":
+        return F.pad(x, (before, after))
+    if mode in ("reflect", "antireflect") and length == 1:
+        raise UserError(f"mode={mode} cannot extend a side of one pixel: use mode=symmetric, or a smaller level.")
+    if mode == "smooth" and length == 1:  # no slope to go on with
+        mode = "constant"
+    if mode in _COPIES:
+        index = np.pad(np.arange(length), (before, after), mode=_COPIES[mode])  # type: ignore[call-overload]
+        return x[..., torch.from_numpy(index).to(x.device)]
+    # The others are linear in the samples: PyWavelets' extensions of the unit vectors say how.
+    return x @ x.new_tensor(np.stack([pywt.pad(unit, (before, after), mode) for unit in np.eye(length)]))
+
+
+def _synthesise(y: Tensor, taps: Tensor, axis: int, mode: Mode) -> Tensor:
+    """Insert zeros between samples, filter, and drop the n_taps - 2 samples at each end that come from extension; under
+    periodization, add them to the other end instead."""
     y = y.movedim(axis, -1)
-    x = F.conv_transpose1d(y.reshape(-1, 1, y.shape[-1]), taps.view(1, 1, -1), stride=2)
-    cut = len(taps) - 2
-    x = x[..., cut : x.shape[-1] - cut]
-    return x.reshape(*y.shape[:-1], x.shape[-1]).movedim(-1, axis)
+    n_taps, length = len(taps), 2 * y.shape[-1]
+    if n_taps == 2:  # Haar: each sample gives two
+        x = torch.stack([taps[0] * y, taps[1] * y], -1).flatten(-2)
+    else:
+        x = F.conv_transpose1d(y.reshape(-1, 1, y.shape[-1]), taps.view(1, 1, -1), stride=2)
+        x = x.reshape(*y.shape[:-1], x.shape[-1])
+        if mode == "periodization":
+            place = (torch.arange(x.shape[-1], device=x.device) - (n_taps // 2 - 1)) % length
+            x = x.new_zeros(*x.shape[:-1], length).index_add(-1, place, x)
+        else:
+            x = x[..., n_taps - 2 : x.shape[-1] - (n_taps - 2)]
+    return x.movedim(-1, axis)
