@@ -1,5 +1,6 @@
 # make sweep: environment, data, weights, then FID against ε on Fashion-MNIST. make test: environment, then every test.
-# Needs Python 3.11+ and nothing else: no root, no GPU, no account. Pass overrides with ARGS="privacy.steps=120".
+# Needs Python 3.11+ and nothing else: no root, no GPU, no account. Records go to runs/<study>, which git ignores.
+# Pass overrides with ARGS="privacy.steps=120"; a second set of them needs a name of its own: ARGS="… study=short".
 
 PYTHON ?= python3
 VENV := .venv

@@ -1,4 +1,4 @@
-"""Draw an audit:  python -m analysis.audit_figure results/audit
+"""Draw an audit:  python -m analysis.audit_figure runs/audit
 
 Reads audit.jsonl and roc.jsonl (python -m wavedp.audit) and writes figures/audit.html and .json, with a browser also
 .png and .pdf. One panel per claimed ε, both axes logarithmic: the ROC of each attack, and the curve that no attack on
@@ -21,11 +21,13 @@ from plotly.subplots import make_subplots
 
 from analysis.captions import delta_text
 from analysis.figures import write_figure
-from analysis.load import read_lines, sha256
+from analysis.load import sha256
 from analysis.panels import lay_out
 from analysis.pareto_figure import GREY, INK, PALETTE
 from analysis.replicates import epsilon_text
+from wavedp.command import command
 from wavedp.errors import UserError
+from wavedp.jsonl import read_lines
 
 LEAST = 1e-5  # start of the logarithmic axes
 GAP = 0.06  # between panels, as a share of the whole width
@@ -135,15 +137,12 @@ def _logarithmic(curve: Roc) -> tuple[list[float], list[float]]:
     return [x for x, _ in kept], [y for _, y in kept]
 
 
+@command
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line described in the module docstring. Returns exit status 2 for a UserError."""
     parser = argparse.ArgumentParser(prog="python -m analysis.audit_figure", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("folder", type=Path, help="results/audit")
-    try:
-        print("\n".join(map(str, render(parser.parse_args(arguments).folder))))
-    except UserError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return 2
+    parser.add_argument("folder", type=Path, help="runs/audit")
+    print("\n".join(map(str, render(parser.parse_args(arguments).folder))))
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Draw blur and spectra:  python -m analysis.blur_figures results/blur_forward [results/<study> ...]
+"""Draw blur and spectra:  python -m analysis.blur_figures runs/blur_forward [runs/<study> ...]
 
     curves    from curves.jsonl (python -m wavedp.reports.forward): f(i) and the width of the blur against time
     strips    from strips.npz (same command): public images on their way to noise
@@ -25,12 +25,14 @@ import numpy as np
 import plotly.graph_objects as go
 
 from analysis.figures import write_figure
-from analysis.load import read_lines, sha256
+from analysis.load import sha256
 from analysis.panels import lay_out, two_panels
 from analysis.pareto_figure import GREY, INK, PALETTE, decimal_steps
 from analysis.samples import picture_of
 from analysis.spectrum_figure import spectra_data, spectra_figure
+from wavedp.command import command
 from wavedp.errors import UserError
+from wavedp.jsonl import read_lines
 
 LEAST_BLUR = 0.05  # pixels: start of the logarithmic axis of widths
 NOTE_COLUMNS = 220  # characters
@@ -122,8 +124,9 @@ def strips_data(path: Path) -> Strips:
     note = (
         f"Records {', '.join(map(str, shown['records']))} of {shown['name']} ({shown['split']}, public), "
         f"{arrays['noisy'].shape[-1]} px, in [-1, 1]; T = {first['num_train_timesteps']}, {first['beta_schedule']} "
-        f"noise, one noise image (seed {about['noise_seed']}) for all; in brackets f_max. noisy: a u + s ε, clipped to "
-        "[-1, 1]. signal: a u alone, divided by the root of ᾱ, so that only blur changes it."
+        f"noise, {first['blur_basis']} basis, one noise image (seed {about['noise_seed']}) for all; in "
+        "brackets f_max. noisy: a u + s ε, clipped to [-1, 1]. signal: a u alone, divided by the root of ᾱ, "
+        "so that only blur changes it."
     )
     return Strips(blocks, _columns(times, len(shown["records"])), _notes(note, path))
 
@@ -140,9 +143,9 @@ def reverse_data(path: Path) -> Strips:
     note = (
         f"Public models of {arrays['noisy'].shape[-1]} px, each of {about['train_steps']} training steps; "
         f"{about['steps']} steps of sampling from the same noise (seed {about['seed']}), "
-        f"{len(arrays['times'])} of them shown; T = {first['num_train_timesteps']}, {first['beta_schedule']} noise; "
-        "in brackets f_max. state: what the step starts from. predicted: the image that the model expects there. "
-        "Both clipped to [-1, 1]."
+        f"{len(arrays['times'])} of them shown; T = {first['num_train_timesteps']}, {first['beta_schedule']} noise, "
+        f"{first['blur_basis']} basis; in brackets f_max. state: what the step starts from. predicted: the "
+        "image that the model expects there. Both clipped to [-1, 1]."
     )
     return Strips(blocks, _columns(arrays["times"].tolist(), arrays["noisy"].shape[1]), _notes(note, path))
 
@@ -199,16 +202,13 @@ def _side_by_side(states: np.ndarray) -> np.ndarray:
     return np.concatenate([part for each in pixels for part in (empty, each)][1:])
 
 
+@command
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line described in the module docstring. Returns exit status 2 for a UserError."""
     parser = argparse.ArgumentParser(prog="python -m analysis.blur_figures", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("folders", type=Path, nargs="+", help="results/blur_forward, results/<study>")
-    try:
-        for folder in parser.parse_args(arguments).folders:
-            print("\n".join(map(str, render(folder))))
-    except UserError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return 2
+    parser.add_argument("folders", type=Path, nargs="+", help="runs/blur_forward, runs/<study>")
+    for folder in parser.parse_args(arguments).folders:
+        print("\n".join(map(str, render(folder))))
     return 0
 
 

@@ -1,11 +1,12 @@
-"""Draw a study:  python -m analysis.figures results/<study> [pareto samples table] [--metric NAME] [--published]
+"""Draw a study:  python -m analysis.figures runs/<study> [pareto samples table] [--metric NAME] [--published]
 
     pareto    figures/pareto.html and .json, with a browser also .png and .pdf (with a single ε: one row per series)
     samples   figures/samples.png, samples_coarse.png, samples.json
     table     results.md
 
-The HTML loads plotly from figures/plotly.min.js (4 MB), which this command writes beside it and git ignores; nothing is
-loaded from the network. PNG and PDF need Chrome or Chromium, installed or named by BROWSER_PATH.
+All pages of all studies in one folder load plotly from that folder's plotly.min.js (4.8 MB), which this command writes
+where it is missing or of another version: results/plotly.min.js is in git. Nothing is loaded from the network. PNG and
+PDF need Chrome or Chromium, installed or named by BROWSER_PATH.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from analysis.load import Study, load
+from wavedp.command import command
 from wavedp.errors import UserError
+from wavedp.store import write_atomically
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
 FIGURES = ("pareto", "samples", "table")
 PNG_SCALE = 2  # PNG pixels per pixel of the layout
 RENDER_SECONDS = 60  # time limit for the browser
+PLOTLY = "plotly.min.js"
 
 
 def render(
@@ -79,11 +83,25 @@ def _pareto(study: Study, figures: Path, metric: str | None, published: bool) ->
 
 
 def write_figure(figure: go.Figure, stem: Path) -> list[Path]:
-    """Write stem.html (with plotly.min.js beside it) and stem.json, with a browser also stem.png and stem.pdf."""
+    """Write stem.html and stem.json, with a browser also stem.png and stem.pdf. stem: STUDIES/STUDY/figures/NAME."""
     html, json = stem.with_name(f"{stem.name}.html"), stem.with_name(f"{stem.name}.json")
-    figure.write_html(html, include_plotlyjs="directory", include_mathjax=False)
+    figure.write_html(html, include_plotlyjs=f"../../{PLOTLY}", include_mathjax=False, div_id=stem.name)
+    write_plotly(stem.absolute().parents[2])
     figure.write_json(json)
     return [html, json, *_pictures(figure, stem)]
+
+
+def write_plotly(studies: Path) -> None:
+    """Put the library that the pages load into the folder of the studies; a copy of this version stays as it is."""
+    from plotly.offline import get_plotlyjs
+
+    path, script = studies / PLOTLY, get_plotlyjs().encode()
+    if path.is_file() and path.read_bytes() == script:
+        return
+    try:
+        write_atomically(path, script)
+    except OSError as error:
+        _notice(f"{path} can't be written ({error.strerror}), and pages are blank without it: copy it there.")
 
 
 def _pictures(figure: go.Figure, stem: Path) -> list[Path]:
@@ -114,20 +132,17 @@ def _notice(text: str) -> None:
     print(f"analysis.figures: {text}", file=sys.stderr)
 
 
+@command
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m analysis.figures", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("folder", type=Path, help="results/<study>")
+    parser.add_argument("folder", type=Path, help="runs/<study>")
     parser.add_argument(
         "names", nargs="*", default=list(FIGURES), metavar="figure", help=f"of {', '.join(FIGURES)} (all)"
     )
     parser.add_argument("--metric", help="metric of the pareto figure (the study's primary one)")
     parser.add_argument("--published", action="store_true", help="draw other papers' numbers beside it, hollow")
     chosen = parser.parse_args(arguments)
-    try:
-        written = render(chosen.folder, chosen.names, chosen.metric, chosen.published)
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 2
+    written = render(chosen.folder, chosen.names, chosen.metric, chosen.published)
     print("\n".join(map(str, written)))
     return 0 if written else 2
 

@@ -6,7 +6,6 @@ Imports only the standard library and yaml, so that a script can read records wi
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any, Literal
 import yaml
 
 from wavedp.errors import UserError
+from wavedp.jsonl import read_lines
 
 Status = Literal["done", "failed", "infeasible"]
 HIGHER_IS_BETTER = ("acc", "precision", "recall", "density", "coverage", "psnr", "ssim")
@@ -56,7 +56,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class Study:
-    """Contents of a results/<study>/ folder. meta is study.yaml; ledger has one dict per line of ledger.jsonl."""
+    """Contents of a study's folder. meta is study.yaml; ledger has one dict per line of ledger.jsonl."""
 
     folder: Path
     meta: dict[str, Any]
@@ -75,6 +75,15 @@ class Study:
     def metrics(self) -> list[str]:
         """Names of the metrics of all finished trials, in order of first appearance."""
         return list(dict.fromkeys(name for trial in self.done for name in trial.metrics))
+
+    def blur(self, trial: Trial) -> str:
+        """A trial's blur schedule with what f(i) alone does not say, the noise schedule and the basis: `quartic
+        (cosine, dct)`, `none (linear)`. The bare name in a study whose configuration does not tell."""
+        diffusion = (self.meta.get("config") or {}).get("diffusion") or {}
+        told = [trial.axes.get(f"diffusion.{name}", diffusion.get(name)) for name in ("noise_schedule", "basis")]
+        if trial.blur == "none":
+            del told[1]  # nothing is blurred, in any basis
+        return trial.blur if None in told else f"{trial.blur} ({', '.join(map(str, told))})"
 
     def floor(self, metric: str) -> float | None:
         """Score of as many real images in place of the generated ones, by a metric such as fid_clean_1k_test2k; None if
@@ -115,14 +124,15 @@ class Study:
 
 
 def load(folder: str | Path) -> Study:
-    """Read results/<study>/.
+    """Read a study's folder.
 
-    An incomplete last line (the writer was killed) is ignored; if a trial is recorded twice, the later line counts.
-    Raises UserError for a missing folder, a missing study.yaml or trials.jsonl, a file without a trial, a broken line.
+    A last line of trials.jsonl that was cut off is left out with a warning; if a trial is recorded twice, the later
+    line counts. Raises UserError for a missing folder, a missing study.yaml or trials.jsonl, a file without a trial, a
+    broken line, and a ledger whose last line was cut off.
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise UserError(f"there is no folder {folder}: give the folder of a study, results/<study>.")
+        raise UserError(f"there is no folder {folder}: give the folder of a study, such as runs/eps_grid.")
     for name in ("study.yaml", "trials.jsonl"):
         if not (folder / name).is_file():
             raise UserError(
@@ -133,43 +143,33 @@ def load(folder: str | Path) -> Study:
         raise UserError(
             f"{folder / 'trials.jsonl'} holds no trial yet: wait for the first to end, or run the sweep again."
         )
-    ledger, places = read_lines(folder / "ledger.jsonl") if (folder / "ledger.jsonl").is_file() else ([], [])
+    path = folder / "ledger.jsonl"
+    ledger, places = read_lines(path, complete=True) if path.is_file() else ([], [])
     for line, place in zip(ledger, places, strict=True):
         if "kind" not in line or "stage_key" not in line:
             raise UserError(
                 f"{place} is not a ledger line, for it lacks kind or stage_key: restore the file from a backup."
             )
-    meta = yaml.safe_load((folder / "study.yaml").read_text(encoding="utf-8"))
-    return Study(folder, meta or {}, list(trials.values()), ledger)
+    return Study(folder, read_meta(folder), list(trials.values()), ledger)
+
+
+def read_meta(folder: Path) -> dict[str, Any]:
+    """The content of study.yaml, {} where there is none. Raises UserError if it was damaged."""
+    path = folder / "study.yaml"
+    try:
+        meta = (yaml.safe_load(path.read_bytes()) or {}) if path.is_file() else {}
+        if not isinstance(meta, dict):
+            raise ValueError("not a mapping")
+    except (yaml.YAMLError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{path} is damaged ({reason}): restore it, or run the study under another name.") from None
+    return meta
 
 
 def lower_is_better(metric: str) -> bool:
     """Direction of a metric in a study that does not say it, from the first word of its name: distances (fid, kid)
     fall, acc and coverage rise."""
     return metric.split("_")[0] not in HIGHER_IS_BETTER
-
-
-def read_lines(path: Path) -> tuple[list[dict[str, Any]], list[str]]:
-    """Return the JSON objects of a .jsonl file and the place of each (`line 3 of …`), for error messages. An incomplete
-    last line is ignored. Raises UserError for any other broken line."""
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    objects, places = [], []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            value = json.loads(line)
-            if not isinstance(value, dict):
-                raise ValueError("not a JSON object")
-        except ValueError as error:
-            if number == len(lines) and not line.endswith("\n"):
-                break
-            raise UserError(
-                f"line {number} of {path} is not a JSON object ({error}): remove or mend that line."
-            ) from None
-        objects.append(value)
-        places.append(f"line {number} of {path}")
-    return objects, places
 
 
 def read_trial(values: dict[str, Any], place: str) -> Trial:

@@ -8,7 +8,6 @@ another fit: where there are several fits, the mean over a fit's sets is one rep
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -90,7 +89,7 @@ def points(study: Study) -> list[Point]:
     Trials that share the key of their last stage are one result and count once: a generator that ignores ε gives the
     same images for every ε of a grid, and counting them repeatedly would shrink the interval.
     """
-    labels = series_labels(study.trials)
+    labels = series_labels(study)
     groups: dict[tuple[str, float], dict[str, Trial]] = {}
     for trial in study.done:
         group = groups.setdefault((labels[trial.trial], trial.budget), {})
@@ -100,13 +99,19 @@ def points(study: Study) -> list[Point]:
     return sorted(found, key=lambda point: (order.index(point.series), point.epsilon))
 
 
-def series_labels(trials: Iterable[Trial]) -> dict[str, str]:
-    """Map each trial id to the name of its series: the values of the axes that vary, such as `level 1, bicubic`."""
-    trials = list(trials)
+def series_labels(study: Study) -> dict[str, str]:
+    """Map each trial id to the name of its series: the values of the axes that vary, such as `level 1, bicubic` or
+    `quartic (cosine, dct)`."""
+    trials = study.trials
     names = list(dict.fromkeys(name for trial in trials for name in trial.axes if _short(name) not in REPLICATE_AXES))
     varying = [name for name in names if len({str(trial.axes.get(name)) for trial in trials}) > 1]
+    if "blur" in varying:  # Study.blur tells these
+        varying = [name for name in varying if name not in ("diffusion.noise_schedule", "diffusion.basis")]
     if varying:
-        return {t.trial: ", ".join(_value(name, t.axes.get(name)) for name in varying) for t in trials}
+        return {
+            t.trial: ", ".join(study.blur(t) if name == "blur" else _value(name, t.axes.get(name)) for name in varying)
+            for t in trials
+        }
     return {t.trial: f"{t.generator}, level {t.level}, {t.upscaler}" for t in trials}
 
 

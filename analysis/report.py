@@ -1,4 +1,4 @@
-"""Print the summary of a study:  python -m analysis.report results/<study>
+"""Print the summary of a study:  python -m analysis.report runs/<study>
 
 The table of the primary metric, the three epsilons (one trial, all releases, best of K), and the paths of the files.
 """
@@ -17,7 +17,7 @@ from analysis.load import Study, load
 from analysis.price import composed, releases
 from analysis.replicates import epsilon_text
 from analysis.tables import table
-from wavedp.errors import UserError
+from wavedp.command import command
 
 SHOWN = (".md", ".html", ".png")
 
@@ -68,14 +68,11 @@ def best_of_k(study: Study, lines: list[dict[str, Any]]) -> dict[str, str]:
     return {"best of K": ledger.best_of_k(study.ledger, axes, max(line["delta"] for line in lines))}
 
 
+@command
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m analysis.report", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("folder", type=Path, help="results/<study>")
-    try:
-        print(report(parser.parse_args(arguments).folder), end="")
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 2
+    parser.add_argument("folder", type=Path, help="runs/<study>")
+    print(report(parser.parse_args(arguments).folder), end="")
     return 0
 
 

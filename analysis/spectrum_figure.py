@@ -13,11 +13,12 @@ import plotly.graph_objects as go
 from plotly.colors import sample_colorscale
 
 from analysis.captions import delta_text
-from analysis.load import Trial, read_lines, read_trial, sha256
+from analysis.load import Study, Trial, read_meta, read_trial, sha256
 from analysis.panels import lay_out, two_panels
 from analysis.pareto_figure import INK, PALETTE
 from analysis.replicates import epsilon_text, series_labels
 from wavedp.errors import UserError
+from wavedp.jsonl import read_lines
 
 DASHES = ("solid", "dash", "dot", "dashdot")
 EPSILON_SCALE, LIGHTEST = "Viridis", 0.85  # the scale's upper end is weak on white
@@ -60,7 +61,7 @@ def spectra_data(path: Path) -> Spectra:
         raise UserError(f"{path} lacks the data's line or any trial's: run python -m wavedp.reports.spectrum again.")
     about, made = rows[0], rows[1:]
     trials = [read_trial(row, place) for row, place in zip(made, places[1:], strict=True)]
-    labels = series_labels(trials)
+    labels = series_labels(Study(path.parent, read_meta(path.parent), trials, []))
     groups: dict[tuple[str, float], list[dict[str, Any]]] = {}
     for trial, row in zip(trials, made, strict=True):
         groups.setdefault((labels[trial.trial], trial.budget), []).append(row)

@@ -40,8 +40,8 @@ def table(study: Study, metrics: Sequence[str] | None = None) -> str:
 
 
 def write_table(study: Study) -> Path:
-    """Write results/<study>/results.md: the table with every metric, the meaning of its numbers, and their sources."""
-    settings = {name: {str(getattr(trial, name)) for trial in study.done} for name in SETTINGS}
+    """Write the study's results.md: the table with every metric, the meaning of its numbers, and their sources."""
+    settings = {name: {_setting(study, trial, name) for trial in study.done} for name in SETTINGS}
     fixed = [f"{name} {values.pop()}" for name, values in settings.items() if len(values) == 1]
     notes = [
         *([f"In every row: {', '.join(fixed)}."] if fixed else []),
@@ -60,6 +60,10 @@ def write_table(study: Study) -> Path:
     listed = "\n".join(f"* {note}" for note in notes)
     path.write_text(f"# {study.name}\n\n{table(study)}\n{listed}\n\n{source}\n", encoding="utf-8")
     return path
+
+
+def _setting(study: Study, trial: Trial, name: str) -> str:
+    return study.blur(trial) if name == "blur" and trial.blur != "none" else str(getattr(trial, name))
 
 
 def _row(point: Point, metrics: Sequence[str], bold: dict[str, list[Point]]) -> list[str]:

@@ -1,23 +1,30 @@
-"""One actor a study: the only writer of its records, and one ObjectRef for each stage key.
+"""One actor a study, on the driver's node: the only writer of its folder, and one ObjectRef for each stage key.
 
 Whoever asks for a stage gets the task that is making it, or one that finds it in the store. Ray gives the task of a
 dead worker to another (it resumes from the stage's checkpoint); a restarted coordinator reads its records from disk,
-and the stages it had in flight are asked for again.
+and the stages it had in flight are asked for again. While the records can't be written, no further stage is begun: a
+release that no ledger would list is not made.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
+import warnings
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import ray
 
+from sweeps.clocks import Clocks
+from sweeps.copies import Copy
 from sweeps.plan import release_of
 from sweeps.records import Records
-from wavedp import chain, stages
+from wavedp import stages
 from wavedp.config import TrialConfig, from_dict
+from wavedp.errors import UserError
+from wavedp.files import cannot_write, write_atomically
 from wavedp.privacy.budget import Budget, made, release_refusal, stage_refusal
 from wavedp.store import Store
 
@@ -25,13 +32,17 @@ WORKER_DEATHS = 10  # of one stage, before its trials fail
 
 
 @ray.remote(max_retries=WORKER_DEATHS)
-def run_stage(name: str, trial: dict[str, Any], settings: dict[str, Any], coordinator: Any) -> dict[str, Any]:
-    """Make one stage in this worker, with as many threads as it has cores; the artifact itself goes to the store."""
+def run_stage(name: str, key: str, trial: dict[str, Any], settings: dict[str, Any], coordinator: Any) -> dict[str, Any]:
+    """Make one stage in this worker, with as many threads as it has cores; the artifact itself goes to the store.
+
+    Its inputs are never made here, where nobody would enter them in the ledger: they must be in the store. Raises
+    UserError for one that is not, and if this node would make another key.
+    """
     import torch
 
     torch.set_num_threads(max(1, int(settings["stages"][name].get("num_cpus", 1))))
-    config = from_dict(TrialConfig, trial)
-    key, started, told = chain.keys(config)[name], time.time(), 0.0
+    coordinator.begin.remote(key)
+    config, started, told = from_dict(TrialConfig, trial), time.time(), 0.0
 
     def report(done: int, total: int) -> None:
         nonlocal told
@@ -39,34 +50,49 @@ def run_stage(name: str, trial: dict[str, Any], settings: dict[str, Any], coordi
             told = time.time()
             coordinator.tell.remote(key, done / total)
 
-    artifact, made = stages.make(name, config, Store(settings["store"]), settings["device"], report)
-    lines = artifact.json("ledger") if "ledger.json" in artifact.files else []
-    return {"key": key, "made": made, "seconds": round(time.time() - started, 2), "ledger": lines}
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always", UserWarning)
+        artifact, made = stages.make_alone(name, key, config, Store(settings["store"]), settings["device"], report)
+    return {
+        "key": key,
+        "made": made,
+        "seconds": round(time.time() - started, 2),
+        "ledger": artifact.json("ledger") if "ledger.json" in artifact.files else [],
+        "warnings": [str(item.message) for item in said if issubclass(item.category, UserWarning)],
+    }
 
 
 @ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)
 class Coordinator:
-    """settings: store URL, device, {stage: Ray resources}, budget. owners: see sweeps.plan.owners (grows in a search).
+    """settings: store URL, name of the copy there, device, {stage: Ray resources}, budget. owners: see
+    sweeps.plan.owners (grows in a search).
 
     One request is decided after another, so that no two releases share the last of a budget.
     """
 
     def __init__(self, folder: str, settings: dict[str, Any], owners: dict[str, str]) -> None:
-        self.records, self.settings, self.owners = Records(Path(folder)), settings, owners
+        self.records = Records(Path(folder), Copy(Store(settings["store"]), settings["copy"]))
+        self.settings, self.owners = settings, owners
         self.users: dict[str, list[str]] = {}
         self.tasks: dict[str, Any] = {}
-        self.fraction: dict[str, float] = {}
-        self.first_told: dict[str, tuple[float, float]] = {}  # when a stage began to report, and where it was
-        self.seconds: dict[str, list[float]] = {}
-        self.now: dict[str, dict[str, Any]] = {}
+        self.clocks = Clocks(seconds=_seconds(self.records.trials.values()))
+        self.now: dict[str, tuple[str, str]] = {}  # trial: stage and key it waits for
+        self.ended: dict[str, dict[str, Any]] = {}  # trial: its row
         self.me: Any = None
         self.budget = Budget(**settings["budget"])
         self.releases = made(self.records.ledger.values())
         self.running: dict[str, tuple[str, float]] = {}  # key: stage, when it was asked for
+        self.warnings: dict[str, None] = {}
+        self.trouble: str | None = None  # why the records can't be written
 
     async def request(self, name: str, key: str, trial: dict[str, Any], trial_id: str) -> list[Any] | str:
-        """[the ObjectRef of the stage's result] (a list: Ray would resolve a bare ref), or why it may not be made."""
-        self.now[trial_id] = {"stage": name, "key": key, "since": time.time()}
+        """[the ObjectRef of the stage's result] (a list: Ray would resolve a bare ref), or why it may not be made.
+
+        Raises UserError while the records can't be written.
+        """
+        self.now[trial_id] = (name, key)
+        if self.trouble and self._saved():
+            raise UserError(self.trouble)
         refusal = None if key in self.tasks else self._refusal(name, key, from_dict(TrialConfig, trial))
         if refusal:
             return refusal
@@ -77,7 +103,8 @@ class Coordinator:
             self.running[key] = (name, time.time())
             resources = self.settings["stages"][name]
             self.me = self.me or ray.get_runtime_context().current_actor
-            task = run_stage.options(name=f"{name}:{key[:8]}", **resources).remote(name, trial, self.settings, self.me)
+            stage = run_stage.options(name=f"{name}:{key[:8]}", **resources)
+            task = stage.remote(name, key, trial, self.settings, self.me)
             self.tasks[key] = task
             asyncio.get_running_loop().create_task(self._record(name, key, task))
         return [self.tasks[key]]
@@ -89,14 +116,24 @@ class Coordinator:
         except Exception:
             # The trials that wait for the task get this error and report it; forgetting the task lets a retry begin.
             self.tasks.pop(key, None)
+            self.clocks.begun.pop(key, None)
             if key not in made(self.records.ledger.values()):
                 self.releases.pop(key, None)
             return
         finally:
-            self.records.add_gpu_seconds(self._used(self.running.pop(key)))
-        self.records.put_ledger(result["ledger"], self.users[key])
-        if result["made"]:
-            self.seconds.setdefault(name, []).append(result["seconds"])
+            self._saved(self.records.add_gpu_seconds, self._used(self.running.pop(key)))
+        self._saved(self.records.put_ledger, result["ledger"], self.users[key])
+        self.warnings |= dict.fromkeys(result["warnings"])
+        self.clocks.end(key, result["seconds"] if result["made"] else None)
+
+    def _saved(self, put: Any = None, *arguments: Any) -> str | None:
+        """Add to the records, or write what could not be written; None, or why they can't be written."""
+        try:
+            (put or self.records.save)(*arguments)
+            self.trouble = None
+        except OSError as error:
+            self.trouble = cannot_write(error.filename or f"results={self.records.folder}", error)
+        return self.trouble
 
     def _refusal(self, name: str, key: str, trial: TrialConfig) -> str | None:
         """Why the budget forbids a stage that is not in flight; a release that it allows is noted as in flight."""
@@ -121,20 +158,33 @@ class Coordinator:
 
     async def account(self, name: str, result: dict[str, Any], trial_id: str) -> bool:
         """Note that a trial uses a finished stage; True when the work was done for this trial."""
-        self.records.put_ledger(result["ledger"], [trial_id])
+        self._saved(self.records.put_ledger, result["ledger"], [trial_id])
         return result["made"] and self.owners.get(result["key"]) == trial_id
+
+    async def begin(self, key: str) -> None:
+        """Note that a worker took a stage up."""
+        self.clocks.begin(key)
 
     async def tell(self, key: str, fraction: float) -> None:
         """Note how far a stage is, 0 to 1."""
-        if fraction < self.fraction.get(key, 0.0):  # a worker begins again
-            self.first_told.pop(key, None)
-        self.first_told.setdefault(key, (time.time(), fraction))
-        self.fraction[key] = fraction
+        self.clocks.tell(key, fraction)
 
-    async def finish(self, row: dict[str, Any]) -> None:
-        """Record a finished trial."""
-        self.records.put_trial(row)
-        self.now[row["trial"]] = {"stage": row["status"], "key": "", "since": time.time(), "row": row}
+    async def finish(self, row: dict[str, Any], files: dict[str, bytes]) -> dict[str, Any]:
+        """Record a finished trial and its files (by their path in the study's folder); its row, which says `failed`
+        where the files can't be written."""
+        try:
+            for name, content in files.items():
+                write_atomically(self.records.folder / name, content)
+        except OSError as error:
+            row |= {"status": "failed", "reason": " ".join(filter(None, [row["reason"], cannot_write(name, error)]))}
+        self._saved(self.records.put_trial, row)
+        self.now.pop(row["trial"], None)
+        self.ended[row["trial"]] = row
+        return row
+
+    async def close(self) -> tuple[list[str], str | None]:
+        """Warnings of all stages, and why the records are not whole on the disk (None: they are)."""
+        return list(self.warnings), self._saved()
 
     async def rows(self) -> list[dict[str, Any]]:
         """The rows of trials.jsonl."""
@@ -142,9 +192,9 @@ class Coordinator:
 
     async def status(self) -> dict[str, Any]:
         """Everything that the progress display shows."""
-        return {
-            "now": self.now,
-            "fraction": self.fraction,
-            "first_told": self.first_told,
-            "seconds": self.seconds,
-        }
+        return {"now": self.now, "rows": self.ended, "clocks": self.clocks}
+
+
+def _seconds(rows: Iterable[dict[str, Any]]) -> dict[str, float]:
+    """{stage key: seconds} of what earlier runs of the study made."""
+    return {row["keys"][stage]: seconds for row in rows for stage, seconds in row["seconds"].items()}

@@ -1,4 +1,4 @@
-"""Ray underneath: start or join a cluster, give every trial to Tune, stay quiet.
+"""Ray underneath: give every trial to Tune, stay quiet.
 
 Tune runs light conductors (sweeps.trial); a killed driver needs no Tune restore, because the same command finds every
 finished stage by its key.
@@ -6,31 +6,26 @@ finished stage by its key.
 
 from __future__ import annotations
 
-import logging
-import os
+import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import ray
+from ray import tune
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from sweeps.coordinator import Coordinator
 from sweeps.plan import PlannedTrial, owners, planned
+from sweeps.progress import Progress
+from sweeps.row import blank_row
+from sweeps.trial import conduct
 from wavedp import metrics
 from wavedp.chain import n_records
 from wavedp.config import TrialConfig
 from wavedp.errors import UserError
-
-# Read by Ray when it is imported or started. Tune's tables and reporter off; no folder change; no usage report.
-os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
-os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
-os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-
-import ray
-from ray import tune
-
-from sweeps.coordinator import Coordinator
-from sweeps.progress import Progress
-from sweeps.trial import conduct
+from wavedp.store import Store
 
 # Tune rejects empty requests, and 0.001 CPU would block a core; ask for a token of the head node instead. Conductors
 # stay there and take nothing that a stage needs.
@@ -38,52 +33,27 @@ CONDUCTOR = {"cpu": 0, "node:__internal_head__": 0.001}
 CONDUCTOR_RETRIES = 5  # deaths of a conductor, its node or the coordinator before a trial is given up
 
 
-def start_ray(options: dict[str, Any]) -> None:
-    """Join the cluster at options["address"], or start one of this machine's cores. Already started: kept.
-
-    One's own cluster is "local": without an address Ray would join whatever RAY_ADDRESS or another user's cluster says.
-    """
-    if ray.is_initialized():
-        return
-    address = options.get("address")
-    local: dict[str, Any] = {} if address else {"num_cpus": options.get("num_cpus"), "object_store_memory": 200 * 2**20}
-    ray.init(
-        address=address or "local",
-        include_dashboard=False if not address else None,
-        logging_level=logging.ERROR,
-        log_to_driver=False,
-        # Workers of a local study import the packages from here, whether or not they are installed.
-        runtime_env={"env_vars": {"PYTHONPATH": _python_path(), "TQDM_DISABLE": "1"}},
-        **local,
-    )
-
-
-def check_resources(stage_resources: dict[str, dict[str, Any]]) -> None:
-    """Raises UserError when some stage asks for more than any node of the cluster has (Ray would wait for ever)."""
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    for name, asked in stage_resources.items():
-        for resource, key in (("CPU", "num_cpus"), ("GPU", "num_gpus")):
-            most = max(node.get(resource, 0) for node in nodes)
-            if asked.get(key, 0) > most:
-                raise UserError(
-                    f"stage {name} asks for {asked[key]} {resource} and no node has more than {most:g}: lower "
-                    f"ray.stages.{name}.{key}, or use a machine that has them."
-                )
-
-
 def run_grid(trials: list[PlannedTrial], folder: Path, settings: dict[str, Any]) -> list[dict[str, Any]]:
-    """Run every trial; their rows, in the plan's order. settings: store, device, stages, commit, max_concurrent."""
+    """Run every trial; the rows of the study, one for each trial at least. settings: store, copy, device, stages,
+    commit, budget, max_concurrent. Raises UserError if the folder could not be written."""
     coordinator = _coordinator(folder, settings, trials)
 
     def conductor(config: dict[str, Any]) -> None:
         trial = config["trial"]
-        row = conduct(trial, coordinator, str(folder), settings["store"], settings["commit"])
+        row = conduct(trial, coordinator, settings["store"], settings["commit"])
         tune.report(_outcome(row, trial.config))
 
     space = {"trial": tune.grid_search(trials)}
-    with Progress(coordinator, [trial.id for trial in trials]):
-        _fit(conductor, space, tune.TuneConfig(max_concurrent_trials=settings["max_concurrent"]), CONDUCTOR_RETRIES)
-    return _rows(coordinator)
+    tuning = tune.TuneConfig(max_concurrent_trials=settings["max_concurrent"])
+    with Progress(_status(coordinator), trials, _found(settings["store"], trials), len(trials)):
+        ended = _fit(conductor, space, tuning, CONDUCTOR_RETRIES)
+    there = {row["trial"] for row in _rows(coordinator)}
+    for number, trial in enumerate(trials):
+        if trial.id not in there:
+            error = ended[number].error if number < len(ended) else None
+            reason = f"it was given up without a row ({error}): start the same command again.".replace("\n", " ")
+            ray.get(coordinator.finish.remote(blank_row(trial, settings["commit"]) | {"reason": reason}, {}))
+    return _closed(coordinator)
 
 
 def run_search(
@@ -111,7 +81,7 @@ def run_search(
     def conductor(config: dict[str, Any]) -> None:
         point = {**config, "seed": search.get("seed", 0)}
         trial = planned(base, options, point)
-        row = conduct(trial, coordinator, str(folder), settings["store"], settings["commit"])
+        row = conduct(trial, coordinator, settings["store"], settings["commit"])
         if row["status"] != "done":
             # An exception before any report is how Tune tells Optuna that the trial failed; hence no retries below.
             raise RuntimeError(row["reason"])
@@ -130,9 +100,9 @@ def run_search(
     tuning = tune.TuneConfig(
         search_alg=searcher, num_samples=search["trials"] - finished, max_concurrent_trials=settings["max_concurrent"]
     )
-    with Progress(coordinator, []):
+    with Progress(_status(coordinator), [], set(), search["trials"] - finished):
         _fit(conductor, None, tuning, 0)
-    return _rows(coordinator), _finished(name, storage)
+    return _closed(coordinator), _finished(name, storage)
 
 
 def _finished(name: str, storage: Any) -> int:
@@ -145,9 +115,9 @@ def _finished(name: str, storage: Any) -> int:
     return sum(trial.state == optuna.trial.TrialState.COMPLETE for trial in past)
 
 
-def _fit(conductor: Any, space: dict[str, Any] | None, tuning: Any, retries: int) -> None:
+def _fit(conductor: Any, space: dict[str, Any] | None, tuning: Any, retries: int) -> tune.ResultGrid:
     with tempfile.TemporaryDirectory(prefix="wavedp-tune-") as scratch:
-        tune.Tuner(
+        return tune.Tuner(
             tune.with_resources(conductor, CONDUCTOR),
             param_space=space,
             tune_config=tuning,
@@ -160,7 +130,30 @@ def _fit(conductor: Any, space: dict[str, Any] | None, tuning: Any, retries: int
 
 
 def _coordinator(folder: Path, settings: dict[str, Any], trials: list[PlannedTrial]) -> Any:
-    return Coordinator.remote(str(folder), settings, owners(trials))  # type: ignore[attr-defined]
+    """The coordinator, on this process's node: the study's folder is on a disk that the user sees."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    options = Coordinator.options(scheduling_strategy=here)  # type: ignore[attr-defined]
+    return options.remote(str(folder), settings, owners(trials))
+
+
+def _closed(coordinator: Any) -> list[dict[str, Any]]:
+    """The rows, after the last word of the coordinator. Raises UserError if it could not write them."""
+    warnings, trouble = ray.get(coordinator.close.remote())
+    for warning in warnings:
+        print(f"Warning: {warning}", file=sys.stderr)
+    if trouble:
+        raise UserError(f"{trouble} Finished stages are in the store: the same command finds them.")
+    return _rows(coordinator)
+
+
+def _status(coordinator: Any) -> Callable[[], dict[str, Any]]:
+    return lambda: ray.get(coordinator.status.remote(), timeout=5)
+
+
+def _found(store: str, trials: list[PlannedTrial]) -> set[str]:
+    """The stage keys whose artifacts are there."""
+    artifacts, stages = Store(store), {key: stage for trial in trials for stage, key in trial.keys.items()}
+    return {key for key, stage in stages.items() if artifacts.has(stage, key)}
 
 
 def _rows(coordinator: Any) -> list[dict[str, Any]]:
@@ -182,8 +175,3 @@ def _distribution(axis: str, spec: Any) -> Any:
         draw = tune.loguniform if spec.get("log") else tune.uniform
         return draw(spec["low"], spec["high"])
     raise UserError(f"search axis {axis}={spec!r} is neither a list of choices nor {{low, high, log}}: give one.")
-
-
-def _python_path() -> str:
-    root = str(Path(__file__).resolve().parent.parent)
-    return os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH", "")])])

@@ -16,7 +16,7 @@ from wavedp.config import METHODS, with_absolute_paths
 from wavedp.errors import UserError, nearest
 
 
-def option_loader(overrides: Sequence[str], base: dict[str, Any]) -> Callable[[str, str], Any]:
+def option_loader(overrides: Sequence[str], base: dict[str, Any]) -> Callable[[str, Any], Any]:
     """load(group, option) for sweeps.plan: what the same command composes to with this option of the group, so that a
     preset's and a sweep file's values hold for it too."""
     config_name = HydraConfig.get().job.config_name if HydraConfig.initialized() else None
@@ -29,13 +29,13 @@ def option_loader(overrides: Sequence[str], base: dict[str, Any]) -> Callable[[s
         assert isinstance(values, dict)
         return with_absolute_paths({**base, group: values[group]})[group]
 
-    def load(group: str, option: str) -> Any:
+    def load(group: str, option: str | None) -> Any:
         if option is None and group == "public":
             return None
         try:
             return composed(group, [f"{_choice_of(group)}={option}"])
         except MissingConfigException as error:
-            if group in METHODS and (":" in option or option in registry.names(group)):
+            if option and group in METHODS and (":" in option or option in registry.names(group)):
                 return composed(group, [f"~{group}", f"++{group}.name={option}"])  # a method that has no yaml
             raise no_option(error, [f"sweep axis {group}={option}"]) from None
 

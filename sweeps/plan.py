@@ -17,7 +17,6 @@ import copy
 import dataclasses
 import itertools
 import json
-import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, fields
@@ -28,6 +27,7 @@ from sweeps.names import file_label
 from wavedp import chain, registry
 from wavedp.config import METHODS, TrialConfig, sections, to_dict, trial_of
 from wavedp.errors import InfeasibleError, UserError, nearest
+from wavedp.fields import without_infinity
 from wavedp.methods import canonical
 from wavedp.privacy import accounting
 from wavedp.privacy.accounting import Mechanism
@@ -36,7 +36,7 @@ from wavedp.store import write_atomically
 
 ALIASES = {"epsilon": "privacy.epsilon"}
 LoadOption = Callable[[str, Any], Any]
-"""load(group, option) -> the section that `group=option` composes to; None for `public=null`."""
+"""load(group, option or null) -> the section that `group=option` composes to."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ def plan(base: dict[str, Any], sweep: dict[str, Any], load_option: LoadOption) -
     return list({trial.id: trial for trial in trials}.values())
 
 
-def load_options(all_points: list[dict[str, Any]], load_option: LoadOption) -> dict[str, dict[str, Any]]:
+def load_options(all_points: list[dict[str, Any]], load_option: LoadOption) -> dict[str, dict[Any, Any]]:
     """The sections of every group axis's options, as {group: {option: section}}; each option is composed once."""
     sections = {item.name for item in fields(TrialConfig) if item.name not in ("level", "blur", "seed", "device")}
     wanted: dict[str, dict[Any, Any]] = {}
@@ -147,7 +147,7 @@ def load_options(all_points: list[dict[str, Any]], load_option: LoadOption) -> d
 
 def planned(
     base: dict[str, Any],
-    options: dict[str, dict[str, Any]],
+    options: dict[str, dict[Any, Any]],
     changes: dict[str, Any],
     point: dict[str, Any] | None = None,
     built: Built | None = None,
@@ -164,7 +164,7 @@ def planned(
 
 
 def _trial(
-    base: dict[str, Any], options: dict[str, dict[str, Any]], changes: dict[str, Any], built: Built
+    base: dict[str, Any], options: dict[str, dict[Any, Any]], changes: dict[str, Any], built: Built
 ) -> TrialConfig:
     """The base with these changes. Trials of a plan have most sections in common, and each is built once."""
     if built.base is None:
@@ -228,13 +228,14 @@ def save_plan(
 ) -> str:
     """Write the resolved plan for `python -m wavedp.run`: every feasible trial with its configuration and keys.
 
-    study: facts about the study that the file repeats. Returns a sentence that says what to do with it.
+    study: what the file says beside them, such as `about`, the content of study.yaml for sweeps.collect. Returns a
+    sentence that says what to do with the file.
     """
     feasible = [trial for trial in trials if trial.id not in left_out]
     rows = [
         {"id": trial.id, "axes": trial.axes, "config": to_dict(trial.config), "keys": trial.keys} for trial in feasible
     ]
-    content = _without_infinity({**study, "trials": rows})
+    content = without_infinity({**study, "trials": rows})
     write_atomically(path, (json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode())
     fits = len({trial.keys["private_fit"] for trial in feasible})
     return (
@@ -276,12 +277,3 @@ def _assign(values: dict[str, Any], base: dict[str, Any], path: str, value: Any)
 def _read_by_some(kind: str, field: str) -> bool:
     """True if some method of the kind has this field: then an axis of it varies the trials of that method."""
     return any(item.name == field for _, method in registry.each(kind) for item in fields(method.Config))
-
-
-def _without_infinity(value: Any) -> Any:
-    """JSON has no infinity: "inf", which `from_dict` reads."""
-    if isinstance(value, dict):
-        return {name: _without_infinity(item) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_infinity(item) for item in value]
-    return "inf" if isinstance(value, float) and math.isinf(value) else value

@@ -1,35 +1,64 @@
-"""The display while a study runs: one line a trial with stage, elapsed, time to go and spent ε.
+"""The display while a study runs.
 
-On a terminal the block of lines is redrawn in place; in a log a trial's line is printed when its stage changes, and
-once a minute while a long stage runs.
+On a terminal: a line for every trial that ended, and below them, redrawn in place, one for every trial that runs and
+one for the whole study. In a log: a line for each stage that a trial begins and for its end, and once a minute one for
+the whole study.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, TextIO
 
-import ray
 from ray.exceptions import RayError
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
 
-from wavedp.chain import CHAIN
+from sweeps.clocks import Clocks, ToGo, clock, kinds, to_go, to_go_of_search
+from sweeps.plan import PlannedTrial
 
-ENDED = ("done", "failed", "infeasible")
-ORDER = [stage.name for stage in CHAIN]
+EVERY = 60  # seconds between two lines of the whole study in a log
+
+
+@dataclass(frozen=True)
+class View:
+    """What there is to show. begun: {trial: the stage that a worker makes for it}; running: a line for each trial that
+    has not ended; ended: one for each that ended since the last look; study: the line of all."""
+
+    so_far: str
+    begun: dict[str, str]
+    running: list[str]
+    ended: list[str]
+    study: str
 
 
 class Progress:
-    """Context manager: polls the coordinator in a thread and prints until the study ends."""
+    """Context manager: asks `status` once a second in a thread and prints until the study ends.
 
-    def __init__(self, coordinator: Any, trials: list[str], stream: TextIO | None = None) -> None:
-        self.coordinator, self.trials = coordinator, trials
-        self.stream = stream or sys.stdout
+    status: the coordinator's (sweeps.coordinator.Coordinator.status). trials: the plan, empty in a search. found: keys
+    that the store had. total: how many trials there will be.
+    """
+
+    def __init__(
+        self,
+        status: Callable[[], dict[str, Any]],
+        trials: list[PlannedTrial],
+        found: set[str],
+        total: int,
+        stream: TextIO | None = None,
+    ) -> None:
+        self.status, self.total = status, total
+        self.chains = {trial.id: set(trial.keys.values()) - found for trial in trials}
+        self.kinds = kinds((trial.config for trial in trials), (trial.keys for trial in trials))
         self.started, self.stop = time.time(), threading.Event()
-        self.first_seen: dict[str, float] = {}
-        self.printed: dict[str, tuple[str, float]] = {}
-        self.drawn = 0
+        self.display = _display(stream or sys.stdout)
+        self.ended: set[str] = set()
         self.thread = threading.Thread(target=self._run, daemon=True)
 
     def __enter__(self) -> Progress:
@@ -40,6 +69,7 @@ class Progress:
         self.stop.set()
         self.thread.join(timeout=10)
         self._show()
+        self.display.close()
 
     def _run(self) -> None:
         while not self.stop.wait(1.0):
@@ -47,73 +77,109 @@ class Progress:
 
     def _show(self) -> None:
         try:
-            status = ray.get(self.coordinator.status.remote(), timeout=5)
+            status = self.status()
         except RayError:
             return  # the coordinator restarts, or the study is being shut down: the next look will tell
-        lines: dict[str, str] = {}
-        width = max(map(len, [*self.trials, *status["now"]]), default=0)
-        for trial in [*self.trials, *(name for name in status["now"] if name not in self.trials)]:
-            if trial in status["now"]:
-                self.first_seen.setdefault(trial, time.time())
-                lines[trial] = line(trial, status, time.time() - self.first_seen[trial], width)
-        (self._redraw if self.stream.isatty() else self._append)(lines, status)
+        now, clocks = time.time(), status["clocks"]
+        new = {trial: row for trial, row in status["rows"].items() if trial not in self.ended}
+        self.ended |= new.keys()
+        running = {trial: what for trial, what in status["now"].items() if trial not in self.ended}
+        width = max(map(len, [*running, *new]), default=0)
+        view = View(
+            so_far=clock(now - self.started),
+            begun={trial: stage for trial, (stage, key) in running.items() if key in clocks.begun},
+            running=[
+                f"{trial:<{width}}  {stage_text(stage, key, clocks, now)}" for trial, (stage, key) in running.items()
+            ],
+            ended=[ended_line(row, width) for row in new.values()],
+            study=self._study_line(len(running), status, now),
+        )
+        self.display.show(view)
 
-    def _redraw(self, lines: dict[str, str], status: dict[str, Any]) -> None:
-        # A block taller than the screen can't be redrawn: finished trials beyond the last screenful are left out.
-        shown = list(lines.values())[-40:]
-        self.stream.write(f"\x1b[{self.drawn}F\x1b[J" if self.drawn else "")
-        self.stream.write("\n".join(shown) + ("\n" if shown else ""))
-        self.stream.flush()
-        self.drawn = len(shown)
+    def _study_line(self, running: int, status: dict[str, Any], now: float) -> str:
+        """`3 of 27 trials ended, 4 running; 2:40 so far, to go 21:39`."""
+        ended = f"{len(self.ended)} of {max(self.total, len(self.ended))} trials ended, {running} running"
+        return f"{ended}; {clock(now - self.started)} so far, to go {self._to_go(status, now)}"
 
-    def _append(self, lines: dict[str, str], status: dict[str, Any]) -> None:
-        for trial, text in lines.items():
-            stage = status["now"][trial]["stage"]
-            last, when = self.printed.get(trial, ("", 0.0))
-            if stage != last or (stage not in ENDED and time.time() - when > 60):
-                self.printed[trial] = (stage, time.time())
-                print(text, file=self.stream, flush=True)
-
-
-def line(trial: str, status: dict[str, Any], elapsed: float, width: int = 0) -> str:
-    """`epsilon=3-seed=0-1f2e3d4c  private_fit   42%  elapsed 1:20  to go 2:05  ε spent –`."""
-    now = status["now"][trial]
-    spent, detail = "–", ""
-    if now["stage"] in ENDED:
-        row = now["row"]
-        spent = row["epsilon_spent"] if row["epsilon_spent"] is not None else "–"
-        spent = f"{spent:.3g}" if isinstance(spent, float) else spent
-        to_go = "0:00"
-        detail = row["reason"] or "  ".join(f"{name} {value:.4g}" for name, value in row["metrics"].items())
-        share = "    "
-    else:
-        fraction = status["fraction"].get(now["key"], 0.0)
-        share = f"{fraction:4.0%}" if fraction else "   …"
-        to_go = _to_go(now, fraction, status["first_told"].get(now["key"]), status["seconds"])
-    clocks = f"elapsed {_clock(elapsed)}  to go {to_go}"
-    return f"{trial:<{width}}  {now['stage']:<15}{share}  {clocks}  ε spent {spent}  {detail}".rstrip()
+    def _to_go(self, status: dict[str, Any], now: float) -> ToGo:
+        if not self.chains:
+            rows = [row for row in status["rows"].values() if row["status"] == "done"]
+            return to_go_of_search(status["clocks"], rows, self.total - len(self.ended), now)
+        chains = [keys for trial, keys in self.chains.items() if trial not in self.ended]
+        return to_go(status["clocks"], chains, self.kinds, now)
 
 
-def _to_go(
-    now: dict[str, Any], fraction: float, first_told: tuple[float, float] | None, seconds: dict[str, list[float]]
-) -> str:
-    """Time left: this stage by its pace since its first report (before that it waited for a worker, and a resumed one
-    begins in the middle), later stages by what they took other trials ("?" while unknown)."""
-    since, at = first_told or (0.0, fraction)
-    left = (
-        (time.time() - since) / (fraction - at) * (1 - fraction) if fraction > at else _mean(seconds.get(now["stage"]))
-    )
-    later = [_mean(seconds.get(name)) for name in ORDER[ORDER.index(now["stage"]) + 1 :]]
-    known = [value for value in [left, *later] if value is not None]
-    return _clock(sum(known)) + ("+" if len(known) <= len(later) else "") if known else "?"
+class Log:
+    """One plain line an event."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream, self.told = stream, time.time()
+        self.begun: dict[str, str] = {}
+
+    def show(self, view: View) -> None:
+        """Print what has changed: see the module's docstring."""
+        lines = [f"{trial}  {stage}" for trial, stage in view.begun.items() if self.begun.get(trial) != stage]
+        lines += view.ended
+        self.begun |= view.begun
+        if view.ended or time.time() - self.told > EVERY:
+            self.told = time.time()
+            lines.append(view.study)
+        for line in lines:
+            print(f"{view.so_far}  {line}", file=self.stream, flush=True)
+
+    def close(self) -> None:
+        """Nothing is left to do."""
 
 
-def _mean(values: list[float] | None) -> float | None:
-    return sum(values) / len(values) if values else None
+class Terminal:
+    """Lines that stay, and below them a block that never exceeds the window and is redrawn in place."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.console = Console(file=stream, force_terminal=True, markup=False, highlight=False)
+        self.live = Live(console=self.console, auto_refresh=False, redirect_stderr=sys.stderr.isatty())
+        self.width = self.console.width
+        self.live.start()
+
+    def show(self, view: View) -> None:
+        """Print what has ended and redraw the block."""
+        width, height = self.console.size
+        if width < self.width:  # the terminal may have wrapped what is there: no cursor movement would find its start
+            self.console.clear()
+        self.width = width
+        for line in view.ended:
+            self.console.print(Text(line))
+        block = shortened([*view.running, view.study], height - 1)
+        self.live.update(Text("\n".join(block), no_wrap=True, overflow="ellipsis"), refresh=True)
+
+    def close(self) -> None:
+        """Leave the block where it is."""
+        self.live.stop()
 
 
-def _clock(seconds: float) -> str:
-    whole = int(seconds)
-    return (
-        f"{whole // 3600}:{whole // 60 % 60:02}:{whole % 60:02}" if whole >= 3600 else f"{whole // 60}:{whole % 60:02}"
-    )
+def _display(stream: TextIO) -> Log | Terminal:
+    return Terminal(stream) if stream.isatty() and os.environ.get("TERM") != "dumb" else Log(stream)
+
+
+def shortened(lines: list[str], height: int) -> list[str]:
+    """As many of the lines as fit, the last among them, and how many are left out."""
+    if len(lines) <= height:
+        return lines
+    kept = max(height - 2, 0)
+    return [*lines[:kept], f"… {len(lines) - 1 - kept} more", lines[-1]][-max(height, 1) :]
+
+
+def stage_text(stage: str, key: str, clocks: Clocks, now: float) -> str:
+    """`private_fit      42%  1:20`, or that it waits for a worker."""
+    if key not in clocks.begun:
+        return f"{stage:<15}  waits"
+    fraction = clocks.fraction(key)
+    share = f"{fraction:4.0%}" if fraction else "   …"
+    return f"{stage:<15} {share}  {clock(now - clocks.begun[key])}"
+
+
+def ended_line(row: dict[str, Any], width: int = 0) -> str:
+    """`epsilon=3-seed=0-1f2e3d4c  done  ε spent 3  fid_clean_10k_test 34.5`."""
+    spent = row["epsilon_spent"]
+    detail = row["reason"] or "  ".join(f"{name} {value:.4g}" for name, value in row["metrics"].items())
+    cost = "" if spent is None else f"ε spent {spent:.3g}  " if isinstance(spent, float) else f"ε spent {spent}  "
+    return f"{row['trial']:<{width}}  {row['status']}  {cost}{detail}".rstrip()

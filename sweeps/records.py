@@ -1,59 +1,119 @@
 """A study's folder: study.yaml, trials.jsonl, ledger.jsonl, samples/. Written by one process, the coordinator.
 
 Every write replaces the whole file in one step, so a reader or a crash never sees half a line; a study has at most
-some thousand rows.
+some thousand rows. What can't be written stays in memory, and the next write tries again. Beside the artifacts in the
+store lies a copy of every row and line (sweeps.copies), so that a lost folder loses no release.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from analysis.load import read_meta
+from sweeps.copies import Copy
+from sweeps.plan import PlannedTrial
 from sweeps.study import identity_of
 from wavedp.config import trial_of
 from wavedp.errors import UserError
+from wavedp.files import write_atomically
+from wavedp.jsonl import read_jsonl, read_lines, write_jsonl
 from wavedp.privacy import ledger
-from wavedp.store import write_atomically, write_jsonl
+from wavedp.store import Store
+
+TRIALS, LEDGER, GPU = "trials.jsonl", "ledger.jsonl", "gpu_seconds.json"
 
 
 class Records:
-    """The rows of one study, kept in memory and on disk."""
+    """The rows of one study, kept in memory, on disk and in the copy. A folder without a ledger begins with the copy's.
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.trials = {row["trial"]: row for row in read_jsonl(folder / "trials.jsonl")}
-        path = folder / "ledger.jsonl"
-        self.ledger = {ledger.identity(line): line for line in (ledger.read(path) if path.exists() else [])}
-        self._gpu_path = folder / "gpu_seconds.json"
-        self.gpu_seconds: float = json.loads(self._gpu_path.read_text()) if self._gpu_path.exists() else 0.0
+    Every method that adds something raises OSError when the folder can't be written; what was added is kept.
+    """
+
+    def __init__(self, folder: Path, copy: Copy | None = None) -> None:
+        self.folder, self.copy = folder, copy
+        self.trials = {row["trial"]: row for row in recorded(folder)}
+        path = folder / LEDGER
+        lines = (ledger.read(path) if path.exists() else []) or (copy.ledger() if copy else [])
+        self.ledger = {ledger.identity(line): line for line in lines}
+        self.gpu_seconds = _seconds(folder / GPU)
+        self.unwritten: set[str] = set()
 
     def add_gpu_seconds(self, seconds: float) -> None:
         """Add to the GPU seconds of all stages ever run for this study; a study without a GPU writes nothing."""
         if seconds > 0:
             self.gpu_seconds += seconds
-            write_atomically(self._gpu_path, json.dumps(self.gpu_seconds).encode())
+            self.save(GPU)
 
     def put_trial(self, row: dict[str, Any]) -> None:
         """Add a trial's row, or replace the one of an earlier attempt."""
         self.trials[row["trial"]] = row
-        write_jsonl(self.folder / "trials.jsonl", list(self.trials.values()))
+        if self.copy:
+            self.copy.put_trial(row)
+        self.save(TRIALS)
 
     def put_ledger(self, lines: list[dict[str, Any]], trials: list[str]) -> None:
         """Add lines of a stage's artifact, each once, with the trials that use them. A line keeps its first time."""
+        changed = False
         for line in lines:
             known = self.ledger.setdefault(ledger.identity(line), {"release": None, **line, "trials": []})
-            known["trials"] = sorted({*known["trials"], *trials})
-        if lines:
-            write_jsonl(self.folder / "ledger.jsonl", list(self.ledger.values()))
+            if not known["trials"] or not set(trials) <= set(known["trials"]):
+                known["trials"] = sorted({*known["trials"], *trials})
+                changed = True
+                if self.copy:
+                    self.copy.put_line(known)
+        if changed:
+            self.save(LEDGER)
+
+    def find_releases(self, trials: Iterable[PlannedTrial], store: Store) -> list[tuple[list[ledger.Line], list[str]]]:
+        """The ledger lines of planned private fits that are in the store, whoever made them, and the trials they are
+        for: publishing from a release counts as making it."""
+        users: dict[str, list[str]] = {}
+        for trial in trials:
+            users.setdefault(trial.keys["private_fit"], []).append(trial.id)
+        found = [(store.json("private_fit", key, "ledger") or [], names) for key, names in users.items()]
+        return [(lines, names) for lines, names in found if lines]
+
+    def save(self, *names: str) -> None:
+        """Write these files, and those that could not be written before."""
+        self.unwritten |= set(names)
+        content = {TRIALS: self.trials.values(), LEDGER: self.ledger.values()}
+        for name in sorted(self.unwritten):
+            if name == GPU:
+                write_atomically(self.folder / name, json.dumps(self.gpu_seconds).encode())
+            else:
+                write_jsonl(self.folder / name, content[name])
+            self.unwritten.discard(name)
+
+
+def _seconds(path: Path) -> float:
+    try:
+        return float(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else 0.0
+    except (ValueError, TypeError):
+        raise UserError(f"{path} is damaged: write the GPU seconds that the study has used, or 0.") from None
+
+
+def recorded(folder: Path) -> list[dict[str, Any]]:
+    """The rows of a folder's trials.jsonl, [] without one. Raises UserError for a line that is no trial's row."""
+    path = folder / TRIALS
+    if not path.exists():
+        return []
+    rows, places = read_lines(path)
+    for row, place in zip(rows, places, strict=True):
+        if not isinstance(row.get("trial"), str):
+            raise UserError(f"{place} has no 'trial': it was not written by sweeps.run; remove that line.")
+    return rows
 
 
 def claim_folder(folder: Path, study: dict[str, Any], trial_ids: list[str]) -> None:
     """Write study.yaml, or check that the folder's own describes the same study.
 
     The same study means the same base configuration; axes may grow, as long as every recorded trial is still planned.
+    The file names the commit and command of the latest run, whose rows the folder holds, and the time of the first.
     Rows that other code or other data made for this same question move to trials.superseded.jsonl; their ledger lines
     stay, for what was released stays released. Raises UserError when the folder was made by another configuration.
     """
@@ -61,34 +121,31 @@ def claim_folder(folder: Path, study: dict[str, Any], trial_ids: list[str]) -> N
     if path.exists():
         strangers = refuse_other_study(folder, study, trial_ids)
         if strangers:
-            old, recorded = folder / "trials.superseded.jsonl", read_jsonl(folder / "trials.jsonl")
-            write_jsonl(old, read_jsonl(old) + strangers)
-            write_jsonl(folder / "trials.jsonl", [row for row in recorded if row not in strangers])
-        elif _axes(yaml.safe_load(path.read_text())) == _axes(study):
-            return
-    write_atomically(path, yaml.safe_dump(study, sort_keys=False, allow_unicode=True).encode())
+            old, rows = folder / "trials.superseded.jsonl", recorded(folder)
+            write_jsonl(old, (read_jsonl(old) if old.exists() else []) + strangers)
+            write_jsonl(folder / TRIALS, [row for row in rows if row not in strangers])
+        study = {**study, "created": read_meta(folder).get("created", study.get("created"))}
+    write_atomically(path, as_yaml(study))
 
 
 def refuse_other_study(folder: Path, study: dict[str, Any], trial_ids: list[str]) -> list[dict[str, Any]]:
     """Raises UserError where `claim_folder` would. Returns the recorded rows that this plan does not have."""
-    path = folder / "study.yaml"
-    if not path.exists():
+    if not (folder / "study.yaml").exists():
         return []
-    made = yaml.safe_load(path.read_text())
+    made = read_meta(folder)
     remedy = f"choose another name with study=NAME, or remove {folder}"
     differing = sorted(_differences(_identity(made), study["identity"]))
     if differing:
         raise UserError(f"{folder} was made by another configuration ({differing[0]} differs): {remedy}.")
-    recorded = read_jsonl(folder / "trials.jsonl")
-    strangers = [row for row in recorded if row["trial"] not in trial_ids] if trial_ids else []
+    strangers = [row for row in recorded(folder) if row["trial"] not in trial_ids] if trial_ids else []
     if strangers and _axes(made) != _axes(study):
         raise UserError(f"{folder} holds the trial {strangers[0]['trial']}, not planned by this sweep: {remedy}.")
     return strangers
 
 
-def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """The rows of a JSON-lines file that `Records` wrote, so that no line is torn; [] when it does not exist."""
-    return [json.loads(row) for row in path.read_text().splitlines()] if path.exists() else []
+def as_yaml(study: dict[str, Any]) -> bytes:
+    """The content of study.yaml."""
+    return yaml.safe_dump(study, sort_keys=False, allow_unicode=True).encode()
 
 
 def _identity(made: dict[str, Any]) -> dict[str, Any]:

@@ -5,11 +5,11 @@ Exit status: 0 all trials done, 1 some failed or infeasible, 2 nothing was start
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,19 +19,23 @@ from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from sweeps.claim import claimed, spent_before
+from sweeps.copies import copy_name
 from sweeps.names import check_name
 from sweeps.options import no_option, option_loader
 from sweeps.overrides import normalised, refuse_unread
 from sweeps.plan import PlannedTrial, by_field, load_options, plan, planned, refused_by_budget, save_plan, unlike
-from sweeps.records import Records, claim_folder, refuse_other_study
+from sweeps.records import refuse_other_study
 from sweeps.search import check_search, corners, history_name, random_search
 from sweeps.settings import refuse_unknown
-from sweeps.study import commit, describe_study, typed
+from sweeps.study import commit, describe_study
 from sweeps.summary import describe
 from sweeps.swept import with_typed_values
 from wavedp import chain, checks
+from wavedp.command import command
 from wavedp.config import TrialConfig, sections, with_absolute_paths
 from wavedp.errors import InfeasibleError, UserError
+from wavedp.files import cannot_write
 from wavedp.privacy import ledger
 from wavedp.privacy.budget import Budget, made
 
@@ -39,37 +43,42 @@ ROOT = Path(__file__).resolve().parent.parent
 DEVICES = ("auto", "cpu", "cuda")
 
 
-def command(arguments: list[str]) -> None:
-    """The command; exits with its status."""
+@command
+def main() -> int:
+    """Entry point; see the module's docstring."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra raises its errors instead of printing them
+    arguments = _readable(sys.argv[1:])
     with _in_one_sentence(arguments):
         sys.argv[1:] = normalised(arguments)
-        main()
+        _composed()
+    return 0
 
 
 @hydra.main(version_base="1.3", config_path=str(ROOT / "conf"), config_name="config")
-def main(config: DictConfig) -> None:
-    """Run what Hydra composed."""
+def _composed(config: DictConfig) -> None:
+    sys.exit(_study(config))
+
+
+@command  # here too, because Hydra prints a traceback for every error that reaches it
+def _study(config: DictConfig) -> int:
     overrides = list(HydraConfig.get().overrides.task)
     with _in_one_sentence(overrides):
-        sys.exit(run(config, overrides))
+        try:
+            return run(config, overrides)
+        except OSError as error:
+            raise UserError(cannot_write(error.filename or config.results, error)) from error
 
 
-@contextmanager
+@contextlib.contextmanager
 def _in_one_sentence(overrides: list[str]) -> Iterator[None]:
-    """Say why nothing was started, and exit with status 2."""
+    """Raises UserError for what Hydra cannot compose."""
     try:
         yield
-        return
     except MissingConfigException as error:
-        sentence = str(no_option(error, overrides))
+        raise no_option(error, overrides) from error
     except (HydraException, OmegaConfBaseException) as error:
         why = f" ({str(error.__cause__).splitlines()[0]})" if error.__cause__ else ""
-        sentence = f"the configuration can't be composed: {str(error).splitlines()[0]}{why}"
-    except UserError as error:
-        sentence = str(error)
-    print(f"Error: {sentence}", file=sys.stderr)
-    sys.exit(2)
+        raise UserError(f"the configuration can't be composed: {str(error).splitlines()[0]}{why}") from error
 
 
 def run(config: DictConfig, overrides: list[str]) -> int:
@@ -108,28 +117,22 @@ def run(config: DictConfig, overrides: list[str]) -> int:
     study = describe_study(values, base, sweep, overrides, trials[0] if trials else None)
     if values["plan"] or values["dry_run"]:
         refuse_other_study(folder, study, [trial.id for trial in trials])
+        infeasible |= _refused(trials, infeasible, values, spent_before(folder, study, store, trials))
     if values["plan"]:
-        told = {"study": values["study"], "command": typed(overrides), "commit": commit(), "budget": values["budget"]}
-        print(save_plan(Path(values["plan"]), trials, _left_out(trials, infeasible, values, folder), told))
+        print(save_plan(Path(values["plan"]), trials, infeasible, {"about": study, "budget": values["budget"]}))
         return 0
     if values["dry_run"]:
         _say_without_device(values)
-        print(describe(trials, store, _left_out(trials, infeasible, values, folder)))
+        print(describe(trials, store, infeasible))
         return 0
     device = _device(values["device"], values["ray"])
-    claim_folder(folder, study, [trial.id for trial in trials])
-    print(describe(trials, store, infeasible), flush=True)
-    if not trials:
-        print("K = 0 was drawn: there is no trial, and nothing to publish.")
-        return 0
-    return _execute(
-        values,
-        store,
-        folder,
-        lambda execute, settings: _counted(execute.run_grid(trials, folder, settings)),
-        len(trials),
-        device,
-    )
+    with claimed(folder, study, store, trials):
+        print(describe(trials, store, infeasible), flush=True)
+        if not trials:
+            print("K = 0 was drawn: there is no trial, and nothing to publish.")
+            return 0
+        start = lambda execute, settings: _counted(execute.run_grid(trials, folder, settings))  # noqa: E731
+        return _execute(values, study, store, folder, start, len(trials), device)
 
 
 def _search(
@@ -161,41 +164,46 @@ def _search(
         )
         return 0
     device = _device(values["device"], values["ray"])
-    claim_folder(folder, study, [])
-    return _execute(
-        values,
-        store,
-        folder,
-        lambda execute, settings: execute.run_search(search, base, options, name, folder, settings),
-        search["trials"],
-        device,
-    )
+    start = lambda execute, settings: execute.run_search(search, base, options, name, folder, settings)  # noqa: E731
+    with claimed(folder, study, store, []):
+        return _execute(values, study, store, folder, start, search["trials"], device)
 
 
-def _execute(values: dict[str, Any], store: str, folder: Path, start: Any, n_trials: int, device: str) -> int:
+def _execute(
+    values: dict[str, Any],
+    study: dict[str, Any],
+    store: str,
+    folder: Path,
+    start: Callable[[Any, dict[str, Any]], tuple[list[dict[str, Any]], int]],
+    n_trials: int,
+    device: str,
+) -> int:
     """Start Ray, run, draw, report."""
     from analysis.figures import render
     from analysis.report import report
-    from sweeps import execute
+    from sweeps import execute, machines, reach
 
     settings = {
         "store": store,
+        "copy": copy_name(study),
         "device": device,
         "stages": _stage_resources(values["ray"], device),
         "commit": commit(),
         "budget": values["budget"],
         "max_concurrent": values["ray"]["max_concurrent_trials"],
     }
-    execute.start_ray(values["ray"])
-    execute.check_resources(settings["stages"])
+    machines.start_ray(values["ray"])
+    machines.check_resources(settings["stages"])
+    reach.require_shared(store)
     started = time.time()
     rows, ended = start(execute, settings)
     render(folder)
     print(report(folder))
     print("spent, by two accountants\n" + ledger.cross_check(ledger.read(folder / "ledger.jsonl")) + "\n")
     done = sum(row["status"] == "done" for row in rows)
-    print(f"{done} of {len(rows)} trials done in {(time.time() - started) / 60:.1f} minutes. Records: {folder}")
-    return 0 if done == len(rows) and ended >= n_trials else 1
+    asked, minutes = len(rows) + max(n_trials - ended, 0), (time.time() - started) / 60
+    print(f"{done} of {asked} trials done in {minutes:.1f} minutes. Records: {folder}")
+    return 0 if done == asked else 1
 
 
 def _counted(rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], int]:
@@ -225,15 +233,17 @@ def _check(trials: list[PlannedTrial]) -> dict[str, InfeasibleError]:
     return infeasible
 
 
-def _left_out(
-    trials: list[PlannedTrial], infeasible: dict[str, InfeasibleError], values: dict[str, Any], folder: Path
+def _refused(
+    trials: list[PlannedTrial],
+    infeasible: dict[str, InfeasibleError],
+    values: dict[str, Any],
+    spent: list[ledger.Line],
 ) -> dict[str, InfeasibleError]:
-    """The trials that will not run: those whose budget no noise meets, and those that would pass the study's."""
-    done = made(Records(folder).ledger.values())
-    refused = refused_by_budget(trials, infeasible, Budget(**values["budget"]), done)
+    """The trials that would pass the study's budget after what it has spent; prints why."""
+    refused = refused_by_budget(trials, infeasible, Budget(**values["budget"]), made(spent))
     for name, reason in refused.items():
         print(f"Infeasible: {name}: {reason}", file=sys.stderr)
-    return infeasible | refused
+    return refused
 
 
 def _by_field(sweep: dict[str, Any]) -> None:
@@ -273,9 +283,20 @@ def _say_without_device(values: dict[str, Any]) -> None:
         print(f"Warning: a run on this machine would be refused: {error}", file=sys.stderr)
 
 
+def _readable(arguments: list[str]) -> list[str]:
+    """The same arguments. Raises UserError for one whose bytes are not text, which neither Hydra nor YAML can hold."""
+    for text in arguments:
+        if any("\ud800" <= character <= "\udfff" for character in text):
+            raise UserError(
+                f"{text} is not text in this locale ({sys.getfilesystemencoding()}): rename the file or folder, or set "
+                "LC_ALL=C.UTF-8 if its name is UTF-8."
+            )
+    return arguments
+
+
 def _sweep_names() -> list[str]:
     return sorted(path.stem for path in (ROOT / "conf" / "sweep").glob("*.yaml"))
 
 
 if __name__ == "__main__":
-    command(sys.argv[1:])
+    sys.exit(main())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import math
 import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,11 +12,13 @@ from sweeps.overrides import AXES, as_typed
 from sweeps.plan import PlannedTrial
 from wavedp import data, metrics
 from wavedp.config import TrialConfig, identity, sections, to_dict, trial_of
+from wavedp.fields import without_infinity
 
 ROOT = Path(__file__).resolve().parent.parent
 VERSIONED = (
     "torch", "ray", "opacus", "dp-accounting", "diffusers", "optuna", "clean-fid", "ncnn", "numpy", "PyWavelets",
 )  # fmt: skip
+CODE = ("wavedp", "sweeps", "conf")  # what makes a trial's numbers
 
 
 def describe_study(
@@ -39,7 +40,7 @@ def describe_study(
         "primary_metric": metrics.primary(measured, n_reference),
         "metrics": metrics.described(measured),
         "identity": identity_of(trial),
-        "config": _plain(to_dict(trial)),
+        "config": without_infinity(to_dict(trial)),
         "versions": {name: importlib.metadata.version(name) for name in VERSIONED},
         "commit": commit(),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -63,26 +64,17 @@ def identity_of(trial: TrialConfig) -> dict[str, Any]:
         section = getattr(trial, name)
         if hasattr(section, "__dataclass_fields__"):
             found[name] = identity(section)
-    return _plain(found)
+    return without_infinity(found)
 
 
 def commit() -> str:
     """The checkout's commit, with `+` when files differ from it; "unknown" outside git."""
     try:
-        head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True)
+        head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, encoding="utf-8", check=True)
         dirty = subprocess.run(
-            ["git", "status", "--porcelain", "--untracked-files=no", "--", "wavedp", "sweeps", "conf"],
-            cwd=ROOT, capture_output=True, text=True, check=True,
+            ["git", "status", "--porcelain", "--untracked-files=no", "--", *CODE],
+            cwd=ROOT, capture_output=True, encoding="utf-8", check=True,
         )  # fmt: skip
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
     return head.stdout.strip() + ("+" if dirty.stdout.strip() else "")
-
-
-def _plain(value: Any) -> Any:
-    """YAML-safe: infinities as "inf", tuples as lists."""
-    if isinstance(value, dict):
-        return {name: _plain(item) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return "inf" if isinstance(value, float) and math.isinf(value) else value

@@ -6,87 +6,47 @@ for the same task.
 
 from __future__ import annotations
 
-import io
-import math
-import socket
 import traceback
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import ray
-from PIL import Image
-from ray.exceptions import RayTaskError
+from ray.exceptions import RayError, RayTaskError
 
 from sweeps.plan import PlannedTrial
-from wavedp import chain, checks, data, methods, stages
+from sweeps.row import blank_row, finished
+from wavedp import chain, checks, stages
 from wavedp.config import to_dict
-from wavedp.errors import InfeasibleError, UserError
-from wavedp.privacy import accounting, ledger
-from wavedp.store import Store, write_atomically, write_npz
-
-SHEET_COLUMNS = 10  # images kept for the figures, one per column of a contact sheet
+from wavedp.errors import InfeasibleError
+from wavedp.store import Store
 
 
-def conduct(trial: PlannedTrial, coordinator: Any, folder: str, store: str, commit: str) -> dict[str, Any]:
+def conduct(trial: PlannedTrial, coordinator: Any, store: str, commit: str) -> dict[str, Any]:
     """Run one trial and record its row; a failure of the trial becomes a row too. Returns the row.
 
     Raises only for the death of the coordinator or of a node, which the caller's retry mends.
     """
     row = blank_row(trial, commit)
+    files: dict[str, bytes] = {}
     try:
         checks.check(trial.config)
         stages.check_models(trial.config)
         results = _walk(trial, coordinator)
-    except InfeasibleError as error:
-        row |= {"status": "infeasible", "reason": str(error)}
-    except (UserError, RayTaskError) as error:
-        cause = error.cause if isinstance(error, RayTaskError) else error
-        row |= {"status": "failed", "reason": f"{type(cause).__name__}: {cause}".replace("\n", " ")}
-        write_atomically(Path(folder, "failures", f"{trial.id}.txt"), traceback.format_exc().encode())
-    else:
         made = {name: ray.get(coordinator.account.remote(name, result, trial.id)) for name, result in results.items()}
-        lines = results["private_fit"]["ledger"]
-        artifacts = Store(store)
-        bridge = _artifact(artifacts, "upscale", trial).json("upscaler")["bridge"]
-        row |= {
-            "status": "done",
-            "epsilon_spent": _spent(lines),
-            "metrics": _artifact(artifacts, "evaluate", trial).json("metrics"),
+        done, files = finished(trial, Store(store))
+        row |= done | {
             "reused": [name for name in results if not made[name]],
             "seconds": {name: result["seconds"] for name, result in results.items() if made[name]},
-            "notes": [bridge] if bridge else [],
         }
-        if chain.fit_kind(trial.config) != "real":  # results/ is for publishing: no sensitive image goes there
-            _keep_samples(artifacts, trial, Path(folder))
-    ray.get(coordinator.finish.remote(row))
-    return row
-
-
-def blank_row(trial: PlannedTrial, commit: str) -> dict[str, Any]:
-    """A row of trials.jsonl before anything ran (fields as documented in results/README.md)."""
-    config = trial.config
-    return {
-        "trial": trial.id,
-        "status": "failed",
-        "reason": None,
-        "seed": config.seed,
-        "generator": methods.generator(config).name,
-        "level": config.level,
-        "blur": config.blur,
-        "upscaler": methods.upscaler(config).name,
-        "epsilon": "inf" if math.isinf(config.privacy.epsilon) else config.privacy.epsilon,
-        "epsilon_spent": None,
-        "delta": accounting.delta(config.privacy, data.n_records(config.data, "train")),
-        "axes": {name: "inf" if value == math.inf else value for name, value in trial.axes.items()},
-        "metrics": {},
-        "keys": trial.keys,
-        "reused": [],
-        "seconds": {},
-        "notes": [],
-        "host": socket.gethostname(),
-        "commit": commit,
-    }
+    except Exception as error:
+        if isinstance(error, RayError) and not isinstance(error, RayTaskError):
+            raise
+        cause = error.cause if isinstance(error, RayTaskError) else error
+        if isinstance(cause, InfeasibleError):
+            row |= {"status": "infeasible", "reason": str(cause)}
+        else:
+            row |= {"status": "failed", "reason": f"{type(cause).__name__}: {cause}".replace("\n", " ")}
+            files = {f"failures/{trial.id}.txt": traceback.format_exc().encode("utf-8", "backslashreplace")}
+    return ray.get(coordinator.finish.remote(row, files))
 
 
 def _walk(trial: PlannedTrial, coordinator: Any) -> dict[str, dict[str, Any]]:
@@ -101,40 +61,3 @@ def _walk(trial: PlannedTrial, coordinator: Any) -> dict[str, dict[str, Any]]:
             raise InfeasibleError(answer)
         (tasks[stage.name],) = answer
     return dict(zip(tasks, ray.get(list(tasks.values())), strict=True))
-
-
-def _spent(lines: list[dict[str, Any]]) -> float | str:
-    """ε of one trial from its private fit's ledger lines: 0 when no sensitive image was used, "inf" without noise."""
-    if any(line["kind"] == "nonprivate" for line in lines):
-        return "inf"
-    return sum(ledger.composed_epsilon(lines).values())
-
-
-def _artifact(store: Store, name: str, trial: PlannedTrial) -> Any:
-    artifact = store.open(name, trial.keys[name])
-    if artifact is None:
-        raise UserError(
-            f"the {name} artifact of {trial.id} is no longer in {store.root}: start the same command again."
-        )
-    return artifact
-
-
-def _keep_samples(store: Store, trial: PlannedTrial, folder: Path) -> None:
-    """samples/<trial>.npz and .png: the first images of every class, coarse and upscaled; row k is class k."""
-    coarse = _artifact(store, "coarse_samples", trial).tensors("samples")
-    full = _artifact(store, "upscale", trial).tensors("samples")
-    n_classes = int(coarse["labels"].max()) + 1
-    kept = slice(0, min(len(coarse["labels"]), n_classes * SHEET_COLUMNS))
-    images = full["images"][kept].numpy()
-    small = (coarse["images"][kept] * 255).round().byte().numpy()
-    labels = coarse["labels"][kept].numpy()
-    write_npz(folder / "samples" / f"{trial.id}.npz", images=images, coarse=small, labels=labels)
-    _, channels, height, width = images.shape
-    columns = -(-len(images) // n_classes)
-    sheet = np.zeros((columns * n_classes, channels, height, width), np.uint8)
-    sheet[: len(images)] = images
-    grid = sheet.reshape(columns, n_classes, channels, height, width).transpose(1, 3, 0, 4, 2)
-    picture = grid.reshape(n_classes * height, columns * width, channels)
-    encoded = io.BytesIO()
-    Image.fromarray(picture[..., 0] if channels == 1 else picture).save(encoded, "PNG")
-    write_atomically(folder / "samples" / f"{trial.id}.png", encoded.getvalue())

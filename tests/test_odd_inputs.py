@@ -6,6 +6,7 @@ import pkgutil
 import odd_inputs
 import pytest
 from odd_inputs import Odd, Refused
+
 from wavedp.errors import UserError
 
 CASES: list[Odd] = [

@@ -9,7 +9,8 @@ the PRIVACY and RESULT fields it reads, the keys of its inputs and the fingerpri
 agree on all of these share the artifact, so that those which differ only in the upscaler share one private fit.
 
 Keys are made from the canonical trial (wavedp.methods): what no method reads is at its default. Raise a method's
-`version` when its results change, and a stage's here when the code of the stage itself changes them.
+`version` when its results change, and a stage's here when the code of the stage itself changes them. The source of
+methods from outside this package is in the keys of the stages that run it (wavedp.methods.versions).
 
 Nothing here imports torch, so that a study of hundreds of trials is planned in seconds.
 """
@@ -190,6 +191,8 @@ CHAIN = (
 
 
 NAMES = tuple(stage.name for stage in CHAIN)
+PUBLIC = ("upscaler", "tokenizer", "pretrain", "coarse_samples")
+"""Stages whose data must be public: no ε covers what they learn, or the prompts that they take, from it."""
 
 
 def chain_of(trial: TrialConfig) -> list[Stage]:
@@ -199,6 +202,13 @@ def chain_of(trial: TrialConfig) -> list[Stage]:
     return [
         dataclasses.replace(stage, inputs=tuple(name for name in stage.inputs if name in names)) for stage in present
     ]
+
+
+def public_reads(trial: TrialConfig) -> list[tuple[DataConfig, str]]:
+    """The datasets and splits that the trial takes for public."""
+    trial = canonical(trial)
+    found = [read for stage in chain_of(trial) if stage.name in PUBLIC for read in stage.reads(trial)]
+    return list(dict.fromkeys(found))
 
 
 def keys(trial: TrialConfig) -> dict[str, str]:

@@ -6,28 +6,23 @@ Nothing here imports torch for trials with scalar tokens at one level.
 
 from __future__ import annotations
 
-import math
-
 from wavedp import data, methods
-from wavedp.chain import fit_kind, mechanisms, n_records
+from wavedp.chain import fit_kind, mechanisms, n_records, public_reads
 from wavedp.config import TrialConfig
+from wavedp.data import duplicates, overlap
 from wavedp.errors import UserError
+from wavedp.fields import check_values
 from wavedp.levels import check_level
 from wavedp.privacy import accounting
 
 
 def check(trial: TrialConfig) -> list[str]:
-    """Check the configuration and the data, before any work. Returns warnings, one sentence each.
+    """Check the values of the configuration, and the data, before any work. Returns warnings, one sentence each.
 
     Raises UserError (InfeasibleError for a budget no noise meets) with one sentence of cause and one of remedy, for a
     setting that none of the trial's methods reads too.
     """
-    methods.generator(trial)
-    if math.isnan(trial.privacy.epsilon) or trial.privacy.epsilon < 0:
-        raise UserError(
-            f"privacy.epsilon={trial.privacy.epsilon} is not a budget: use a number above 0, inf for no privacy, or 0 "
-            "for the public model as it is."
-        )
+    check_values(trial)
     for field, value in methods.unread(trial):
         raise UserError(methods.unread_sentence(trial, field, value))
     channels, height, width = data.shape(trial.data)
@@ -45,7 +40,11 @@ def check(trial: TrialConfig) -> list[str]:
         raise UserError(
             "metrics.downstream_steps needs class labels, which images made from prompts lack: set it to 0."
         )
+    overlap.refuse_shared(trial.data, public_reads(trial))
+    if fit_kind(trial) == "dp":
+        warned += duplicates.check(trial.data)
     if fit_kind(trial) in ("dp", "nonprivate"):
         mechanisms(trial)
         warned += accounting.check_delta(trial.privacy, n_records(trial.data, "train"))
+        warned += overlap.warn_of_known_test(trial.data, trial.metrics.reference_split)
     return list(dict.fromkeys(warned))

@@ -6,12 +6,14 @@ declared in its room (wavedp.methods). What several methods share is here, and a
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from wavedp.fields import (
+    SEED,
     configure,
+    differing,
     fields_of,
     fitting,
     from_dict,
@@ -39,6 +41,7 @@ __all__ = [
     "from_dict",
     "identity",
     "sections",
+    "settings_of",
     "to_dict",
     "trial_of",
     "with_absolute_paths",
@@ -50,75 +53,80 @@ class DataConfig:
     """A dataset: which images, at which size, divided how (wavedp.data)."""
 
     name: str = result("fashion_mnist")  # or openclipart, photographs, procedural, folder, decoded, one of your own
-    split: Literal["official", "dpimagebench"] = result("official")  # the latter: 55,000/5,000 of train, seed 0
-    size: int = result(28)  # H = W in pixels; sets that are rendered or read from a folder take any
-    channels: int = result(1)  # 1 (grey) or 3 (RGB)
-    limit: int | None = result(None)  # keep only the first records of every split
-    n_records: int = result(2048)  # of the procedural set's train split
+    # dpimagebench: fashion_mnist's train divided 55,000/5,000, seed 0; public: procedural images that official lacks
+    split: Literal["official", "dpimagebench", "public"] = result("official")
+    size: int = result(28, within="[1, inf)")  # H = W in pixels; sets that are rendered or read from a folder take any
+    channels: int = result(1, within="[1, 3]")  # 1 (grey) or 3 (RGB)
+    limit: int | None = result(None, within="[1, inf)")  # keep only the first records of every split
+    n_records: int = result(2048, within="[1, inf)")  # of the procedural set's train split
+    # What to do with train records that are equal: a private fit protects one record, not all copies of it.
+    duplicates: Literal["refuse", "merge", "accept"] = privacy("refuse", later=True)
     path: str | None = performance(None, path=True)  # root of a folder dataset
-    home: str = performance(".wavedp/data", path=True)  # downloads and decoded copies
+    home: str = performance(".wavedp/data", path=True)  # downloads
+    cache: str = performance("decoded")  # folder for decoded copies, below home unless absolute; off: none are kept
 
 
 @dataclass(frozen=True)
 class DiffusionConfig:
     """A diffusion with a blur schedule (wavedp.diffusion), and the size of its U-Net."""
 
-    timesteps: int = result(1000)  # T
+    timesteps: int = result(1000, within="[1, inf)")  # T
     noise_schedule: Literal["linear", "cosine"] = result("cosine")  # of β
-    blur_f_max: float | None = result(None)  # f(T), in variances of the base kernel; None: the paper's
-    blur_sigma: float = result(0.4)  # of the base kernel, pixels
+    blur_f_max: float | None = result(None, within="[0, inf)")  # f(T), in base kernel variances; None: paper's
+    blur_sigma: float = result(0.4, within="(0, inf)")  # of the base kernel, pixels
     basis: Literal["dct", "zero_pad"] = result("dct")  # dct reflects at borders, zero_pad darkens them as in the paper
-    heat_sigma_max: float = result(20.0)  # of blur=heat, pixels
+    heat_sigma_max: float = result(20.0, within="(0, inf)")  # of blur=heat, pixels
     blur_order: Literal["coarse_to_fine", "fine_to_coarse"] = result("coarse_to_fine")  # the latter is a control
-    channels: int = result(16)  # of the first level, a multiple of 16
-    layers: int = result(1)  # residual blocks a level
-    multiplicity: int = result(2)  # times and noises a view, averaged before clipping
-    snr_gamma: float = result(5.0)  # of the loss weights; 0: none
+    channels: int = result(16, within="[16, inf)")  # of the first level, a multiple of 16
+    layers: int = result(1, within="[1, inf)")  # residual blocks a level
+    multiplicity: int = result(2, within="[1, inf)")  # times and noises a view, averaged before clipping
+    snr_gamma: float = result(5.0, within="[0, inf)")  # of the loss weights; 0: none
 
 
 @dataclass(frozen=True)
 class PrivacyConfig:
     """The private fit: the mechanism (PRIVACY) and the optimiser around it (RESULT)."""
 
-    epsilon: float = privacy(10.0)  # of one release; inf: no noise, no clipping; 0: no private data used
-    delta: float | None = privacy(None)  # None: 1 / (N ln N), DPImageBench's rule (N = 55,000 gives 1.666e-6)
-    batch_size: int = privacy(128)  # expected size of a Poisson batch; sample rate q = batch_size / N
-    steps: int = privacy(320)  # optimiser steps, empty batches included
-    max_grad_norm: float = privacy(1.0)  # clipping norm C of one record's gradient
+    epsilon: float = privacy(10.0, within="[0, inf]")  # of one release; inf: no noise, no clipping; 0: public
+    # None: 1 / (N ln N), DPImageBench's rule (N = 55,000 gives 1.666e-6).
+    delta: float | None = privacy(None, within="(0, 1)")
+    batch_size: int = privacy(128, within="[1, inf)")  # of a Poisson batch, expected; sample rate q = batch_size / N
+    steps: int = privacy(320, within="[1, inf)")  # optimiser steps, empty batches included
+    max_grad_norm: float = privacy(1.0, within="(0, inf)")  # clipping norm C of one record's gradient
     accountant: Literal["pld"] = privacy("pld")  # calibrates the noise; prv cross-checks it
     relation: Literal["add_or_remove_one"] = privacy("add_or_remove_one")
     clipping: Literal["flat", "normalize"] = privacy("flat")  # normalize also lengthens short gradients
-    mean_share: float = privacy(0.0)  # of epsilon, in [0, 1), for class means of the coarsest band before the fit
+    mean_share: float = privacy(0.0, within="[0, 1)")  # of epsilon, for class means of the coarsest band first
     noise_source: Literal["seeded", "secure"] = privacy("seeded", later=True)  # secure cannot be repeated
     optimizer: Literal["adam", "sgd", "adam_bc"] = result("adam")  # adam_bc: without the noise's bias
-    adam_floor: float = result(0.3, read_if={"optimizer": "adam_bc"})  # least divisor, in noise deviations
-    learning_rate: float = result(3e-3)
-    ema_decay: float = result(0.9)  # of the weights that are sampled from
-    views: int = result(1)  # augmented copies of a record, averaged before clipping
+    adam_floor: float = result(0.3, read_if={"optimizer": "adam_bc"}, within="(0, inf)")  # least divisor, in noise stds
+    learning_rate: float = result(3e-3, within="(0, inf)")
+    ema_decay: float = result(0.9, within="[0, 1)")  # of the weights that are sampled from
+    views: int = result(1, within="[1, 10]")  # augmented copies of a record, averaged before clipping
     trained: Literal["all", "attention", "lora"] = result("all")  # which weights move
-    lora_rank: int = result(8, read_if={"trained": "lora"})
-    scale_decay: float = result(1.0)  # a token of scale s weighs scale_decay^s in the loss
-    microbatch_size: int = performance(64)  # records a forward pass
+    lora_rank: int = result(8, read_if={"trained": "lora"}, within="[1, inf)")
+    scale_decay: float = result(1.0, within="(0, inf)")  # a token of scale s weighs scale_decay^s in the loss
+    microbatch_size: int = performance(64, within="[1, inf)")  # records a forward pass
     # How gradients are taken apart by record; auto: the fastest way that the model allows (wavedp.privacy.clipping).
     grad_sample_mode: Literal["auto", "hooks", "ghost", "bookkeeping"] = performance("auto")
-    checkpoint_every: int = performance(20)  # steps
+    checkpoint_every: int = performance(20, within="[1, inf)")  # steps
 
 
 @dataclass(frozen=True)
 class SamplingConfig:
     """Coarse samples, and how they are drawn."""
 
-    n: int = result(1000)  # classes, or prompts, in equal shares
-    temperature: float = result(0.85)  # of the token distribution, as the next two
-    top_k: int | None = result(None)
-    top_p: float | None = result(None)
-    guidance: float = result(1.0)  # above 1 needs generator.condition_dropout
-    diffusion_steps: int = result(20)  # of diffusion, as the next two (wavedp.diffusion.scheduler)
+    n: int = result(1000, within="[1, inf)")  # classes, or prompts, in equal shares
+    temperature: float = result(0.85, within="(0, inf)")  # of the token distribution, as the next two
+    top_k: int | None = result(None, within="[1, inf)")
+    top_p: float | None = result(None, within="(0, 1]")
+    guidance: float = result(1.0, within="[0, inf)")  # above 1 needs generator.condition_dropout
+    diffusion_steps: int = result(20, within="[1, inf)")  # of diffusion, as the next two (wavedp.diffusion.scheduler)
     algorithm: Literal["reverse_diffusion", "ancestral", "ddim", "dpmsolver++"] = result("dpmsolver++")
     timestep_spacing: Literal["uniform", "quadratic", "logsnr", "blur_aware"] = result("logsnr")
-    seed: int = result(0, later=True)  # other samples of the same private fit; they cost no ε
+    seed: int = result(0, later=True, within=SEED)  # other samples of the same private fit; they cost no ε
     prompts: str | None = performance(None, path=True)  # file of public prompts, one a line; its content is in the key
-    batch_size: int = performance(500)
+    batch_size: int = performance(500, within="[1, inf)")
 
 
 @dataclass(frozen=True)
@@ -127,18 +135,18 @@ class MetricsConfig:
 
     mode: Literal["clean", "pytorch", "tensorflow"] = result("clean")  # whose resize
     precision: Literal["float32", "bfloat16"] = result("float32")  # of the feature network; part of a metric's name
-    fid_samples: int = result(1000)  # generated images for FID and KID
+    fid_samples: int = result(1000, within="[2, inf)")  # generated images for FID and KID
     reference_split: Literal["train", "val", "test"] = result("test")
-    reference_samples: int | None = result(2000)  # None: all of the split
+    reference_samples: int | None = result(2000, within="[2, inf)")  # None: all of the split
     kid: bool = result(True)
-    downstream_steps: int = result(400, read_if={"downstream": "cnn"})  # of the small CNN; 0: no accuracy
+    downstream_steps: int = result(400, read_if={"downstream": "cnn"}, within="[0, inf)")  # of the CNN; 0: none
     downstream: Literal["cnn", "dpimagebench", "small"] = result("cnn", later=True)  # what learns from the samples
     floor: bool = result(True, before=False)  # also the FID between two parts of the real split
     second_network: Literal["effnetlite0", "file"] | None = result(None, later=True)  # for a Fréchet distance more
     also: tuple[Any, ...] = methods("metric")  # further ones: names, or sections of a metric's own options
     second_network_file: str | None = performance(None, path=True)  # TorchScript; its content is in the key
     inception: str | None = performance(None, path=True)  # path of the FID network; None: search
-    batch_size: int = performance(10)  # images a forward pass
+    batch_size: int = performance(10, within="[1, inf)")  # images a forward pass
 
     def __post_init__(self) -> None:
         chosen = (section_of("metric", "metrics.also", item) for item in self.also)
@@ -149,9 +157,9 @@ class MetricsConfig:
 class TrialConfig:
     """One point of a study. Methods may be given by name: TrialConfig(upscaler="bicubic")."""
 
-    level: int = result(1)  # wavelet level of the private coarse image, of side H / 2^level
+    level: int = result(1, within="[0, 16]")  # wavelet level of the private coarse image, of side H / 2^level
     blur: str = result("none")  # f(i): none, linear, log, quadratic, cubic, quartic, triangular, heat
-    seed: int = result(0)  # replicate: moves the private fit, the samples and the downstream test
+    seed: int = result(0, within=SEED)  # replicate: moves the private fit, the samples and the downstream test
     device: str = performance("auto")
     data: DataConfig = field(default_factory=DataConfig)
     public: DataConfig | None = field(default_factory=lambda: DataConfig(name="openclipart"))
@@ -178,6 +186,16 @@ def trial_of(values: dict[str, Any]) -> TrialConfig:
     return from_dict(TrialConfig, {**values, **fitted})
 
 
+def settings_of(trial: TrialConfig) -> dict[str, Any]:
+    """What of a trial is not at its default, by section, as JSON values: `trial_of` reads it back."""
+    found: dict[str, Any] = {}
+    for item in fields(TrialConfig):
+        mine = getattr(trial, item.name)
+        if mine != getattr(TrialConfig(), item.name):
+            found[item.name] = differing(mine) if is_dataclass(mine) else mine
+    return found
+
+
 def with_absolute_paths(values: dict[str, Any]) -> dict[str, Any]:
     """The same sections with every path absolute: workers run in folders of their own. What does not exist is left to
     whoever opens it, unless it is a path of the data: an upscaler's may be a hub id."""
@@ -186,10 +204,17 @@ def with_absolute_paths(values: dict[str, Any]) -> dict[str, Any]:
         section, config = values.get(name), getattr(trial, name)
         if not isinstance(section, dict) or config is None:
             continue
-        changes = {}
-        for field_name in paths(type(config)):
-            path = section.get(field_name)
-            if path and (name not in METHODS or Path(path).expanduser().exists()):
-                changes[field_name] = str(Path(path).expanduser().absolute())
-        found[name] = {**section, **changes}
+        found[name] = _with_absolute_paths(section, type(config), always=name not in METHODS)
+    if isinstance(metrics := found.get("metrics"), dict) and metrics.get("also"):
+        also = [
+            _with_absolute_paths(item, type(own), always=False) if isinstance(item, dict) else item
+            for item, own in zip(metrics["also"], trial.metrics.also, strict=True)
+        ]
+        found["metrics"] = {**metrics, "also": also}
     return found
+
+
+def _with_absolute_paths(section: dict[str, Any], cls: type, always: bool) -> dict[str, Any]:
+    """always: also those that do not exist."""
+    given = {name: Path(section[name]).expanduser() for name in paths(cls) if section.get(name)}
+    return {**section, **{name: str(path.absolute()) for name, path in given.items() if always or path.exists()}}

@@ -12,10 +12,15 @@ import math
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import MISSING, field, fields
 from functools import lru_cache, wraps
-from typing import Any, Literal, get_args, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from wavedp import registry
 from wavedp.errors import UserError
+from wavedp.ranges import Range
+
+SEED = f"[0, {2**64})"
+"""The range of seeds: what torch's generators take."""
+FINITE = Range.of("(-inf, inf)")
 
 FieldClass = Literal["privacy", "result", "performance"]
 
@@ -39,10 +44,13 @@ def once(function: Callable[..., Any]) -> Callable[..., Any]:
     return remembered
 
 
-def privacy(default: Any, later: bool = False, read_if: Mapping[str, Any] | None = None) -> Any:
+def privacy(
+    default: Any, later: bool = False, read_if: Mapping[str, Any] | None = None, within: str | None = None
+) -> Any:
     """A field that changes the privacy guarantee. later: added after studies were published; at its default it is in
-    no key, so their keys stay. read_if: values that other fields of the section must have for this one to be read."""
-    return field(default=default, metadata={"class": "privacy", "later": later, "read_if": read_if})
+    no key, so their keys stay. read_if: values that other fields of the section must have for this one to be read.
+    within: the interval of a number (wavedp.ranges), such as `(0, 1]`; a field of a number needs one."""
+    return _field(default, "privacy", within, later=later, read_if=read_if)
 
 
 def result(
@@ -51,18 +59,23 @@ def result(
     before: Any = None,
     read_if: Mapping[str, Any] | None = None,
     stage: str | None = None,
+    within: str | None = None,
 ) -> Any:
-    """A field that changes the numbers a stage produces. later, read_if: as in `privacy`. before: the value that
-    reproduces studies older than this field and keeps their keys. stage: of a generator's field, the first stage that
-    reads it, `private_fit` or `coarse_samples` (None: `pretrain`), so that it moves no key before."""
-    metadata = {"class": "result", "later": later or before is not None, "read_if": read_if, "stage": stage}
-    return field(default=default, metadata=metadata if before is None else {**metadata, "before": before})
+    """A field that changes the numbers a stage produces. later, read_if, within: as in `privacy`. before: the value
+    that reproduces studies older than this field and keeps their keys. stage: of a generator's field, the first stage
+    that reads it, `private_fit` or `coarse_samples` (None: `pretrain`), so that it moves no key before."""
+    said = {} if before is None else {"before": before}
+    return _field(default, "result", within, later=later or before is not None, read_if=read_if, stage=stage, **said)
 
 
-def performance(default: Any, path: bool = False) -> Any:
+def performance(default: Any, path: bool = False, within: str | None = None) -> Any:
     """A field that changes only how fast, where or with how much memory a stage runs. path: it names a file or folder,
-    whose content, where it matters, is in a key by itself."""
-    return field(default=default, metadata={"class": "performance", "path": path})
+    whose content, where it matters, is in a key by itself. within: as in `privacy`."""
+    return _field(default, "performance", within, path=path)
+
+
+def _field(default: Any, kind: FieldClass, within: str | None, **about: Any) -> Any:
+    return field(default=default, metadata={"class": kind, "within": within and Range.of(within), **about})
 
 
 def method(kind: str) -> Any:
@@ -78,7 +91,7 @@ def methods(kind: str) -> Any:
 def configure(kind: str, name: str, /, **values: Any) -> Any:
     """The configuration of a method: `configure("upscaler", "bicubic", low_pass_consistency=True)`.
 
-    Raises UserError for an unknown method, a field that it does not read, or a value of a wrong type.
+    Raises UserError for an unknown method, a field that it does not read, or a value of a wrong type or out of range.
     """
     found = registry.find(kind, name)
     unknown = sorted(set(values) - {item.name for item in fields(found.Config)})
@@ -86,7 +99,7 @@ def configure(kind: str, name: str, /, **values: Any) -> Any:
         raise UserError(
             f"{kind}.{unknown[0]} is not read by {kind}={name}: {who_reads(kind, unknown[0], found.Config)}"
         )
-    return from_dict(found.Config, {"name": name, **values})
+    return from_dict(found.Config, {"name": name, **values}, f"{kind}.")
 
 
 def who_reads(kind: str, name: str, instead: type) -> str:
@@ -178,10 +191,11 @@ def sections(cls: type) -> list[str]:
     return [item.name for item in fields(cls)]
 
 
-def from_dict(cls: type, values: dict[str, Any]) -> Any:
-    """Build a config from plain nested dicts (what Hydra resolves to), strict about names and types.
+def from_dict(cls: type, values: dict[str, Any], section: str = "") -> Any:
+    """Build a config from plain nested dicts (what Hydra resolves to), strict about names, types and ranges.
 
-    Raises UserError naming the key for an unknown field, a wrong type or a value outside a Literal.
+    section: what comes before its fields' names, such as `privacy.`. Raises UserError naming the key for an unknown
+    field, a wrong type, a value outside a Literal or a number out of its field's range.
     """
     hints = _hints(cls)
     known = {item.name: item for item in fields(cls)}
@@ -190,14 +204,29 @@ def from_dict(cls: type, values: dict[str, Any]) -> Any:
         raise UserError(f"{cls.__name__} has no field {unknown[0]!r}: it has {', '.join(sorted(known))}.")
     made = {}
     for name, value in values.items():
-        about, where = known[name].metadata, f"{cls.__name__}.{name}"
+        about, where = known[name].metadata, f"{section}{name}"
         if "method" in about:
             made[name] = section_of(about["method"], where, value)
         elif "methods" in about:
             made[name] = tuple(section_of(about["methods"], where, item) for item in value or ())
         else:
-            made[name] = _convert(where, hints[name], value)
+            made[name] = _convert(where, hints[name], value, about.get("within"))
     return cls(**made)
+
+
+def check_values(config: Any, section: str = "") -> None:
+    """Raises UserError for a value that `from_dict` would refuse, in a config that was built in Python."""
+    cls: Any = type(config)
+    hints, values = _hints(cls), vars(config)
+    for item in fields(config):
+        about, value, where = item.metadata, values[item.name], f"{section}{item.name}"
+        if "methods" in about:
+            for chosen in value:
+                check_values(chosen, f"{about['methods']}.")
+        elif dataclasses.is_dataclass(value):
+            check_values(value, f"{where}.")
+        else:
+            _convert(where, hints[item.name], value, about.get("within"))
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -205,9 +234,28 @@ def to_dict(config: Any) -> dict[str, Any]:
     return dataclasses.asdict(config)
 
 
+def differing(config: Any) -> dict[str, Any]:
+    """The name of a section and its fields that are not at their defaults, as JSON values that `from_dict` reads."""
+    values = to_dict(config)
+    return {
+        item.name: without_infinity(values[item.name])
+        for item in fields(config)
+        if item.name == "name" or getattr(config, item.name) != item.default
+    }
+
+
 def paths(cls: type) -> list[str]:
     """The fields that name files or folders."""
     return [item.name for item in fields(cls) if item.metadata.get("path")]
+
+
+def without_infinity(value: Any) -> Any:
+    """The value for JSON and YAML, which have no infinity and no tuple: "inf", which `from_dict` reads, and a list."""
+    if isinstance(value, dict):
+        return {name: without_infinity(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_infinity(item) for item in value]
+    return "inf" if isinstance(value, float) and math.isinf(value) else value
 
 
 _hints = lru_cache(maxsize=None)(get_type_hints)  # a plan of 180 trials asks 1,620 times
@@ -224,7 +272,7 @@ def _plain(value: Any) -> Any:
     return "inf" if isinstance(value, float) and math.isinf(value) else value
 
 
-def _convert(where: str, hint: Any, value: Any) -> Any:
+def _convert(where: str, hint: Any, value: Any, within: Range | None) -> Any:
     options = get_args(hint)
     if type(None) in options:
         if value is None:
@@ -235,16 +283,27 @@ def _convert(where: str, hint: Any, value: Any) -> Any:
             return value
         if not isinstance(value, dict):
             raise UserError(f"{where} must be a section of fields, not {value!r}.")
-        return from_dict(hint, value)  # type: ignore[arg-type]
+        return from_dict(hint, value, f"{where}.")  # type: ignore[arg-type]
     if getattr(hint, "__origin__", None) is Literal:
         if value not in get_args(hint):
             raise UserError(f"{where}={value!r} is not offered: use one of {', '.join(map(str, get_args(hint)))}.")
         return value
     if hint is float and isinstance(value, int | float | str) and not isinstance(value, bool):
         try:
-            return float(value)
-        except ValueError:
+            return _in_range(where, float(value), within)
+        except (ValueError, OverflowError):
             raise UserError(f"{where}={value!r} is not a number: give a number or `inf`.") from None
-    if isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
+    if hint is int and isinstance(value, int) and not isinstance(value, bool):
+        return _in_range(where, value, within)
+    kind = get_origin(hint) or hint
+    if not isinstance(kind, type) or (isinstance(value, kind) and hint is not int):
         return value
     raise UserError(f"{where}={value!r} must be {hint.__name__}, not {type(value).__name__}.")
+
+
+def _in_range(where: str, value: float, within: Range | None) -> float:
+    """The value. Raises UserError for one out of range; a field that says no range takes finite numbers."""
+    allowed = within or FINITE
+    if value not in allowed:
+        raise UserError(f"{where}={value} must be {allowed.words(value)}.")
+    return value

@@ -4,7 +4,8 @@ A method's declaration says its name, version, configuration, what it reads and 
 no torch, so that a study of hundreds of trials is planned in seconds. Its model is built when a stage runs.
 
     name      as in `generator=name`; part of every key
-    version   raise it when the code's results change: only this method's artifacts are made again
+    version   raise it when the code's results change: only this method's artifacts are made again. Of a method from
+              another package the keys hold the source too, so that a changed constant is noticed by itself
     Config    a frozen dataclass of what it reads of its own, `name` among it
 
 Everything shared (wavedp.config: privacy, sampling, diffusion, blur, the tokenizer) reaches a method only where `needs`
@@ -23,7 +24,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias, runtime_checkable
 
-from wavedp import registry
+from wavedp import registry, sources
 from wavedp.config import DataConfig, TrialConfig, configure
 from wavedp.fields import identity, is_read, once, settled
 from wavedp.progress import Report
@@ -134,14 +135,15 @@ def canonical(trial: TrialConfig) -> TrialConfig:
         elif kind:
             changes[item.name] = settled(value)
         elif dataclasses.is_dataclass(value):
-            changes[item.name] = settled(value, _names_read(value.__class__, item.name, read))
+            names = _names_read(type(value), item.name, read)  # type: ignore[arg-type]  # mypy: a class has no hash
+            changes[item.name] = settled(value, names)
         elif item.metadata["class"] != "performance" and item.name not in read:
             changes[item.name] = item.default
     return dataclasses.replace(trial, **changes)
 
 
 @lru_cache(maxsize=1024)
-def _names_read(cls: Any, section: str, read: frozenset[str]) -> frozenset[str]:
+def _names_read(cls: type, section: str, read: frozenset[str]) -> frozenset[str]:
     """The fields of a shared section that are among those read, `section.*` standing for all."""
     names = (item.name for item in fields(cls))
     return frozenset(name for name in names if f"{section}.{name}" in read or f"{section}.*" in read)
@@ -151,7 +153,8 @@ def section(trial: TrialConfig, name: str, method: Method) -> dict[str, Any]:
     """The part of a shared section in a method's keys: the fields that it reads, and its published values for others.
     trial: canonical."""
     read, config = SPINE | method.needs(trial).fields, getattr(trial, name)
-    return {**method.published.get(name, {}), **_content(config, _names_read(config.__class__, name, read))}
+    names = _names_read(type(config), name, read)  # type: ignore[arg-type]
+    return {**method.published.get(name, {}), **_content(config, names)}
 
 
 @once
@@ -213,10 +216,17 @@ def unread_sentence(trial: TrialConfig, field: str, value: Any) -> str:
     return f"{field}={value} is not read by {chosen}: {instead}leave {field} out."
 
 
-def versions(methods: Iterable[Method]) -> list[dict[str, int]]:
-    """The versions of methods in the key of a stage that runs their code: none while all are 1."""
-    raised = {method.name: method.version for method in methods if method.version != 1}
-    return [raised] if raised else []
+def versions(methods: Iterable[Method]) -> list[dict[str, Any]]:
+    """The code of methods in the key of a stage that runs it, if there is something to say: for one of this package its
+    version, unless it is 1; for any other its version and the hash of its source (wavedp.sources)."""
+    found: dict[str, Any] = {}
+    for method in methods:
+        module = type(method).__module__
+        if module.partition(".")[0] != "wavedp":
+            found[method.name] = [method.version, sources.digest(module)]
+        elif method.version != 1:
+            found[method.name] = method.version
+    return [found] if found else []
 
 
 def variant(kind: str, config: Any, **changes: Any) -> Any:

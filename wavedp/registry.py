@@ -63,6 +63,8 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "diversity": "wavedp.metrics.diversity:Diversity",
         "memorised": "wavedp.metrics.memorised:Memorised",
         "text": "wavedp.metrics.text:TextAlignment",
+        "inception_score": "wavedp.metrics.inception_score:InceptionScore",
+        "fld": "wavedp.metrics.fld:FLD",
     },
 }
 

@@ -19,11 +19,14 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from torch import nn
 
+from wavedp.finite import require_finite
 from wavedp.progress import Report
 from wavedp.store import write_atomically
 
 EVERY = 60.0  # seconds between two checkpoints
+LOOK_EVERY = 100  # steps
 
 
 class Part(Protocol):
@@ -38,6 +41,9 @@ def steps(total: int, report: Report, checkpoint: Path | None, **parts: Part) ->
     """Yield the numbers of the steps left, from the first after `checkpoint` to total - 1; report(done, total) follows
     each.
 
+    A training that diverged is stopped: its modules are looked at every `LOOK_EVERY` steps, before a checkpoint, and at
+    the end. Raises UserError if their weights are not finite.
+
     checkpoint: this training's own file, or None to keep nothing. A torn file, or one by code that trained other parts,
     counts as missing, with a warning. The parts are restored before the first number is yielded. If `report` raises,
     the checkpoint is written before the exception goes on. Raises RuntimeError or ValueError for the file of a model
@@ -47,6 +53,8 @@ def steps(total: int, report: Report, checkpoint: Path | None, **parts: Part) ->
     for step in range(first, total):
         yield step
         due = time.monotonic() - saved >= EVERY
+        if due or (step + 1) % LOOK_EVERY == 0 or step + 1 == total:
+            _require_finite(step + 1, parts)
         if checkpoint is not None and due:
             _save(checkpoint, step + 1, parts)
             saved = time.monotonic()
@@ -56,6 +64,14 @@ def steps(total: int, report: Report, checkpoint: Path | None, **parts: Part) ->
             if checkpoint is not None and not due:
                 _save(checkpoint, step + 1, parts)
             raise
+
+
+def _require_finite(done: int, parts: dict[str, Part]) -> None:
+    for part in parts.values():
+        if isinstance(part, nn.Module):
+            require_finite(
+                part.state_dict(), f"after step {done} of a public training, its weights", "lower its learning rate"
+            )
 
 
 def _save(path: Path, done: int, parts: dict[str, Part]) -> None:

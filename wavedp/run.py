@@ -32,12 +32,15 @@ import sys
 import time
 import types
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wavedp import chain, checks
+from wavedp.command import command
 from wavedp.config import TrialConfig, from_dict
+from wavedp.data import overlap
+from wavedp.devices import chosen_device
 from wavedp.errors import UserError
 from wavedp.methods import canonical
 from wavedp.privacy import ledger
@@ -81,6 +84,7 @@ def run(trial: TrialConfig, store: str | Store = ".wavedp/store", device: str = 
         print(f"Warning: {warning}", file=sys.stderr)
     stages.check_models(canonical(trial))
     store, keys = Store(store) if isinstance(store, str) else store, chain.keys(trial)
+    store.require_writable()
     found: dict[str, Artifact] = {}
     for stage in chain.chain_of(canonical(trial)):
         report = _silent if quiet else printed(stage.name)
@@ -105,18 +109,6 @@ def spent(lines: Sequence[ledger.Line]) -> float:
     return sum(ledger.composed_epsilon(lines).values())
 
 
-def chosen_device(asked: str) -> str:
-    """cpu or cuda. Raises UserError for a GPU that is not there."""
-    import torch
-
-    if asked not in ("auto", "cpu", "cuda"):
-        raise UserError(f"device={asked} is not a device: use auto, cpu or cuda.")
-    there = torch.cuda.is_available()
-    if asked == "cuda" and not there:
-        raise UserError("device=cuda and torch finds no CUDA GPU on this machine: use device=auto or device=cpu.")
-    return "cuda" if asked != "cpu" and there else "cpu"
-
-
 @dataclass(frozen=True)
 class PlannedTrial:
     """A trial of a plan file, with the keys that it had where it was planned."""
@@ -124,6 +116,7 @@ class PlannedTrial:
     id: str
     config: TrialConfig
     keys: dict[str, str]
+    axes: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -140,7 +133,9 @@ def read_plan(path: Path) -> list[PlannedTrial]:
     """The trials of a plan file. Raises UserError for a file that is not one."""
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))["trials"]
-        return [PlannedTrial(row["id"], from_dict(TrialConfig, row["config"]), row["keys"]) for row in rows]
+        return [
+            PlannedTrial(row["id"], from_dict(TrialConfig, row["config"]), row["keys"], row["axes"]) for row in rows
+        ]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{path} is not a plan ({type(error).__name__}: {error}): write one with python -m sweeps.run +sweep=NAME "
@@ -260,6 +255,7 @@ def _silent(done: int, total: int) -> None:
     """Nobody reads it."""
 
 
+@command
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; see the module. Returns its exit status."""
     parser = argparse.ArgumentParser(prog="python -m wavedp.run", description="Make what a plan asks for, without Ray.")
@@ -275,9 +271,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     started = time.time()
     try:
         stages, shard = _stages(chosen.stages), _shard(chosen.shard)
-        trials = [_at_home(trial, chosen.home) for trial in read_plan(chosen.plan)]
+        trials = [at_home(trial, chosen.home) for trial in read_plan(chosen.plan)]
         require_same_keys(trials, stages)
+        for trial in trials:
+            overlap.refuse_shared(trial.config.data, chain.public_reads(trial.config))
         device, store = chosen_device(chosen.device), Store(chosen.store)
+        if not chosen.dry_run:
+            store.require_writable()
     except UserError as error:
         print(f"Error: {error}", file=sys.stderr)
         return REFUSED
@@ -331,7 +331,7 @@ def _shard(text: str) -> tuple[int, int]:
     return int(number), int(of)
 
 
-def _at_home(trial: PlannedTrial, home: str | None) -> PlannedTrial:
+def at_home(trial: PlannedTrial, home: str | None) -> PlannedTrial:
     """The trial with its datasets in another folder."""
     if home is None:
         return trial

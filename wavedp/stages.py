@@ -16,6 +16,8 @@ do not read is at its default.
 
 from __future__ import annotations
 
+import logging
+import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
@@ -26,9 +28,11 @@ import torch
 from torch import Tensor
 
 from wavedp import data, methods, metrics, text, tokenizers
-from wavedp.chain import chain_of, coarse_shape, fit_kind, keys, mechanisms, n_records
+from wavedp.chain import PUBLIC, chain_of, coarse_shape, fit_kind, keys, mechanisms, n_records, public_reads
 from wavedp.config import DataConfig, MetricsConfig, TrialConfig
+from wavedp.data import duplicates, overlap
 from wavedp.errors import UserError
+from wavedp.finite import require_finite
 from wavedp.generators import FitSettings, Generator, Pretrains
 from wavedp.methods import Trains, Weights, canonical
 from wavedp.metrics import suite
@@ -86,6 +90,7 @@ def make_tokenizer(work: Work) -> None:
     if isinstance(method, Trains) and level is not None:
         images = _coarse_images(data.load(_public(trial), "train"), level)
         weights, report = method.train(trial, images, work.device, work.report, work.training)
+        _require_trained(weights, f"tokenizer={trial.tokenizer.name}")
     work.draft.tensors("weights", weights)
     work.draft.json("tokenizer", report)
 
@@ -104,19 +109,25 @@ def make_pretrain(work: Work) -> None:
             conditions = conditions[:, 0] if conditions.ndim == 3 else conditions
         seed = getattr(trial.generator, "public_seed", 0)  # a Config may have none
         weights = generator.fit_public(images, conditions, seed, work.report, work.training)
+        _require_trained(weights, f"generator={method.name}")
     work.draft.tensors("weights", weights)
 
 
 def make_private_fit(work: Work) -> None:
-    """The release: the generator fitted to the coarse sensitive images, with differential privacy."""
+    """The release: the generator fitted to the coarse sensitive images, with differential privacy.
+
+    A fit whose weights are not finite is a release like any other, with its ledger lines: the next stage refuses it.
+    """
     trial = work.trial
     generator = build_generator(trial, work.inputs, work.device)
-    weights = work.inputs["pretrain"].tensors("weights")
+    weights = _input_weights(work.inputs, "pretrain")
     kind = fit_kind(trial)
     if kind == "public":
         work.draft.tensors("weights", generator.start(weights) if isinstance(generator, Pretrains) else weights)
         work.draft.json("ledger", [])
         return
+    if kind == "dp":
+        duplicates.check(trial.data)
     sensitive = data.load(trial.data, "train")
     images, conditions = _coarse_images(sensitive, trial.level), _conditions(sensitive, trial)
     source: dict[str, Any] = {
@@ -137,7 +148,14 @@ def make_private_fit(work: Work) -> None:
             "released: make its `mechanisms` and its fit agree."
         )
     lines = [
-        ledger.line_for_fit(item, trial.privacy, **source, purpose=purpose, release=fit.releases[purpose])
+        ledger.line_for_fit(
+            item,
+            trial.privacy,
+            **source,
+            purpose=purpose,
+            release=fit.releases[purpose],
+            copies=data.repeats(trial.data, "train").copies,
+        )
         for purpose, item in fit.mechanisms.items()
     ]
     if kind == "real":
@@ -155,11 +173,17 @@ def make_coarse_samples(work: Work) -> None:
         conditions, labels = text.encode(prompts)[order], torch.zeros_like(order)
     else:
         conditions = labels = torch.arange(trial.sampling.n) % data.n_classes(trial.data)
-    weights = work.inputs["private_fit"].tensors("weights")
+    weights, name = work.inputs["private_fit"].tensors("weights"), trial.generator.name
+    require_finite(
+        weights,
+        f"weights of generator={name} after its private fit",
+        "what it spent stays in the ledger; lower privacy.learning_rate, which is another release",
+    )
     again = trial.sampling.seed
     seed = derive_seed(trial.seed, "coarse_samples", again) if again else trial.seed
     generator = build_generator(trial, work.inputs, work.device)
     images = generator.sample(weights, conditions, trial.sampling, seed, work.report)
+    require_finite({"images": images}, f"samples of generator={name}", "its model diverged; lower a learning rate")
     work.draft.tensors("samples", {"images": images, "labels": labels})
 
 
@@ -168,6 +192,7 @@ def make_upscaler(work: Work) -> None:
     method, images = methods.upscaler(work.trial), _coarse_images(data.load(_public(work.trial), "train"), level=0)
     assert isinstance(method, Trains)  # or the trial would not have this stage
     weights, _ = method.train(work.trial, images, work.device, work.report, work.training)
+    _require_trained(weights, f"upscaler={work.trial.upscaler.name}")
     work.draft.tensors("weights", weights)
 
 
@@ -177,7 +202,9 @@ def make_upscale(work: Work) -> None:
     samples = work.inputs["coarse_samples"].tensors("samples")
     parts = []
     for part in samples["images"].split(50):
-        parts.append((upscaler.upscale(part, factor) * 255).round().clamp(0, 255).to(torch.uint8))
+        images = upscaler.upscale(part, factor)
+        require_finite({"images": images}, f"images of upscaler={upscaler.name}", "look for damaged weights")
+        parts.append((images * 255).round().clamp(0, 255).to(torch.uint8))
         work.report(sum(map(len, parts)), len(samples["images"]))
     work.draft.tensors("samples", {"images": torch.cat(parts), "labels": samples["labels"]})
     work.draft.json("upscaler", {"bridge": upscaler.bridge(factor)})
@@ -198,7 +225,7 @@ def make_evaluate(work: Work) -> None:
         work.cache,
         work.report,
         work.device,
-        _texts(trial),
+        captions(trial),
     )
     work.draft.json("metrics", measured)
 
@@ -218,34 +245,75 @@ MAKE: dict[str, Callable[[Work], None]] = {
 def make(stage: str, trial: TrialConfig, store: Store, device: str, report: Report = silent) -> tuple[Artifact, bool]:
     """The artifact of the stage so named and whether this call made it (False: it was in the store), its inputs first.
 
-    Holds the key's lock meanwhile, so two processes never make the same release; the second finds the first's.
+    Everything that is missing is made in this process: for a notebook, a shard, a report.
+    """
+
+    def missing(name: str) -> Artifact:
+        return make(name, trial, store, device, report)[0]
+
+    return _make(stage, canonical(trial), store, device, report, missing)
+
+
+def make_alone(
+    stage: str, key: str, trial: TrialConfig, store: Store, device: str, report: Report = silent
+) -> tuple[Artifact, bool]:
+    """As `make`, where others make the inputs, on this machine or another.
+
+    key: what was asked for. Raises UserError if this machine's code or data would make something else, and for an input
+    that is not in the store as this machine sees it.
     """
     trial = canonical(trial)
+    here = keys(trial)
+    if here.get(stage) != key:
+        raise UserError(
+            f"{stage} {key[:12]} was asked for and {socket.gethostname()} would make {here.get(stage, 'none')[:12]}: "
+            "let every node have the same commit of wavedp and the same data."
+        )
+
+    def missing(name: str) -> Artifact:
+        raise UserError(
+            f"{stage} {key[:12]} needs {name} {here[name][:12]}, which {socket.gethostname()} does not find intact in "
+            f"{store.root}: give a store that every node reaches, and start the same command again."
+        )
+
+    return _make(stage, trial, store, device, report, missing)
+
+
+def _make(
+    stage: str, trial: TrialConfig, store: Store, device: str, report: Report, missing: Callable[[str], Artifact]
+) -> tuple[Artifact, bool]:
+    """Holds the key's lock meanwhile, so two processes never make the same release; the second finds the first's.
+
+    missing: gives an input that is not in the store.
+    """
     names = keys(trial)
     key = names[stage]
+    if stage in (*PUBLIC, "private_fit"):
+        overlap.refuse_shared(trial.data, public_reads(trial))
     with store.lock(stage, key):
         published = store.open(stage, key)
-        if published is not None:
-            return published, False
-        inputs = {}
-        for name in next(item for item in chain_of(trial) if item.name == stage).inputs:
-            artifact = store.open(name, names[name])
-            if artifact is None:
-                artifact, _ = make(name, trial, store, device, report)
-            inputs[name] = artifact
-        folder = store.work_folder(stage, key)
-        work = Work(trial, inputs, Draft(), key, folder, folder.parent / "features", device, report)
-        MAKE[stage](work)
-        made = store.publish(stage, key, work.draft)
-        work.training.unlink(missing_ok=True)
-        return made, True
+        made = published is None
+        if published is None:
+            inputs = {}
+            for name in next(item for item in chain_of(trial) if item.name == stage).inputs:
+                inputs[name] = store.open(name, names[name]) or missing(name)
+            folder = store.work_folder(stage, key)
+            work = Work(trial, inputs, Draft(), key, folder, folder.parent / "features", device, report)
+            MAKE[stage](work)
+            published = store.publish(stage, key, work.draft)
+            made = published.files == work.draft.files  # not where another machine was first
+        store.discard_work(stage, key)
+        return published, made
 
 
 def check_models(trial: TrialConfig) -> None:
-    """Check that weights for stage two and the metrics exist, are intact and accept these images.
+    """Check that weights for stage two and the metrics exist, are intact and accept these images; warn of public images
+    that look like copies of sensitive ones.
 
-    Opens the weight files, which `checks.check` does not. Raises UserError.
+    Opens weight files and compares pictures, which `checks.check` does not. Raises UserError.
     """
+    for warning in overlap.warn_of_copies(trial.data, public_reads(trial)):
+        _warn(warning)
     if methods.generator(trial).conditioning(trial) == "text":
         text.check()
         _prompts(trial)
@@ -268,12 +336,29 @@ def build_upscaler(trial: TrialConfig, inputs: dict[str, Artifact], device: str)
 
 def _weights(method: methods.Method, trial: TrialConfig, inputs: dict[str, Artifact]) -> dict[str, Weights]:
     """Weights of the earlier stages that the method needs."""
-    return {name: inputs[name].tensors("weights") for name in method.needs(trial).inputs if name in inputs}
+    return {name: _input_weights(inputs, name) for name in method.needs(trial).inputs if name in inputs}
+
+
+def _input_weights(inputs: dict[str, Artifact], stage: str) -> Weights:
+    """Of an earlier stage. Raises UserError for weights that are not finite, which an old store may hold."""
+    weights = inputs[stage].tensors("weights")
+    require_finite(weights, f"weights that the stage {stage} left in the store", "lower its learning rate")
+    return weights
+
+
+def _require_trained(weights: Weights, whose: str) -> None:
+    require_finite(weights, f"weights of {whose} after its public training", "lower its learning rate")
+
+
+@cache  # once a process
+def _warn(sentence: str) -> None:
+    logging.getLogger(__name__).warning("Warning: %s", sentence)
 
 
 @cache  # the trials of a study ask the same again and again
 def _check_metrics(config: MetricsConfig, of: DataConfig, n_generated: int, described: bool) -> None:
-    suite.check(metrics.Given(config, partial(n_records, of), n_generated, labelled=True, described=described))
+    counts, n_classes = partial(n_records, of), data.n_classes(of)
+    suite.check(metrics.Given(config, counts, n_generated, described=described, n_classes=n_classes))
 
 
 def _real(trial: TrialConfig) -> suite.Load:
@@ -299,7 +384,7 @@ def _conditions(dataset: data.Dataset, trial: TrialConfig, views: int | None = N
     return torch.tensor(dataset.labels)
 
 
-def _texts(trial: TrialConfig) -> list[str] | None:
+def captions(trial: TrialConfig) -> list[str] | None:
     """The prompt of each sample, or None where samples have classes."""
     if methods.generator(trial).conditioning(trial) != "text":
         return None

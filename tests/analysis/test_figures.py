@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from plotly.offline import get_plotlyjs
 from study_folder import build
 
 from analysis.figures import main, render
@@ -44,18 +45,39 @@ def test_everything_is_written_without_a_browser(folder: Path, capsys: pytest.Ca
 
 
 @pytest.mark.usefixtures("no_browser")
-def test_the_page_loads_plotly_from_its_own_folder_only(folder: Path) -> None:
+def test_pages_load_plotly_from_the_folder_of_the_studies_only(folder: Path) -> None:
     render(folder, ["pareto"])
     page = (folder / "figures" / "pareto.html").read_text()
-    assert re.findall(r"<script[^>]*src=\"([^\"]*)\"", page) == ["plotly.min.js"]
+    (source,) = re.findall(r"<script[^>]*src=\"([^\"]*)\"", page)
     assert "http" not in page
-    assert (folder / "figures" / "plotly.min.js").is_file()
+    assert (folder / "figures" / source).resolve() == folder.parent / "plotly.min.js"
+    assert (folder.parent / "plotly.min.js").read_text() == get_plotlyjs()
+
+
+@pytest.mark.usefixtures("no_browser")
+def test_a_page_drawn_again_is_the_same(folder: Path) -> None:
+    first, again = ([path.read_bytes() for path in render(folder, ["pareto"])] for _ in range(2))
+    assert first == again
+
+
+@pytest.mark.usefixtures("no_browser")
+def test_another_version_of_plotly_is_replaced(folder: Path) -> None:
+    (folder.parent / "plotly.min.js").write_text("of last year")
+    render(folder, ["pareto"])
+    assert (folder.parent / "plotly.min.js").read_text() == get_plotlyjs()
+
+
+@pytest.mark.usefixtures("no_browser")
+def test_a_folder_that_takes_no_plotly_is_a_notice(folder: Path, capsys: pytest.CaptureFixture) -> None:
+    (folder.parent / "plotly.min.js").mkdir()
+    assert [path.suffix for path in render(folder, ["pareto"])] == [".html", ".json"]
+    assert f"{folder.parent / 'plotly.min.js'} can't be written (Is a directory)" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("no_browser")
 def test_a_published_folder_is_small(folder: Path) -> None:
     render(folder, published=True)
-    files = [path for path in folder.rglob("*") if path.is_file() and path.name != "plotly.min.js"]
+    files = [path for path in folder.rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) < 1e6
 
 

@@ -21,7 +21,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def lines(path: Path) -> list[dict]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def test_reads_every_record(folder: Path) -> None:
@@ -50,14 +50,16 @@ def test_budget_is_what_was_spent_at_the_ends_and_what_was_asked_between(folder:
     assert [trial.budget for trial in load(folder).trials] == [0.0, 3.0, math.inf]
 
 
-def test_torn_last_line_is_ignored(folder: Path) -> None:
+def test_torn_last_line_of_the_trials_is_said_and_one_of_the_ledger_is_refused(folder: Path) -> None:
     before = len(load(folder).trials)
-    for name in ("trials.jsonl", "ledger.jsonl"):
-        with (folder / name).open("a") as file:
-            file.write('{"trial": "cut o')
-    study = load(folder)
-    assert len(study.trials) == before
-    assert len(study.ledger) == 3
+    with (folder / "trials.jsonl").open("a") as file:
+        file.write('{"trial": "cut o')
+    with pytest.warns(UserWarning, match=r"line 7 of .*trials\.jsonl was cut off"):
+        assert len(load(folder).trials) == before
+    with (folder / "ledger.jsonl").open("a") as file:
+        file.write('{"kind": "dp_s')
+    with pytest.warns(match="trials"), pytest.raises(UserError, match=r"line 4 of .*ledger\.jsonl was cut off"):
+        load(folder)
 
 
 def test_broken_line_before_the_end_is_refused(folder: Path) -> None:

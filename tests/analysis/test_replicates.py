@@ -103,13 +103,27 @@ def test_series_are_named_by_the_axes_that_vary() -> None:
         for up in ("bicubic", "lanczos")
         for s in (0, 1)
     ]
-    labels = series_labels([trial(str(i), axes=a) for i, a in enumerate(axes)])
+    labels = series_labels(study([trial(str(i), axes=a) for i, a in enumerate(axes)]))
     assert set(labels.values()) == {f"level {level}, {up}" for level in (1, 2) for up in ("bicubic", "lanczos")}
 
 
 def test_a_single_series_is_named_by_its_settings() -> None:
-    labels = series_labels([trial("a", generator="spectral_ar", level=1, upscaler="bicubic", axes={"epsilon": 1.0})])
+    one = trial("a", generator="spectral_ar", level=1, upscaler="bicubic", axes={"epsilon": 1.0})
+    labels = series_labels(study([one]))
     assert labels == {"a": "spectral_ar, level 1, bicubic"}
+
+
+def test_a_blur_schedule_is_named_with_its_noise_and_basis() -> None:
+    trials = [trial(blur, blur=blur, axes={"blur": blur}) for blur in ("none", "quartic")]
+    assert series_labels(study(trials)) == {"none": "none", "quartic": "quartic"}  # the study does not tell
+    told = replace(study(trials), meta={"config": {"diffusion": {"noise_schedule": "cosine", "basis": "dct"}}})
+    assert series_labels(told) == {"none": "none (cosine)", "quartic": "quartic (cosine, dct)"}
+    paper = [
+        trial(noise, blur="log", axes={"blur": blur, "diffusion.noise_schedule": noise})
+        for blur, noise in (("log", "linear"), ("log2", "cosine"))
+    ]
+    labels = series_labels(replace(told, trials=paper))
+    assert labels["linear"] == "log (linear, dct)"
 
 
 def test_metric_that_no_trial_has() -> None:

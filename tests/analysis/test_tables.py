@@ -181,4 +181,4 @@ def test_report_of_a_study_in_which_nothing_finished(tmp_path: Path) -> None:
 
 def test_report_refuses_in_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert report.main([str(tmp_path / "nowhere")]) == 2
-    assert capsys.readouterr().err.startswith("there is no folder")
+    assert capsys.readouterr().err.startswith("Error: there is no folder")

@@ -129,8 +129,8 @@ class Unclassed(Broken):
 class KeylessConfig(ClassMeansConfig):
     """A field that is left out of content()."""
 
-    power: float = result(1.0)
-    threads: int = performance(1)
+    power: float = result(1.0, within="(0, inf)")
+    threads: int = performance(1, within="[1, inf)")
 
 
 class Keyless(Broken):

@@ -20,7 +20,8 @@ class ClassMeansConfig:
     """Every field has a class: `result` fields are in the keys of the stages."""
 
     name: str = result("class_means")
-    spread: float = result(0.1, stage="coarse_samples")  # deviation of a pixel from the mean of its class
+    # The deviation of a pixel from the mean of its class; a number says which values it takes.
+    spread: float = result(0.1, within="[0, inf)", stage="coarse_samples")
 
 
 class ClassMeans(GeneratorMethod):
@@ -37,11 +38,9 @@ class ClassMeans(GeneratorMethod):
         return gaussian(trial, n_records, "class_means")
 
     def check(self, trial):
-        """There is a budget, and a spread that can be drawn."""
+        """There is a budget."""
         if trial.privacy.epsilon == 0:
             raise UserError("generator=class_means knows nothing without private data: use privacy.epsilon > 0.")
-        if trial.generator.spread < 0:
-            raise UserError(f"generator.spread={trial.generator.spread} is no standard deviation: use 0 or more.")
         return []
 
     def build(self, trial, inputs, device):

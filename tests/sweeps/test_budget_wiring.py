@@ -4,18 +4,27 @@ import asyncio
 import dataclasses
 import json
 import math
+import multiprocessing
+import shutil
+import time
 
 import pytest
 
 from sweeps import coordinator as module
+from sweeps.claim import claimed
 from sweeps.plan import plan, release_of
-from wavedp import data
+from sweeps.records import Records
+from wavedp import chain, data
 from wavedp.config import DataConfig, TrialConfig, from_dict, to_dict
+from wavedp.errors import UserError
+from wavedp.jsonl import read_jsonl
 from wavedp.privacy import accounting, ledger
 from wavedp.privacy.accounting import compose
+from wavedp.store import Draft, Store
 
 PROCEDURAL = DataConfig(name="procedural", n_records=256)
-BASE = to_dict(dataclasses.replace(TrialConfig(), data=PROCEDURAL, public=PROCEDURAL))
+PUBLIC = dataclasses.replace(PROCEDURAL, split="public")
+BASE = to_dict(dataclasses.replace(TrialConfig(), data=PROCEDURAL, public=PUBLIC))
 TRIALS = plan(BASE, {"grid": {"epsilon": [1, 1.5, 2]}}, lambda group, option: {})
 
 
@@ -28,21 +37,21 @@ class FakeStage:
     def options(self, **_):
         return self
 
-    def remote(self, name, trial, settings, me):
+    def remote(self, name, key, trial, settings, me):
         self.started.append(trial)
         return self.result(name, trial)
 
 
 async def released(name, trial):
     config = from_dict(TrialConfig, trial)
-    key, asked = module.chain.keys(config)[name], release_of(config)
+    key, asked = chain.keys(config)[name], release_of(config)
     lines = [
         ledger.line_for_fit(
             item, config.privacy, dataset=asked.dataset, n_records=256, stage_key=key, trials=[], purpose=str(number)
         )
         for number, item in enumerate(asked.mechanisms)
     ]
-    return {"key": key, "made": True, "seconds": 5.0, "ledger": lines}
+    return {"key": key, "made": True, "seconds": 5.0, "ledger": lines, "warnings": []}
 
 
 async def lost(name, trial):
@@ -52,7 +61,8 @@ async def lost(name, trial):
 def coordinator(folder, monkeypatch, result=released, gpus=0, **budget):
     settings = {
         "store": str(folder / "store"),
-        "stages": {name: {"num_gpus": gpus} for name in module.chain.NAMES},
+        "copy": "study-0",
+        "stages": {name: {"num_gpus": gpus} for name in chain.NAMES},
         "budget": {"epsilon": None, "gpu_hours": None} | budget,
     }
     fake = FakeStage(result)
@@ -95,6 +105,85 @@ def test_a_release_that_does_not_fit_is_refused_and_smaller_ones_go_on(tmp_path,
     assert [isinstance(answer, str) for answer in ask(target, TRIALS)] == [False, False, True]
 
 
+def test_a_release_that_was_made_elsewhere_is_counted_before_any_other(tmp_path, monkeypatch):
+    """By `wavedp.run` with the plan, say: it lies in the store, and no ledger lists it."""
+    small, _, large = TRIALS
+    store = Store(str(tmp_path / "store"))
+    draft = Draft()
+    draft.json("ledger", asyncio.run(released("private_fit", to_dict(large.config)))["ledger"])
+    store.publish("private_fit", large.keys["private_fit"], draft)
+    records = Records(tmp_path)
+    for lines, users in records.find_releases(TRIALS, store):
+        records.put_ledger(lines, users)
+    assert [line["trials"] for line in records.ledger.values()] == [[large.id]]
+    target, _ = coordinator(tmp_path, monkeypatch, epsilon=2.05)
+    assert [isinstance(answer, str) for answer in ask(target, [small, large])] == [True, False]
+
+
+def contend(folder, trial, together, telling):
+    """A command of this study that releases one trial, as soon as no other command holds the folder."""
+    study, refused = {"study": "s", "axes": {}, "identity": {}}, 0
+    together.wait()
+    while True:
+        try:
+            with (
+                claimed(folder, study, str(folder / "store"), TRIALS),
+                pytest.MonkeyPatch.context() as patch,
+            ):
+                target, _ = coordinator(folder, patch, epsilon=2.05)
+                (answer,) = ask(target, [trial])
+                time.sleep(1)
+                telling.send((refused, answer if isinstance(answer, str) else "released"))
+                return
+        except UserError as error:
+            if "is in use by process" not in str(error):
+                raise
+            refused += 1
+            time.sleep(0.02)
+
+
+@pytest.mark.slow
+def test_of_two_commands_at_once_the_second_sees_what_the_first_released(tmp_path):
+    small, _, large = TRIALS
+    spawn = multiprocessing.get_context("spawn")
+    together = spawn.Barrier(2)
+    pipes = [spawn.Pipe(duplex=False) for _ in range(2)]
+    for (_, telling), trial in zip(pipes, (small, large), strict=True):
+        spawn.Process(target=contend, args=(tmp_path, trial, together, telling)).start()
+        telling.close()
+    told = [listening.recv() for listening, _ in pipes]
+    answers = sorted(answer for _, answer in told)
+    assert answers[0].startswith("release ")
+    assert "over budget.epsilon=2.05" in answers[0]
+    assert answers[1] == "released"
+    assert sum(refused for refused, _ in told) > 0
+    assert len(ledger.read(tmp_path / "ledger.jsonl")) == 1
+
+
+def test_while_the_ledger_cannot_be_written_nothing_more_is_released(tmp_path, monkeypatch):
+    small, middle, _ = TRIALS
+    folder = tmp_path / "results"
+    target, fake = coordinator(folder, monkeypatch)
+    (folder / "ledger.jsonl" / "in the way").mkdir(parents=True)
+    ask(target, [small])
+    with pytest.raises(UserError, match=r"results/ledger\.jsonl cannot be written \(Is a directory\): make room"):
+        ask(target, [middle])
+    assert len(fake.started) == 1
+    shutil.rmtree(folder / "ledger.jsonl")
+    assert isinstance(ask(target, [middle])[0], list)
+    assert len(ledger.read(folder / "ledger.jsonl")) == 2
+    assert asyncio.run(target.close()) == ([], None)
+
+
+def test_files_that_cannot_be_written_fail_their_trial_and_no_row_is_lost(tmp_path, monkeypatch):
+    target, _ = coordinator(tmp_path, monkeypatch)
+    row = {"trial": "a" * 300, "status": "done", "reason": None}
+    asyncio.run(target.finish(row, {f"samples/{'a' * 300}.npz": b""}))
+    (found,) = read_jsonl(tmp_path / "trials.jsonl")
+    assert found["status"] == "failed"
+    assert "cannot be written (File name too long)" in found["reason"]
+
+
 def test_a_failed_fit_gives_its_budget_back(tmp_path, monkeypatch):
     small, middle, _ = TRIALS
     target, _ = coordinator(tmp_path, monkeypatch, lost, epsilon=1.5)
@@ -110,7 +199,7 @@ def test_gpu_hours_count_what_runs_and_what_ran_and_spare_what_is_in_the_store(t
 
     async def hour(name, trial):
         clock[0] += 3600
-        return {"key": "k", "made": True, "seconds": 3600.0, "ledger": []}
+        return {"key": "k", "made": True, "seconds": 3600.0, "ledger": [], "warnings": []}
 
     target, _ = coordinator(tmp_path, monkeypatch, hour, gpus=0.5, gpu_hours=0.4)
     assert isinstance(ask(target, TRIALS[:1])[0], list)

@@ -140,6 +140,7 @@ def test_another_upscaler_is_free_and_a_corrupted_artifact_is_remade(smoke):
     assert done.returncode == 0, done.stdout + done.stderr
     assert "(0 new)" in done.stdout
     assert damaged.read_bytes() == content
+    assert f"Warning: {damaged.parent} is damaged (samples.safetensors): it is set aside" in done.stderr
     releases = {line["stage_key"] for line in rows(folder, "other", "ledger.jsonl")}
     assert releases == {line["stage_key"] for line in rows(folder, name="ledger.jsonl")}
     for row in rows(folder, "other"):
@@ -174,7 +175,7 @@ def test_a_folder_of_another_configuration_is_refused(smoke):
 
 @pytest.mark.slow
 def test_a_killed_driver_continues_from_the_checkpoint(uninterrupted, tmp_path):
-    with open(tmp_path / "log", "w") as log:
+    with open(tmp_path / "log", "w", encoding="utf-8") as log:
         process = start(tmp_path, log)
         checkpoint = wait_for_checkpoint(tmp_path, process)
         process.send_signal(signal.SIGKILL)
@@ -182,16 +183,15 @@ def test_a_killed_driver_continues_from_the_checkpoint(uninterrupted, tmp_path):
     assert not (tmp_path / "results/smoke/trials.jsonl").exists()
     # Ray's processes follow their driver; the resumed run must not race with a worker that is still dying.
     time.sleep(3)
-    written = checkpoint.stat().st_mtime
     done = run(tmp_path, *LONG_FIT)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert checkpoint.stat().st_mtime > written
+    assert not checkpoint.parent.exists()  # it holds the noise, and has served
     assert_same_release(tmp_path, uninterrupted)
 
 
 @pytest.mark.slow
 def test_a_killed_worker_is_replaced(uninterrupted, tmp_path):
-    with open(tmp_path / "log", "w") as log:
+    with open(tmp_path / "log", "w", encoding="utf-8") as log:
         process = start(tmp_path, log)
         wait_for_checkpoint(tmp_path, process)
         workers = [
@@ -283,9 +283,9 @@ def test_a_refusal_is_a_sentence_and_an_exit_status(overrides, words, tmp_path):
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        (["sweep.grid.epsilon=[-1]"], "epsilon=-1.0 is not a budget"),
+        (["sweep.grid.epsilon=[-1]"], "epsilon=-1.0 must be at least 0"),
         (["sweep.grid.epsilon=[much]"], "epsilon='much' is not a number"),
-        (["privacy.delta=1"], "delta=1.0 is out of range"),
+        (["privacy.delta=1"], "delta=1.0 must be above 0 and below 1"),
         (["sweep.grid.epsilon=[1e-6]", "privacy.steps=1000000"], "No noise multiplier"),
         (["~sweep.grid.upscaler", "upscaler=realsr_df2k_x4", "upscaler.weights=/nowhere"], "/nowhere"),
         (["metrics.inception=/nowhere.pt"], "The FID network is not there"),

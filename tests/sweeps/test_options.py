@@ -15,7 +15,7 @@ from sweeps.study import describe_study
 from wavedp.config import TrialConfig, sections, with_absolute_paths
 from wavedp.errors import UserError
 
-SMALL = ["data=procedural", "data@public=procedural"]
+SMALL = ["data=procedural", "data@public=procedural_public"]
 
 
 def study(*typed):

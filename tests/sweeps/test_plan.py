@@ -18,7 +18,8 @@ from wavedp.privacy.selection import RandomK, drawn
 from wavedp.run import read_plan
 
 PROCEDURAL = DataConfig(name="procedural", n_records=256)
-BASE = to_dict(dataclasses.replace(TrialConfig(), data=PROCEDURAL, public=PROCEDURAL))
+PUBLIC = dataclasses.replace(PROCEDURAL, split="public")
+BASE = to_dict(dataclasses.replace(TrialConfig(), data=PROCEDURAL, public=PUBLIC))
 OPTIONS = {"upscaler": {name: {"name": name} for name in ("bicubic", "lanczos", "nearest")}}
 
 
@@ -303,16 +304,16 @@ def test_anchors_do_not_depend_on_the_budget():
     ("changes", "words"),
     [
         ({"level": 3}, "level=3 needs images divisible by 8, got 28×28: use a level from 0 to 2"),
-        ({"privacy__epsilon": -1.0}, "epsilon=-1.0 is not a budget"),
-        ({"privacy__epsilon": math.nan}, "epsilon=nan is not a budget"),
-        ({"privacy__delta": 1.0}, "delta=1.0 is out of range"),
+        ({"privacy__epsilon": -1.0}, "epsilon=-1.0 must be at least 0"),
+        ({"privacy__epsilon": math.nan}, "epsilon=nan must be a number"),
+        ({"privacy__delta": 1.0}, "delta=1.0 must be above 0 and below 1"),
         ({"privacy__batch_size": 512}, "batch_size=512 cannot be drawn from 256 records"),
         ({"blur": "quartic"}, "blur=quartic is not read by generator=spectral_ar and .*: use generator=blur_diffusion"),
         ({**DIFFUSING, "blur": "octic"}, "blur_schedule='octic' is not offered"),
-        ({**DIFFUSING, "blur": "quartic", "diffusion__blur_f_max": -1.0}, "sharpens at step"),
+        ({**DIFFUSING, "diffusion__blur_f_max": -1.0}, "blur_f_max=-1.0 must be at least 0"),
         ({**DIFFUSING, "diffusion__channels": 24}, "channels=24 has no groups of equal size"),
-        ({**DIFFUSING, "diffusion__multiplicity": 0}, "multiplicity=0 must both be 1 or more"),
-        ({**DIFFUSING, "diffusion__snr_gamma": -1.0}, "snr_gamma=-1.0 cannot bound"),
+        ({**DIFFUSING, "diffusion__multiplicity": 0}, "multiplicity=0 must be at least 1"),
+        ({**DIFFUSING, "diffusion__snr_gamma": -1.0}, "snr_gamma=-1.0 must be at least 0"),
         ({**DIFFUSING, "sampling__diffusion_steps": 1001}, "diffusion_steps=1001 does not fit 1000 timesteps"),
         ({**DIFFUSING, "privacy__mean_share": 0.1}, "mean_share=0.1 is not read by generator=blur_diffusion"),
         ({**DIFFUSING, "privacy__grad_sample_mode": "ghost"}, "multiplicity makes several: use hooks or bookkeeping"),
@@ -339,9 +340,9 @@ def test_anchors_do_not_depend_on_the_budget():
         ({"privacy__views": 11}, "views=11"),
         ({"privacy__views": 2, "privacy__grad_sample_mode": "ghost"}, "grad_sample_mode=ghost sees one forward pass"),
         ({"privacy__trained": "lora", "privacy__lora_rank": 64}, "lora_rank=64 is not a low rank of layers 64 wide"),
-        ({"tokenizer__name": "spectral", "tokenizer__train_steps": 0}, "train_steps=0 trains nothing"),
+        ({"tokenizer__name": "spectral", "tokenizer__train_steps": 0}, "train_steps=0 must be at least 1"),
         ({"sampling__guidance": 2.0}, "guidance=2.0 needs a model that has seen images without condition"),
-        ({"generator__condition_dropout": 1.0}, "condition_dropout=1.0"),
+        ({"generator__condition_dropout": 1.0}, "condition_dropout=1.0 must be at least 0 and below 1"),
         ({"generator__conditioning": "text", "metrics__downstream_steps": 10}, "downstream_steps needs class labels"),
         (
             {"generator__conditioning": "text", "metrics__downstream_steps": 0, "sampling__prompts": "/no.txt"},

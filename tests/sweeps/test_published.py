@@ -12,9 +12,10 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
-from sweeps.records import claim_folder, read_jsonl
+from sweeps.records import claim_folder
 from sweeps.study import axes_of, identity_of
 from wavedp.config import TrialConfig, from_dict, sections
+from wavedp.jsonl import read_jsonl
 
 ROOT = Path(__file__).parents[2]
 STUDIES = sorted(path.parent.name for path in ROOT.glob("results/*/study.yaml"))

@@ -17,9 +17,9 @@ from omegaconf import OmegaConf
 
 from sweeps.options import option_loader
 from sweeps.plan import plan
-from sweeps.records import read_jsonl
 from wavedp import chain
 from wavedp.config import TrialConfig, sections, with_absolute_paths
+from wavedp.jsonl import read_jsonl
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / "tests" / "assets" / "published_keys.json"

@@ -73,13 +73,23 @@ def test_three_shards_one_of_them_killed_make_the_study_of_one_machine(tmp_path)
             call(parts, "wavedp.store", "pack", f"{number}.tar", "--store", str(store))
             call(parts, "wavedp.store", "unpack", f"{number}.tar", "--store", str(parts / "store"))
 
+    collected = parts / "collected"
+    forbidden = "import sys; sys.modules |= {'ray': None, 'hydra': None}; from sweeps.collect import main"
+    arguments = [str(plan), "--store", "store", "--results", str(collected / "results")]
+    command = f"{forbidden}; sys.exit(main({arguments}))"
+    subprocess.run([sys.executable, "-c", command], cwd=parts, env=environment(), check=True, timeout=300)
+
     printed = study(parts)
     assert "private releases: 1 (0 new)" in printed
     assert all(set(row["reused"]) == set(row["keys"]) and row["seconds"] == {} for row in rows(parts))
-    numbers = [{row["trial"]: (row["metrics"], row["epsilon_spent"]) for row in rows(at)} for at in (whole, parts)]
-    assert numbers[0] == numbers[1]
+    made = (whole, parts, collected)
+    numbers = [{row["trial"]: (row["metrics"], row["epsilon_spent"]) for row in rows(at)} for at in made]
+    assert numbers[0] == numbers[1] == numbers[2]
     ledgers = [
-        {(line["purpose"], line["stage_key"], line["release"]) for line in rows(at, "ledger.jsonl")}
-        for at in (whole, parts)
+        {(line["purpose"], line["stage_key"], line["release"]) for line in rows(at, "ledger.jsonl")} for at in made
     ]
-    assert ledgers[0] == ledgers[1]
+    assert ledgers[0] == ledgers[1] == ledgers[2]
+    pictures = [sorted(at.glob("results/smoke/samples/*")) for at in made]
+    assert [[path.read_bytes() for path in each] for each in pictures[1:]] == [
+        [path.read_bytes() for path in pictures[0]]
+    ] * 2

@@ -1,8 +1,10 @@
 """Budgets against other implementations: Opacus' PRV, RDP, a fine grid, the Gaussian mechanism's closed form."""
 
 import ast
+import json
 import math
 import re
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -290,3 +292,82 @@ def test_a_mechanism_is_equal_under_any_name():
 def test_unknown_accountant_is_refused():
     with pytest.raises(UserError, match="accountant='gdp'"):
         spent([Mechanism(0.1, 1.0, 10)], 1e-5, "gdp")
+
+
+PUBLISHED = Path(__file__).resolve().parents[2] / "results"
+
+
+def test_the_published_noise_is_what_its_budget_still_asks_for():
+    """Bit by bit: another noise would be another release under the same key."""
+    fits = {
+        (line["sample_rate"], line["noise_multiplier"], line["steps"], line["delta"], line["epsilon"])
+        for path in PUBLISHED.glob("*/ledger.jsonl")
+        for line in map(json.loads, path.read_text().splitlines())
+        if line["kind"] == "dp_sgd"
+    }
+    assert len(fits) > 5
+    alone = 0
+    for rate, noise, steps, probability, epsilon in fits:
+        assert compose([Mechanism(rate, noise, steps)], probability) == epsilon
+        alone += calibrate(round(epsilon), probability, rate, steps) == noise
+    assert alone >= len(fits) - 1  # one of them has class means alongside
+
+
+@pytest.mark.parametrize(
+    ("epsilon", "probability", "rate", "steps", "noise"),
+    [(1, 1e-5, 1e-6, 1000, 0.2744), (0.05, 1e-6, 1e-6, 10_000, 0.4275), (0.1, 1e-6, 1e-4, 1000, 0.6757)],
+)
+def test_a_tiny_sample_rate_is_calibrated_with_few_looks_at_small_grids(
+    epsilon, probability, rate, steps, noise, monkeypatch
+):
+    """The golden noise is that of a grid of 100,000 points; ours is its upper bound, within 0.05 %."""
+    monkeypatch.setattr(accounting, "_pld", accounting._pld.__wrapped__)
+    looks = []
+    real = accounting.pld.from_gaussian_mechanism
+
+    def counted(*args, **kwargs):
+        made = real(*args, **kwargs)
+        looks.append(made._pmf_remove.size)
+        return made
+
+    monkeypatch.setattr(accounting.pld, "from_gaussian_mechanism", counted)
+    found = calibrate.__wrapped__(epsilon, probability, rate, steps)
+    assert noise <= found <= noise * 1.0005
+    assert sum(looks) < 160_000  # three looks of 30,000 points, eight of 5,000: a second
+    assert spent([Mechanism(rate, found, steps)], probability) <= epsilon
+
+
+@pytest.mark.parametrize(
+    ("mechanism", "probability"),
+    [
+        (Mechanism(0.5, 0.1, 100), 1e-5),  # an epsilon of 3,500
+        (Mechanism(0.01, 0.3, 100_000), 1e-5),
+        (Mechanism(0.01, 10.0, 1_000_000), 1e-5),  # a small epsilon, of many steps
+    ],
+)
+def test_prv_is_refused_before_it_takes_gigabytes(mechanism, probability):
+    """and PLD still answers, of any epsilon and any number of steps."""
+    tracemalloc.start()
+    with pytest.raises(UserError, match=r"a grid of [\d,]+ points for \d+ steps .* gigabytes: use accountant=pld"):
+        compose([mechanism], probability, "prv")
+    assert tracemalloc.get_traced_memory()[1] < 5e8
+    tracemalloc.stop()
+    assert 0 <= compose([mechanism], probability) <= compose([mechanism], probability, "rdp") < math.inf
+
+
+def test_where_prv_finds_no_bound_it_says_so_in_a_sentence():
+    with pytest.raises(UserError, match=r"accountant=prv finds no bound at delta=1e-05 \(.*\): use accountant=pld"):
+        compose([Mechanism(1, 0.01, 1)], 1e-5, "prv")
+
+
+def test_arithmetic_at_its_limits():
+    for probability in (1e-15, 1e-300):
+        with pytest.raises(UserError, match=f"delta={probability} is below 1e-14"):
+            compose([Mechanism(0.01, 1.0, 1000)], probability)
+    assert 3 < compose([Mechanism(0.01, 1.0, 1000)], 1e-13) < compose([Mechanism(0.01, 1.0, 1000)], 1e-13, "rdp")
+    for noise, word in ((1e-4, "small"), (1e-200, "small"), (1e10, "large")):
+        with pytest.raises(UserError, match=f"noise_multiplier={noise} is too {word} .*use 0.001 to"):
+            Mechanism(0.5, noise, 1)
+    for noise in accounting.ACCOUNTABLE_NOISE:
+        for rate in (1e-9, 0.5, 0.999999, 1):
+            assert 0 <= compose([Mechanism(rate, noise, 1)], 1e-5) < math.inf

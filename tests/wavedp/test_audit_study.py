@@ -28,7 +28,7 @@ from wavedp.store import Store
 BASE = TrialConfig(
     level=2,
     data=DataConfig(name="procedural", n_records=96),
-    public=DataConfig(name="procedural", n_records=32, limit=32),
+    public=DataConfig(name="procedural", split="public", n_records=32, limit=32),
     diffusion=DiffusionConfig(timesteps=20, multiplicity=1),
     privacy=PrivacyConfig(epsilon=4.0, batch_size=16, steps=2),
     sampling=SamplingConfig(n=12, diffusion_steps=2),
@@ -105,7 +105,8 @@ def test_what_cannot_be_reopened_is_a_sentence(tmp_path, capsys):
 
     assert "is not a study: it has no study.yaml" in said("--trial", "a")
     make_study(tmp_path)
-    assert "no finished trial 'b': use one of a, moved" in said("--trial", "b")
+    assert "no trial 'c': use one of a, b, moved" in said("--trial", "c")
+    assert "the trial b is failed: name a finished one" in said("--trial", "b")
     assert "stage private_fit of moved has another key" in said("--trial", "moved")
     assert "records=3 are too few" in said("--trial", "a", "--records", "3")
     assert study.main([str(tmp_path), "--trial", "a", "--store", str(tmp_path / "empty")]) == 2

@@ -199,6 +199,16 @@ def test_noise_schedules_are_the_published_ones():
     np.testing.assert_allclose(blur.noise_variances(BlurSchedule(beta_schedule="cosine")), cosine, rtol=2e-4)
 
 
+def test_at_equal_signal_to_noise_cosine_noise_lets_the_same_f_blur_five_times_as_wide():
+    # README, "Which blur schedule?": f(i) says nothing without the noise schedule beside it.
+    width = {}
+    for noise in blur.NOISES:
+        schedule = BlurSchedule(blur_schedule="quartic", beta_schedule=noise)
+        half = int((blur.log_alpha_bars(schedule)[1:].exp() - 0.5).abs().argmin())
+        width[noise] = float(effective_blur(schedule)[half])
+    assert width["cosine"] / width["linear"] == pytest.approx(5.1, abs=0.05)
+
+
 def test_strong_blur_neither_underflows_nor_loses_the_first_step():
     operator = BlurOperator(blur.PAPER_LOG, 64, 64)
     log_a, _ = operator.log_coefficients(torch.tensor([0, 999]))

@@ -5,6 +5,7 @@ import itertools
 import json
 import warnings
 
+import diffusers
 import numpy as np
 import pytest
 import torch
@@ -640,3 +641,72 @@ def test_the_report_has_a_row_for_each_schedule_sampler_grid_and_number(tmp_path
     assert set(rows[0]) >= {"blur_schedule", "algorithm_type", "timestep_spacing", "steps", "rms_std_error"}
     assert report.main(["--steps", "0", "--results", str(tmp_path)]) == 2
     assert "num_inference_steps=0" in capsys.readouterr().err
+
+
+SCHEDULERS = [
+    cls
+    for name, cls in sorted(inspect.getmembers(diffusers, inspect.isclass))
+    if issubclass(cls, diffusers.SchedulerMixin) and cls is not diffusers.SchedulerMixin
+]
+
+
+@pytest.mark.parametrize("cls", SCHEDULERS)
+def test_no_scheduler_of_diffusers_is_made_from_blur_settings(cls):
+    """It would drop the blur in silence."""
+    changed = BlurDiffusionScheduler(blur_schedule="linear", num_train_timesteps=40)
+    for scheduler in (BlurDiffusionScheduler(), changed):
+        with pytest.raises(UserError, match=r"whose blur it would drop .*: use BlurDiffusionPipeline"):
+            cls.from_config(scheduler.config)
+
+
+@pytest.mark.parametrize("cls", SCHEDULERS)
+def test_settings_of_another_scheduler_are_refused(cls, tmp_path):
+    """In memory, as a plain dict, and from a file."""
+    try:
+        other = cls()
+    except (TypeError, ImportError):
+        pytest.skip("it has no defaults here")
+    refused = r"cannot be made from the settings of .*, whose defaults are others"
+    for settings in (other.config, dict(other.config), json.loads(other.to_json_string())):
+        with pytest.raises(UserError, match=refused):
+            BlurDiffusionScheduler.from_config(settings)
+    other.save_config(tmp_path)
+    with pytest.raises(UserError, match=refused):
+        BlurDiffusionScheduler.from_pretrained(tmp_path)
+
+
+def test_the_refusal_says_what_the_other_scheduler_has():
+    other = DDPMScheduler(num_train_timesteps=500, beta_schedule="squaredcos_cap_v2")
+    with pytest.raises(UserError) as refusal:
+        BlurDiffusionScheduler.from_config(other.config)
+    assert (
+        "write BlurDiffusionScheduler(num_train_timesteps=500, beta_schedule='squaredcos_cap_v2', "
+        "prediction_type='epsilon', timestep_spacing='leading', clip_sample=True), with the arguments"
+    ) in str(refusal.value)
+
+
+def test_pipelines_that_make_a_scheduler_of_their_own_are_refused():
+    unet = UNet2DModel(
+        sample_size=8, in_channels=1, out_channels=1, layers_per_block=1, block_out_channels=(32,),
+        down_block_types=("DownBlock2D",), up_block_types=("UpBlock2D",),
+    )  # fmt: skip
+    scheduler = BlurDiffusionScheduler(num_train_timesteps=10)
+    for pipeline in (diffusers.DDIMPipeline, diffusers.PNDMPipeline):
+        with pytest.raises(UserError, match="whose blur it would drop"):
+            pipeline(unet, scheduler)
+    assert diffusers.DDPMPipeline(unet, scheduler).scheduler is scheduler
+
+
+def test_its_own_settings_make_it_again(tmp_path):
+    class Mine(BlurDiffusionScheduler):
+        """Another name."""
+
+    log, mine = BlurDiffusionScheduler(blur_schedule="log", eta=0.5), Mine(num_train_timesteps=40)
+    for made in (log, mine, BlurDiffusionScheduler()):
+        for settings in (made.config, dict(made.config), json.loads(made.to_json_string())):
+            again = type(made).from_config(settings)
+            assert (type(again), again.schedule) == (type(made), made.schedule)
+            assert again.config.eta == made.config.eta
+        assert Mine.from_config(made.config).schedule == made.schedule
+    assert BlurDiffusionScheduler.from_config({"eta": 0.25}).config.eta == 0.25
+    assert BlurDiffusionScheduler().config.get("nothing", 7) == 7

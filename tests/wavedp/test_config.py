@@ -2,13 +2,14 @@
 
 import dataclasses
 import json
+import math
 from pathlib import Path
 
 import hydra
 import pytest
 from omegaconf import OmegaConf
 
-from wavedp import registry
+from wavedp import checks, registry
 from wavedp.config import (
     MetricsConfig,
     PrivacyConfig,
@@ -22,6 +23,9 @@ from wavedp.config import (
 )
 from wavedp.config import sections as config_sections
 from wavedp.errors import UserError
+from wavedp.ranges import Range
+from wavedp.testing.declarations import numbers_of
+from wavedp.views import MOST
 
 CONF = Path(__file__).parents[2] / "conf"
 
@@ -89,8 +93,10 @@ def test_round_trip_and_strictness():
     assert from_dict(TrialConfig, {"privacy": {"epsilon": "inf"}}).privacy.epsilon == float("inf")
     for values, words in [
         ({"levle": 1}, "no field 'levle'"),
-        ({"level": "deep"}, "TrialConfig.level='deep' must be int"),
-        ({"level": True}, "must be int"),
+        ({"level": "deep"}, "level='deep' must be int"),
+        ({"level": True}, "level=True must be int, not bool"),
+        ({"privacy": {"epsilon": True}}, r"privacy\.epsilon=True must be float, not bool"),
+        ({"metrics": {"kid": 1}}, r"metrics\.kid=1 must be bool, not int"),
         ({"privacy": {"epsilon": "much"}}, "epsilon='much' is not a number"),
         ({"privacy": {"optimizer": "lion"}}, "use one of adam, sgd, adam_bc"),
         ({"privacy": {"clipping": "none"}}, "use one of flat, normalize"),
@@ -153,3 +159,91 @@ def test_identity_is_json_even_at_infinity():
         json.loads(json.dumps(identity(from_dict(TrialConfig, {"privacy": {"epsilon": "inf"}}).privacy)))["epsilon"]
         == "inf"
     )
+
+
+def numbers():
+    """(section, field, its range) of every number that a trial or a method has."""
+    for name, section in sections().items():
+        for item in dataclasses.fields(section):
+            if item.name in numbers_of(type(section)):
+                yield pytest.param(section, item, id=f"{name}.{item.name}")
+
+
+@pytest.mark.parametrize(("section", "item"), numbers())
+def test_every_number_has_a_range_and_its_ends_are_where_it_says(section, item):
+    within, whole = item.metadata["within"], numbers_of(type(section))[item.name] is int
+    assert within, f"{item.name} says no range: declare it with within=, such as '(0, inf)'"
+    assert item.default is None or item.default in within
+
+    def taken(value):
+        try:
+            from_dict(type(section), {item.name: value})
+        except UserError as refusal:
+            return f"{item.name}={value} must be " not in str(refusal)
+        return True
+
+    for end, closed, beyond in (
+        (within.low, within.closed_low, -math.inf),
+        (within.high, within.closed_high, math.inf),
+    ):
+        if math.isinf(end):
+            if not whole:
+                assert taken(end) is closed
+            continue
+        step = 1 if beyond > 0 else -1
+        assert taken(end if whole else float(end)) is closed
+        assert not taken(end + step if whole else math.nextafter(end, beyond))
+        assert taken(end - step if whole else math.nextafter(end, -beyond))
+    if not whole:
+        assert not taken(math.nan)
+
+
+def test_a_trial_built_in_python_is_checked_like_a_composed_one():
+    """Whatever it is asked for, the sentence names field, value and range."""
+
+    def with_(**sections):
+        changed = {
+            name: dataclasses.replace(getattr(TrialConfig(), name), **values) if isinstance(values, dict) else values
+            for name, values in sections.items()
+        }
+        return dataclasses.replace(TrialConfig(), **changed)
+
+    for trial, sentence in [
+        (with_(sampling={"temperature": 0.0}), "sampling.temperature=0.0 must be above 0."),
+        (with_(sampling={"temperature": math.nan}), "sampling.temperature=nan must be a number and above 0."),
+        (with_(sampling={"top_p": 1.5}), "sampling.top_p=1.5 must be above 0 and at most 1."),
+        (with_(privacy={"learning_rate": math.inf}), "privacy.learning_rate=inf must be finite and above 0."),
+        (with_(metrics={"reference_samples": True}), "metrics.reference_samples=True must be int, not bool."),
+        (with_(generator={"depth": -2}), "generator.depth=-2 must be at least 0."),
+        (with_(public={"size": 0}), "public.size=0 must be at least 1."),
+        (with_(seed=2**64), "seed=18446744073709551616 must be at least 0 and below 18446744073709551616."),
+        (
+            with_(metrics={"also": (dataclasses.replace(configure("metric", "prdc"), k=0),)}),
+            "metric.k=0 must be at least 1.",
+        ),
+    ]:
+        with pytest.raises(UserError) as refusal:
+            checks.check(trial)
+        assert str(refusal.value) == sentence
+    with pytest.raises(UserError, match=r"upscaler\.tile=0 must be at least 1"):
+        TrialConfig(upscaler={"name": "realsr_df2k_x4", "tile": 0})
+
+
+def test_a_range_is_an_interval():
+    for text in ("0..1", "[0 1]", "]0, 1["):
+        with pytest.raises(ValueError, match="not an interval"):
+            Range.of(text)
+    half = Range.of("(0, 1]")
+    assert [value in half for value in (0, 1e-300, 1, 1 + 1e-15, math.nan, math.inf)] == [
+        False, True, True, False, False, False,
+    ]  # fmt: skip
+    assert math.inf in Range.of("[0, inf]")
+    assert math.inf not in Range.of("[0, inf)")
+    assert 2**64 - 1 in Range.of(f"[0, {2**64})")
+    assert 2**64 not in Range.of(f"[0, {2**64})")
+
+
+def test_there_are_as_many_views_as_their_range_says():
+    assert from_dict(PrivacyConfig, {"views": MOST}).views == MOST
+    with pytest.raises(UserError, match=f"views={MOST + 1} must be at least 1 and at most {MOST}"):
+        from_dict(PrivacyConfig, {"views": MOST + 1})

@@ -249,6 +249,17 @@ def test_damaged_cache_is_decoded_again(pictures):
     assert kept.stat().st_size > 1000
 
 
+def test_copies_are_their_owners_alone_in_the_place_that_is_named(pictures, tmp_path, caplog):
+    place = tmp_path / "encrypted"
+    cache._tell.cache_clear()
+    for split in ("train", "test"):
+        wavedp.data.load(dataclasses.replace(pictures, cache=str(place)), split)
+    assert not Path(pictures.home).exists()
+    assert place.stat().st_mode & 0o777 == 0o700
+    assert [path.stat().st_mode & 0o777 for path in place.iterdir()] == [0o600] * 2
+    assert caplog.text.count(f"Decoded copies of the images are kept in {place}") == 1
+
+
 def test_home_that_cannot_be_written_only_costs_time(pictures, tmp_path, caplog):
     (tmp_path / "file").write_text("")
     config = DataConfig(**{**pictures.__dict__, "home": str(tmp_path / "file")})

@@ -485,7 +485,7 @@ def test_the_cache_of_an_object_knows_its_code(package, tmp_path):
     config = DataConfig(name="orbit:Satellites", size=8, path=str(tmp_path / "value"), home=str(tmp_path / "home"))
     before = cache.path(config, "train", source_of(config.name))
     module = Path(sys.modules["orbit"].__file__)
-    module.write_text(MODULE + "# edited")
+    module.write_text(MODULE + "# edited", encoding="utf-8")
     assert cache.path(config, "train", source_of(config.name)) != before
     unsaved = type("Unsaved", (), {"__module__": "a notebook", "files": lambda self, config: [tmp_path / "value"]})()
     assert cache.path(config, "train", unsaved) is None

@@ -86,7 +86,6 @@ def test_a_section_for_a_usual_metric_takes_its_place():
         ({"also": ("prdc", "prdc")}, "asks twice for precision_clean_10_test110"),
         ({"also": ("memorised",), "reference_split": "train"}, "reference_split=train: use test"),
         ({"also": ("memorised",), "reference_samples": 99}, "needs 100 held-out images, and 99"),
-        ({"also": (configure("metric", "memorised", train_samples=0),)}, "train_samples=0 holds nothing"),
         ({"also": ("fd",)}, r"set metrics\.second_network"),
         ({"also": ("acc",)}, "needs a classifier"),
         ({"also": ("text",)}, "needs a CLIP model"),

@@ -11,6 +11,7 @@ import torch
 
 from wavedp import registry
 from wavedp.config import configure
+from wavedp.metrics import features
 from wavedp.testing.metrics import ONLY_FID, MetricSuite, pictures, see_patches
 
 
@@ -133,6 +134,30 @@ class TestMemorised(MetricSuite):
         return tuple(part[:120] for part in self.real("train"))
 
 
+class TestInceptionScore(MetricSuite):
+    """By a layer of 20 classes that are as wide as the patches."""
+
+    @pytest.fixture(autouse=True)
+    def layer(self, tmp_path_factory, monkeypatch):
+        monkeypatch.setattr(features, "DIMENSIONS", 48)
+        weight = 4 * torch.randn(20, 48, generator=torch.Generator().manual_seed(0))
+        type(self).file = str(tmp_path_factory.mktemp("layer") / "layer.pth")
+        torch.save({"fc.weight": weight, "fc.bias": torch.zeros(20)}, self.file)
+
+    def config(self):
+        return configure("metric", "inception_score", layer=self.file)
+
+
+class TestFLD(MetricSuite):
+    order_tolerance = 0.1  # variances are fitted in float32
+
+    def config(self):
+        return configure("metric", "fld")
+
+    def best(self):
+        return pictures(120, seed=9)
+
+
 class TestTextAlignment(MetricSuite):
     """A small CLIP without training: each image has the letter that it matches best, and noise in its place less."""
 
@@ -189,7 +214,7 @@ class TestBrightness(MetricSuite):
 
 def test_every_metric_of_the_repository_is_tried():
     here = {each for each in globals().values() if isinstance(each, type) and issubclass(each, MetricSuite)}
-    TestTextAlignment.folder = None
+    TestTextAlignment.folder = TestInceptionScore.file = None
     assert set(registry.BUILT_IN["metric"]) <= {each().config().name for each in here - {MetricSuite}}
 
 

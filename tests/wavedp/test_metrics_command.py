@@ -2,6 +2,7 @@
 
 import json
 import math
+import tracemalloc
 import zipfile
 
 import numpy as np
@@ -17,7 +18,7 @@ from wavedp.metrics import __main__ as command
 from wavedp.metrics import image_sets
 from wavedp.metrics.features import pytorch_resize
 from wavedp.metrics.frechet import frechet_distance_at_infinity, frechet_distance_of
-from wavedp.metrics.kernel import kernel_distance_in_subsets
+from wavedp.metrics.kernel import kernel_distance_in_subsets, kernel_distance_of
 from wavedp.metrics.neighbours import precision_recall_density_coverage
 from wavedp.metrics.views import Looking
 
@@ -130,7 +131,7 @@ def broken(tmp_path, kind):
         "integers": "holds int32",
         "two arrays": "holds left, right: name the array of images",
         "vectors": r"shape \(3, 9\)",
-        "objects": "cannot be read",
+        "objects": "holds Python objects",
     }
     np.savez(tmp_path / "a.npz", **arrays[kind])
     return tmp_path / "a.npz", words[kind]
@@ -151,6 +152,54 @@ def test_a_bad_set_is_one_sentence(kind, tmp_path, capsys):
     captured = capsys.readouterr()
     assert captured.out == ""
     assert len(captured.err.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip", "npz", "float npz", "mixed folder"])
+def test_memory_holds_a_chunk_and_not_the_set(kind, tmp_path, monkeypatch):
+    """24 images of 768 KiB, in chunks of 2 MiB. A floating-point image of 3 MiB is held four times as it is rounded."""
+    images = np.repeat(pixels(24, side=64), 8, axis=2).repeat(8, axis=3)
+    if kind == "mixed folder":
+        sides = range(512, 488, -1)
+        save(tmp_path / "set", [image[:, :side] for side, image in zip(sides, images, strict=True)])
+    else:
+        save(tmp_path / "set", images if kind in ("folder", "zip") else images[:0])
+    with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
+        for path in (tmp_path / "set").iterdir():
+            archive.write(path, path.name)
+    np.savez(tmp_path / "set.npz", images=images / np.float32(255) if "float" in kind else images)
+    path = tmp_path / {"zip": "set.zip"}.get(kind, "set.npz" if "npz" in kind else "set")
+    count = len(images)
+    del images
+    monkeypatch.setattr(image_sets, "CHUNK_BYTES", 2**21)
+    monkeypatch.setattr(image_sets, "PART_BYTES", 2**20)
+    tracemalloc.start()
+    seen = sum(len(chunk) for chunk in image_sets.chunks(path))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert seen == count
+    assert peak < 14 * 2**20, f"{peak / 2**20:.1f} MiB of {count * 3 / 4:.0f}"
+
+
+def test_parts_of_an_npz_make_the_chunks_of_the_whole(tmp_path, monkeypatch):
+    images = pixels(23)
+    for order in (np.ascontiguousarray, np.asfortranarray):
+        np.savez(tmp_path / "a.npz", images=order(images.transpose(0, 2, 3, 1)))
+        for chunk, part in ((4, 1), (7, 10), (30, 3), (23, 23)):
+            monkeypatch.setattr(image_sets, "CHUNK", chunk)
+            monkeypatch.setattr(image_sets, "PART_BYTES", part * images[0].size)
+            found = read(tmp_path / "a.npz")
+            assert torch.equal(torch.cat(found), torch.from_numpy(images))
+            assert {len(part) for part in found[:-1]} <= {chunk}
+    monkeypatch.setattr("wavedp.metrics.npz.WHOLE", images.nbytes - 1)
+    with pytest.raises(UserError, match=r"images\.npy has 9,936 bytes that cannot be read in parts"):
+        read(tmp_path / "a.npz")
+
+
+def test_the_limit_of_pixels_can_be_raised(tmp_path, capsys):
+    path = str(save(tmp_path / "set", pixels(3)))
+    assert command.main([path, path, "--metrics", "spectrum", "--max-pixels", "143"]) == 2
+    assert "12 × 12 pixels, and 143 in all are read at most" in capsys.readouterr().err
+    assert command.main([path, path, "--metrics", "spectrum", "--max-pixels", "144"]) == 0
 
 
 # What is measured
@@ -213,6 +262,12 @@ def test_kernel_subsets_against_clean_fid():
     ours, error = kernel_distance_in_subsets(left, right, subsets=400, size=100)
     assert abs(ours - theirs) < 5 * math.sqrt(2) * error
     assert error < 0.2 * ours
+
+
+def test_subsets_that_are_the_whole_have_no_error():
+    left, right = features(60, 0), features(60, 1, 0.1)
+    assert kernel_distance_in_subsets(left, right, subsets=5) == (kernel_distance_of(left, right), None)
+    assert kernel_distance_in_subsets(left, right[:50], subsets=5)[1] > 0
 
 
 @pytest.mark.parametrize("size", [(28, 28), (350, 310)])

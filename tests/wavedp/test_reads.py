@@ -41,7 +41,7 @@ SMALL = {
 IMAGES = DataConfig(name="procedural", size=16, n_records=64)
 BASE = TrialConfig(
     data=IMAGES,
-    public=dataclasses.replace(IMAGES, n_records=32),
+    public=dataclasses.replace(IMAGES, split="public", n_records=32),
     diffusion=DiffusionConfig(timesteps=20, multiplicity=1),
     privacy=PrivacyConfig(epsilon=4.0, batch_size=16, steps=2),
     sampling=SamplingConfig(n=6, diffusion_steps=2),
@@ -296,6 +296,7 @@ def test_upscalers_of_the_users_own_files_read_what_their_keys_hold(tmp_path, mo
 
 OTHERS = (
     {"name": "prdc", "k": 2}, "spectrum", "diversity", {"name": "memorised", "train_samples": 8}, "fid_infinity",
+    "fld",
 )  # fmt: skip
 MEASURED = {
     "few": {"kid": False, "floor": False, "downstream_steps": 0},

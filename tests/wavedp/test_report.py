@@ -11,7 +11,7 @@ from wavedp.store import Store
 
 TINY = TrialConfig(
     data=DataConfig(name="procedural", n_records=64),
-    public=DataConfig(name="procedural", n_records=64),
+    public=DataConfig(name="procedural", split="public", n_records=64),
     metrics=MetricsConfig(precision="bfloat16"),
 )
 SMALL = {"width": 16, "heads": 2, "encoder_depth": 1, "decoder_depth": 1, "train_steps": 2, "train_batch": 4}
@@ -37,7 +37,7 @@ def test_every_tokenizer_and_level_has_a_row(tmp_path, monkeypatch):
 
 
 def test_the_picture_is_of_public_images(tmp_path, monkeypatch, capsys):
-    trial = dataclasses.replace(TINY, public=DataConfig(name="procedural", n_records=64))
+    trial = dataclasses.replace(TINY, public=DataConfig(name="procedural", split="public", n_records=64))
     monkeypatch.setattr(report, "TrialConfig", lambda metrics: trial)
     rows = [({"key": "k", "tokenizer": "t", "training": {}}, torch.zeros(10, 1, 14, 14, dtype=torch.uint8))]
     monkeypatch.setattr(report, "measure", lambda *arguments: iter(rows))

@@ -25,7 +25,7 @@ from wavedp.store import Store
 ROOT = Path(__file__).parents[2]
 TINY = TrialConfig(
     data=DataConfig(name="procedural", n_records=256),
-    public=DataConfig(name="procedural", n_records=96, limit=96),
+    public=DataConfig(name="procedural", split="public", n_records=96, limit=96),
     generator=configure("generator", "spectral_ar", width=16, depth=1, heads=2, pretrain_steps=3, pretrain_batch=8),
     privacy=PrivacyConfig(epsilon=4.0, batch_size=16, steps=3),
     sampling=SamplingConfig(n=12),
@@ -171,7 +171,7 @@ def test_what_cannot_be_asked_is_refused_in_a_sentence(arguments, words, tmp_pat
 
 def test_other_data_or_code_than_the_plan_is_refused(tmp_path, capsys):
     plan = Path(write_plan(tmp_path, {"a": TINY}))
-    plan.write_text(plan.read_text().replace(chain.keys(TINY)["pretrain"], "0" * 64))
+    plan.write_text(plan.read_text(encoding="utf-8").replace(chain.keys(TINY)["pretrain"], "0" * 64), encoding="utf-8")
     assert main([str(plan), "--store", str(tmp_path / "store")]) == REFUSED
     assert "pretrain of a has the key" in capsys.readouterr().err
     assert main([str(tmp_path / "none.json")]) == REFUSED

@@ -191,3 +191,8 @@ def test_runs_without_noise_and_no_runs_are_refused():
         epsilon_of_best([], 1e-5, RandomK("geometric", 12))
     with pytest.raises(UserError, match="delta=0"):
         epsilon_of_best([[ONE]], 0, RandomK("geometric", 12))
+
+
+def test_a_run_that_costs_next_to_nothing_has_a_price():
+    for law in (RandomK("poisson", mean=8), RandomK("geometric", mean=8)):
+        assert 0 <= epsilon_of_best([[Mechanism(1e-9, 1e6, 1)]], 1e-5, law) < 0.01

@@ -2,7 +2,12 @@
 
 import dataclasses
 import math
+import os
+import stat
+import tempfile
+from pathlib import Path
 
+import fsspec
 import pytest
 import torch
 
@@ -10,7 +15,7 @@ from wavedp import chain, checks, stages
 from wavedp.config import DataConfig, PrivacyConfig, SamplingConfig, TrialConfig, configure
 from wavedp.errors import UserError
 from wavedp.fields import fitting
-from wavedp.store import Store
+from wavedp.store import Draft, Store
 from wavedp.wavelets import coarse
 
 SMALL = {
@@ -34,7 +39,7 @@ def method(kind, **changes):
 TINY = TrialConfig(
     level=1,
     data=DataConfig(name="procedural", n_records=256),
-    public=DataConfig(name="procedural", n_records=96, limit=96),
+    public=DataConfig(name="procedural", split="public", n_records=96, limit=96),
     tokenizer=method("tokenizer"),
     generator=method("generator"),
     privacy=PrivacyConfig(epsilon=4.0, batch_size=16, steps=2),
@@ -123,7 +128,7 @@ def test_a_public_network_draws_the_missing_bands_of_any_level(tmp_path):
     [
         (1, {"blur": "none"}, "upscaler.blur=none blurs up to 0.00 pixels, less than the 0.50 of 2×2 block means"),
         (1, {"blur": "fast"}, "blur_schedule='fast' is not offered"),
-        (1, {"train_steps": 0}, "upscaler.train_steps=0 and train_batch=64 must both be 1 or more"),
+        (1, {"train_steps": 0}, "upscaler.train_steps=0 must be at least 1"),
         (1, {"diffusion_steps": 2000}, "upscaler.diffusion_steps=2000 does not fit 1000 timesteps"),
     ],
 )
@@ -182,3 +187,67 @@ def test_captions_that_are_not_there_are_refused():
 def test_without_privacy_both_mechanisms_are_nonprivate_looks(tmp_path):
     _, found = upscaled(trial(privacy={"epsilon": math.inf, "mean_share": 0.1}), tmp_path)
     assert [line["kind"] for line in found["private_fit"].json("ledger")] == ["nonprivate", "nonprivate"]
+
+
+def test_a_stage_alone_makes_no_input_and_nothing_else_than_was_asked_for(tmp_path):
+    """What a worker of a cluster runs: a node whose store lacks an input must not make a release of its own."""
+    store, keys = Store(str(tmp_path / "store")), chain.keys(TINY)
+    with pytest.raises(
+        UserError, match=rf"private_fit .* needs tokenizer {keys['tokenizer'][:12]}, which .* store that"
+    ):
+        stages.make_alone("private_fit", keys["private_fit"], TINY, store, "cpu")
+    other = dataclasses.replace(TINY, data=DataConfig(name="procedural", n_records=255))
+    with pytest.raises(
+        UserError, match=rf"tokenizer {'0' * 12} was asked for and .* would make {keys['tokenizer'][:12]}"
+    ):
+        stages.make_alone("tokenizer", "0" * 64, TINY, store, "cpu")
+    with pytest.raises(UserError, match=r"same commit of wavedp and the same data"):
+        stages.make_alone("reference", keys["reference"], dataclasses.replace(other, seed=1, level=0), store, "cpu")
+    assert not any(store.has(name, key) for name, key in keys.items())
+    _, made = stages.make_alone("tokenizer", keys["tokenizer"], TINY, store, "cpu")
+    assert made
+
+
+def test_checkpoints_are_closed_to_others_and_gone_with_the_release(tmp_path):
+    store, keys = Store(str(tmp_path / "store")), chain.keys(TINY)
+    seen = {}
+
+    def look(done, total):
+        folder = store.path + f"/work/private_fit-{keys['private_fit']}"
+        paths = [Path(folder), *Path(folder).iterdir()] if Path(folder).exists() else []
+        seen.update({path.name: stat.S_IMODE(path.stat().st_mode) for path in paths})
+
+    config = dataclasses.replace(TINY, privacy=dataclasses.replace(TINY.privacy, checkpoint_every=1))
+    before = os.umask(0)
+    try:
+        stages.make("private_fit", config, store, "cpu", look)
+    finally:
+        os.umask(before)
+    assert seen == {f"private_fit-{keys['private_fit']}": 0o700, "checkpoint.safetensors": 0o600}
+    assert [path.name for path in (tmp_path / "store" / "work").iterdir() if path.name.startswith("private")] == []
+
+
+@pytest.mark.filterwarnings("ignore:.* is damaged")
+def test_a_damaged_input_is_made_again(tmp_path):
+    store, keys = Store(str(tmp_path / "store")), chain.keys(TINY)
+    whole, _ = stages.make("pretrain", TINY, store, "cpu")
+    (tmp_path / "store" / "tokenizer" / keys["tokenizer"] / "weights.safetensors").unlink()
+    (tmp_path / "store" / "pretrain" / keys["pretrain"] / "weights.safetensors").write_bytes(b"")
+    again, made = stages.make("pretrain", TINY, store, "cpu")
+    assert (again.files, made) == (whole.files, True)
+
+
+def test_of_two_machines_that_make_one_stage_the_second_says_that_it_made_nothing(tmp_path, monkeypatch):
+    store, key = Store("memory://stages"), chain.keys(TINY)["tokenizer"]
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    other = Draft()
+    other.json("tokenizer", {"by": "another machine"})
+
+    def overtaken(work):
+        Store("memory://stages").publish("tokenizer", key, other)
+        work.draft.json("tokenizer", {"by": "this one"})
+
+    monkeypatch.setitem(stages.MAKE, "tokenizer", overtaken)
+    artifact, made = stages.make("tokenizer", TINY, store, "cpu")
+    fsspec.filesystem("memory").store.clear()
+    assert (artifact.json("tokenizer"), made) == ({"by": "another machine"}, False)

@@ -81,7 +81,6 @@ def test_the_codes_of_a_coarse_image_are_the_prefix_of_the_whole_image_s(level):
 @pytest.mark.parametrize(
     ("config", "word"),
     [
-        (configure("tokenizer", "scalar", bins=1), "bins=1"),
         (configure("tokenizer", "scalar", detail_bins=4), "detail_bins=4"),
         (configure("tokenizer", "scalar", wavelet="db4"), "db4"),
     ],

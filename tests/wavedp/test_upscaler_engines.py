@@ -124,8 +124,8 @@ def test_ncnn_is_silent_on_several_threads_and_batches_of_any_size(capfd):
     ("options", "message"),
     [
         ({"precision": "bfloat16"}, "bfloat16 is not for upscaler.engine=ncnn: use engine=torch"),
-        ({"tile": 0}, "upscaler.tile=0 holds nothing: use 1"),
-        ({"batch_size": 0}, "upscaler.batch_size=0 holds nothing"),
+        ({"tile": 0}, "upscaler.tile=0 must be at least 1"),
+        ({"batch_size": 0}, "upscaler.batch_size=0 must be at least 1"),
     ],
 )
 def test_impossible_options_are_refused(options, message):

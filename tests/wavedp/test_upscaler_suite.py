@@ -62,7 +62,7 @@ from wavedp.upscalers.trained import Trained, TrainingConfig
 @dataclass(frozen=True)
 class LearnedConfig(TrainingConfig):
     name: str = result("learned")
-    amount: float = result(0.5)
+    amount: float = result(0.5, within="[0, inf)")
 
 class Sharpened(Trained):
     name, Config, used = "learned", LearnedConfig, ("name", "amount")
@@ -193,8 +193,8 @@ def test_a_constant_that_becomes_a_texture_is_noticed():
 @dataclass(frozen=True)
 class GoodConfig:
     name: str = result("good")
-    amount: float = result(0.5)
-    rows: int = performance(4)
+    amount: float = result(0.5, within="[0, inf)")
+    rows: int = performance(4, within="[1, inf)")
 
 
 class Good(UpscalerMethod):
@@ -304,9 +304,15 @@ def test_a_config_that_could_be_misread_is_noticed():
 
     @dataclass(frozen=True)
     class Nameless:
+        amount: float = result(0.5, within="[0, inf)")
+
+    @dataclass(frozen=True)
+    class Boundless:
+        name: str = result("boundless")
         amount: float = result(0.5)
 
     for config, sentence in (
+        (Boundless, "Boundless.amount is a number of no range"),
         (Changeable, "can be changed after it entered a key"),
         (Unclassed, "Unclassed.amount is in no class"),
         (Nameless, "has no field `name`"),

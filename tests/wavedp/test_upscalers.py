@@ -72,7 +72,7 @@ def run_graph_in_torch(graph: Path, image: torch.Tensor) -> torch.Tensor:
         return torch.from_numpy(values)
 
     blobs = {"data": image[None]}
-    for line in graph.read_text().splitlines()[2:]:
+    for line in graph.read_text(encoding="utf-8").splitlines()[2:]:
         layer, _, n_inputs, n_outputs, *rest = line.split()
         n_blobs = int(n_inputs) + int(n_outputs)
         inputs, outputs = rest[: int(n_inputs)], rest[int(n_inputs) : n_blobs]

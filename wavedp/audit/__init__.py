@@ -1,6 +1,6 @@
 """Audit of the private fit's claim: attacks that must not succeed, and sabotage that must be noticed.
 
-python -m wavedp.audit [--epsilon 1 4 10] [--canaries 1000] [--quick] [--results results/audit]
+python -m wavedp.audit [--epsilon 1 4 10] [--canaries 1000] [--quick] [--results runs/audit]
 
 bounds      lower bounds on ε from scores
 evidence    measurements against claims

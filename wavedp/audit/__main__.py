@@ -1,4 +1,4 @@
-"""Audit the private fit: python -m wavedp.audit [--epsilon 1 4 10] [--quick] [--results results/audit]
+"""Audit the private fit: python -m wavedp.audit [--epsilon 1 4 10] [--quick] [--results runs/audit]
 
 Writes
 
@@ -32,8 +32,8 @@ from wavedp import data
 from wavedp.audit.membership import Pool
 from wavedp.audit.report import Result, Settings, quick, run
 from wavedp.audit.tables import tables
+from wavedp.command import command
 from wavedp.config import DataConfig, PrivacyConfig
-from wavedp.errors import UserError
 from wavedp.levels import check_level
 from wavedp.privacy import ledger
 from wavedp.progress import Report
@@ -45,6 +45,7 @@ PUBLIC = ("procedural", "openclipart")
 COARSE = 7  # pixels per side, as in a study's coarsest trials
 
 
+@command
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; see the module."""
     parser = argparse.ArgumentParser(prog="python -m wavedp.audit", description=(__doc__ or "").split("\n")[0])
@@ -61,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--path", help="of --data folder")
     parser.add_argument("--home", default=DataConfig().home, help="where downloads are kept (.wavedp/data)")
     parser.add_argument("--records", type=int, default=1024, help="images, of which each is in by a coin (1024)")
-    parser.add_argument("--results", type=Path, default=Path("results/audit"), help="folder to write (results/audit)")
+    parser.add_argument("--results", type=Path, default=Path("runs/audit"), help="folder to write (runs/audit)")
     chosen = parser.parse_args(arguments)
     settings = Settings(
         claims=tuple(chosen.epsilon),
@@ -71,25 +72,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         draws=chosen.draws,
         seed=chosen.seed,
     )
-    try:
-        settings.check()
-        config = DataConfig(
-            name=chosen.data, path=chosen.path, home=chosen.home, n_records=max(chosen.records, 4), limit=chosen.records
-        )
-        pool, fingerprint = load_pool(config, settings.seed)
-        command = "python -m wavedp.audit " + " ".join(sys.argv[1:] if arguments is None else arguments)
-        about = {
-            "command": command.strip(),
-            "data": config.name,
-            "dataset": fingerprint,
-            "records": len(pool.images),
-            "created": datetime.now(UTC).isoformat(timespec="seconds"),
-            "versions": {name: version(name) for name in ("torch", "dp-accounting", "scipy")},
-        }
-        result = run(quick(settings) if chosen.quick else settings, pool, about, _progress)
-    except UserError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return 2
+    settings.check()
+    config = DataConfig(
+        name=chosen.data, path=chosen.path, home=chosen.home, n_records=max(chosen.records, 4), limit=chosen.records
+    )
+    pool, fingerprint = load_pool(config, settings.seed)
+    command = "python -m wavedp.audit " + " ".join(sys.argv[1:] if arguments is None else arguments)
+    about = {
+        "command": command.strip(),
+        "data": config.name,
+        "dataset": fingerprint,
+        "records": len(pool.images),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": {name: version(name) for name in ("torch", "dp-accounting", "scipy")},
+    }
+    result = run(quick(settings) if chosen.quick else settings, pool, about, _progress)
     if config.name not in PUBLIC:
         run_id = hashlib.sha256(json.dumps(result.rows[0]["settings"], sort_keys=True).encode()).hexdigest()[:12]
         add_to_ledger(chosen.results / "ledger.jsonl", ledger_lines(result, fingerprint, settings.delta, run_id))

@@ -1,6 +1,6 @@
 """Membership inference on a trial of a finished study whose artifacts are still in the store.
 
-    python -m wavedp.audit.study results/<study> --trial ID [--store .wavedp/store] [--home .wavedp/data]
+    python -m wavedp.audit.study runs/<study> --trial ID [--store .wavedp/store] [--home .wavedp/data]
 
 Members are the first records of the train split, others those of the test split: what tells the splits apart by itself
 counts as membership here, which the coins of wavedp.audit.membership avoid. Scores are that module's, made of the
@@ -23,19 +23,22 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
 
-from wavedp import chain, data, methods, stages
+from wavedp import data, methods, stages
 from wavedp.audit.bounds import Scores
 from wavedp.audit.membership import auc, nearness, tpr_at
-from wavedp.config import TrialConfig, from_dict
+from wavedp.command import command
+from wavedp.config import TrialConfig
 from wavedp.errors import UserError
-from wavedp.fields import fitting
+from wavedp.finished import open_trial
 from wavedp.generators import Pretrains
 from wavedp.generators import Scores as GivesScores
+from wavedp.jsonl import read_jsonl
 from wavedp.privacy import ledger
 from wavedp.store import Artifact, Store, write_jsonl
 from wavedp.wavelets import coarse
+
+STAGES = ("tokenizer", "pretrain", "private_fit", "coarse_samples")
 
 
 def reopen(folder: Path, trial_id: str, store: Store, home: str | None) -> tuple[TrialConfig, dict[str, Artifact]]:
@@ -44,38 +47,9 @@ def reopen(folder: Path, trial_id: str, store: Store, home: str | None) -> tuple
     Raises UserError for a folder without a study, for a trial that is not finished or that today's code gives another
     key, and for missing artifacts.
     """
-    for name in ("study.yaml", "trials.jsonl"):
-        if not (folder / name).is_file():
-            raise UserError(f"{folder} is not a study: it has no {name}: give results/<study>.")
-    meta = yaml.safe_load((folder / "study.yaml").read_text(encoding="utf-8"))
-    rows = [json.loads(line) for line in (folder / "trials.jsonl").read_text(encoding="utf-8").splitlines()]
-    done = {row["trial"]: row for row in rows if row["status"] == "done"}
-    if trial_id not in done:
-        raise UserError(f"{folder} has no finished trial {trial_id!r}: use one of {', '.join(done) or 'none'}.")
-    row = done[trial_id]
-    values = meta["config"]
-    for axis, value in row["axes"].items():
-        *section, field = axis.split(".")
-        place = values[section[0]] if section else values
-        if not isinstance(place.get(field), dict):  # a whole group by name, such as an upscaler, is caught by the keys
-            place[field] = value
-    if home is not None:
-        values["data"]["home"] = home
-    for kind in ("tokenizer", "generator", "upscaler"):  # recorded when all methods of a kind shared one section
-        values[kind] = fitting(kind, values[kind])
-    trial = methods.canonical(from_dict(TrialConfig, values))
-    keys, artifacts = chain.keys(trial), {}
-    for stage in ("tokenizer", "pretrain", "private_fit", "coarse_samples"):
-        if keys[stage] != row["keys"].get(stage):
-            raise UserError(
-                f"stage {stage} of {trial_id} has another key by this code and these files: check out the commit in "
-                f"study.yaml, or name a trial that varies no group but the upscaler."
-            )
-        artifact = store.open(stage, keys[stage])
-        if artifact is None:
-            raise UserError(f"{store.root} has no {stage} {keys[stage][:12]}: name the study's store with --store.")
-        artifacts[stage] = artifact
-    return trial, artifacts
+    finished = open_trial(folder, trial_id, home)
+    finished.require_same_keys(STAGES)
+    return finished.config, {stage: finished.artifact(stage, store) for stage in STAGES}
 
 
 def measure(trial: TrialConfig, artifacts: dict[str, Artifact], count: int) -> list[dict[str, Any]]:
@@ -115,37 +89,34 @@ def measure(trial: TrialConfig, artifacts: dict[str, Artifact], count: int) -> l
     return [*rows, {"kind": "nearest", **near}]
 
 
+@command
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; see the module. Exit status 2 for a UserError."""
     parser = argparse.ArgumentParser(prog="python -m wavedp.audit.study", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("study", type=Path, help="results/<study>")
+    parser.add_argument("study", type=Path, help="runs/<study>")
     parser.add_argument("--trial", required=True, help="its id in trials.jsonl")
     parser.add_argument("--store", default=".wavedp/store", help="where the study's artifacts are (.wavedp/store)")
     parser.add_argument("--home", help="where the data is (what study.yaml says)")
     parser.add_argument("--records", type=int, default=2000, help="members and others, at most (2000)")
     chosen = parser.parse_args(arguments)
-    try:
-        if chosen.records < 20:
-            raise UserError(f"records={chosen.records} are too few to tell anything: use 20 or more.")
-        trial, artifacts = reopen(chosen.study, chosen.trial, Store(chosen.store), chosen.home)
-        look = ledger.line_nonprivate(
-            f"membership scores of {chosen.records} train and test records",
-            dataset=data.fingerprint(trial.data, "train"),
-            n_records=data.n_records(trial.data, "train"),
-            stage_key=artifacts["private_fit"].key,
-            trials=[chosen.trial],
-        )
-        rows = [{"trial": chosen.trial, **row} for row in measure(trial, artifacts, chosen.records)]
-    except UserError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return 2
+    if chosen.records < 20:
+        raise UserError(f"records={chosen.records} are too few to tell anything: use 20 or more.")
+    trial, artifacts = reopen(chosen.study, chosen.trial, Store(chosen.store), chosen.home)
+    look = ledger.line_nonprivate(
+        f"membership scores of {chosen.records} train and test records",
+        dataset=data.fingerprint(trial.data, "train"),
+        n_records=data.n_records(trial.data, "train"),
+        stage_key=artifacts["private_fit"].key,
+        trials=[chosen.trial],
+    )
+    rows = [{"trial": chosen.trial, **row} for row in measure(trial, artifacts, chosen.records)]
     path = chosen.study / "membership_ledger.jsonl"
     known = ledger.read(path) if path.is_file() else []
     lines = {(line["purpose"], line["stage_key"]): line for line in [*known, look]}
     write_jsonl(path, lines.values())  # before what the look has shown
     others = chosen.study / "membership.jsonl"
-    text = others.read_text(encoding="utf-8") if others.is_file() else ""
-    before = [row for row in map(json.loads, text.splitlines()) if row["trial"] != chosen.trial]
+    rows_there = read_jsonl(others) if others.is_file() else []
+    before = [row for row in rows_there if row["trial"] != chosen.trial]
     write_jsonl(others, [*before, *rows])
     for row in rows:
         print(json.dumps(row))

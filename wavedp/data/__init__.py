@@ -11,9 +11,10 @@ Datasets outside this package are found by an entry point of the group `wavedp.d
 name), or by `data.name=package.module:Object`; see `source_of`. If the files of a dataset are missing, a decoded file
 of it in the home stands in for them (wavedp.data.decoded).
 
-Decoded records are kept under `<home>/decoded`, one file for each split and setting, named by the identity of the
-files they come from. So the second `load` decodes nothing, and `fingerprint` reads a few bytes. That includes a copy of
-the images of a `folder` dataset: delete the folder `decoded` to remove it.
+Decoded records are kept in `data.cache` (`<home>/decoded`), one file for each split and setting, named by the identity
+of the files they come from. So the second `load` decodes nothing, and `fingerprint` reads a few bytes. That includes
+copies of the images of a `folder` dataset, readable by their owner alone: delete the folder to remove them, and set
+data.cache=off to keep none.
 """
 
 from __future__ import annotations
@@ -24,10 +25,10 @@ from collections.abc import Callable
 from functools import cache as memoized
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import TypeVar, get_args
+from typing import Any, TypeVar, get_args
 
 from wavedp.config import DataConfig
-from wavedp.data import cache, decoded, fashion_mnist, folder, openclipart, photographs, procedural
+from wavedp.data import cache, decoded, fashion_mnist, folder, openclipart, photographs, procedural, records
 from wavedp.data.arrays import from_arrays
 from wavedp.data.dataset import Dataset, Source, Split, content_fingerprint
 from wavedp.errors import UserError
@@ -36,13 +37,18 @@ __all__ = [
     "Dataset",
     "Source",
     "Split",
+    "class_names",
     "content_fingerprint",
     "fingerprint",
     "from_arrays",
     "has_captions",
+    "is_stored",
+    "licence",
     "load",
     "n_classes",
     "n_records",
+    "record_files",
+    "repeats",
     "shape",
     "source_of",
 ]
@@ -93,7 +99,29 @@ def fingerprint(config: DataConfig, split: Split) -> str:
 
 def n_records(config: DataConfig, split: Split) -> int:
     """Records that `load` returns. Raises UserError for a split that the set lacks, or a limit beyond it."""
+    if config.duplicates == "merge":
+        return len(load(config, split).labels)
     return _answer(config, lambda asked: _n_records(asked, split))
+
+
+def record_files(config: DataConfig, split: Split) -> list[Path]:
+    """The file of each record that `load` returns; an empty list where records have no files of their own."""
+    files = _answer(config, lambda asked: _record_files(asked, split))
+    if files and config.duplicates == "merge":
+        whole = load(dataclasses.replace(config, duplicates="refuse"), split)
+        return [files[i] for i in records.first_of_each(whole.images)]
+    return files
+
+
+def repeats(config: DataConfig, split: Split) -> records.Repeats:
+    """How many records of a split are equal to another."""
+    found = cache.remember(config, ["repeats", fingerprint(config, split)], _repeats, config, split)
+    return records.Repeats(**found)
+
+
+def is_stored(config: DataConfig) -> bool:
+    """True if the records come from files, False if they are computed."""
+    return bool(_answer(config, lambda asked: _source(asked).files(asked)))
 
 
 def shape(config: DataConfig) -> tuple[int, int, int]:
@@ -103,7 +131,17 @@ def shape(config: DataConfig) -> tuple[int, int, int]:
 
 def n_classes(config: DataConfig) -> int:
     """Number of labels (a small split may lack some)."""
-    return len(_answer(config, lambda asked: _source(asked).classes(asked)))
+    return len(class_names(config))
+
+
+def class_names(config: DataConfig) -> tuple[str, ...]:
+    """Names of the labels, in label order."""
+    return _answer(config, lambda asked: _source(asked).classes(asked))
+
+
+def licence(config: DataConfig) -> str:
+    """The images' licence, and who says so, where the dataset states one (LICENCE)."""
+    return getattr(source_of(config.name), "LICENCE", "not stated")
 
 
 def has_captions(config: DataConfig) -> bool:
@@ -145,6 +183,10 @@ def _load(config: DataConfig, split: Split) -> Dataset:
     if dataset is None:
         images, labels, captions = source.read(config, split, n)
         assert images.shape == (n, config.channels, height, width), images.shape
+        if config.duplicates == "merge":
+            kept = records.first_of_each(images)
+            images, labels = images[kept], labels[kept]
+            captions = None if captions is None else tuple(captions[i] for i in kept)
         value = content_fingerprint(images, labels, captions)
         dataset = Dataset(config.name, split, images, labels, source.classes(config), captions, value)
         if path:
@@ -155,7 +197,7 @@ def _load(config: DataConfig, split: Split) -> Dataset:
 def _fingerprint(config: DataConfig, split: Split) -> str:
     _n_records(config, split)  # a wrong split or limit is reported before missing files
     source = _source(config)
-    if source is decoded and config.limit is None:
+    if source is decoded and _is_whole(config):
         return decoded.recorded_fingerprint(config, split)
     path = _cache_path(config, split, source)
     return (cache.read_fingerprint(path) if path else None) or _load(config, split).fingerprint
@@ -177,9 +219,22 @@ def _n_records(config: DataConfig, split: Split) -> int:
 
 def _cache_path(config: DataConfig, split: Split, source: Source) -> Path | None:
     """The place of decoded records; None for a whole decoded file, which is such a copy itself."""
-    if source is decoded and config.limit is None:
+    if source is decoded and _is_whole(config):
         return None
     return cache.path(config, split, source)
+
+
+def _is_whole(config: DataConfig) -> bool:
+    return config.limit is None and config.duplicates != "merge"
+
+
+def _record_files(config: DataConfig, split: Split) -> list[Path]:
+    list_files = getattr(_source(config), "record_files", None)
+    return list_files(config, split)[: config.limit] if list_files else []
+
+
+def _repeats(config: DataConfig, split: Split) -> dict[str, Any]:
+    return dataclasses.asdict(records.repeats(load(config, split).images))
 
 
 def _source(config: DataConfig) -> Source:

@@ -1,4 +1,9 @@
-"""Decoded records on disk, keyed by the identity of the files they were decoded from, so a lookup is never stale."""
+"""Decoded records on disk, keyed by the identity of the files they were decoded from, so a lookup is never stale; and
+what was counted in them.
+
+They lie in `data.cache`, a folder below the home or an absolute path, and may be copies of sensitive images: only their
+owner can read them. data.cache=off keeps nothing, and decodes again in each process.
+"""
 
 from __future__ import annotations
 
@@ -10,39 +15,48 @@ import os
 import re
 import sys
 import zipfile
+from collections.abc import Callable
+from functools import cache as memoized
 from pathlib import Path
 from types import ModuleType
+from typing import IO, Any
 
 import numpy as np
 import PIL
 
+from wavedp import sources
 from wavedp.config import DataConfig, identity
-from wavedp.data import dataset
 from wavedp.data.dataset import Dataset, Source, Split
 
+OFF = "off"
+HERE = tuple(Path(__file__).parent.glob("*.py"))
 UNREADABLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
 
 
 def path(config: DataConfig, split: Split, source: Source) -> Path | None:
-    """The file for this split's decoded records; None for a source without files, or whose code is in no file.
+    """The file for this split's decoded records; None for a source without files, or whose code is in no file, and for
+    data.cache=off.
 
     The name hashes everything that can change the records: the config, the version of PIL, the text of the modules that
-    decode and fingerprint them, and (path, inode, size, mtime, ctime) of every file. ctime moves even where mtime is
-    set back.
+    decode and fingerprint them (of a dataset from outside also of those that it imports of its own), and `stamp` of
+    every file.
     """
     files = source.files(config)
-    module = _module_file(source)
-    if not files or module is None:
+    module = source.__name__ if isinstance(source, ModuleType) else type(source).__module__
+    if not files or not getattr(sys.modules.get(module), "__file__", None) or config.cache == OFF:
         return None
-    code = [hashlib.sha256(Path(file).read_bytes()).hexdigest() for file in (module, dataset.__file__, __file__)]
+    code = _code(*sources.files(module, leave=("wavedp",)).values(), *HERE)
     digest = hashlib.sha256(json.dumps([identity(config), PIL.__version__, code]).encode())
     for file in files:
-        stat = file.stat()
-        about = f"{os.path.abspath(file)}\0{stat.st_ino} {stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns}\n"
-        digest.update(about.encode(errors="surrogateescape"))
+        digest.update(f"{stamp(file)}\n".encode(errors="surrogateescape"))
     label = re.sub(r"[^\w.-]+", "-", config.name)  # package.module:Object
-    name = f"{label}-{split}-{config.channels}x{config.size}-{digest.hexdigest()[:32]}.npz"
-    return Path(config.home, "decoded", name)
+    return _folder(config) / f"{label}-{split}-{config.channels}x{config.size}-{digest.hexdigest()[:32]}.npz"
+
+
+def stamp(file: Path) -> str:
+    """A file's path and the numbers that change when its content does. ctime moves even where mtime is set back."""
+    stat = file.stat()
+    return f"{os.path.abspath(file)}\0{stat.st_ino} {stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns}"
 
 
 def read(path: Path) -> Dataset | None:
@@ -73,32 +87,72 @@ def read_fingerprint(path: Path) -> str | None:
 
 
 def write(path: Path, records: Dataset) -> None:
-    """Publish in one step: two processes may decode the same split, and neither may read half a file.
-
-    If the home cannot be written, the records are decoded each time; that is only slow, so it is logged.
-    """
+    """If the folder cannot be written, the records are decoded each time; that is only slow, so it is logged."""
     about = {"name": records.name, "split": records.split, "classes": records.classes, "captions": records.captions}
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+
+    def save(file: IO[bytes]) -> None:
+        np.savez(
+            file,
+            fingerprint=np.frombuffer(records.fingerprint.encode(), np.uint8),
+            about=np.frombuffer(json.dumps(about).encode(), np.uint8),
+            images=records.images,
+            labels=records.labels,
+        )
+
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(part, "wb") as file:
-            np.savez(
-                file,
-                fingerprint=np.frombuffer(records.fingerprint.encode(), np.uint8),
-                about=np.frombuffer(json.dumps(about).encode(), np.uint8),
-                images=records.images,
-                labels=records.labels,
-            )
-        os.replace(part, path)
+        publish(path, save)
     except OSError as error:
         logging.getLogger(__name__).warning("decoded records are not kept: %s", error)
+    else:
+        _tell(path.parent)
+
+
+def remember(config: DataConfig, about: Any, compute: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, Any]:
+    """`compute(*arguments)`, which is kept beside the dataset's decoded records as JSON. about: everything that it
+    depends on, except the code in this package."""
+    if config.cache == OFF:
+        return compute(*arguments)
+    code = _code(*HERE)
+    digest = hashlib.sha256(json.dumps([about, code]).encode(errors="surrogateescape")).hexdigest()
+    path = _folder(config) / f"{digest[:32]}.json"
+    try:
+        return json.loads(path.read_bytes())
+    except UNREADABLE:
+        found = compute(*arguments)
+    with contextlib.suppress(OSError):
+        publish(path, lambda file: file.write(json.dumps(found).encode()))
+    return found
+
+
+def publish(path: Path, save: Callable[[IO[bytes]], Any]) -> None:
+    """Write a file that only its owner can read, in one step: two processes may decode the same split, and neither may
+    read half a file."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with open(part, "wb", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
+            save(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
     finally:
         with contextlib.suppress(OSError):
             part.unlink()
 
 
-def _module_file(source: Source) -> str | None:
-    """The file of a source that is a module, or of the module of an object's class."""
-    if isinstance(source, ModuleType):
-        return source.__file__
-    return getattr(sys.modules.get(type(source).__module__), "__file__", None)
+def _folder(config: DataConfig) -> Path:
+    return Path(config.home, config.cache).expanduser()
+
+
+@memoized
+def _tell(folder: Path) -> None:
+    """Say once where copies of images are."""
+    logging.getLogger(__name__).warning(
+        "Decoded copies of the images are kept in %s, readable by you alone: data.cache=FOLDER puts them elsewhere, "
+        "data.cache=off keeps none.",
+        folder,
+    )
+
+
+def _code(*files: str | Path) -> list[str]:
+    return [hashlib.sha256(Path(file).read_bytes()).hexdigest() for file in sorted(map(str, files))]

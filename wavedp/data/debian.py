@@ -29,7 +29,9 @@ def apt_download(package: str, folder: Path) -> Path:
     }
     flags = [part for key, value in options.items() for part in ("-o", f"{key}={value}")]
     for command in (["update"], ["download", package]):
-        done = subprocess.run([apt, "-q", *flags, *command], cwd=folder, stderr=subprocess.PIPE, text=True)
+        done = subprocess.run(
+            [apt, "-q", *flags, *command], cwd=folder, stderr=subprocess.PIPE, encoding="utf-8", errors="replace"
+        )
         if done.returncode:
             errors = [line[2:].strip() for line in done.stderr.splitlines() if line.startswith("E:")]
             raise OSError(errors[0] if errors else f"apt-get {command[0]} ended with {done.returncode}")
@@ -43,7 +45,9 @@ def unpack(deb: Path, folder: Path) -> None:
     """
     dpkg = shutil.which("dpkg-deb")
     if dpkg:
-        done = subprocess.run([dpkg, "-x", str(deb), str(folder)], stderr=subprocess.PIPE, text=True)
+        done = subprocess.run(
+            [dpkg, "-x", str(deb), str(folder)], stderr=subprocess.PIPE, encoding="utf-8", errors="replace"
+        )
         if done.returncode:
             raise OSError(done.stderr.strip())
         return

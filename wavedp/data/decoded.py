@@ -31,10 +31,10 @@ from typing import Any, get_args
 import numpy as np
 
 from wavedp.config import DataConfig, identity
+from wavedp.data import cache
 from wavedp.data.cache import UNREADABLE
 from wavedp.data.dataset import Records, Split, content_fingerprint, square_shape
 from wavedp.errors import UserError
-from wavedp.store import write_atomically
 
 SUFFIX = ".decoded.npz"
 FORMAT = 1
@@ -135,7 +135,7 @@ def find(config: DataConfig) -> Path | None:
 
 
 def write(file: Path, config: DataConfig, classes: tuple[str, ...], splits: Mapping[Split, Records]) -> About:
-    """Write one decoded file in one step; a file that already has this content is left alone.
+    """Write one decoded file in one step, for its owner alone; a file that already has this content is left alone.
 
     The splits are whole ones: `config.limit` is not part of the file. Raises UserError for records that no dataset may
     have, and OSError where the file cannot be written.
@@ -158,7 +158,7 @@ def write(file: Path, config: DataConfig, classes: tuple[str, ...], splits: Mapp
     np.savez_compressed(packed, about=_json(values), **arrays)  # type: ignore[arg-type]  # no array is `allow_pickle`
     content = packed.getvalue()
     if not file.is_file() or file.read_bytes() != content:
-        write_atomically(file, content)
+        cache.publish(file, lambda opened: opened.write(content))
     return written
 
 
@@ -181,7 +181,7 @@ def read_about(file: Path) -> About:
 
 
 def _identity(config: DataConfig) -> dict[str, Any]:
-    return {name: value for name, value in identity(config).items() if name != "limit"}
+    return {name: value for name, value in identity(config).items() if name not in ("limit", "duplicates")}
 
 
 def _folder(config: DataConfig) -> str | None:

@@ -16,13 +16,15 @@ import sys
 from pathlib import Path
 from typing import get_args
 
-from PIL import Image
-
 from wavedp import data
+from wavedp.command import command
 from wavedp.config import DataConfig
 from wavedp.data import decoded
 from wavedp.data.dataset import Dataset, Records, Split
+from wavedp.data.image_files import folders_of, require_empty, write_picture
 from wavedp.errors import UserError
+
+DIVISIONS = ("official", "dpimagebench", "public")
 
 
 def export(dataset: Dataset, folder: Path, skip: int = 0, count: int | None = None) -> int:
@@ -37,24 +39,20 @@ def export(dataset: Dataset, folder: Path, skip: int = 0, count: int | None = No
             f"records {skip} to {stop} are not among the {len(dataset.images)} of {dataset.name}: lower --skip or "
             "--count."
         )
-    if folder.exists() and any(folder.iterdir()):
-        raise UserError(f"{folder} is not empty: name another folder, or empty it.")
+    require_empty(folder)
+    inside = folders_of(dataset.classes)
     for number in range(skip, stop):
-        image = dataset.images[number]  # C H W
-        target = folder / dataset.classes[int(dataset.labels[number])].replace("/", "-") / f"{number:05}.png"
-        target.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(image.transpose(1, 2, 0).squeeze(2) if len(image) == 1 else image.transpose(1, 2, 0)).save(
-            target
-        )
+        write_picture(dataset.images[number], folder / inside[int(dataset.labels[number])] / f"{number:05}.png")
     return stop - skip
 
 
 def export_decoded(config: DataConfig, file: Path) -> decoded.About:
-    """Write every split of the dataset into one decoded file; returns what it records. `config.limit` is ignored.
+    """Write every split of the dataset into one decoded file; returns what it records. `limit` and `duplicates` are
+    ignored: the file holds every record.
 
     Raises UserError for a dataset that is not on disk, and OSError where the file cannot be written.
     """
-    whole = dataclasses.replace(config, limit=None)
+    whole = dataclasses.replace(config, limit=None, duplicates="refuse")
     splits: dict[Split, Records] = {}
     classes: tuple[str, ...] = ()
     refusals = []
@@ -71,6 +69,7 @@ def export_decoded(config: DataConfig, file: Path) -> decoded.About:
     return decoded.write(file, whole, classes, splits)
 
 
+@command
 def main(arguments: list[str] | None = None) -> int:
     """The command; returns the exit status (2 after a UserError)."""
     default = DataConfig()
@@ -81,7 +80,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--decoded", type=Path, metavar="FILE", help="write every split into FILE (*.decoded.npz)")
     parser.add_argument("--skip", type=int, default=0, help="leave out this many records at the beginning")
     parser.add_argument("--count", type=int, help="write this many (default: all)")
-    parser.add_argument("--division", choices=["official", "dpimagebench"], default=default.split, help="data.split")
+    parser.add_argument("--division", choices=DIVISIONS, default=default.split, help="data.split")
     parser.add_argument("--size", type=int, default=default.size)
     parser.add_argument("--channels", type=int, choices=(1, 3), default=default.channels)
     parser.add_argument("--n-records", type=int, default=default.n_records, help="of the procedural set's train split")

@@ -13,6 +13,7 @@ from wavedp.config import DataConfig
 from wavedp.data.dataset import Records, Split, download_command
 from wavedp.errors import UserError
 
+LICENCE = "MIT (github.com/zalandoresearch/fashion-mnist)"
 CLASSES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 
 # sha256 of the uncompressed files. The .gz around them differ: Debian drops the name and the date from the gzip header;

@@ -6,18 +6,18 @@
 
 `<stem>.txt` next to an image holds its captions, one per line; either every image has such a file or none has.
 Images are turned as EXIF says, laid on white where transparent, brought to grey or RGB, resized (antialiased) until the
-shorter side fits, and cropped at the centre. Hidden files are ignored; links are followed.
+shorter side fits, and cropped at the centre. Hidden files are ignored. Which files are images, of which split, is said
+in wavedp.data.layout.
 """
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
 
 from wavedp.config import DataConfig
-from wavedp.data import picture
+from wavedp.data import layout, picture
 from wavedp.data.dataset import TEST_SHARE, Records, Split, position, square_shape
 from wavedp.errors import UserError
 
@@ -29,7 +29,7 @@ shape = square_shape
 def classes(config: DataConfig) -> tuple[str, ...]:
     """The sorted class folders of the first split (train, if there is one); only `image` if there are no folders."""
     first = next(iter(_folders(config).values()))
-    return tuple(sorted({_class(first, name) for name in _images(first)}))
+    return tuple(sorted({_class(name) for name in layout.images(first)}))
 
 
 def count(config: DataConfig, split: Split) -> int:
@@ -45,13 +45,19 @@ def has_captions(config: DataConfig) -> bool:
 def files(config: DataConfig) -> list[Path]:
     """Every image of every split, and the captions."""
     found = []
-    for folder in _folders(config).values():
-        for name in _images(folder):
+    for folder in dict.fromkeys(_folders(config).values()):
+        for name in layout.images(folder):
             image = folder / name
             found.append(image)
             if image.with_suffix(".txt").is_file():
                 found.append(image.with_suffix(".txt"))
     return found
+
+
+def record_files(config: DataConfig, split: Split) -> list[Path]:
+    """The image file of each record."""
+    folder, names = _split(config, split)
+    return [folder / name for name in names]
 
 
 def read(config: DataConfig, split: Split, n: int) -> Records:
@@ -61,7 +67,7 @@ def read(config: DataConfig, split: Split, n: int) -> Records:
     known = classes(config)
     labels = np.empty(n, np.int64)
     for i, name in enumerate(names):
-        if (label := _class(folder, name)) not in known:
+        if (label := _class(name)) not in known:
             raise UserError(
                 f"{folder / name} is of class {label!r}, which the first split lacks: move it, or add {label!r} there."
             )
@@ -78,9 +84,7 @@ def _folders(config: DataConfig) -> dict[Split, Path]:
     root = Path(config.path)
     if not root.is_dir():
         raise UserError(f"data.path={config.path} is not a folder: give the folder that holds the images.")
-    splits: tuple[Split, ...] = ("train", "val", "test")
-    divided = {split: root / split for split in splits if (root / split).is_dir()}
-    return divided or {"train": root, "test": root}
+    return layout.splits(root) or {"train": root, "test": root}
 
 
 def _split(config: DataConfig, split: Split) -> tuple[Path, list[str]]:
@@ -88,7 +92,7 @@ def _split(config: DataConfig, split: Split) -> tuple[Path, list[str]]:
     if split not in folders:
         raise UserError(f"data.path={config.path} has no {split} split: use {' or '.join(folders)}.")
     folder = folders[split]
-    names = _images(folder)
+    names = sorted(layout.images(folder), key=position)
     if folder == Path(config.path or ""):
         names = [name for name in names if (position(name) < TEST_SHARE) == (split == "test")]
     if not names:
@@ -96,24 +100,7 @@ def _split(config: DataConfig, split: Split) -> tuple[Path, list[str]]:
     return folder, names
 
 
-def _images(folder: Path) -> list[str]:
-    """Paths of the images relative to `folder`, with slashes, in the order of `position`."""
-    found = []
-    for inside, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        relative = Path(inside).relative_to(folder)
-        found += [
-            (relative / name).as_posix()
-            for name in names
-            if os.path.splitext(name)[1].lower() in picture.SUFFIXES and not name.startswith(".")
-        ]
-    if len({"/" in name for name in found}) == 2:
-        loose = next(name for name in found if "/" not in name)
-        raise UserError(f"{folder / loose} lies beside class folders: move it into one of them.")
-    return sorted(found, key=position)
-
-
-def _class(folder: Path, name: str) -> str:
+def _class(name: str) -> str:
     return name.split("/")[0] if "/" in name else UNCLASSIFIED
 
 
@@ -138,8 +125,5 @@ def _decode(path: Path, size: int, channels: int) -> np.ndarray:
     """One file -> uint8 [C H W]."""
     from PIL import Image, ImageOps
 
-    try:
-        image = picture.load(path, channels, at_least=4 * size)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(f"{path} cannot be read ({error}): remove or replace it.") from error
+    image = picture.load(path, channels, at_least=4 * size)
     return picture.pixels(ImageOps.fit(image, (size, size), Image.Resampling.LANCZOS))

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from wavedp.command import command
 from wavedp.config import DataConfig
 from wavedp.data import debian, fashion_mnist, openclipart
 from wavedp.errors import UserError
@@ -171,6 +172,7 @@ def download(url: str, target: Path) -> str:
     return digest.hexdigest()
 
 
+@command
 def main(arguments: list[str] | None = None) -> int:
     """The command; returns the exit status (2 after a UserError)."""
     parser = argparse.ArgumentParser(prog="python -m wavedp.data.get", description="Download a dataset.")

@@ -27,6 +27,7 @@ from wavedp.errors import UserError
 if TYPE_CHECKING:
     from PIL import Image
 
+LICENCE = "public domain (openclipart.org)"
 TEST_SHARE = 0.05
 DRAWINGS = 6900
 """Files of the package, without its symbolic links."""
@@ -57,6 +58,11 @@ def files(config: DataConfig) -> list[Path]:
     """Every drawing. Raises UserError if there are none, or more than the package has."""
     root = Path(config.home, "openclipart")
     return [root / name for name in _names(config)]
+
+
+def record_files(config: DataConfig, split: Split) -> list[Path]:
+    """The drawing of each record."""
+    return [Path(config.home, "openclipart", name) for name in _split_names(config, split)]
 
 
 def read(config: DataConfig, split: Split, n: int) -> Records:

@@ -18,6 +18,7 @@ from wavedp.config import DataConfig
 from wavedp.data.dataset import Records, Split, download_command, position, square_shape
 from wavedp.errors import UserError
 
+LICENCE = "GPL-2+ (the Debian package mate-backgrounds)"
 TEST = ("Dune", "LadyBird", "RainDrops")
 shape = square_shape
 
@@ -43,6 +44,11 @@ def files(config: DataConfig) -> list[Path]:
     if not found:
         raise UserError(f"photographs is not in {config.home}: {download_command(config)}.")
     return found
+
+
+def record_files(config: DataConfig, split: Split) -> list[Path]:
+    """The photograph of each crop."""
+    return [path for path, _, _ in _crops(config, split)]
 
 
 def read(config: DataConfig, split: Split, n: int) -> Records:

@@ -17,6 +17,7 @@ index of their code), meant for all T steps and wrong with few.
 
 from __future__ import annotations
 
+import inspect
 import math
 import warnings
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers import ConfigMixin, SchedulerMixin
-from diffusers.configuration_utils import register_to_config
+from diffusers.configuration_utils import FrozenDict, register_to_config
 from diffusers.schedulers.scheduling_ddpm import DDPMSchedulerOutput
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
@@ -59,7 +60,6 @@ class BlurDiffusionScheduler(SchedulerMixin, ConfigMixin):
 
     _compatibles: list[str] = []  # noqa: RUF012 (diffusers' form); no other scheduler handles blur
     order = 1
-    config: Any  # diffusers types it as a dict, but it has attributes
 
     @register_to_config
     def __init__(
@@ -108,6 +108,31 @@ class BlurDiffusionScheduler(SchedulerMixin, ConfigMixin):
         self._operators: dict[tuple[int, int, torch.device, torch.dtype], BlurOperator] = {}
         self._shape: torch.Size | None = None  # of the samples of this run
         self._last: _Step | None = None
+
+    @property
+    def config(self) -> Any:
+        """The settings, as attributes and items. Raises UserError when another scheduler is made from them."""
+        return _Settings(vars(self)["_internal_dict"])
+
+    @classmethod
+    def extract_init_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> tuple[dict, dict, dict]:
+        """What `from_config` and `from_pretrained` make a scheduler from. Raises UserError for the settings of another
+        scheduler: diffusers would leave out those at its defaults, which are not ours."""
+        source = config_dict.get("_class_name", "another scheduler")
+        named = "_class_name" in config_dict  # in a file; the settings of an object do not say whose they are
+        ours_in_memory = "blur_schedule" in config_dict or "_use_default_values" not in config_dict
+        if source not in [parent.__name__ for parent in cls.__mro__] if named else not ours_in_memory:
+            ours = inspect.signature(cls).parameters
+            other = ", ".join(
+                f"{name}={config_dict[name]!r}"
+                for name in ours
+                if name in config_dict and config_dict[name] != ours[name].default
+            )
+            raise UserError(
+                f"{cls.__name__} cannot be made from the settings of {source}, whose defaults are others: write "
+                f"{cls.__name__}({other}), with the arguments that you mean."
+            )
+        return super().extract_init_dict(dict(config_dict), **kwargs)  # a plain dict has no guard
 
     def __len__(self) -> int:
         """Number of training steps T."""
@@ -281,6 +306,19 @@ class BlurDiffusionScheduler(SchedulerMixin, ConfigMixin):
 
     def _forget_run(self) -> None:
         self._shape, self._last = None, None
+
+
+class _Settings(FrozenDict):
+    """Settings that only a BlurDiffusionScheduler can be made from."""
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """As a dict's. diffusers asks for `_use_default_values` where it makes a scheduler."""
+        if key == "_use_default_values":
+            raise UserError(
+                "a scheduler of diffusers cannot be made from the settings of BlurDiffusionScheduler, whose blur it "
+                "would drop (DDIMPipeline makes one unasked): use BlurDiffusionPipeline, or step with this scheduler."
+            )
+        return super().get(key, default)
 
 
 @dataclass(frozen=True)

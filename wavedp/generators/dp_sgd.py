@@ -9,12 +9,11 @@ from typing import Any, ClassVar, Literal
 from wavedp import data
 from wavedp.config import DataConfig, TrialConfig
 from wavedp.errors import UserError
-from wavedp.fields import result
+from wavedp.fields import SEED, result
 from wavedp.generators import GeneratorMethod
 from wavedp.methods import Needs
 from wavedp.privacy import accounting
 from wavedp.privacy.accounting import Mechanism
-from wavedp.views import MOST
 
 FIT_FIELDS = (
     "delta", "batch_size", "steps", "max_grad_norm", "accountant", "relation", "clipping", "noise_source", "optimizer",
@@ -31,11 +30,11 @@ class PretrainedConfig:
     """Public pretraining, and what the model is conditioned on."""
 
     conditioning: Literal["class", "text"] = result("class")  # text: captions through a frozen encoder (wavedp.text)
-    condition_dropout: float = result(0.0)  # how often a training image has no condition, which guidance needs
-    pretrain_steps: int = result(300)  # 0 leaves the weights random
-    pretrain_batch: int = result(128)  # images a step
-    pretrain_learning_rate: float = result(4e-3)  # at the start; it falls to 0 along a cosine
-    public_seed: int = result(0)  # of weights and batches
+    condition_dropout: float = result(0.0, within="[0, 1)")  # share of training images without one, for guidance
+    pretrain_steps: int = result(300, within="[0, inf)")  # 0 leaves the weights random
+    pretrain_batch: int = result(128, within="[1, inf)")  # images a step
+    pretrain_learning_rate: float = result(4e-3, within="(0, inf)")  # at the start; it falls to 0 along a cosine
+    public_seed: int = result(0, within=SEED)  # of weights and batches
 
 
 class DPSGD(GeneratorMethod):
@@ -65,7 +64,7 @@ class DPSGD(GeneratorMethod):
         return trial.generator.conditioning
 
     def check(self, trial: TrialConfig) -> list[str]:
-        """Ranges, captions, and what text conditioning cannot go with."""
+        """Captions, and what text conditioning cannot go with."""
         config, privacy = trial.generator, trial.privacy
         if trial.public is not None and config.pretrain_steps:
             n_records(trial.public, "train")
@@ -76,12 +75,6 @@ class DPSGD(GeneratorMethod):
                 f"sampling.guidance={trial.sampling.guidance} needs a model that has seen images without condition: "
                 "set generator.condition_dropout, such as 0.1, or guidance=1."
             )
-        if not 0 <= config.condition_dropout < 1:
-            raise UserError(
-                f"generator.condition_dropout={config.condition_dropout} is not a share: use 0 <= dropout < 1."
-            )
-        if not 1 <= privacy.views <= MOST:
-            raise UserError(f"privacy.views={privacy.views} is not offered: use 1 to {MOST}.")
         if privacy.views > 1 and privacy.grad_sample_mode == "ghost":
             raise UserError(
                 f"privacy.grad_sample_mode=ghost sees one forward pass a record, privacy.views={privacy.views} makes "

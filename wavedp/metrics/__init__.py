@@ -1,7 +1,8 @@
 """Metrics of full-size samples, each in a file of its own, found by name in wavedp.registry.
 
     fid, kid, floor, fd, acc                                                   switched by fields of MetricsConfig
-    prdc, spectrum, diversity, memorised, text, fid_infinity, one of your own  asked for by `metrics.also`
+    prdc, spectrum, diversity, memorised, text, fid_infinity, inception_score, fld, one of your own
+                                                                               asked for by `metrics.also`
 
 `python -m wavedp.metrics REAL GENERATED` measures two folders with the same metrics, outside any study.
 
@@ -81,13 +82,15 @@ class Meaning:
 @dataclass(frozen=True)
 class Given:
     """The images that a trial will have. counts(split): number of real images of a split. n_generated: samples of
-    the trial. labelled: both have class labels. described: the samples were made from texts."""
+    the trial. labelled: both have class labels. described: the samples were made from texts. n_classes: None if that is
+    not known."""
 
     config: MetricsConfig
     counts: Callable[[str], int]
     n_generated: int
     labelled: bool = True
     described: bool = False
+    n_classes: int | None = None
 
     @property
     def sets(self) -> Sets:

@@ -9,20 +9,29 @@ REAL and GENERATED are folders, zips or npz files (wavedp.metrics.image_sets). E
     fid_infinity_clean_2k_10k    extrapolated to infinitely many generated images, with the standard error of the line
     kid_clean_2k_10k             kernel distance, unbiased, of all images
     kid_subsets_clean_2k_10k     mean over 50 subsets of 1,000 (or all, of fewer) images, with its standard error
-    precision_, recall_, density_, coverage_clean_2k_10k       k = 5 nearest neighbours
+    precision_, recall_, density_, coverage_clean_2k_10k       k = 5 nearest neighbours; precision-k3_: --neighbours 3
     spectrum_2k_10k              radial power spectra: root mean square of log2 of their ratio, in octaves
     fd_effnetlite0_2k_10k        Fréchet distance of another network's features (--second-network)
     diversity_effnetlite0_500pairs_2k    mean LPIPS-style distance of 500 pairs of generated images, uncalibrated;
                                  _within: of pairs of one class (sub-folder); real_: the same of REAL
     memorised_clean_2k_10k_60k   share of the generated nearer to an image of --train than 99 % of REAL are, which here
                                  must be held out of training: 0.01 for who copies nothing (--sheet: the closest pairs)
+    is_clean_2k                  Inception score, by the last layer in the file --layer; is-s10_ with --splits 10
+    fld_clean_2k_60k_10k         feature likelihood divergence of REAL, to a density around the generated, fitted to
+                                 --train; fld-train_: of the training images
     text_clip3fa9c2d1_2k         mean cosine of generated images and --texts to a CLIP model on disk (--clip)
 
-The metrics are those of a trial (wavedp.metrics); one of your own is named package.module:Class.
+The metrics are those of a trial (wavedp.metrics); one of your own is named package.module:Class. Where a metric asks
+for training images they are --train's, and REAL stands for the test images.
 
-Metrics look at REAL, and memorised_ at the training images too. If those are sensitive, so is every number printed
-here: publish it, and no ε covers that. A sheet shows the training images themselves. Only text_ and diversity_ of
-GENERATED look at generated images only.
+DPImageBench's numbers (wavedp.metrics.dpimagebench) are those of
+
+    --mode pytorch --metrics fid prdc inception_score --neighbours 3 --layer FILE        its training images as REAL
+    --mode pytorch --metrics fld --train TRAINING                                        its test images as REAL
+
+Metrics look at REAL, and memorised_ and fld_ at the training images too. If those are sensitive, so is every number
+printed here: publish it, and no ε covers that. A sheet shows the training images themselves. Only is_, text_ and
+diversity_ of GENERATED look at generated images only.
 """
 
 from __future__ import annotations
@@ -38,12 +47,16 @@ import torch
 from torch import Tensor
 
 from wavedp import registry
+from wavedp.command import command
 from wavedp.config import MetricsConfig, configure
+from wavedp.data import picture
 from wavedp.errors import UserError
-from wavedp.metrics import MetricMethod, image_sets
+from wavedp.metrics import Given, MetricMethod, image_sets
 from wavedp.metrics.features import DIMENSIONS
+from wavedp.metrics.fld import TEST
 from wavedp.metrics.memorisation import save_sheet
 from wavedp.metrics.memorised import TRAIN, Memorised
+from wavedp.metrics.prdc import USUAL
 from wavedp.metrics.views import Extract, Looking, Part, Real, Sets, View, draw
 from wavedp.store import write_jsonl
 
@@ -57,6 +70,8 @@ CALLED = {
     "fd2": "fd",
     "diversity": "diversity",
     "memorisation": "memorised",
+    "inception_score": "inception_score",
+    "fld": "fld",
     "text": "text",
 }
 """This command's names of the metrics, in the order of its rows."""
@@ -68,23 +83,30 @@ class FileView(View):
     """The set at `path`, read in chunks; memory holds one chunk and 8 KiB of features an image. samples: so many of
     them (None: all), drawn evenly over the set. Raises UserError for what cannot be read, and for fewer images."""
 
-    def __init__(self, path: Path, looking: Looking, samples: int | None, drawn: bool = True) -> None:
-        n = image_sets.count(path)
+    def __init__(
+        self,
+        path: Path,
+        looking: Looking,
+        samples: int | None,
+        drawn: bool = True,
+        max_pixels: int = picture.MAX_PIXELS,
+    ) -> None:
+        n = image_sets.count(path, max_pixels)
         if samples is not None and n < samples:
             raise UserError(f"{path} holds {n} images, and --samples asks for {samples}: add some, or ask for fewer.")
-        self.path, self.looking = path, looking
+        self.path, self.looking, self.max_pixels = path, looking, max_pixels
         self.kept = draw(torch.arange(n), samples) if drawn else torch.arange(n)  # places in the set
-        labels = image_sets.labels(path)
+        labels = image_sets.labels(path, max_pixels)
         super().__init__(len(self.kept), labels=None if labels is None else labels[self.kept])
 
     def images(self, which: Tensor) -> list[Tensor]:
-        return image_sets.pick(self.path, self.kept[which].tolist())
+        return image_sets.pick(self.path, self.kept[which].tolist(), self.max_pixels)
 
     def stream(self) -> Iterator[tuple[Tensor, Tensor]]:
         places = torch.full((int(self.kept.max()) + 1,), -1)
         places[self.kept] = torch.arange(self.count)
         done = 0
-        for chunk in image_sets.chunks(self.path):
+        for chunk in image_sets.chunks(self.path, self.max_pixels):
             here = places[done : done + len(chunk)]
             wanted = here >= 0
             if wanted.any():
@@ -98,14 +120,16 @@ class FileView(View):
         def tell(now: int, _: int) -> None:
             report(done + now, done + now)
 
-        for chunk in image_sets.chunks(self.path):  # whole chunks, which the cache knows whatever is drawn
+        for chunk in image_sets.chunks(
+            self.path, self.max_pixels
+        ):  # whole chunks, which the cache knows whatever is drawn
             parts.append(extract(chunk, looking.config, looking.cache, tell, looking.device))
             done += len(chunk)
         return torch.cat(parts)[self.kept]
 
 
 class RealFiles(Real):
-    """REAL, and the training images."""
+    """REAL, which is also the test split, and the training images."""
 
     def __init__(self, images: View, config: MetricsConfig, device: str, training: View | None) -> None:
         self.images, self.config, self.device, self.training = images, config, device, training
@@ -119,9 +143,10 @@ class RealFiles(Real):
         return Part(self.images, mixed[count:]), Part(self.images, mixed[:count])
 
     def split(self, name: str, count: int | None = None) -> View:
-        if name != TRAIN or self.training is None:
+        found = {TRAIN: self.training, TEST: self.images}.get(name)
+        if found is None:
             raise UserError(f"a metric looks at the {name} split, which this command lacks: leave that metric out.")
-        return self.training if count is None else Part(self.training, torch.arange(min(count, self.training.count)))
+        return found if count is None else Part(found, torch.arange(min(count, found.count)))
 
 
 @dataclass(frozen=True)
@@ -133,6 +158,7 @@ class Row:
     standard_error: float | None = None
 
 
+@command
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print a row a metric; 2 with one sentence when something cannot be read or measured."""
     parser = argparse.ArgumentParser(
@@ -157,19 +183,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--samples", type=int, help="use so many of each set (default: all)")
+    parser.add_argument(
+        "--max-pixels",
+        type=int,
+        default=picture.MAX_PIXELS,
+        metavar="N",
+        help=f"refuse larger images before they are decoded (default: {picture.MAX_PIXELS:,})",
+    )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--cache", type=Path, help="keep features here, by content")
     parser.add_argument("--json", type=Path, help="write the rows to this file too, one JSON object a line")
     parser.add_argument("--second-network", default="effnetlite0", help="of fd2: effnetlite0, or a TorchScript file")
-    parser.add_argument("--train", type=Path, help="of memorisation: what the generator was fitted to")
+    parser.add_argument("--neighbours", type=int, default=USUAL, metavar="K", help=f"of prdc (default: {USUAL})")
+    parser.add_argument("--layer", type=Path, help="of inception_score: pytorch-fid's pt_inception-2015-12-05-….pth")
+    parser.add_argument("--splits", type=int, default=1, help="of inception_score: parts to average (default: 1)")
+    parser.add_argument("--train", type=Path, help="of memorisation and fld: what the generator was fitted to")
     parser.add_argument("--sheet", type=Path, help="of memorisation: write the closest pairs to this PNG")
     parser.add_argument("--clip", type=Path, help="of text: folder of a CLIP model, as save_pretrained writes it")
     parser.add_argument("--texts", type=Path, help="of text: file with a line for each image of GENERATED, by name")
     options = parser.parse_args(arguments)
     try:
         rows, fewest = measure(options)
+        if options.json:
+            write_jsonl(options.json, [asdict(row) for row in rows])
     except UserError as error:
         print(error, file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"{error.filename} cannot be written ({error.strerror}): name another file.", file=sys.stderr)
         return 2
     for row in rows:
         print(f"{row.metric:<40} {row.value:>10.5g}" + (f" ± {row.standard_error:.2g}" if row.standard_error else ""))
@@ -178,30 +219,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
             f"With {fewest} images a covariance of {DIMENSIONS} features has rank {fewest - 1}: this FID is for "
             "comparisons at the same counts only."
         )
-    if options.json:
-        write_jsonl(options.json, [asdict(row) for row in rows])
     return 0
 
 
 def measure(options: argparse.Namespace) -> tuple[list[Row], int]:
     """The rows that the command was asked for, and how many images the smaller set has. Raises UserError."""
+    if options.samples is not None and options.samples < 2:
+        raise UserError(f"--samples={options.samples} leaves nothing to compare: ask for 2 or more.")
+    _check_device(options.device)
     config, chosen = _config(options), _chosen(options)
 
-    def looking(path: Path) -> Looking:
-        return Looking(config, options.cache, options.device, lambda: _counter(path))
+    def files(path: Path, samples: int | None, drawn: bool = True) -> FileView:
+        looking = Looking(config, options.cache, options.device, lambda: _counter(path))
+        return FileView(path, looking, samples, drawn, options.max_pixels)
 
-    real, generated = (FileView(path, looking(path), options.samples) for path in (options.real, options.generated))
+    real, generated = (files(path, options.samples) for path in (options.real, options.generated))
     for view, whose in ((generated, "GENERATED"), (real, "REAL")):
         if view.count < 2:
             raise UserError(
                 f"{whose} has {view.count} image, and a distance between distributions needs two: give more."
             )
     config = replace(config, fid_samples=generated.count)
-    training = FileView(options.train, looking(options.train), None) if options.train else None
-    counts = {"": real.count, TRAIN: training.count if training else 0}
+    training = files(options.train, None) if options.train else None
+    counts = {"": real.count, TEST: real.count, TRAIN: training.count if training else 0}
     reals = RealFiles(real, config, options.device, training)
-    everything = FileView(options.generated, looking(options.generated), None, drawn=False)
+    everything = files(options.generated, None, drawn=False)
     sets = Sets(config, generated, everything, real, counts.__getitem__, device=options.device)
+    given = Given(config, counts.__getitem__, everything.count, everything.labels is not None, described=False)
+    for metric, own in chosen:
+        metric.require(own, given)
     rows = []
     for metric, own in chosen:
         reference = metric.reference(own, reals)
@@ -213,6 +259,14 @@ def measure(options: argparse.Namespace) -> tuple[list[Row], int]:
     if sys.stderr.isatty():
         print(file=sys.stderr)  # below the counter
     return rows, min(real.count, generated.count)
+
+
+def _check_device(device: str) -> None:
+    """Refuse a device that cannot add."""
+    try:
+        torch.ones(2, device=device).sum().item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise UserError(f"--device={device} is not a device that works here: use cpu, or a GPU's name.") from error
 
 
 def _config(options: argparse.Namespace) -> MetricsConfig:
@@ -231,12 +285,15 @@ def _config(options: argparse.Namespace) -> MetricsConfig:
 def _chosen(options: argparse.Namespace) -> list[tuple[MetricMethod, Any]]:
     """The metrics asked for and the Config of each, in the order of rows. Raises UserError for an unknown one, and for
     one whose option is missing."""
-    if "memorisation" in options.metrics and options.train is None:
-        raise UserError("memorisation compares with the training images: name them with --train, or leave it out.")
+    for name in ("memorisation", "fld"):
+        if name in options.metrics and options.train is None:
+            raise UserError(f"{name} compares with the training images: name them with --train, or leave it out.")
     if "text" in options.metrics and (options.clip is None or options.texts is None):
         raise UserError("text needs a model and what the images should show: give --clip and --texts, or leave it out.")
     own: dict[str, dict[str, Any]] = {
         "kid": {"subsets": 50},
+        "prdc": {"k": options.neighbours},
+        "inception_score": {"layer": str(options.layer) if options.layer else None, "splits": options.splits},
         "diversity": {"real": True},
         "text": {"clip": str(options.clip), "texts": str(options.texts)},
     }
@@ -254,12 +311,14 @@ def _chosen(options: argparse.Namespace) -> list[tuple[MetricMethod, Any]]:
 
 def _counter(path: Path) -> Callable[[int, int], None]:
     """Progress on the error stream: in place on a terminal, every 500 images in a log."""
-    live = sys.stderr.isatty()
+    live, said = sys.stderr.isatty(), 0
 
     def report(done: int, _: int) -> None:
+        nonlocal said
         if live:
             print(f"\r{path}: {done} images", end="", file=sys.stderr, flush=True)
-        elif done % image_sets.CHUNK == 0:
+        elif done // image_sets.CHUNK > said:
+            said = done // image_sets.CHUNK
             print(f"{path}: {done} images", file=sys.stderr, flush=True)
 
     return report

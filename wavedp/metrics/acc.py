@@ -65,7 +65,7 @@ class Accuracy(MetricMethod):
         }
 
     def require(self, own: Any, given: Given) -> None:
-        """Labels, something that learns, and enough to learn from."""
+        """Labels of two classes or more, something that learns, and enough to learn from."""
         config = given.config
         if not self.asked(config):
             raise UserError("metric acc needs a classifier: set metrics.downstream_steps above 0, or leave acc out.")
@@ -73,6 +73,11 @@ class Accuracy(MetricMethod):
             raise UserError(
                 f"metrics.downstream_steps={config.downstream_steps} and metrics.downstream={config.downstream} need "
                 "class labels, which these images lack: set metrics.downstream=cnn and metrics.downstream_steps=0."
+            )
+        if given.n_classes == 1:
+            raise UserError(
+                f"metrics.downstream_steps={config.downstream_steps} and metrics.downstream={config.downstream} would "
+                "tell one class apart, always rightly: set metrics.downstream=cnn and metrics.downstream_steps=0."
             )
         if config.downstream != "cnn":
             from wavedp.metrics.dpimagebench import FEWEST

@@ -6,6 +6,16 @@ averaged with decay 0.9999 (evaluation/evaluator.py, val mode `syn`; its recipe 
 left out above 32 pixels per side. Nothing is chosen on sensitive images: each classifier is tested on them once.
 DPImageBench's tables give the maximum of the three; here the mean is reported, and each one.
 
+Its other numbers are metrics of their own here, with mode `pytorch`, which takes the same features of the same network:
+
+    table               here                                    differs in
+    FID                 fid                                     its 50,000 images are drawn without a seed
+    precision, recall   {name: prdc, k: 3}                      it uses all 60,000 images, and leaves out ties
+    IS                  {name: inception_score, layer: FILE}    it uses all 60,000 images; one split, as here
+    FLD                 fld: fld-train_…                        its 10,000 images and halves are drawn without a seed
+
+FLD there is of the training images, not of the test images as its authors propose: fld_… is the latter.
+
 `small` is a protocol of the same form for two cores, with other networks and settings; its scores have another name.
 
     B generated images, C channels, H W pixels, K classes

@@ -215,8 +215,9 @@ def file_sha256(path: Path) -> str:
 
 
 def _chunk_key(chunk: torch.Tensor, source: str) -> str:
-    header = f"{source} {list(chunk.shape)} ".encode()
-    return hashlib.sha256(header + chunk.numpy().tobytes()).hexdigest()
+    digest = hashlib.sha256(f"{source} {list(chunk.shape)} ".encode())
+    digest.update(chunk.numpy().data)
+    return digest.hexdigest()
 
 
 def _save(path: Path, features: np.ndarray) -> None:

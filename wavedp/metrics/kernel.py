@@ -20,14 +20,17 @@ def kernel_distance_of(features1: torch.Tensor, features2: torch.Tensor) -> floa
 
 def kernel_distance_in_subsets(
     features1: torch.Tensor, features2: torch.Tensor, subsets: int = 100, size: int = 1000, seed: int = 0
-) -> tuple[float, float]:
+) -> tuple[float, float | None]:
     """Mean of `kernel_distance_of` over random subsets of `size` samples (all, if there are fewer), and standard error.
 
     The protocol of Bińkowski et al. and of clean-fid (100 subsets of 1,000). The error is that of the mean over subsets
-    of these samples; with other samples the mean would vary more.
+    of these samples; with other samples the mean would vary more. Where every subset would be all of both sets, the
+    mean is their distance, and there is no error (None).
     """
     order = torch.Generator().manual_seed(seed)
     size = min(size, len(features1), len(features2))
+    if size == len(features1) == len(features2):
+        return kernel_distance_of(features1, features2), None
 
     def subset(features: torch.Tensor) -> torch.Tensor:
         return features[torch.randperm(len(features), generator=order)[:size]]

@@ -20,7 +20,7 @@ class KIDConfig:
     """subsets: also the mean over so many random subsets of 1,000 images (or all, of fewer), as papers print it."""
 
     name: str = result("kid")
-    subsets: int = result(0)
+    subsets: int = result(0, within="[0, inf)")
 
 
 class KID(FeatureMetric):

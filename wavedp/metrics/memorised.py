@@ -26,7 +26,7 @@ class MemorisedConfig:
     found then."""
 
     name: str = result("memorised")
-    train_samples: int | None = result(None)
+    train_samples: int | None = result(None, within="[1, inf)")
 
 
 class Memorised(FeatureMetric):
@@ -63,8 +63,6 @@ class Memorised(FeatureMetric):
                 f"metric memorised needs 100 held-out images, and {given.sets.real.count} are compared with: raise "
                 "metrics.reference_samples, or leave memorised out."
             )
-        if own.train_samples is not None and own.train_samples < 1:
-            raise UserError(f"metric memorised: train_samples={own.train_samples} holds nothing: use 1 or more.")
 
     def reference_splits(self, own: Any, config: MetricsConfig) -> tuple[str, ...]:
         """The split that the generator was fitted to."""

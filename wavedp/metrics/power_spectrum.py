@@ -25,7 +25,7 @@ from wavedp.metrics.views import View
 ROUNDING = 1 / (12 * 255**2)
 """Power of each mode of the error that 8 bits make on [0, 1]: less than this is not told apart."""
 
-CHUNK = 256  # images transformed at a time
+CHUNK, CHUNK_BYTES = 256, 2**27  # images transformed at a time, and their bytes in float64
 ONE_SIZE = "Spectra need all images of both sets in one size: resize them, or leave spectrum out."
 
 
@@ -53,7 +53,8 @@ def spectrum(images: Tensor) -> Spectrum:
 def band_powers(images: Tensor) -> Tensor:
     """The spectrum of each image by itself, B C H W -> B F float64."""
     band, _, modes = bands(*images.shape[-2:])
-    return torch.cat([_band_powers(part, band, modes) for part in images.split(CHUNK)])
+    size = min(CHUNK, max(CHUNK_BYTES // (8 * images[0].numel()), 1)) if len(images) else CHUNK
+    return torch.cat([_band_powers(part, band, modes) for part in images.split(size)])
 
 
 def bands(height: int, width: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -30,7 +30,7 @@ class PRDCConfig:
     k than 5: precision-k3_clean_…"""
 
     name: str = result("prdc")
-    k: int = result(USUAL)
+    k: int = result(USUAL, within="[1, inf)")
 
 
 class PRDC(FeatureMetric):

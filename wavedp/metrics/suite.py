@@ -8,6 +8,7 @@ Numbers are a function of the images, the configuration and, for classifiers, th
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -124,7 +125,9 @@ def evaluate(
     load: of the splits that metrics test on. counts(split): how many real images it has. `seed` moves the classifiers
     only. `report(done, total)` counts images, optimiser steps and epochs together. Raises UserError as the metrics do.
     """
-    check(Given(config, counts, len(images), labels is not None, texts is not None))
+    n_classes = None if labels is None else len(labels.unique())
+    check(Given(config, counts, len(images), labels is not None, texts is not None, n_classes))
+    require_variety(images, n_classes or 1)
     about, size = reference_view(config, counts(config.reference_split)), config.fid_samples
     looking = Looking(config, cache, device)
     chosen_labels = None if labels is None else draw(labels, size)
@@ -155,6 +158,22 @@ def evaluate(
         found |= {name: float(value) for name, value in measured.items()}
     tally.finish()
     return found
+
+
+def require_variety(images: Tensor, n_classes: int) -> None:
+    """Raises UserError for samples that are one and the same image, or one image for each class: numbers of such a set
+    say nothing of a generator, and may be better than those of a sound one."""
+    distinct: set[bytes] = set()
+    for image in images:
+        distinct.add(hashlib.sha256(image.numpy().tobytes()).digest())
+        if len(distinct) > n_classes:
+            return
+    if len(images) >= 2 * n_classes or len(distinct) == 1 < len(images):
+        raise UserError(
+            f"{len(images)} samples of {n_classes} class{'es' if n_classes > 1 else ''} hold {len(distinct)} distinct "
+            f"image{'s' if len(distinct) > 1 else ''}, which have no distribution to measure: look at the samples, "
+            "raise sampling.temperature, or lower a learning rate."
+        )
 
 
 def _splits(load: Load, names: Sequence[str], looking: Looking) -> Callable[[str], View]:

@@ -24,8 +24,8 @@ class TextAlignmentConfig:
     in the key."""
 
     name: str = result("text")
-    clip: str | None = performance(None)
-    texts: str | None = performance(None)
+    clip: str | None = performance(None, path=True)
+    texts: str | None = performance(None, path=True)
 
 
 class TextAlignment(MetricMethod):
@@ -110,7 +110,7 @@ def _file(path: str) -> Path:
 
 def _lines(path: str) -> list[str]:
     try:
-        return _file(path).read_text().splitlines()
+        return _file(path).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} cannot be read ({error}): give a file with a text a line, one an image.") from error
 

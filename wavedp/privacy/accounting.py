@@ -17,8 +17,10 @@ coarse grid loses tightness, never validity. FFTs are exact up to double-precisi
     no mechanism                         epsilon = 0
     sample_rate = 1                      the plain Gaussian mechanism, composed exactly
     budget epsilon = inf                 noise_multiplier = 0: the non-private reference
+    delta < 1e-14                        UserError: double precision cannot tell it from zero, so no grid bounds it
     σ or q change from step to step      `spent` takes single steps and groups equal ones
     relation = replace_one               PLD only; at q = 1 the noise counts half. PRV and RDP: UserError
+    PRV with a grid of gigabytes         UserError before it is laid out: an epsilon of hundreds, millions of steps
     a Gaussian (GDP/CLT) approximation   never used: it reports less than was spent
 """
 
@@ -48,14 +50,27 @@ Relation = Literal["add_or_remove_one", "replace_one"]
 NOISE_MULTIPLIER_RANGE = (0.01, 1e4)
 """Calibration searches this range: below it noise hides hardly anything, above it nothing is left to learn."""
 
-_GRID_POINTS = 100_000
+ACCOUNTABLE_NOISE = (1e-3, 1e9)
+"""The noise multipliers > 0 that a mechanism may have: beyond them, exponentials overflow."""
+
+LEAST_DELTA = 1e-14
+
+_GRID_POINTS = 30_000
+"""Most points of one step's grid for reported budgets: at a sample rate of 1e-6, 0.2 % of ε in a third of a second."""
+_COARSE_POINTS = 5_000
+"""The same where a search only looks for the place to look closely."""
+_FINEST = 1e-4
+"""Losses are rounded to no less than this over √steps: finer, and double precision loses more than the grid gains."""
+_PRV_POINTS = 4_000_000
+"""The largest grid for PRV, of a gigabyte and a few seconds."""
 
 
 @dataclass(frozen=True)
 class Mechanism:
     """`steps` Poisson-subsampled Gaussian mechanisms; sample_rate=1 and steps=1 make one plain Gaussian release.
 
-    sample_rate: in (0, 1]. noise_multiplier: noise standard deviation / L2 sensitivity; 0 is no privacy. steps: >= 1.
+    sample_rate: in (0, 1]. noise_multiplier: noise standard deviation / L2 sensitivity, in ACCOUNTABLE_NOISE; or 0, which
+    is no privacy. steps: >= 1.
     kind: the name for the ledger of a mechanism that is not DP-SGD, such as "noisy_vote": a lower-case identifier of at
     most 32 characters, never "nonprivate". It changes no cost: equality and hashes ignore it.
     """
@@ -70,6 +85,12 @@ class Mechanism:
             raise UserError(f"sample_rate={self.sample_rate} is not a probability: use 0 < sample_rate <= 1.")
         if not 0 <= self.noise_multiplier < math.inf:
             raise UserError(f"noise_multiplier={self.noise_multiplier} cannot be drawn: use a finite number >= 0.")
+        low, high = ACCOUNTABLE_NOISE
+        if self.noise_multiplier and not low <= self.noise_multiplier <= high:
+            raise UserError(
+                f"noise_multiplier={self.noise_multiplier} is too {'small' if self.noise_multiplier < low else 'large'} "
+                f"for the accountants' arithmetic: use {low:g} to {high:g}, or 0 for a run without privacy."
+            )
         if self.steps < 1:
             raise UserError(f"steps={self.steps} releases nothing: use steps >= 1.")
         if self.kind == "nonprivate":
@@ -208,12 +229,13 @@ def calibrate(
     if math.isinf(epsilon):
         return 0.0
 
-    def excess(noise_multiplier: float) -> float:
+    def excess(noise_multiplier: float, grid_points: int) -> float:
         """ln(spent / budget), which falls as the noise grows; `spent` is kept above zero."""
-        cost = compose([Mechanism(sample_rate, noise_multiplier, steps), *alongside], delta, relation=relation)
+        mechanisms = _grouped([Mechanism(sample_rate, noise_multiplier, steps), *alongside])
+        cost = _pld(mechanisms, delta, relation, grid_points)
         return math.log(max(cost, 1e-3 * epsilon) / epsilon)
 
-    if excess(high) > 0:
+    if compose([Mechanism(sample_rate, high, steps), *alongside], delta, relation=relation) > epsilon:
         taken = compose(alongside, delta, relation=relation)
         if taken > epsilon:
             raise InfeasibleError(
@@ -224,22 +246,9 @@ def calibrate(
             f"No noise multiplier up to {high:g} keeps {steps} steps at sample rate {sample_rate:.4g} within "
             f"epsilon={epsilon:g} at delta={delta:.3g}: raise epsilon or delta, or lower steps or batch_size."
         )
-    # Secant steps on ln σ, each rounded to four digits and kept inside the bracket (low spends too much, high does
-    # not). Written by hand: a library's root finder would refine digits that we do not return, at 0.1 s a step.
-    low = _round_down(low)
-    points: list[tuple[float, float]] = []
     asked = _first_guess(epsilon, delta, sample_rate, steps, alongside)
-    while _next(low) < high:
-        candidate = min(max(_round_up(asked), _next(low)), _previous(high))
-        if len(points) > 8:  # the secant converges too slowly: halve the bracket
-            candidate = _round_up(math.sqrt(low * _previous(high)))
-        points.append((math.log(candidate), excess(candidate)))
-        low, high = (candidate, high) if points[-1][1] > 0 else (low, candidate)
-        (x, y), slope = points[-1], -3.5  # typical d ln ε / d ln σ, until two points measure it
-        if len(points) > 1 and points[-2][1] != y:
-            slope = (y - points[-2][1]) / (x - points[-2][0])
-        asked = math.exp(min(max(x - y / slope, math.log(low)), math.log(high)))
-    return high
+    asked, slope = _search(partial(excess, grid_points=_COARSE_POINTS), asked, near=0.01)
+    return _search(partial(excess, grid_points=_GRID_POINTS), asked, slope)[0]
 
 
 def compose(
@@ -296,9 +305,14 @@ def renyi(mechanisms: Sequence[Mechanism], orders: Sequence[float]) -> np.ndarra
 
 
 def valid_delta(delta: float) -> float:
-    """Return `delta`. Raises UserError when it is not in (0, 1)."""
+    """Return `delta`. Raises UserError when it is not in [1e-14, 1)."""
     if not 0 < delta < 1:
         raise UserError(f"delta={delta} is out of range: use 0 < delta < 1, well below 1 / N.")
+    if delta < LEAST_DELTA:
+        raise UserError(
+            f"delta={delta} is below {LEAST_DELTA:g}, where double precision cannot tell it from zero: use a delta "
+            "such as 1 / (N ln N)."
+        )
     return delta
 
 
@@ -311,8 +325,34 @@ def _grouped(mechanisms: Sequence[Mechanism]) -> tuple[Mechanism, ...]:
     return tuple(Mechanism(*kind, count) for kind, count in sorted(steps.items()))
 
 
+def _search(
+    excess: Callable[[float], float], asked: float, slope: float = -3.5, near: float = 0.0
+) -> tuple[float, float]:
+    """The smallest noise multiplier of four digits that has no excess, and d ln ε / d ln σ there; 10,000 has none.
+
+    asked, slope: first guesses of both. near: stop at an excess below this, without the last digits.
+    """
+    # Secant steps on ln σ, each rounded to four digits and kept inside the bracket (low spends too much, high does
+    # not). Written by hand: a library's root finder would refine digits that we do not return, at 0.1 s a step.
+    low, high = _round_down(NOISE_MULTIPLIER_RANGE[0]), NOISE_MULTIPLIER_RANGE[1]
+    points: list[tuple[float, float]] = []
+    while _next(low) < high:
+        candidate = min(max(_round_up(asked), _next(low)), _previous(high))
+        if len(points) > 8:  # the secant converges too slowly: halve the bracket
+            candidate = _round_up(math.sqrt(low * _previous(high)))
+        points.append((math.log(candidate), excess(candidate)))
+        low, high = (candidate, high) if points[-1][1] > 0 else (low, candidate)
+        x, y = points[-1]
+        if len(points) > 1 and points[-2][1] != y:
+            slope = (y - points[-2][1]) / (x - points[-2][0])
+        asked = math.exp(min(max(x - y / slope, math.log(low)), math.log(high)))
+        if abs(y) < near:
+            return asked, slope
+    return high, slope
+
+
 @lru_cache(maxsize=4096)
-def _pld(mechanisms: tuple[Mechanism, ...], delta: float, relation: Relation) -> float:
+def _pld(mechanisms: tuple[Mechanism, ...], delta: float, relation: Relation, grid_points: int = _GRID_POINTS) -> float:
     # n plain Gaussian releases of one σ cost as much as one release with σ / sqrt(n).
     mechanisms = tuple(
         Mechanism(1, item.noise_multiplier / math.sqrt(item.steps), 1) if item.sample_rate == 1 else item
@@ -320,7 +360,9 @@ def _pld(mechanisms: tuple[Mechanism, ...], delta: float, relation: Relation) ->
     )
     # Replacing a record moves a sum twice as far as adding it.
     moved = 2 if relation == "replace_one" else 1
-    interval = _grid_interval([replace(item, noise_multiplier=item.noise_multiplier / moved) for item in mechanisms])
+    interval = grid_interval(
+        [replace(item, noise_multiplier=item.noise_multiplier / moved) for item in mechanisms], grid_points
+    )
     total = pld.identity(value_discretization_interval=interval)
     for item in mechanisms:
         one = pld.from_gaussian_mechanism(
@@ -333,7 +375,7 @@ def _pld(mechanisms: tuple[Mechanism, ...], delta: float, relation: Relation) ->
     return float(total.get_epsilon_for_delta(delta))
 
 
-def _grid_interval(mechanisms: Sequence[Mechanism]) -> float:
+def grid_interval(mechanisms: Sequence[Mechanism], grid_points: int = _GRID_POINTS) -> float:
     """The interval of the grid that losses are rounded to. Any gives an upper bound; this one is tight and fast.
 
     Rounding to a grid of interval h adds a variance of at most h²/4 per step, so h is a tenth of the steps' root mean
@@ -344,8 +386,9 @@ def _grid_interval(mechanisms: Sequence[Mechanism]) -> float:
         item.steps * min(0.1, item.sample_rate * math.sqrt(math.expm1(min(100, item.noise_multiplier**-2)))) ** 2
         for item in mechanisms
     )
-    interval = math.sqrt(variance / sum(item.steps for item in mechanisms)) / 10
-    return max(interval, max(map(_largest_loss, mechanisms)) / _GRID_POINTS)
+    steps = sum(item.steps for item in mechanisms)
+    interval = max(math.sqrt(variance / steps) / 10, _FINEST / math.sqrt(steps))
+    return max(interval, max(map(_largest_loss, mechanisms)) / grid_points)
 
 
 def _largest_loss(mechanism: Mechanism) -> float:
@@ -357,18 +400,34 @@ def _largest_loss(mechanism: Mechanism) -> float:
 
 
 def _prv(mechanisms: tuple[Mechanism, ...], delta: float) -> float:
-    import numpy
-    from opacus.accountants import PRVAccountant  # imports torch, which a dry run must not pay for
+    import numpy  # opacus imports torch, which a dry run must not pay for
+    from opacus.accountants import PRVAccountant
+    from opacus.accountants.analysis.prv import PoissonSubsampledGaussianPRV
 
     accountant = PRVAccountant()
     accountant.history = [(item.noise_multiplier, item.sample_rate, item.steps) for item in mechanisms]
+    variables = [PoissonSubsampledGaussianPRV(item.sample_rate, item.noise_multiplier) for item in mechanisms]
+
+    def bound(error: float) -> float:
+        grid = accountant._get_domain(variables, [item.steps for item in mechanisms], error, delta / 1000)
+        if grid.size > _PRV_POINTS:
+            raise UserError(
+                f"accountant=prv needs a grid of {grid.size:,} points for {sum(item.steps for item in mechanisms)} "
+                f"steps at delta={delta:.3g}, which takes gigabytes: use accountant=pld."
+            )
+        return float(accountant.get_epsilon(delta, eps_error=error))
+
     # Harmless here: its ln(1 - q) at q = 1, and the RDP orders that it uses to guess the domain.
-    with numpy.errstate(divide="ignore"), warnings.catch_warnings():
+    with numpy.errstate(all="ignore"), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Optimal order")
-        epsilon = float(accountant.get_epsilon(delta, eps_error=0.01))
-        if epsilon < 1:  # eps_error is absolute and part of the bound: keep it near 1 %
-            epsilon = float(accountant.get_epsilon(delta, eps_error=0.01 * epsilon))
-    return epsilon
+        try:
+            epsilon = bound(0.01)
+            # The error is absolute and part of the bound: keep it near 1 %.
+            return bound(0.01 * epsilon) if epsilon < 1 else epsilon
+        except (ValueError, RuntimeError) as error:
+            raise UserError(
+                f"accountant=prv finds no bound at delta={delta:.3g} ({str(error).rstrip('.')}): use accountant=pld."
+            ) from error
 
 
 def _rdp(mechanisms: tuple[Mechanism, ...], delta: float) -> float:

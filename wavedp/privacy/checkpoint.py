@@ -1,14 +1,13 @@
 """The whole state of a fit in one file, replaced atomically: weights, optimiser, average, generators, step, history.
 
 The file holds the state of the noise generator. Whoever reads it can subtract the noise, so keep it as secret as the
-records.
+records: it is open to its owner alone, under a temporary name that nobody can guess until it is complete.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
@@ -20,6 +19,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from wavedp.errors import UserError
+from wavedp.files import PRIVATE, write_atomically
 from wavedp.privacy.accounting import Mechanism
 from wavedp.privacy.randomness import Generator
 
@@ -55,13 +55,7 @@ class State:
             "history": [(item.sample_rate, item.noise_multiplier, item.steps) for item in history],
             "sha256": digest(tensors.items()),
         }
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft = path.with_name(f".{path.name}.{os.getpid()}")
-        with draft.open("wb") as file:
-            file.write(save(tensors, {"wavedp": json.dumps(header)}))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(draft, path)
+        write_atomically(path, save(tensors, {"wavedp": json.dumps(header)}), PRIVATE)
 
     def load(self, path: Path) -> int:
         """Restore the state and return the number of steps done: 0, with a warning, if the file is torn or corrupt.

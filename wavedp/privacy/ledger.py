@@ -1,6 +1,6 @@
 """The privacy ledger of a study: one line per use of sensitive images, and the epsilon that they add up to.
 
-    python -m wavedp.privacy.ledger results/<study> [results/<other> ...]
+    python -m wavedp.privacy.ledger runs/<study> [runs/<other> ...]
 
 A line is a flat JSON object with the fields of `FIELDS`. kind: dp_sgd (many noisy steps), gaussian (one noisy
 release), the name that another mechanism gives itself (accounting.Mechanism.kind), or nonprivate (a look without noise:
@@ -21,8 +21,9 @@ always listed next to it.
     two stage keys, equal mechanisms        two releases, both counted
     lines of one dataset with two deltas    UserError until one delta is given: their epsilons cannot be added
     a nonprivate line                       never in the sum, always in the summary
-    last line torn by a crash               dropped, with a warning; a broken line before it is a UserError
+    a broken line, a last line cut off      UserError: a release may be missing from every sum
     one stage key in two studies            one release, shared by both
+    a dataset that holds equal records      epsilon is for one copy; the summary also states it for all copies together
     two dataset fingerprints                no sum: they are assumed to have no record in common (a subset of a dataset
                                             is not recognised)
     best of K trials                        refused for a fixed grid: the bound needs a random K
@@ -34,10 +35,8 @@ always listed next to it.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import sys
-import warnings
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -45,16 +44,19 @@ from typing import Any
 
 import yaml
 
+from wavedp.command import command
 from wavedp.config import PrivacyConfig
 from wavedp.errors import UserError
+from wavedp.jsonl import read_lines
 from wavedp.privacy import accounting, selection
 from wavedp.privacy.accounting import Mechanism
+from wavedp.privacy.groups import group_epsilon
 
 Line = dict[str, Any]
 
 FIELDS = (
     "kind", "purpose", "sample_rate", "noise_multiplier", "steps", "delta", "epsilon", "accountant", "relation",
-    "dataset", "n_records", "max_grad_norm", "stage_key", "release", "trials", "time",
+    "dataset", "n_records", "max_grad_norm", "stage_key", "release", "trials", "time", "copies",
 )  # fmt: skip
 """The fields of a line, in order; null where they do not apply to a nonprivate look."""
 
@@ -72,11 +74,13 @@ def line_for_fit(
     purpose: str = "private_fit",
     release: str | None = None,
     time: str | None = None,
+    copies: int = 1,
 ) -> Line:
     """The line of one fit or one noisy statistic, with the epsilon that it spends by PLD at the config's delta.
 
     dataset: fingerprint of the records. release: id of the noise (None: unknown). trials: ids of the trials that use
-    it. time: ISO 8601 UTC (None: now). max_grad_norm is stated for kind dp_sgd only: other mechanisms clip no gradient.
+    it. time: ISO 8601 UTC (None: now). copies: how often the set holds the record that it holds most often; epsilon is
+    for one of them. max_grad_norm is stated for kind dp_sgd only: other mechanisms clip no gradient.
     A mechanism without noise becomes a nonprivate line that keeps its sample rate and steps.
     """
     delta = accounting.delta(config, n_records)
@@ -99,6 +103,7 @@ def line_for_fit(
         "release": release,
         "trials": list(trials),
         "time": time or _now(),
+        "copies": copies,
     }
 
 
@@ -120,25 +125,16 @@ def line_nonprivate(
 
 
 def read(path: Path) -> list[Line]:
-    """The lines of a ledger file. Raises UserError naming the first line that is not a complete ledger line.
-
-    An unreadable last line that lacks its newline was torn by a crash: it is dropped, with a warning.
-    """
+    """The lines of a ledger file. Raises UserError naming the first line that is not a complete ledger line: what a
+    torn line said may be a release, so no line is left out."""
     if not path.exists():
         raise UserError(f"There is no ledger at {path}: give a study's folder, such as results/eps_grid.")
-    text = path.read_text(encoding="utf-8", errors="replace")
     lines = []
-    for number, row in enumerate(text.splitlines(keepends=True), start=1):
-        try:
-            line = {"release": None} | json.loads(row)  # a field that earlier versions did not write
-            missing = [field for field in FIELDS if field not in line]
-            if missing:
-                raise ValueError(f"field {missing[0]!r} is missing")
-        except (ValueError, TypeError) as error:
-            if not row.endswith("\n"):
-                warnings.warn(f"{path}, line {number} was cut off while it was written: left out.", stacklevel=2)
-                break
-            raise UserError(f"{path}, line {number} is broken ({error}): restore the file from a backup.") from error
+    for row, place in zip(*read_lines(path, complete=True), strict=True):
+        line = {"release": None, "copies": None} | row  # fields that earlier versions did not write
+        for field in FIELDS:
+            if field not in line:
+                raise UserError(f"{place} is broken (field {field!r} is missing): restore the file from a backup.")
         lines.append({field: line[field] for field in FIELDS})
     return lines
 
@@ -239,15 +235,18 @@ def best_of_k(lines: Sequence[Line], axes: dict[str, Any], delta: float | None =
 
 
 def cross_check(lines: Sequence[Line]) -> str:
-    """The epsilon of every private release by two independent accountants, PLD (dp-accounting) and PRV (Opacus)."""
+    """The epsilon of every private release by two independent accountants, PLD (dp-accounting) and PRV (Opacus), or
+    the reason why PRV gives none."""
     text = []
     for line in releases(lines):
         if line["kind"] != "nonprivate":
-            pld, prv = (accounting.spent([mechanism_of(line)], line["delta"], name) for name in ("pld", "prv"))
-            text.append(
-                f"{line['purpose']} {line['stage_key'][:12]}: epsilon = {pld:.4g} (PLD), {prv:.4g} (PRV) "
-                f"at delta = {line['delta']:.3g}"
-            )
+            run, delta = [mechanism_of(line)], line["delta"]
+            found = f"epsilon = {accounting.spent(run, delta):.4g} (PLD)"
+            try:
+                found += f", {accounting.spent(run, delta, 'prv'):.4g} (PRV) at delta = {delta:.3g}"
+            except UserError as reason:
+                found += f" at delta = {delta:.3g}; not cross-checked: {reason}"
+            text.append(f"{line['purpose']} {line['stage_key'][:12]}: {found}")
     return "\n".join(text)
 
 
@@ -287,6 +286,7 @@ def together(studies: Sequence[Sequence[Line]], delta: float | None = None) -> s
     return "\n".join([f"{len(studies)} studies together, {shared} lines of them in common", *_totals(every, delta)])
 
 
+@command
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the summary of each study's ledger, and what several cost together; returns 2, after one sentence of
     explanation, when a ledger cannot be read."""
@@ -328,6 +328,13 @@ def _totals(lines: Sequence[Line], delta: float | None) -> list[str]:
             f"All {len(mine)} releases of dataset {dataset[:12]} composed: "
             f"epsilon = {epsilon:.4g} at delta = {stated:.3g}."
         )
+        copies = max(line["copies"] or 1 for line in mine)
+        if copies > 1:
+            together = group_epsilon([mechanism_of(line) for line in mine], stated, copies)
+            text.append(
+                f"It holds a record {copies} times, and whoever is in all {copies} has epsilon = {together:.4g} at the "
+                "same delta."
+            )
     return text
 
 

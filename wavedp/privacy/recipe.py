@@ -42,6 +42,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from wavedp.command import command
 from wavedp.config import PrivacyConfig
 from wavedp.errors import UserError
 from wavedp.privacy import accounting
@@ -121,6 +122,7 @@ def table(recipes: Sequence[Recipe], n_records: int, chosen: Recipe) -> str:
     return "\n".join(text)
 
 
+@command
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the candidates and the proposal; returns 2, after one sentence of explanation, if there is none."""
     parser = argparse.ArgumentParser(prog="python -m wavedp.privacy.recipe", description="How large a batch?")
@@ -137,13 +139,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--fewest-steps", type=int, default=FEWEST_STEPS, help="propose no fewer steps (default: %(default)s)"
     )
     options = parser.parse_args(arguments)
-    try:
-        found = candidates(options.n_records, options.epsilon, options.delta, options.passes)
-        chosen = choose(found, options.fewest_steps)
-        delta = accounting.delta(PrivacyConfig(delta=options.delta), options.n_records)
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 2
+    found = candidates(options.n_records, options.epsilon, options.delta, options.passes)
+    chosen = choose(found, options.fewest_steps)
+    delta = accounting.delta(PrivacyConfig(delta=options.delta), options.n_records)
     print(table(found, options.n_records, chosen))
     print(
         f"At epsilon = {options.epsilon:g}, delta = {delta:.3g}: privacy.batch_size={chosen.batch_size} "

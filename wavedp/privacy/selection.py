@@ -177,8 +177,9 @@ def rdp_of_best(orders: Sequence[float], rdp: np.ndarray, law: RandomK) -> np.nd
         # Theorem 6: any ε̂ with e^ε̂ <= 1 + 1/(λ-1); the largest has the smallest δ̂. The bound is then
         # ε + μ δ̂ + ln(μ) / (λ-1). Its case K = 0 needs μ e^((λ-1) μ δ̂) >= 1, which μ >= 1 gives.
         known = np.isfinite(rdp)
+        seen = np.maximum(rdp[known], 1e-12)  # compute_delta takes the logarithm of 1 - e^-rdp
         second = law.expectation * np.array(
-            [compute_delta(order[known], rdp[known], math.log1p(1 / (x - 1)))[0] for x in order]
+            [compute_delta(order[known], seen, math.log1p(1 / (x - 1)))[0] for x in order]
         )
     else:
         # Theorem 2: ε + (1+η) [(1 - 1/λ̂) ε̂ + ln(1/γ) / λ̂] + ln(E[K]) / (λ-1), minimised over λ̂.

@@ -1,6 +1,6 @@
 """Compare our metrics with those of independent programs, on two folders of images and with the same network file.
 
-    python -m wavedp.reports.agreement REAL GENERATED [--samples N] [--out results/agreement] [--work .wavedp/agreement]
+    python -m wavedp.reports.agreement REAL GENERATED [--samples N] [--out runs/agreement] [--work .wavedp/agreement]
 
     clean-fid        its own loop over files and resize: FID and KID, against our mode clean
     torch-fidelity   its own loop and TensorFlow-1 resize: FID, KID, precision, recall (k = 3), against mode tensorflow
@@ -28,6 +28,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from wavedp.command import command
 from wavedp.config import MetricsConfig
 from wavedp.data import picture
 from wavedp.errors import UserError
@@ -102,6 +103,7 @@ def agreement(
     return rows
 
 
+@command
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print and write the rows. Returns exit status 2, with a message, when something is missing or unreadable."""
     parser = argparse.ArgumentParser(
@@ -110,15 +112,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("real", type=Path, help="folder of images")
     parser.add_argument("generated", type=Path, help="folder of images")
     parser.add_argument("--samples", type=int, help="the first so many files of each, by name (default: all)")
-    parser.add_argument("--out", type=Path, default=Path("results/agreement"))
+    parser.add_argument("--out", type=Path, default=Path("runs/agreement"))
     parser.add_argument("--work", type=Path, default=Path(".wavedp/agreement"), help="features are kept here")
     parser.add_argument("--inception", help="file of the FID network (default: search)")
     options = parser.parse_args(arguments)
-    try:
-        rows = agreement(options.real, options.generated, options.samples, options.work, options.inception)
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 2
+    rows = agreement(options.real, options.generated, options.samples, options.work, options.inception)
     for row in rows:
         print(f"{row.metric:<24} {row.ours:>12.6g} {row.theirs:>12.6g} {row.difference:>9.1e}  {row.implementation}")
     write_jsonl(options.out / "agreement.jsonl", [asdict(row) for row in rows])
@@ -166,10 +164,7 @@ def _ours(config: MetricsConfig, cache: Path, files: Sequence[Path]) -> np.ndarr
     """Return our features B 2048 in the order of the files, whose images may differ in shape."""
     by_shape: dict[tuple[int, ...], dict[int, np.ndarray]] = {}
     for position, file in enumerate(files):
-        try:
-            pixels = picture.pixels(picture.load(file))
-        except (OSError, SyntaxError, ValueError) as error:
-            raise UserError(f"{file} cannot be read ({error}): remove or replace it.") from error
+        pixels = picture.pixels(picture.load(file))
         by_shape.setdefault(pixels.shape, {})[position] = pixels
     features = np.empty((len(files), DIMENSIONS), np.float32)
     for group in by_shape.values():

@@ -1,6 +1,6 @@
 """Show the forward process of each blur schedule: its curves, and public images on their way to noise.
 
-    python -m wavedp.reports.forward [--size 28] [--home .wavedp/data] [--results results/blur_forward]
+    python -m wavedp.reports.forward [--size 28] [--home .wavedp/data] [--results runs/blur_forward]
 
 curves.jsonl has one line for each schedule of wavedp.reports.samplers (linear noise, T = 1000), with its fields and, at
 each of a hundred `times` t,
@@ -33,6 +33,7 @@ import torch
 from torch import Tensor
 
 from wavedp import data
+from wavedp.command import command
 from wavedp.config import DataConfig
 from wavedp.diffusion.blur import (
     BlurOperator,
@@ -124,6 +125,7 @@ def _numbers(values: Tensor) -> list[float]:
     return [float(f"{value:.6g}") for value in values.tolist()]
 
 
+@command
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line described in the module docstring. Returns exit status 2 for a UserError."""
     parser = argparse.ArgumentParser(
@@ -131,14 +133,10 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--size", type=int, default=28, help="pixels of a side (%(default)s)")
     parser.add_argument("--home", default=DataConfig().home, help="where Open Clip Art is (%(default)s)")
-    parser.add_argument("--results", type=Path, default=Path("results/blur_forward"))
+    parser.add_argument("--results", type=Path, default=Path("runs/blur_forward"))
     chosen = parser.parse_args(arguments)
-    try:
-        shown = public_images(chosen.size, chosen.home)
-        rows = [curves(BlurSchedule(blur_schedule=name, blur_f_max=f_max), chosen.size) for name, f_max in SCHEDULES]
-    except UserError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return 2
+    shown = public_images(chosen.size, chosen.home)
+    rows = [curves(BlurSchedule(blur_schedule=name, blur_f_max=f_max), chosen.size) for name, f_max in SCHEDULES]
     write_jsonl(chosen.results / "curves.jsonl", rows)
     write_strips(chosen.results / "strips.npz", shown)
     print(f"{chosen.results}/curves.jsonl, strips.npz ({shown.name})")

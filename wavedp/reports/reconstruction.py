@@ -1,6 +1,6 @@
 """The loss of tokens: the sensitive set's test images, reconstructed by tokenizers that saw public images only.
 
-    python -m wavedp.reports.reconstruction [--images 1000] [--store .wavedp/store] [--results results/reconstruction]
+    python -m wavedp.reports.reconstruction [--images 1000] [--store .wavedp/store] [--results runs/reconstruction]
 
 One line of reconstruction.jsonl for each tokenizer and level it decodes to:
 
@@ -31,6 +31,7 @@ from PIL import Image
 from torch import Tensor
 
 from wavedp import data, registry, stages, tokenizers
+from wavedp.command import command
 from wavedp.config import MetricsConfig, TrialConfig, configure
 from wavedp.errors import UserError
 from wavedp.fields import fitting
@@ -125,6 +126,7 @@ def _sheet(rows: list[Tensor], side: int) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(picture[..., 0] if picture.shape[-1] == 1 else picture))
 
 
+@command
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line described in the module docstring. Returns exit status 2 for a UserError."""
     parser = argparse.ArgumentParser(
@@ -133,19 +135,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--images", type=int, default=1000, help="test images (%(default)s)")
     parser.add_argument("--precision", choices=["float32", "bfloat16"], default="float32", help="of the FID network")
     parser.add_argument("--store", default=".wavedp/store")
-    parser.add_argument("--results", type=Path, default=Path("results/reconstruction"))
+    parser.add_argument("--results", type=Path, default=Path("runs/reconstruction"))
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     chosen = parser.parse_args(arguments)
     trial = TrialConfig(metrics=MetricsConfig(precision=chosen.precision))
     rows, shown = [], [_pixels(public_examples(trial))]
-    try:
-        for row, images in measure(trial, chosen.images, Store(chosen.store), chosen.device):
-            rows.append(row)
-            shown.append(images)
-            print(json.dumps({key: value for key, value in row.items() if key != "training"}), flush=True)
-    except UserError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return 2
+    for row, images in measure(trial, chosen.images, Store(chosen.store), chosen.device):
+        rows.append(row)
+        shown.append(images)
+        print(json.dumps({key: value for key, value in row.items() if key != "training"}), flush=True)
     look = ledger.line_nonprivate(
         f"reconstruction of {chosen.images} test images by public tokenizers",
         dataset=data.fingerprint(trial.data, "test"),

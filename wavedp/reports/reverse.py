@@ -1,7 +1,7 @@
 """Show how images form during sampling, with public models of three blur schedules.
 
     python -m wavedp.reports.reverse [--train-steps 2000] [--steps 50] [--store .wavedp/store]
-                                       [--results results/blur_reverse]
+                                       [--results runs/blur_reverse]
 
 The models are artifacts of the stage `upscaler` (U-Nets of the whole image, trained on Open Clip Art), found in the
 store or made. The schedules are DDPM, quartic from coarse to fine, and the control, quartic from fine to coarse. No
@@ -27,8 +27,8 @@ from torch import Tensor
 
 from wavedp import stages
 from wavedp.chain import keys
+from wavedp.command import command
 from wavedp.config import DataConfig, DiffusionConfig, SamplingConfig, TrialConfig, configure
-from wavedp.errors import UserError
 from wavedp.progress import printed
 from wavedp.store import Store, write_npz
 from wavedp.upscalers.blur_diffusion import deblurring
@@ -43,7 +43,7 @@ def model_trial(
 ) -> TrialConfig:
     """Return a trial whose stage `upscaler` trains the model of this schedule."""
     return TrialConfig(
-        data=public,
+        data=DataConfig(name="procedural", split="public", size=public.size, channels=public.channels),
         public=public,
         upscaler=configure("upscaler", "blur_diffusion", train_steps=train_steps, blur=blur),
         diffusion=dataclasses.replace(diffusion, blur_order=blur_order),  # type: ignore[arg-type]
@@ -61,6 +61,7 @@ def draw(trial: TrialConfig, sampling: SamplingConfig, store: Store, device: str
     return model.times(sampling)[shown].tolist(), noisy[:, shown], predicted[:, shown]
 
 
+@command
 def main(arguments: list[str] | None = None, public: DataConfig = PUBLIC) -> int:
     """Run the command line described in the module docstring. Returns exit status 2 for a UserError."""
     parser = argparse.ArgumentParser(
@@ -70,17 +71,13 @@ def main(arguments: list[str] | None = None, public: DataConfig = PUBLIC) -> int
     parser.add_argument("--channels", type=int, default=DiffusionConfig().channels, help="of the U-Net (%(default)s)")
     parser.add_argument("--steps", type=int, default=50, help="of sampling (%(default)s)")
     parser.add_argument("--store", default=".wavedp/store")
-    parser.add_argument("--results", type=Path, default=Path("results/blur_reverse"))
+    parser.add_argument("--results", type=Path, default=Path("runs/blur_reverse"))
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     chosen = parser.parse_args(arguments)
     sampling = SamplingConfig(diffusion_steps=chosen.steps)
     diffusion = DiffusionConfig(channels=chosen.channels)
     trials = [model_trial(blur, order, chosen.train_steps, diffusion, public) for blur, order in SCHEDULES]
-    try:
-        drawn = [draw(trial, sampling, Store(chosen.store), chosen.device) for trial in trials]
-    except UserError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return 2
+    drawn = [draw(trial, sampling, Store(chosen.store), chosen.device) for trial in trials]
     times, noisy, predicted = zip(*drawn, strict=True)
     about = {
         "schedules": [dataclasses.asdict(deblurring(trial, chosen.device).process) for trial in trials],

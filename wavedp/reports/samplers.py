@@ -1,6 +1,6 @@
 """Measure the error of blur samplers on Gaussian data with the exact score, so that all error is the sampler's.
 
-    python -m wavedp.reports.samplers [--size 32] [--steps 20 50] [--results results/blur_samplers]
+    python -m wavedp.reports.samplers [--size 32] [--steps 20 50] [--results runs/blur_samplers]
 
 Data are Gaussian with independent modes, a 1/k² power spectrum (like photographs) and pixel variance 1/4. The best
 denoiser is then one factor per mode, every sampler is linear, and the standard deviation it generates can be computed
@@ -27,8 +27,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from wavedp.command import command
 from wavedp.diffusion.scheduler import BlurDiffusionScheduler
-from wavedp.errors import UserError
 from wavedp.store import write_jsonl
 
 SCHEDULES: tuple[tuple[str, float], ...] = (
@@ -110,6 +110,7 @@ def measure(size: int, steps: Sequence[int]) -> Iterator[dict[str, Any]]:
             }
 
 
+@command
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line described in the module docstring. Returns exit status 2 for a UserError."""
     parser = argparse.ArgumentParser(
@@ -117,16 +118,12 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--size", type=int, default=32, help="pixels of a side (%(default)s)")
     parser.add_argument("--steps", type=int, nargs="+", default=[20, 50], help="of sampling (%(default)s)")
-    parser.add_argument("--results", type=Path, default=Path("results/blur_samplers"))
+    parser.add_argument("--results", type=Path, default=Path("runs/blur_samplers"))
     chosen = parser.parse_args(arguments)
     rows = []
-    try:
-        for row in measure(chosen.size, chosen.steps):
-            rows.append(row)
-            print(json.dumps(row), flush=True)
-    except UserError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return 2
+    for row in measure(chosen.size, chosen.steps):
+        rows.append(row)
+        print(json.dumps(row), flush=True)
     write_jsonl(chosen.results / "blur_samplers.jsonl", rows)
     print(f"{chosen.results}/blur_samplers.jsonl")
     return 0

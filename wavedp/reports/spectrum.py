@@ -1,6 +1,6 @@
 """A study's samples against its data, by the fineness of what they show (wavedp.metrics.power_spectrum).
 
-    python -m wavedp.reports.spectrum results/<study> [--home .wavedp/data]
+    python -m wavedp.reports.spectrum runs/<study> [--home .wavedp/data]
 
 Writes spectra.jsonl: a line for the data (the split and number of images that the study's FID is measured against) and
 one for each finished trial whose samples were kept, pixels in [0, 1]. The data's spectrum reads sensitive images
@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -24,9 +23,11 @@ import yaml
 from torch import Tensor
 
 from wavedp import data
+from wavedp.command import command
 from wavedp.config import DataConfig, from_dict
 from wavedp.data.cache import UNREADABLE
 from wavedp.errors import UserError
+from wavedp.jsonl import read_jsonl
 from wavedp.metrics.power_spectrum import ROUNDING, Spectrum, log_spectral_distance, spectrum
 from wavedp.metrics.views import draw
 from wavedp.privacy import ledger
@@ -89,9 +90,9 @@ def _read_study(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Read study.yaml, and the rows of the finished trials whose samples were kept."""
     for name in ("study.yaml", "trials.jsonl"):
         if not (folder / name).is_file():
-            raise UserError(f"{folder} is not a study, for it lacks {name}: give results/<study>.")
+            raise UserError(f"{folder} is not a study, for it lacks {name}: give runs/<study>.")
     meta = yaml.safe_load((folder / "study.yaml").read_text(encoding="utf-8"))
-    rows = [json.loads(line) for line in (folder / "trials.jsonl").read_text(encoding="utf-8").splitlines()]
+    rows = read_jsonl(folder / "trials.jsonl")
     latest = {row["trial"]: row for row in rows if row["status"] == "done"}
     kept = [row for row in latest.values() if _path(folder, row).is_file()]
     if not kept:
@@ -128,20 +129,17 @@ def _write_look(path: Path, look: ledger.Line) -> None:
     write_jsonl(path, lines.values())
 
 
+@command
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line described in the module docstring. Returns exit status 2 for a UserError."""
     parser = argparse.ArgumentParser(
         prog="python -m wavedp.reports.spectrum", description=(__doc__ or "").split("\n")[0]
     )
-    parser.add_argument("study", type=Path, help="results/<study>")
+    parser.add_argument("study", type=Path, help="runs/<study>")
     parser.add_argument("--home", help="where the data is (what study.yaml says)")
     chosen = parser.parse_args(arguments)
-    try:
-        rows, look = measure(chosen.study, chosen.home)
-        _write_look(chosen.study / "spectra_ledger.jsonl", look)  # before the results are written
-    except UserError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return 2
+    rows, look = measure(chosen.study, chosen.home)
+    _write_look(chosen.study / "spectra_ledger.jsonl", look)  # before the results are written
     write_jsonl(chosen.study / "spectra.jsonl", rows)
     for row in rows[1:]:
         print(f"{row['log_spectral_distance']:7.3f} dB  {row['trial']}")

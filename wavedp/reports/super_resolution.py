@@ -1,7 +1,7 @@
 """Compare upscalers on public images: each enlarges block means, and is measured against the original.
 
     python -m wavedp.reports.super_resolution [--data photographs] [--size 256] [--level 2] [--images 24]
-        [--upscalers bicubic …] [--store .wavedp/store] [--results results/super_resolution]
+        [--upscalers bicubic …] [--store .wavedp/store] [--results runs/super_resolution]
 
 Test images are reduced to their block means (256×256 to 64×64 at level 2) and enlarged again. super_resolution.jsonl
 has one line for each upscaler, with and without the low-pass kept:
@@ -34,8 +34,8 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from wavedp import chain, checks, data, methods, registry, stages
+from wavedp.command import command
 from wavedp.config import DataConfig, TrialConfig, configure
-from wavedp.errors import UserError
 from wavedp.losses import Perceptual
 from wavedp.methods import Trains
 from wavedp.progress import printed
@@ -52,7 +52,7 @@ def measure(trial: TrialConfig, images: Tensor, store: Store, device: str) -> It
     """A row and the output, B C H W float32 in [0, 1], of the trial's upscaler on full images of that shape; two of
     each if it has the option low_pass_consistency, first without it. Raises UserError when the stages do."""
     small, distance, method = coarse(images, trial.level), Perceptual(device), methods.upscaler(trial)
-    option = "low_pass_consistency"
+    option, public = "low_pass_consistency", trial.public or trial.data
     for asked in ({option: False}, {option: True}) if _reads(method, option) else ({},):
         of_one = replace(trial, upscaler=replace(trial.upscaler, **asked))
         made_before = method.needs(of_one).inputs
@@ -71,8 +71,8 @@ def measure(trial: TrialConfig, images: Tensor, store: Store, device: str) -> It
             "upscaler": trial.upscaler.name,
             "low_pass_consistency": asked.get(option, moved < KEPT),
             "bridge": model.bridge(factor),
-            "data": trial.data.name,
-            "size": trial.data.size,
+            "data": public.name,
+            "size": public.size,
             "factor": factor,
             "images": len(images),
             "psnr": round(float(-10 * errors.clamp(min=1e-12).log10().mean()), 3),
@@ -115,6 +115,7 @@ def _middle(images: Tensor) -> Tensor:
     return images[..., corner : corner + side, corner : corner + side]
 
 
+@command
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line described in the module docstring. Returns exit status 2 for a UserError."""
     parser = argparse.ArgumentParser(
@@ -134,30 +135,27 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--train-batch", type=int, help="images a step of theirs (default: what each uses by itself)")
     parser.add_argument("--home", default=DataConfig().home, help="where datasets are (%(default)s)")
     parser.add_argument("--store", default=".wavedp/store")
-    parser.add_argument("--results", type=Path, default=Path("results/super_resolution"))
+    parser.add_argument("--results", type=Path, default=Path("runs/super_resolution"))
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     chosen = parser.parse_args(arguments)
     images_of = DataConfig(name=chosen.data, size=chosen.size, channels=3, home=chosen.home)
-    trial = TrialConfig(level=chosen.level, data=images_of, public=images_of, generator="real")
+    nobody = DataConfig(name="procedural", split="public", size=chosen.size, channels=3)  # in place of sensitive images
+    trial = TrialConfig(level=chosen.level, data=nobody, public=images_of, generator="real")
     training = {"train_steps": chosen.train_steps, "train_batch": chosen.train_batch}
     rows = []
-    try:
-        trials = [replace(trial, upscaler=_configured(name, training)) for name in chosen.upscalers]
-        for one in trials:
-            checks.check(one)
-        images = torch.tensor(data.load(images_of, "test").images[: chosen.images]).float() / 255
-        blocks = spread(coarse(images, chosen.level), 2**chosen.level)
-        shown = (_middle(images) - _middle(blocks)).abs().mean((1, 2, 3)).argsort(descending=True)[:SHOWN]
-        columns = [("original", images[shown]), ("coarse", blocks[shown])]
-        for one in trials:
-            for place, (row, made) in enumerate(measure(one, images, Store(chosen.store), chosen.device)):
-                rows.append(row)
-                print(json.dumps(row), flush=True)
-                if place == 0:
-                    columns.append((one.upscaler.name, made[shown]))
-    except UserError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return 2
+    trials = [replace(trial, upscaler=_configured(name, training)) for name in chosen.upscalers]
+    for one in trials:
+        checks.check(one)
+    images = torch.tensor(data.load(images_of, "test").images[: chosen.images]).float() / 255
+    blocks = spread(coarse(images, chosen.level), 2**chosen.level)
+    shown = (_middle(images) - _middle(blocks)).abs().mean((1, 2, 3)).argsort(descending=True)[:SHOWN]
+    columns = [("original", images[shown]), ("coarse", blocks[shown])]
+    for one in trials:
+        for place, (row, made) in enumerate(measure(one, images, Store(chosen.store), chosen.device)):
+            rows.append(row)
+            print(json.dumps(row), flush=True)
+            if place == 0:
+                columns.append((one.upscaler.name, made[shown]))
     write_jsonl(chosen.results / "super_resolution.jsonl", rows)
     sheet(columns).save(chosen.results / "super_resolution.png")
     print(f"{chosen.results}/super_resolution.jsonl, super_resolution.png")

@@ -1,10 +1,17 @@
 """Content-addressed artifacts: each stage result is one folder, named by its key, published completely or not at all.
 
     <root>/<stage>/<key>/manifest.json    sha256 of every other file; written last, so its presence means complete
-                         *.safetensors, *.json
+                         *.safetensors, *.json               (an object store: in a folder of this attempt's own)
 
-The root is any fsspec URL (a local folder, NFS, s3://, gs://). On a local disk publishing is one rename; on an object
-store the manifest is uploaded last. No pickle anywhere: an artifact from a colleague can't run code.
+The root is any fsspec URL (a local folder, NFS, s3://, gs://). On a local disk publishing is one rename. On an object
+store everyone who publishes uploads files of their own and then the manifest that names them: the first manifest
+stays, and files of two attempts never mix. No pickle anywhere: an artifact from a colleague can't run code.
+
+    case                                            result
+    two machines make one key on an object store    the first manifest wins, the other's files are deleted; both get
+                                                    the first's artifact (locks reach as far as one file system)
+    a damaged artifact                              a warning; it is set aside, and made again by whoever needs it
+    checkpoints of an unfinished stage              in a folder that only this user can enter; gone once it is published
 
 `python -m wavedp.store pack|unpack` carries artifacts from one store to another (wavedp.store.carry).
 """
@@ -14,13 +21,13 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import hashlib
-import io
 import json
 import os
+import secrets
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,8 +35,25 @@ from typing import TYPE_CHECKING, Any
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
+from wavedp.errors import UserError
+from wavedp.files import (
+    cannot_write,
+    named,
+    private_folder,
+    require_writable,
+    sha256,
+    sync_folder,
+    temporary_folder,
+    write_atomically,
+    write_npz,
+    write_synced,
+)
+from wavedp.jsonl import write_jsonl
+
 if TYPE_CHECKING:  # a plan only asks which artifacts exist; that must not import torch
     from torch import Tensor
+
+__all__ = ["MANIFEST", "Artifact", "Draft", "Store", "sha256", "write_atomically", "write_jsonl", "write_npz"]
 
 MANIFEST = "manifest.json"
 
@@ -68,48 +92,165 @@ class Draft:
 
 
 class Store:
-    """Artifacts under one root URL. Any number of processes may read; those of one machine may write, under `lock`."""
+    """Artifacts under one root URL. Any number of processes may read and write; see the module for what excludes whom.
+
+    Raises UserError for a URL that nothing here can open.
+    """
 
     def __init__(self, root: str) -> None:
         self.root = root if "://" in root else str(Path(root).absolute())
-        self.fs, self.path = fsspec.url_to_fs(self.root)
+        try:
+            self.fs, self.path = fsspec.url_to_fs(self.root)
+        except (ImportError, ValueError) as error:
+            raise UserError(f"store={root} cannot be opened ({error}): install its package or mend the URL.") from error
+        self.local = isinstance(self.fs, LocalFileSystem)
 
     def open(self, stage: str, key: str) -> Artifact | None:
-        """The artifact; None if it is absent or corrupted.
+        """The artifact; None if it is absent or damaged (a file is missing or differs from its sha256 in the manifest).
 
-        Corrupted: a file is missing or differs from its sha256 in the manifest. The folder is then renamed to
-        `<key>.corrupted`, so that the stage can be run again.
+        A damaged one is set aside with a warning, so that the stage can be run again.
         """
-        folder = f"{self.path}/{stage}/{key}"
-        if not self.fs.exists(f"{folder}/{MANIFEST}"):
+        manifest = self._manifest(stage, key)
+        if manifest is None:
             return None
-        try:
-            manifest = json.loads(self.fs.cat_file(f"{folder}/{MANIFEST}"))
-            files = {name: self.fs.cat_file(f"{folder}/{name}") for name in manifest}
-            intact = all(sha256(data) == manifest[name] for name, data in files.items())
-        except (FileNotFoundError, ValueError):
-            intact, files = False, {}
-        if intact:
-            return Artifact(key, files)
-        aside = f"{folder}.corrupted"
-        if self.fs.exists(aside):
-            self.fs.rm(aside, recursive=True)
-        self.fs.mv(folder, aside, recursive=True)
+        files = {}
+        for path, digest in manifest.items():
+            content = self._verified(stage, key, path, digest)
+            if content is None:
+                return None
+            files[path.rpartition("/")[2]] = content
+        return Artifact(key, files)
+
+    def json(self, stage: str, key: str, name: str) -> Any:
+        """The value in `<name>.json` of an artifact, without a look at its other files; None if absent or damaged."""
+        for path, digest in (self._manifest(stage, key) or {}).items():
+            if path.rpartition("/")[2] == f"{name}.json":
+                content = self._verified(stage, key, path, digest)
+                return None if content is None else json.loads(content)
         return None
 
     def has(self, stage: str, key: str) -> bool:
         """True if the artifact was published. Only `open` verifies its content."""
-        return self.fs.exists(f"{self.path}/{stage}/{key}/{MANIFEST}")
+        return self.fs.exists(f"{self._folder(stage, key)}/{MANIFEST}")
 
     def publish(self, stage: str, key: str, draft: Draft) -> Artifact:
         """Publish a draft; an artifact that already exists is kept. Returns the published one."""
         published = self.open(stage, key)
         if published is not None:
             return published
+        if (self._rename if self.local else self._upload)(stage, key, draft):
+            return Artifact(key, dict(draft.files))
+        published = self.open(stage, key)
+        if published is None:
+            raise UserError(f"{self._folder(stage, key)} was made by another process and is damaged: run it again.")
+        return published
+
+    def work_folder(self, stage: str, key: str) -> Path:
+        """The folder for checkpoints of an unfinished stage. They may hold the noise of a private fit: only this user
+        can enter it.
+
+        It lies in a local store (NFS included), so that another worker can resume; for any other store it lies in this
+        machine's temporary folder.
+        """
+        return private_folder(self._work() / f"{stage}-{key}")
+
+    def discard_work(self, stage: str, key: str) -> None:
+        """Remove the checkpoints of a stage that was published."""
+        shutil.rmtree(self._work() / f"{stage}-{key}", ignore_errors=True)
+
+    @contextlib.contextmanager
+    def lock(self, stage: str, key: str) -> Iterator[None]:
+        """A lock to hold while a stage runs: two studies on one store then never make the same release twice.
+
+        The kernel frees it when its process dies. It reaches as far as the file system does: one machine, where the
+        store is no folder.
+        """
+        locks = self._work() / "locks"
+        locks.mkdir(parents=True, exist_ok=True)
+        with open(locks / f"{stage}-{key}", "w", encoding="utf-8") as handle:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            yield
+
+    def put(self, name: str, content: bytes) -> None:
+        """Write or replace one small object beside the artifacts. Raises OSError."""
+        if self.local:
+            write_atomically(Path(self.path, name), content)
+        else:
+            self.fs.pipe_file(f"{self.path}/{name}", content)
+
+    def get(self, name: str) -> bytes:
+        """What `put` wrote. Raises FileNotFoundError."""
+        return self.fs.cat_file(f"{self.path}/{name}")
+
+    def remove(self, folder: str) -> None:
+        """Remove a folder of small objects."""
+        self.fs.rm(f"{self.path}/{folder}", recursive=True)
+
+    def names(self, folder: str) -> list[str]:
+        """The names of the objects and folders in a folder of the store; [] if there is none."""
+        try:
+            paths = self.fs.ls(f"{self.path}/{folder}", detail=False)
+        except FileNotFoundError:
+            return []
+        names = (path.rstrip("/").rpartition("/")[2] for path in paths)
+        return sorted(name for name in names if not name.startswith("."))
+
+    def require_writable(self) -> None:
+        """Raises UserError unless the store can be written."""
+        if self.local:
+            require_writable(Path(self.path), "store")
+            return
+        probe = f"work/probe-{secrets.token_hex(8)}"
+        try:
+            self.put(probe, bytes(4096))
+            self.fs.rm_file(f"{self.path}/{probe}")
+        except Exception as error:  # each backend has its own
+            reason = OSError(0, f"{type(error).__name__}: {error}")
+            raise UserError(cannot_write(f"store={self.root}", reason)) from error
+
+    def _folder(self, stage: str, key: str) -> str:
+        return f"{self.path}/{stage}/{key}"
+
+    def _work(self) -> Path:
+        return Path(self.path, "work") if self.local else temporary_folder(sha256(self.root.encode())[:12]) / "work"
+
+    def _manifest(self, stage: str, key: str) -> dict[str, str] | None:
+        """{path under the artifact's folder: sha256}; None if it is absent or damaged."""
+        try:
+            content = json.loads(self.fs.cat_file(f"{self._folder(stage, key)}/{MANIFEST}"))
+            return {str(path): str(digest) for path, digest in content.items()}
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except (ValueError, AttributeError):
+            self._set_aside(stage, key, MANIFEST)
+            return None
+
+    def _verified(self, stage: str, key: str, path: str, digest: str) -> bytes | None:
+        """The content of an artifact's file; None, and the artifact is set aside, if it is not what was published."""
+        try:
+            content = self.fs.cat_file(f"{self._folder(stage, key)}/{path}")
+            if sha256(content) == digest:
+                return content
+        except (FileNotFoundError, IsADirectoryError):
+            pass
+        self._set_aside(stage, key, path)
+        return None
+
+    def _set_aside(self, stage: str, key: str, path: str) -> None:
+        folder = self._folder(stage, key)
+        warnings.warn(f"{folder} is damaged ({path}): it is set aside, to be made again.", stacklevel=4)
+        with contextlib.suppress(OSError):  # it was taken away meanwhile, or may not be: publishing replaces it
+            if self.local:
+                shutil.rmtree(f"{folder}.corrupted", ignore_errors=True)
+                os.rename(folder, f"{folder}.corrupted")
+            else:
+                self.fs.rm_file(f"{folder}/{MANIFEST}")
+
+    def _rename(self, stage: str, key: str, draft: Draft) -> bool:
+        """Publish by renaming a complete folder; False if another process was first."""
         manifest = {name: sha256(data) for name, data in draft.files.items()}
-        folder = f"{self.path}/{stage}/{key}"
-        if isinstance(self.fs, LocalFileSystem):
-            parent = Path(self.path, stage)
+        folder, parent = self._folder(stage, key), Path(self.path, stage)
+        with named(parent):
             parent.mkdir(parents=True, exist_ok=True)
             temporary = Path(tempfile.mkdtemp(prefix=f".{key[:12]}-", dir=parent))
             try:
@@ -121,83 +262,34 @@ class Store:
             except OSError as error:
                 if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                     raise
-                published = self.open(stage, key)  # another process was first: its artifact stays
-                if published is None:
-                    raise
-                return published
+                return False
             finally:
                 shutil.rmtree(temporary, ignore_errors=True)
-            _sync_folder(parent)
-        else:
-            for name, data in draft.files.items():
-                self.fs.pipe_file(f"{folder}/{name}", data)
-            self.fs.pipe_file(f"{folder}/{MANIFEST}", json.dumps(manifest).encode())
-        return Artifact(key, dict(draft.files))
+            sync_folder(parent)
+        return True
 
-    def work_folder(self, stage: str, key: str) -> Path:
-        """The folder for checkpoints of an unfinished stage.
+    def _upload(self, stage: str, key: str, draft: Draft) -> bool:
+        """Publish by uploading files under names of this attempt's own, then the manifest that names them; False, and
+        the files are deleted, if another process was first."""
+        folder, attempt = self._folder(stage, key), secrets.token_hex(8)
+        for name, data in draft.files.items():
+            self.fs.pipe_file(f"{folder}/{attempt}/{name}", data)
+        manifest = json.dumps({f"{attempt}/{name}": sha256(data) for name, data in draft.files.items()}).encode()
+        if self._first(f"{folder}/{MANIFEST}", manifest):
+            return True
+        if self.open(stage, key) is not None:
+            self.fs.rm(f"{folder}/{attempt}", recursive=True)
+            return False
+        self.fs.pipe_file(f"{folder}/{MANIFEST}", manifest)  # in place of a damaged one that could not be set aside
+        return True
 
-        It lies in a local store (NFS included), so that another worker can resume; for any other store it lies in this
-        machine's temporary folder.
-        """
-        local = isinstance(self.fs, LocalFileSystem)
-        base = Path(self.path) if local else Path(tempfile.gettempdir(), "wavedp-" + sha256(self.root.encode())[:12])
-        folder = base / "work" / f"{stage}-{key}"
-        folder.mkdir(parents=True, exist_ok=True)
-        return folder
-
-    @contextlib.contextmanager
-    def lock(self, stage: str, key: str) -> Iterator[None]:
-        """A lock to hold while a stage runs: two studies on one store then never make the same release twice.
-
-        The kernel frees it when its process dies.
-        """
-        locks = self.work_folder(stage, key).parent / "locks"
-        locks.mkdir(exist_ok=True)
-        with open(locks / f"{stage}-{key}", "w") as handle:
-            fcntl.flock(handle, fcntl.LOCK_EX)
-            yield
-
-
-def write_synced(path: Path, data: bytes) -> None:
-    """Write and flush to the disk, so that a later rename can't publish an empty file."""
-    with open(path, "wb") as handle:
-        handle.write(data)
-        handle.flush()
-        os.fsync(handle.fileno())
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Replace a file's content in one step: readers see the old bytes or the new ones, never a mixture."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    write_synced(temporary, data)
-    os.replace(temporary, path)
-    _sync_folder(path.parent)
-
-
-def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    """Replace the file with these rows in one step; each line is one JSON object."""
-    write_atomically(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())
-
-
-def write_npz(path: Path, **arrays: Any) -> None:
-    """Replace the file with these arrays, compressed, in one step."""
-    import numpy as np
-
-    packed = io.BytesIO()
-    np.savez_compressed(packed, **arrays)
-    write_atomically(path, packed.getvalue())
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def sha256(data: bytes) -> str:
-    """The hexadecimal digest that manifests hold."""
-    return hashlib.sha256(data).hexdigest()
+    def _first(self, path: str, content: bytes) -> bool:
+        """Write an object unless there is one already; True if it is this content that stays."""
+        try:
+            self.fs.pipe_file(path, content, mode="create")
+        except FileExistsError:
+            pass
+        except (NotImplementedError, TypeError, ValueError):  # a backend that cannot refuse to replace
+            if not self.fs.exists(path):
+                self.fs.pipe_file(path, content)
+        return self.fs.cat_file(path) == content

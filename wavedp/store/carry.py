@@ -9,11 +9,10 @@ list. With both, an artifact must match both; with neither, all artifacts are pa
     <stage>/<key>/manifest.json, *.safetensors, *.json    members of the tar, as in the store (wavedp.store)
 
 Only published artifacts travel. The folder `work/` never does: its checkpoints hold the state of the noise generator,
-and whoever has that can subtract the noise from a private fit. Locks, corrupted artifacts and unfinished folders stay
-behind too. `unpack` verifies every file of the tar before it publishes the first artifact.
+and whoever has that can subtract the noise from a private fit. Locks, damaged artifacts, unfinished folders and
+the records of studies stay behind too. `unpack` verifies every file of the tar before it publishes the first artifact.
 
-Unpacking beside a running study is safe in a local store, where publishing is one rename. Into an object store, unpack
-while no study writes there.
+Unpacking beside a running study is safe: of two that publish one artifact, the first stays.
 """
 
 from __future__ import annotations
@@ -30,10 +29,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
+from wavedp.command import command
 from wavedp.errors import UserError
 from wavedp.store import MANIFEST, Draft, Store, sha256
 
-STAGE = re.compile(r"(?!work$)[a-z][a-z0-9_]*")
+STAGE = re.compile(r"(?!(?:work|studies)$)[a-z][a-z0-9_]*")
 KEY = re.compile(r"[0-9a-f]{64}")
 FILE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 SHORTEST_PREFIX = 8
@@ -99,6 +99,7 @@ def unpack(store: Store, file: str | Path) -> tuple[int, int]:
     return new, present
 
 
+@command
 def main(arguments: list[str] | None = None) -> int:
     """The command; returns the exit status (2 after a UserError)."""
     parser = argparse.ArgumentParser(prog="python -m wavedp.store", description="Carry artifacts between stores.")
@@ -112,7 +113,7 @@ def main(arguments: list[str] | None = None) -> int:
             command.add_argument("--stages", default="", help="a comma list, such as private_fit,coarse_samples")
     options = parser.parse_args(arguments)
     try:
-        store = _store(options.store)
+        store = Store(options.store)
         if options.command == "pack":
             stages = [stage for stage in options.stages.split(",") if stage]
             print(f"{pack(store, options.file, options.keys, stages)} artifacts are now in {options.file}")
@@ -126,13 +127,6 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"{options.command} failed ({error}): check {options.file} and {options.store}.", file=sys.stderr)
         return 2
     return 0
-
-
-def _store(root: str) -> Store:
-    try:
-        return Store(root)
-    except (ImportError, ValueError) as error:
-        raise UserError(f"--store={root} cannot be opened ({error}): install its package or mend the URL.") from error
 
 
 def _artifacts(store: Store) -> Iterator[tuple[str, str]]:

@@ -38,7 +38,7 @@ print(json.dumps({"importing": importing, "planning": "torch" in sys.modules, "k
 
 
 def check_config(config: type) -> None:
-    """A frozen dataclass that begins with `name`; every field has a class and a default."""
+    """A frozen dataclass that begins with `name`; every field has a class and a default, every number a range."""
     named = config.__name__
     assert dataclasses.is_dataclass(config), f"{named} must be a dataclass: write @dataclass(frozen=True) above it"
     assert config.__dataclass_params__.frozen, (  # type: ignore[attr-defined]
@@ -51,6 +51,10 @@ def check_config(config: type) -> None:
         )
         assert item.default is not dataclasses.MISSING, (
             f"{named}.{item.name} has no default: give it one, as a study may name the method and set nothing"
+        )
+        assert item.name not in numbers_of(config) or item.metadata.get("within"), (
+            f"{named}.{item.name} is a number of no range: say which values it takes, such as within='(0, inf)', so "
+            "that others are refused before any work"
         )
     assert "name" in names_of(config), f"{named} has no field `name`: begin with name: str = result(...)"
 
@@ -106,7 +110,7 @@ def check_planning(kind: str, trial: TrialConfig) -> None:
         input=json.dumps([values, kind]),
         env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         check=False,
     )
     assert done.returncode == 0, f"another process cannot plan the trial:\n{done.stderr}"
@@ -125,6 +129,16 @@ def check_planning(kind: str, trial: TrialConfig) -> None:
 def names_of(cls: type) -> list[str]:
     """The names of a dataclass' fields."""
     return [item.name for item in dataclasses.fields(cls)]
+
+
+def numbers_of(cls: type) -> dict[str, type]:
+    """int or float, by the name of each field of a dataclass that holds a number (or None)."""
+    found: dict[str, type] = {}
+    for name, hint in get_type_hints(cls).items():
+        kinds = {kind for kind in get_args(hint) if kind is not type(None)} or {hint}
+        if kinds <= {int, float}:
+            found[name] = float if float in kinds else int
+    return found
 
 
 def another(config: Any, field: str) -> Any:

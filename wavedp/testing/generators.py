@@ -33,6 +33,7 @@ from torch import Tensor
 
 from wavedp import chain, checks, data, registry, stages, text
 from wavedp.config import DataConfig, DiffusionConfig, MetricsConfig, PrivacyConfig, SamplingConfig, TrialConfig
+from wavedp.data import overlap
 from wavedp.errors import UserError
 from wavedp.generators import FitSettings, Generator, Pretrains, PrivateFit, Scores
 from wavedp.methods import Weights, canonical
@@ -273,6 +274,18 @@ class GeneratorSuite:
         low, high = float(samples.min()), float(samples.max())
         assert 0 <= low <= high <= 1, f"samples lie in [{low:.3f}, {high:.3f}], not in [0, 1]: end with .clamp(0, 1)"
 
+    def test_weights_that_are_not_finite_make_no_images(self) -> None:
+        weights = self._sampled_weights()
+        broken = {name: x * math.nan if x.is_floating_point() else x for name, x in weights.items()}
+        try:
+            images = self._sample(weights=broken)
+        except UserError:
+            return
+        assert not images.isfinite().all(), (
+            "weights of NaN made images like any others: where sample() turns numbers into codes or clips them, refuse "
+            "what is not finite (wavedp.finite), or let it pass on to the images, which the stage refuses"
+        )
+
     def test_the_seed_decides_samples_and_the_batch_size_does_not(self) -> None:
         samples = self._samples()
         torch.rand(1)
@@ -313,6 +326,7 @@ class GeneratorSuite:
             opened.append(config)
             return _load(config, split)
 
+        overlap.refuse_shared(trial.data, chain.public_reads(trial))  # compares with public images, once a process
         with (
             TemporaryDirectory() as folder,
             patch.object(method, "build", without_fit),
@@ -370,7 +384,7 @@ class GeneratorSuite:
         images = DataConfig(name="procedural", size=16, n_records=64)
         base = TrialConfig(
             data=images,
-            public=dataclasses.replace(images, n_records=32),
+            public=dataclasses.replace(images, split="public", n_records=32),
             generator=self.config(),
             diffusion=DiffusionConfig(timesteps=20, multiplicity=1),
             privacy=PrivacyConfig(epsilon=EPSILON, batch_size=16, steps=3, checkpoint_every=1),
@@ -467,7 +481,7 @@ class GeneratorSuite:
         artifact, _ = stages.make("private_fit", self._trial(), self._store(), "cpu")
         return artifact.tensors("weights")
 
-    def _sample(self, batch_size: int = 4, seed: int = 1) -> Tensor:
+    def _sample(self, batch_size: int = 4, seed: int = 1, weights: Weights | None = None) -> Tensor:
         trial = self._trial()
         if self._method().conditioning(trial) == "text":
             conditions = torch.nn.functional.normalize(torch.randn(DRAWN, text.EMBEDDING_WIDTH,
@@ -475,7 +489,8 @@ class GeneratorSuite:
         else:
             conditions = torch.arange(DRAWN) % data.n_classes(trial.data)
         sampling = dataclasses.replace(trial.sampling, batch_size=batch_size)
-        return self._model(trial).sample(self._sampled_weights(), conditions, sampling, seed, silent)
+        weights = self._sampled_weights() if weights is None else weights
+        return self._model(trial).sample(weights, conditions, sampling, seed, silent)
 
     def _samples(self) -> Tensor:
         return self._once("samples", self._sample)

@@ -235,6 +235,6 @@ class MetricSuite:
             "print('torch' in sys.modules)"
         )
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", env=environment)
         assert done.returncode == 0, done.stderr
         assert done.stdout.strip() == "False", "it imports torch"

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import threading
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -91,11 +92,14 @@ class StoreSuite:
             (MANIFEST, lambda content: b"{broken"),
             (MANIFEST, lambda content: json.dumps({**json.loads(content), "absent.json": "0" * 64}).encode()),
         ):
+            before = _files(store)
             store.publish(STAGE, KEY, _draft(1))
-            path = f"{store.path}/{STAGE}/{KEY}/{name}"
+            (path,) = (found for found in _files(store) - before if found.endswith(f"/{name}"))
             store.fs.pipe_file(path, damage(store.fs.cat_file(path)))
-            assert self.make_store(tmp_path).open(STAGE, KEY) is None, f"{name} was damaged"
-            assert not self.make_store(tmp_path).has(STAGE, KEY), "open() sets a corrupted artifact aside"
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)
+                assert self.make_store(tmp_path).open(STAGE, KEY) is None, f"{name} was damaged"
+            assert not self.make_store(tmp_path).has(STAGE, KEY), "open() sets a damaged artifact aside"
         assert store.publish(STAGE, KEY, _draft(2)).json("note") == {"value": 2}, "it can be made again"
 
     def test_the_work_folder_is_kept(self, tmp_path: Path) -> None:
@@ -105,6 +109,35 @@ class StoreSuite:
         assert (again / "checkpoint").read_bytes() == b"state"
         assert self.make_store(tmp_path).work_folder(STAGE, OTHER_KEY) != folder
         (folder / "checkpoint").unlink()
+
+    def test_of_two_that_publish_at_once_one_stays_whole(self, tmp_path: Path, monkeypatch: Any) -> None:
+        """Another process publishes when all files but the manifest of this one are written."""
+        store = self.make_store(tmp_path)
+        original: dict[str, Any] = {}
+        overtaken: list[str] = []
+
+        def writing(name: str) -> Any:
+            def write(path: Any, *arguments: Any, **options: Any) -> Any:
+                if str(path).endswith(MANIFEST) and not overtaken:
+                    overtaken.append(str(path))
+                    self.make_store(tmp_path).publish(STAGE, KEY, _draft(2))
+                return original[name](path, *arguments, **options)
+
+            return write
+
+        with monkeypatch.context() as patch:
+            for where, name in ((store_module, "write_synced"), (store.fs, "pipe_file")):
+                original[name] = getattr(where, name)
+                patch.setattr(where, name, writing(name))
+            kept = store.publish(STAGE, KEY, _draft(1))
+        assert overtaken, "publish() writes the manifest last, with write_synced or pipe_file"
+        assert self.make_store(tmp_path).open(STAGE, KEY) == kept, "publish() returns the artifact that stays"
+
+    def test_the_work_folder_is_closed_to_others(self, tmp_path: Path) -> None:
+        folder = self.make_store(tmp_path).work_folder(STAGE, KEY)
+        assert not folder.stat().st_mode & 0o077, "checkpoints may hold the noise of a private fit"
+        self.make_store(tmp_path).discard_work(STAGE, KEY)
+        assert not folder.exists()
 
     def test_the_lock_excludes(self, tmp_path: Path) -> None:
         entered = threading.Event()
@@ -121,6 +154,10 @@ class StoreSuite:
             assert not entered.wait(0.3), "a second holder entered"
         assert entered.wait(10), "the lock was not freed"
         second.join(10)
+
+
+def _files(store: Store) -> set[str]:
+    return set(store.fs.find(f"{store.path}/{STAGE}/{KEY}"))
 
 
 def _draft(value: int) -> Draft:

@@ -224,7 +224,7 @@ class TokenizerSuite:
 
     def _trial(self, channels: int, level: int) -> TrialConfig:
         images = DataConfig(name="procedural", size=self.size, n_records=32, channels=channels)
-        public = dataclasses.replace(images, n_records=64)
+        public = dataclasses.replace(images, split="public", n_records=64)
         return TrialConfig(
             level=level,
             data=images,

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import subprocess
 import sys
@@ -33,6 +34,7 @@ from torch import Tensor
 
 from wavedp import chain, data, methods, registry
 from wavedp.config import DataConfig, TrialConfig, from_dict, to_dict
+from wavedp.errors import UserError
 from wavedp.methods import Inputs, Needs, Trains, canonical, variant
 from wavedp.progress import silent
 from wavedp.testing.declarations import another, check_config
@@ -79,8 +81,9 @@ class UpscalerSuite:
     def trial(self, channels: int, factor: int) -> TrialConfig:
         """A trial that uses it, with public images of this many channels. Overridden where it needs more."""
         images = DataConfig(name="procedural", size=16, n_records=64, channels=channels)
+        public = dataclasses.replace(images, split="public")
         level = factor.bit_length() - 1
-        return TrialConfig(level=level, data=images, public=images, generator="real", upscaler=self.config())
+        return TrialConfig(level=level, data=images, public=public, generator="real", upscaler=self.config())
 
     def inputs(self, trial: TrialConfig) -> Inputs:
         """Weights that earlier stages make for `build`: those of its own training. One set serves all factors."""
@@ -223,6 +226,25 @@ class UpscalerSuite:
 
     def test_shape_type_and_range(self, channels: int, factor: int) -> None:
         check_output(*self._drawing(channels, factor), factor)
+
+    def test_weights_that_are_not_finite_make_no_images(self) -> None:
+        """Of earlier stages; a file's are checked before any work, on a black image."""
+        channels, factor = self.channels[0], self.factors[-1]
+        trial, weights = canonical(self.trial(channels, factor)), self._weights(channels, factor)
+        if not any(x.is_floating_point() for own in weights.values() for x in own.values()):
+            return
+        broken = {
+            stage: {name: x * math.nan if x.is_floating_point() else x for name, x in own.items()}
+            for stage, own in weights.items()
+        }
+        try:
+            images = self._method().build(trial, broken, "cpu").upscale(self.scenes(channels, factor), factor)
+        except UserError:
+            return
+        assert not images.isfinite().all(), (
+            "weights of NaN made images like any others: refuse what is not finite before clipping (wavedp.finite), or "
+            "let it pass on to the images, which the stage refuses"
+        )
 
     def test_factor_1_changes_nothing(self, channels: int) -> None:
         if 1 not in self.factors:
@@ -458,7 +480,9 @@ def _elsewhere(code: str, *arguments: str) -> str:
         "PYTHONHASHSEED": "7",
         "OMP_NUM_THREADS": str(torch.get_num_threads()),
     }
-    ran = subprocess.run([sys.executable, "-c", code, *arguments], env=environment, capture_output=True, text=True)
+    ran = subprocess.run(
+        [sys.executable, "-c", code, *arguments], env=environment, capture_output=True, encoding="utf-8"
+    )
     assert ran.returncode == 0, f"in a process of its own it fails: {ran.stderr}"
     return ran.stdout
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from wavedp.config import TrialConfig
 from wavedp.errors import UserError
-from wavedp.fields import result
+from wavedp.fields import SEED, result
 from wavedp.methods import Needs, Weights
 from wavedp.progress import Report
 from wavedp.tokenizers import Shape, Tokenizer, TokenizerMethod, halvings
@@ -23,21 +23,21 @@ if TYPE_CHECKING:
 class LearnedConfig:
     """A vector-quantising transformer, and its public training."""
 
-    coarsest: int = result(8)  # halve the image until its side is at most this, or odd
-    patch: int = result(1)  # side of a patch of the coarsest scale, in its pixels
-    codes: int = result(64)  # of the codebook, or of the approximation's
-    code_width: int = result(8)
-    width: int = result(64)
-    heads: int = result(4)
-    encoder_depth: int = result(2)
-    decoder_depth: int = result(3)
-    train_steps: int = result(600)
-    train_batch: int = result(32)
-    train_learning_rate: float = result(1e-3)  # rises, then falls along a cosine
-    commitment: float = result(0.25)  # weights of the losses; the next two are published as 0.1, 0: off
-    perceptual: float = result(0.0)
-    adversarial: float = result(0.0)
-    public_seed: int = result(0)
+    coarsest: int = result(8, within="[1, inf)")  # halve the image until its side is at most this, or odd
+    patch: int = result(1, within="[1, inf)")  # side of a patch of the coarsest scale, in its pixels
+    codes: int = result(64, within="[2, inf)")  # of the codebook, or of the approximation's
+    code_width: int = result(8, within="[1, inf)")
+    width: int = result(64, within="[1, inf)")
+    heads: int = result(4, within="[1, inf)")
+    encoder_depth: int = result(2, within="[0, inf)")
+    decoder_depth: int = result(3, within="[0, inf)")
+    train_steps: int = result(600, within="[1, inf)")
+    train_batch: int = result(32, within="[1, inf)")
+    train_learning_rate: float = result(1e-3, within="(0, inf)")  # rises, then falls along a cosine
+    commitment: float = result(0.25, within="[0, inf)")  # of the loss, as the next two: published as 0.1, 0: off
+    perceptual: float = result(0.0, within="[0, inf)")
+    adversarial: float = result(0.0, within="[0, inf)")
+    public_seed: int = result(0, within=SEED)
 
 
 class Learned(TokenizerMethod):
@@ -64,12 +64,10 @@ class Learned(TokenizerMethod):
         return Needs(data=((trial.public, "train"),) if trial.public is not None else ())
 
     def check(self, trial: TrialConfig) -> list[str]:
-        """There are public images, and a number of steps."""
+        """There are public images."""
         config = trial.tokenizer
         if trial.public is None:
             raise UserError(f"tokenizer={config.name} is learned on public images: set public, or use scalar.")
-        if config.train_steps < 1:
-            raise UserError(f"tokenizer.train_steps={config.train_steps} trains nothing: use 1 or more.")
         return []
 
     def check_models(self, trial: TrialConfig) -> None:

@@ -9,13 +9,13 @@
 To add an upscaler, write a file like this one in any package:
 
     from dataclasses import dataclass
-    from wavedp.fields import result
+    from wavedp.fields import check_values, result
     from wavedp.upscalers import UpscalerMethod
 
     @dataclass(frozen=True)
     class SharpenedConfig:
         name: str = result("sharpened")
-        amount: float = result(0.5)
+        amount: float = result(0.5, within="[0, inf)")
 
     class Sharpened(UpscalerMethod):
         '''Bicubic, plus a share of the detail that blurring it would remove.'''
@@ -60,7 +60,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from wavedp import registry
 from wavedp.config import TrialConfig
 from wavedp.errors import UserError
-from wavedp.fields import result
+from wavedp.fields import check_values, result
 from wavedp.methods import Inputs, Method
 
 if TYPE_CHECKING:
@@ -167,10 +167,7 @@ def load(config: Any, device: str = "cpu") -> Upscaler:
     Raises UserError for weights that are missing or not those of a super-resolution model, and for options that the
     model does not have.
     """
-    for option in ("tile", "batch_size"):
-        value = getattr(config, option, None)
-        if value is not None and value < 1:
-            raise UserError(f"upscaler.{option}={value} holds nothing: use 1 or more.")
+    check_values(config, "upscaler.")
     upscaler = registry.find("upscaler", config.name).load(config, device)
     if not getattr(config, "low_pass_consistency", False):
         return upscaler
@@ -183,19 +180,21 @@ def check(config: Any, factor: int, shape: Sequence[int]) -> None:
     """Upscale one black image of this shape [C h w], in one step if the model diffuses: run before any training, it
     refuses what could not be upscaled after it.
 
-    Raises UserError when `load` does, for a factor below 1, for one that the upscaler does not reach (`identity` takes
-    1 only), and for channels other than 1 and 3.
+    Raises UserError when `load` does, for an image that is not finite, for a factor below 1, for one that the upscaler
+    does not reach (`identity` takes 1 only), and for channels other than 1 and 3.
     """
     if factor < 1:
         raise UserError(f"factor={factor} does not enlarge: use a level of 0 or more, whose factor is 2^level.")
     import torch
 
+    from wavedp.finite import require_finite
     from wavedp.upscalers.bridged import require_channels
 
     require_channels(shape[0])
     if getattr(config, "diffusion_steps", 1) > 1:
         config = dataclasses.replace(config, diffusion_steps=1)
-    load(config).upscale(torch.zeros(1, *shape), factor)
+    images = load(config).upscale(torch.zeros(1, *shape), factor)
+    require_finite({"images": images}, f"images of upscaler={config.name}", "look for damaged weights")
 
 
 def _coarse_shape(trial: TrialConfig) -> tuple[int, int, int]:

@@ -7,8 +7,10 @@ source is silent the table says `not stated`; nothing is guessed.
 from __future__ import annotations
 
 import argparse
+import sys
 
 from wavedp import registry
+from wavedp.command import command
 
 COLUMNS = ("name", "factor", "licence", "origin", "trained on", "weights")
 
@@ -23,6 +25,7 @@ def table() -> list[tuple[str, ...]]:
     return rows
 
 
+@command
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -34,4 +37,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

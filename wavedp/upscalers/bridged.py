@@ -10,6 +10,7 @@ from collections.abc import Callable
 import torch
 
 from wavedp.errors import UserError
+from wavedp.finite import require_finite
 from wavedp.resize import resize
 from wavedp.upscalers.tiling import tiled
 
@@ -49,7 +50,9 @@ class Bridged:
             once = self._pass_for(part)
             output = part.expand(-1, 3, -1, -1) if self.channels == 3 else part.reshape(-1, 1, *part.shape[2:])
             for _ in range(self._passes(factor)):
-                output = tiled(once, output, self.factor, self._tile).clamp(0, 1)
+                output = tiled(once, output, self.factor, self._tile)
+                require_finite({"images": output}, f"images of upscaler={self.name}", "look for damaged weights")
+                output = output.clamp(0, 1)
             if output.shape[-2:] != (height, width):
                 output = resize(output, (height, width), "bicubic").clamp(0, 1)
             if self.channels == 1:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
+from wavedp.finite import require_finite
 from wavedp.upscalers.low_pass import keep_low_pass
 
 
@@ -23,8 +24,13 @@ class Completion:
         self.name, self.complete = name, complete
 
     def upscale(self, images: Tensor, factor: int) -> Tensor:
-        """B C h*factor w*factor float32 in [0, 1]; factor 1 returns the images unchanged."""
-        return images if factor == 1 else keep_low_pass(self.complete(images, factor), images)
+        """B C h*factor w*factor float32 in [0, 1]; factor 1 returns the images unchanged. Raises UserError for images
+        that are not finite."""
+        if factor == 1:
+            return images
+        drawn = self.complete(images, factor)
+        require_finite({"images": drawn}, f"images of upscaler={self.name}", "lower its learning rate")
+        return keep_low_pass(drawn, images)
 
     def bridge(self, factor: int) -> str | None:
         """It draws at full size, whatever the factor."""

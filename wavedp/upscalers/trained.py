@@ -10,7 +10,7 @@ from typing import Any
 
 from wavedp.config import TrialConfig
 from wavedp.errors import UserError
-from wavedp.fields import identity, result
+from wavedp.fields import SEED, identity, result
 from wavedp.methods import Needs, shared
 from wavedp.upscalers import OURS, UpscalerMethod
 
@@ -19,10 +19,10 @@ from wavedp.upscalers import OURS, UpscalerMethod
 class TrainingConfig:
     """Settings of the public training, which makes one model for all levels and ε."""
 
-    train_steps: int = result(600)
-    train_batch: int = result(64)
-    train_learning_rate: float = result(2e-3)
-    public_seed: int = result(0)
+    train_steps: int = result(600, within="[1, inf)")
+    train_batch: int = result(64, within="[1, inf)")
+    train_learning_rate: float = result(2e-3, within="(0, inf)")
+    public_seed: int = result(0, within=SEED)
 
 
 class Trained(UpscalerMethod):
@@ -49,15 +49,10 @@ class Trained(UpscalerMethod):
         return identity(trial.upscaler), shared(trial, self)
 
     def check(self, trial: TrialConfig) -> list[str]:
-        """There are public images, and a step and a batch to train with."""
+        """There are public images."""
         config = trial.upscaler
         if trial.public is None:
             raise UserError(f"upscaler={config.name} is trained on public images: set public, or use another upscaler.")
-        if config.train_steps < 1 or config.train_batch < 1:
-            raise UserError(
-                f"upscaler.train_steps={config.train_steps} and train_batch={config.train_batch} must both be 1 or "
-                "more: raise them."
-            )
         return super().check(trial)
 
     def found(self) -> str:

@@ -27,6 +27,7 @@ from wavedp.config import DiffusionConfig, SamplingConfig
 from wavedp.diffusion.blur import PAPER_LOG, PAPER_QUARTIC, BlurSchedule, effective_blur
 from wavedp.diffusion.scheduler import BlurDiffusionScheduler
 from wavedp.errors import UserError
+from wavedp.finite import require_finite
 from wavedp.generators import FitSettings, PrivateFit
 from wavedp.generators.adaptation import adapt, merge
 from wavedp.generators.blur_diffusion import BlurDiffusionConfig
@@ -120,6 +121,7 @@ class BlurDiffusionModel:
         for start in range(0, len(conditions), sampling.batch_size):
             part = slice(start, start + sampling.batch_size)
             data = self._denoise(model, first[part], conditions[part], sampling, times, generators=generators[part])
+            require_finite({"images": data}, "samples of blur_diffusion", "its model diverged; lower a learning rate")
             images.append(((data + 1) / 2).clamp(0, 1).cpu())
             report(min(start + sampling.batch_size, len(conditions)), len(conditions))
         return torch.cat(images)

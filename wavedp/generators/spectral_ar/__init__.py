@@ -29,10 +29,11 @@ class SpectralARConfig(PretrainedConfig):
     """The transformer, and its public pretraining."""
 
     name: str = result("spectral_ar")
-    width: int = result(64)
-    depth: int = result(2)
-    heads: int = result(4)
-    pretrain_level: int | None = result(None)  # of the public images; None: the trial's; 0: every scale, for all levels
+    width: int = result(64, within="[1, inf)")
+    depth: int = result(2, within="[0, inf)")
+    heads: int = result(4, within="[1, inf)")
+    # Of the public images; None: the trial's; 0: every scale, for all levels.
+    pretrain_level: int | None = result(None, within="[0, 16]")
 
 
 class SpectralAR(DPSGD):

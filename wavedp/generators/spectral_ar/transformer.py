@@ -73,7 +73,8 @@ class SpectralTransformer(nn.Module):
         Equal uniforms give equal draws from equal distributions, so models can be compared sample by sample.
         guidance: logits are unconditional + guidance · (conditional - unconditional) (Ho & Salimans, arXiv 2207.12598).
         prefix: the first k codes, B k; only the rest is drawn. Raises UserError when it is longer than the sequence.
-        cached: False recomputes everything for each token, the reference for testing the cache.
+        cached: False recomputes everything for each token, the reference for testing the cache. Raises UserError too
+        for logits that are not finite.
         """
         batch, given = len(conditions), 0 if prefix is None else prefix.shape[1]
         if given > self.length:
@@ -86,6 +87,7 @@ class SpectralTransformer(nn.Module):
             conditions = torch.cat([conditions, self.condition.absent(conditions)])
         caches = [Cache() for _ in self.blocks]
         seen = 0  # number of positions in the caches
+        finite = torch.ones((), dtype=torch.bool, device=conditions.device)  # read at the end: no wait at every token
         for span, head in zip(self.spans, self.heads, strict=True):
             for t in range(max(span.start, given), span.stop):
                 ids = self._ids(codes)
@@ -97,7 +99,13 @@ class SpectralTransformer(nn.Module):
                 if guided:
                     conditional, unconditional = logits.chunk(2)
                     logits = unconditional + guidance * (conditional - unconditional)
-                codes[:, t] = _draw(logits, uniforms[:, t], temperature, top_k, top_p)
+                codes[:, t], mass = _draw(logits, uniforms[:, t], temperature, top_k, top_p)
+                finite &= mass.isfinite().all()
+        if not finite:
+            raise UserError(
+                "the distributions that codes are drawn from are not finite: the model diverged, or "
+                f"temperature={temperature} is too low; lower a learning rate or raise the temperature."
+            )
         return codes
 
     def _ids(self, codes: Tensor) -> Tensor:
@@ -210,8 +218,11 @@ def _offset(tokenizer: Tokenizer, codebook: int) -> int:
     return sum(size for book, size in sizes.items() if book < codebook)
 
 
-def _draw(logits: Tensor, uniforms: Tensor, temperature: float, top_k: int | None, top_p: float | None) -> Tensor:
-    """Draw one code per row of logits B V with uniforms B, by inverting the cumulative distribution."""
+def _draw(
+    logits: Tensor, uniforms: Tensor, temperature: float, top_k: int | None, top_p: float | None
+) -> tuple[Tensor, Tensor]:
+    """Draw one code per row of logits B V with uniforms B, by inverting the cumulative distribution; and the mass that
+    each was drawn from, NaN where there is no distribution."""
     probabilities = (logits.double() / temperature).softmax(-1)
     if top_k is not None or top_p is not None:
         ranked, order = probabilities.sort(dim=-1, descending=True)
@@ -223,5 +234,6 @@ def _draw(logits: Tensor, uniforms: Tensor, temperature: float, top_k: int | Non
             drop |= before >= top_p
         probabilities = probabilities.scatter(-1, order, ranked.masked_fill(drop, 0.0))
     cumulative = probabilities.cumsum(-1)
-    target = uniforms.double()[:, None] * cumulative[:, -1:]
-    return torch.searchsorted(cumulative, target, right=True).squeeze(-1).clamp(max=logits.shape[-1] - 1)
+    mass = cumulative[:, -1:]
+    codes = torch.searchsorted(cumulative, uniforms.double()[:, None] * mass, right=True).squeeze(-1)
+    return codes.clamp(max=logits.shape[-1] - 1), mass

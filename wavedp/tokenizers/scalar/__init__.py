@@ -18,10 +18,10 @@ class ScalarConfig:
 
     name: str = result("scalar")
     wavelet: str = result("haar")
-    bins: int = result(32)  # of the approximation, on [0, 1]
-    detail_bins: int = result(7)  # of a detail; odd, so that 0 is a level
-    detail_range: float = result(0.3)  # details from -range to range
-    coarsest: int = result(8)  # halve the image until its side is at most this, or odd
+    bins: int = result(32, within="[2, inf)")  # of the approximation, on [0, 1]
+    detail_bins: int = result(7, within="[3, inf)")  # of a detail; odd, so that 0 is a level
+    detail_range: float = result(0.3, within="(0, inf)")  # details from -range to range
+    coarsest: int = result(8, within="[1, inf)")  # halve the image until its side is at most this, or odd
 
 
 class Scalar(TokenizerMethod):
@@ -56,9 +56,7 @@ class Scalar(TokenizerMethod):
 
 def check(config: ScalarConfig) -> None:
     """Raises UserError for settings that suit no image."""
-    if config.bins < 2:
-        raise UserError(f"tokenizer.bins={config.bins} can't tell values apart: use 2 or more.")
-    if config.detail_bins < 3 or config.detail_bins % 2 == 0:
+    if config.detail_bins % 2 == 0:
         raise UserError(f"tokenizer.detail_bins={config.detail_bins} has no level at 0: use an odd number ≥ 3.")
     if config.wavelet != "haar":
         raise UserError(f"tokenizer.wavelet={config.wavelet!r} leaves ragged scales: the scalar tokenizer uses haar.")

@@ -18,7 +18,7 @@ class SpectralConfig(LearnedConfig):
     """Also the codebook of the details, and which of the two transformers are blind to finer scales."""
 
     name: str = result("spectral")
-    detail_codes: int = result(256)
+    detail_codes: int = result(256, within="[2, inf)")
     scale_causal: Literal["both", "decoder", "encoder", "none"] = result("both")
 
 

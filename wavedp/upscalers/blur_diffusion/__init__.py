@@ -31,7 +31,7 @@ class DeblurringConfig(TrainingConfig):
 
     name: str = result("blur_diffusion")
     blur: str = result("quartic")  # f(i)
-    diffusion_steps: int = result(20)  # of the whole way from pure noise, of which drawing takes only the last part
+    diffusion_steps: int = result(20, within="[1, inf)")  # of the whole way from noise; drawing takes its last part
 
 
 class BlurDiffusion(Trained):

@@ -21,11 +21,11 @@ class LDMConfig(LowPass):
     """The place of the model, and its steps, precision and batches."""
 
     name: str = result("ldm_sr")
-    diffusion_steps: int = result(100)
+    diffusion_steps: int = result(100, within="[1, inf)")
     precision: Literal["float32", "bfloat16"] = result("float32", later=True)
     path: str | None = performance(None, path=True)  # folder or hub id; its content or its id is in the key
     revision: str | None = performance(None)  # commit of the hub id; it is in the key with it
-    batch_size: int = performance(8)  # images a pass
+    batch_size: int = performance(8, within="[1, inf)")  # images a pass
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class StableDiffusionConfig(LDMConfig):
     """The same, and a prompt."""
 
     name: str = result("sd_x4")
-    diffusion_steps: int = result(75)
+    diffusion_steps: int = result(75, within="[1, inf)")
     prompt: str = result("", later=True)  # public text, the same for every image; empty: none
 
 

@@ -35,8 +35,6 @@ class LatentDiffusion(Bridged):
 
     def __init__(self, method: LDMSuperResolution, config: LDMConfig, device: str = "cpu") -> None:
         super().__init__(method.name, FACTOR, once=_unseeded, batch_size=config.batch_size)
-        if config.diffusion_steps < 1:
-            raise UserError(f"upscaler.diffusion_steps={config.diffusion_steps} draws nothing: use 1 or more.")
         self._steps, self._prompt, self._device = config.diffusion_steps, getattr(config, "prompt", None), device
         folder = hub_folder(config.path, config.revision, method.hub_id)
         self._pipeline = _load(folder, method, config.precision, device)

@@ -25,9 +25,9 @@ class NetworkConfig(LowPass):
     name: str = result("realsr_df2k_x4")
     engine: Literal["ncnn", "torch"] = result("ncnn", later=True)
     precision: Literal["float32", "bfloat16"] = result("float32", later=True)
-    tile: int | None = result(None, later=True)  # side of the tiles that large images are cut into; None: no tiles
+    tile: int | None = result(None, later=True, within="[1, inf)")  # side of a large image's tiles; None: no tiles
     weights: str | None = performance(None, path=True)  # folder with the files; None: the package's
-    batch_size: int = performance(50)  # images a pass
+    batch_size: int = performance(50, within="[1, inf)")  # images a pass
     channels_last: bool = performance(False)  # memory layout of engine=torch
 
 

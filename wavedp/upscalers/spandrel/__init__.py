@@ -23,7 +23,7 @@ class SpandrelConfig(LowPass):
 
     name: str = result("spandrel")
     precision: Literal["float32", "bfloat16"] = result("float32", later=True)
-    tile: int | None = result(None, later=True)  # side of the tiles that large images are cut into; None: no tiles
+    tile: int | None = result(None, later=True, within="[1, inf)")  # side of a large image's tiles; None: no tiles
     path: str | None = performance(None, path=True)  # its content is in the key
 
 

@@ -21,7 +21,7 @@ class SpectralConfig:
     """The distribution that tokens are drawn from."""
 
     name: str = result("spectral")
-    temperature: float = result(1.0)
+    temperature: float = result(1.0, within="(0, inf)")
 
 
 class Spectral(UpscalerMethod):

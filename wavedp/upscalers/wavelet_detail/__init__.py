@@ -25,14 +25,15 @@ class WaveletDetailConfig(TrainingConfig):
     """The training, its losses, and the size of the network."""
 
     name: str = result("wavelet_detail")
-    train_steps: int = result(8000)
-    train_batch: int = result(16)
-    train_learning_rate: float = result(1.5e-3)
+    train_steps: int = result(8000, within="[1, inf)")
+    train_batch: int = result(16, within="[1, inf)")
+    train_learning_rate: float = result(1.5e-3, within="(0, inf)")
     detail: Literal["adversarial", "regression", "sampled"] = result("adversarial", later=True)  # see losses.py
-    detail_perceptual: float = result(0.0, later=True, read_if={"detail": "adversarial"})  # loss weights
-    detail_adversarial: float = result(0.03, later=True, read_if={"detail": "adversarial"})
-    detail_width: int = result(64, later=True)
-    detail_depth: int = result(6, later=True)
+    # Weights of two losses.
+    detail_perceptual: float = result(0.0, later=True, read_if={"detail": "adversarial"}, within="[0, inf)")
+    detail_adversarial: float = result(0.03, later=True, read_if={"detail": "adversarial"}, within="[0, inf)")
+    detail_width: int = result(64, later=True, within="[1, inf)")
+    detail_depth: int = result(6, later=True, within="[0, inf)")
 
 
 class WaveletDetail(Trained):
@@ -56,13 +57,8 @@ class WaveletDetail(Trained):
         return Completion(self.name, partial(complete, trial.upscaler, inputs["upscaler"], device))
 
     def check(self, trial: TrialConfig) -> list[str]:
-        """The network has at least one channel, and images can be halved and doubled again."""
-        warned, config, (_, height, width) = super().check(trial), trial.upscaler, data.shape(trial.data)
-        if config.detail_width < 1 or config.detail_depth < 0:
-            raise UserError(
-                f"upscaler.detail_width={config.detail_width} and detail_depth={config.detail_depth} make no network: "
-                "use a width of 1 or more and a depth of 0 or more."
-            )
+        """Images can be halved and doubled again."""
+        warned, (_, height, width) = super().check(trial), data.shape(trial.data)
         if height % 2 or width % 2:
             raise UserError(
                 f"upscaler=wavelet_detail learns to double images, and {height}×{width} has an odd side: use "

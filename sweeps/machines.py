@@ -1,0 +1,126 @@
+"""The machines that Ray runs on: one's own, or a cluster that is joined. What hinders it is one sentence."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.exceptions import AuthenticationError
+
+from wavedp.errors import UserError
+
+LONGEST_SOCKET = 107  # bytes that Linux takes for the path of a socket
+SOCKET = "/session_2026-01-01_00-00-00_000000_0000000/sockets/plasma_store"  # as Ray names it in its folder
+PROBLEMS = (OSError, ValueError, RuntimeError, AuthenticationError)  # which Ray raises for a machine that hinders it
+TCP_SECONDS, RAY_SECONDS = 5, 60  # an answer at the address, and one of Ray's that is still starting its Python
+
+
+def start_ray(options: dict[str, Any]) -> None:
+    """Join the cluster at options["address"], or start one of this machine's cores. Already started: kept.
+
+    One's own cluster is "local": without an address Ray would join whatever RAY_ADDRESS or another user's cluster says.
+    Raises UserError, soon, when there is no such cluster or Ray cannot start.
+    """
+    if ray.is_initialized():
+        return
+    address = options.get("address") or "local"
+    own: dict[str, Any] = {}
+    if address == "local":
+        _allow_own_token()
+        own = {"num_cpus": options.get("num_cpus"), "object_store_memory": 200 * 2**20, "include_dashboard": False}
+        own["_temp_dir"] = str(short_folder(wanted_folder(), Path("/tmp/ray"), Path(f"/tmp/ray-{os.getuid()}")))
+    else:
+        refuse_unanswered(address)
+    try:
+        ray.init(
+            address=address,
+            logging_level=logging.ERROR,
+            log_to_driver=False,
+            # Workers of a local study import the packages from here, whether or not they are installed.
+            runtime_env={"env_vars": {"PYTHONPATH": _python_path(), "TQDM_DISABLE": "1"}},
+            **own,
+        )
+    except PROBLEMS as error:
+        remedy = "see the logs of Ray on this machine" if own else "ask `ray status` on a node of it"
+        raise UserError(
+            f"Ray can't run at ray.address={address} ({' '.join(str(error).split())}): {remedy}."
+        ) from error
+
+
+def check_resources(stage_resources: dict[str, dict[str, Any]]) -> None:
+    """Raises UserError when some stage asks for more than any node of the cluster has (Ray would wait for ever)."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    for name, asked in stage_resources.items():
+        for resource, key in (("CPU", "num_cpus"), ("GPU", "num_gpus")):
+            most = max(node.get(resource, 0) for node in nodes)
+            if asked.get(key, 0) > most:
+                raise UserError(
+                    f"stage {name} asks for {asked[key]} {resource} and no node has more than {most:g}: lower "
+                    f"ray.stages.{name}.{key}, or use a machine that has them."
+                )
+
+
+def refuse_unanswered(address: str) -> None:
+    """Raises UserError for an address where no Ray cluster answers; Ray itself would try for minutes.
+
+    address: host:port, or auto for RAY_ADDRESS or the cluster on this machine.
+    """
+    remedy = "start it with `ray start --head`, or leave ray.address out to use this machine alone"
+    place = os.environ.get("RAY_ADDRESS", "") if address == "auto" else address
+    if place:
+        host, _, port = place.rpartition(":")
+        if "/" in place or not host or not port.isdigit():
+            raise UserError(f"ray.address={place} is not the host:port of a Ray head: give that, or auto on its node.")
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=TCP_SECONDS).close()
+        except (OSError, OverflowError) as error:
+            raise UserError(f"nothing answers at ray.address={place} ({error}): {remedy}.") from error
+    asked = [sys.executable, "-m", "ray.scripts.scripts", "status", "--address", place or "auto"]
+    try:
+        subprocess.run(asked, capture_output=True, timeout=RAY_SECONDS, check=True)
+    except (subprocess.TimeoutExpired, subprocess.CalledProcessError) as error:
+        raise UserError(f"no Ray cluster answers at ray.address={place or address}: {remedy}.") from error
+
+
+def wanted_folder() -> Path:
+    """Where Ray would keep its sockets and logs by itself."""
+    return Path(os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp", "ray").absolute()
+
+
+def short_folder(*choices: Path) -> Path:
+    """The first of the folders that can be written and whose sockets have no longer names than Linux takes."""
+    longest = LONGEST_SOCKET - len(SOCKET)
+    for folder in choices:
+        if len(os.fsencode(folder)) <= longest and _can_write(folder):
+            return folder
+    raise UserError(
+        f"Ray can't keep its sockets in {choices[0]} (no more than {longest} bytes, and writable): set RAY_TMPDIR to "
+        "such a folder."
+    )
+
+
+def _can_write(folder: Path) -> bool:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return False
+    return os.access(folder, os.W_OK | os.X_OK)
+
+
+def _allow_own_token() -> None:
+    """Ray keeps its token in the home folder; where that cannot be written, the cluster has one of its own."""
+    home = Path(os.environ.get("HOME") or Path.home(), ".ray")
+    if not _can_write(home):
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+
+
+def _python_path() -> str:
+    root = str(Path(__file__).resolve().parent.parent)
+    return os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH", "")])])

@@ -1,0 +1,58 @@
+"""A trial is opened again as it was: its settings, from its row or from the axes, give the keys of its row."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from wavedp import chain
+from wavedp.config import DataConfig, MetricsConfig, PrivacyConfig, TrialConfig, settings_of, trial_of
+from wavedp.errors import UserError
+from wavedp.finished import open_trial
+
+ROOT = Path(__file__).parents[2]
+STUDIES = sorted(path.parent for path in ROOT.glob("results/*/trials.jsonl"))
+STAGES = ("tokenizer", "pretrain", "private_fit", "coarse_samples", "upscale")
+
+
+def rows(folder):
+    return [json.loads(line) for line in (folder / "trials.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.mark.parametrize("study", STUDIES, ids=lambda folder: folder.name)
+def test_every_published_trial_is_opened_with_its_keys(study, monkeypatch):
+    known = json.loads((ROOT / "tests" / "assets" / "published_keys.json").read_text())["fingerprints"]
+    names = "{0.name} {0.split} {0.size}x{0.size}x{0.channels} {0.limit} {1}"
+    monkeypatch.setattr(chain, "fingerprint", lambda config, split: known[names.format(config, split)])
+    done = [row["trial"] for row in rows(study) if row["status"] == "done"]
+    assert done
+    for trial in done:
+        open_trial(study, trial).require_same_keys(STAGES)
+
+
+@pytest.mark.parametrize(
+    "trial",
+    [
+        TrialConfig(),
+        TrialConfig(public=None, upscaler="bicubic", seed=3),
+        TrialConfig(data=DataConfig("folder", size=64, channels=3, path="/images"), privacy=PrivacyConfig(math.inf)),
+        TrialConfig(public=DataConfig(), generator={"name": "spectral_ar", "width": 32}),
+        TrialConfig(metrics=MetricsConfig(also=("prdc", {"name": "spectrum"}))),
+    ],
+)
+def test_settings_are_read_back_through_json(trial):
+    said = settings_of(trial)
+    assert trial_of(json.loads(json.dumps(said, allow_nan=False))) == trial
+    assert "diffusion" not in said  # what is at its default is not repeated
+
+
+def test_what_has_no_settings_says_nothing():
+    assert settings_of(TrialConfig()) == {}
+
+
+def test_other_code_or_data_is_refused(monkeypatch):
+    monkeypatch.setattr(chain, "fingerprint", lambda config, split: "another set")
+    trial = open_trial(ROOT / "results" / "eps_grid", "epsilon=10-seed=0-516fd08b")
+    with pytest.raises(UserError, match=r"stage pretrain of epsilon=10-seed=0-516fd08b has another key .* d6cb36fd"):
+        trial.require_same_keys(STAGES)
