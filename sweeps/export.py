@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import get_args
 
 from wavedp.card import Made
+from wavedp.command import command
 from wavedp.data.image_files import Form
 from wavedp.errors import UserError
 from wavedp.finished import open_trial
@@ -21,6 +22,7 @@ from wavedp.handover import check, hand_over
 from wavedp.store import Store
 
 
+@command
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns its exit status, 2 after a UserError."""
     parser = argparse.ArgumentParser(prog="python -m sweeps.export", description=(__doc__ or "").split(":")[0])

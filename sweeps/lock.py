@@ -8,6 +8,7 @@ import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 from wavedp.errors import UserError
 
@@ -31,7 +32,7 @@ def only_one(folder: Path) -> Iterator[None]:
                     f"{folder} is in use by {owner}: wait until that command has ended, or choose another name with "
                     "study=NAME."
                 ) from None
-            if not path.exists() or not os.path.samestat(os.fstat(handle.fileno()), path.stat()):
+            if not _is_at(path, handle):
                 continue  # its last holder has just removed it
             handle.truncate(0)
             handle.write(f"process {os.getpid()} on {socket.gethostname()}")
@@ -41,3 +42,10 @@ def only_one(folder: Path) -> Iterator[None]:
             finally:
                 path.unlink(missing_ok=True)
             return
+
+
+def _is_at(path: Path, handle: IO[str]) -> bool:
+    try:
+        return os.path.samestat(os.fstat(handle.fileno()), path.stat())
+    except FileNotFoundError:
+        return False

@@ -82,11 +82,22 @@ def refuse_unanswered(address: str) -> None:
             socket.create_connection((host.strip("[]"), int(port)), timeout=TCP_SECONDS).close()
         except (OSError, OverflowError) as error:
             raise UserError(f"nothing answers at ray.address={place} ({error}): {remedy}.") from error
-    asked = [sys.executable, "-m", "ray.scripts.scripts", "status", "--address", place or "auto"]
+    reason = _refusal(address)
+    if reason is not None:
+        token = "set RAY_AUTH_MODE=token if it asks for one"  # as a head does by default since Ray 2.60
+        raise UserError(f"no Ray cluster answers at ray.address={place or address} ({reason}): {remedy}; {token}.")
+
+
+def _refusal(address: str) -> str | None:
+    """Why another process cannot join the cluster, None if it can: a call to Ray can't be given up, a process can."""
+    join = [sys.executable, "-c", "import sys, ray; ray.init(sys.argv[1], log_to_driver=False)", address]
     try:
-        subprocess.run(asked, capture_output=True, timeout=RAY_SECONDS, check=True)
-    except (subprocess.TimeoutExpired, subprocess.CalledProcessError) as error:
-        raise UserError(f"no Ray cluster answers at ray.address={place or address}: {remedy}.") from error
+        subprocess.run(join, capture_output=True, encoding="utf-8", errors="replace", timeout=RAY_SECONDS, check=True)
+    except subprocess.TimeoutExpired:
+        return f"not within {RAY_SECONDS} s"
+    except subprocess.CalledProcessError as error:
+        return next(iter(error.stderr.strip().splitlines()[-1:]), f"status {error.returncode}").rstrip(".")
+    return None
 
 
 def wanted_folder() -> Path:

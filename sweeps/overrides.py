@@ -12,7 +12,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override as Parsed
 from hydra.errors import HydraException
 
-from sweeps.plan import ALIASES
+from sweeps.plan import ALIASES, AXES
+from sweeps.study import as_typed
 from wavedp import methods, registry
 from wavedp.config import METHODS, DataConfig, MetricsConfig, SamplingConfig, TrialConfig
 from wavedp.errors import UserError
@@ -20,7 +21,6 @@ from wavedp.fields import is_read, paths, who_reads
 
 SECTIONS = ("data", "public", "tokenizer", "generator", "diffusion", "privacy", "sampling", "upscaler", "metrics")
 GROUPS = (*(name for name in SECTIONS if name != "public"), "ray", "preset", "sweep")
-AXES = ("grid", "zip", "cases", "seeds", "sampling_seeds", "search")
 SEEDS = {"seed": "seeds", "sampling.seed": "sampling_seeds"}
 """Axes that have a list of their own in a sweep."""
 FILES = {name for section in (DataConfig, SamplingConfig, MetricsConfig) for name in paths(section)}
@@ -85,11 +85,6 @@ def typed(overrides: Sequence[str]) -> list[Override]:
         if not each.is_delete():
             found += [Override(as_typed(text), *item) for item in _flat(ALIASES.get(name, name), each.value())]
     return found
-
-
-def as_typed(text: str) -> str:
-    """The override as a user types it; "" for one that `normalised` adds."""
-    return "" if text.removeprefix("~") in METHODS else text.removeprefix("++")
 
 
 def refuse_unread(overrides: Sequence[str], trials: Sequence[TrialConfig]) -> None:

@@ -34,6 +34,7 @@ from wavedp.privacy.accounting import Mechanism
 from wavedp.privacy.budget import Budget, Release, release_refusal
 from wavedp.store import write_atomically
 
+AXES = ("grid", "zip", "cases", "seeds", "sampling_seeds", "search")
 ALIASES = {"epsilon": "privacy.epsilon"}
 LoadOption = Callable[[str, Any], Any]
 """load(group, option or null) -> the section that `group=option` composes to."""

@@ -25,6 +25,7 @@ from analysis.figures import PLOTLY, write_plotly
 from analysis.load import Study, load
 from sweeps.plan import points
 from sweeps.study import CODE, ROOT, commit
+from wavedp.command import command
 from wavedp.errors import UserError
 from wavedp.privacy import ledger
 
@@ -137,6 +138,7 @@ def _short(commits: Iterable[str]) -> str:
     return ", ".join(name[:12] + ("+" if name.endswith("+") else "") for name in commits)
 
 
+@command
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns its exit status."""
     parser = argparse.ArgumentParser(prog="python -m sweeps.publish", description=(__doc__ or "").split(":")[0])

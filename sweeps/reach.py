@@ -21,8 +21,10 @@ def require_shared(url: str) -> None:
     store, folder, word = Store(url), f"work/reach-{secrets.token_hex(8)}", secrets.token_hex(16)
     store.put(f"{folder}/driver", word.encode())
     try:
-        for node in [node for node in ray.nodes() if node["Alive"]]:
-            reason = _asked(node["NodeID"], url, folder, word) or _written(store, f"{folder}/{node['NodeID']}", word)
+        nodes = [node for node in ray.nodes() if node["Alive"]]
+        asked = [_ask(node["NodeID"], url, folder, word) for node in nodes]
+        for node, answer in zip(nodes, asked, strict=True):
+            reason = _told(answer) or _written(store, f"{folder}/{node['NodeID']}", word)
             if reason:
                 raise UserError(
                     f"node {node['NodeManagerHostname']} ({node['NodeID'][:8]}) does not reach store={url} ({reason}): "
@@ -32,11 +34,15 @@ def require_shared(url: str) -> None:
         store.remove(folder)
 
 
-def _asked(node: str, url: str, folder: str, word: str) -> str | None:
+def _ask(node: str, url: str, folder: str, word: str) -> ray.ObjectRef:
     there = NodeAffinitySchedulingStrategy(node, soft=False)
+    return _answer.options(scheduling_strategy=there).remote(url, folder, node, word)
+
+
+def _told(answer: ray.ObjectRef) -> str | None:
     try:
-        return ray.get(_answer.options(scheduling_strategy=there).remote(url, folder, node, word), timeout=PATIENCE)
-    except RayError as error:  # it died, or says nothing
+        return ray.get(answer, timeout=PATIENCE)
+    except RayError as error:  # the node died, or says nothing
         return f"{type(error).__name__}"
 
 

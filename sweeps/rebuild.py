@@ -14,6 +14,7 @@ from analysis.load import read_meta
 from sweeps.copies import FOLDER, Copy, copy_name
 from sweeps.lock import only_one
 from sweeps.records import LEDGER, TRIALS, recorded
+from wavedp.command import command
 from wavedp.errors import UserError
 from wavedp.files import write_atomically
 from wavedp.jsonl import read_jsonl, write_jsonl
@@ -63,6 +64,7 @@ def _found(folder: Path, store: Store) -> str:
     raise UserError(f"{store.root} has no records of {folder.name}: give the store that the study ran with.")
 
 
+@command
 def main(arguments: list[str] | None = None) -> int:
     """The command; returns the exit status (2 after a UserError)."""
     parser = argparse.ArgumentParser(prog="python -m sweeps.rebuild", description=(__doc__ or "").split("\n")[0])

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from sweeps.overrides import AXES
+from sweeps.plan import AXES
 from wavedp import chain, registry
 from wavedp.config import (
     METHODS,

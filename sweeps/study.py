@@ -8,10 +8,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from sweeps.overrides import AXES, as_typed
-from sweeps.plan import PlannedTrial
+from sweeps.plan import AXES, PlannedTrial
 from wavedp import data, metrics
-from wavedp.config import TrialConfig, identity, sections, to_dict, trial_of
+from wavedp.config import METHODS, TrialConfig, identity, sections, to_dict, trial_of
 from wavedp.fields import without_infinity
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -48,8 +47,14 @@ def describe_study(
 
 
 def typed(overrides: list[str]) -> str:
-    """The command as a user types it (sweeps.overrides adds the `++`)."""
-    return "python -m sweeps.run " + " ".join(filter(None, map(as_typed, overrides)))
+    """The command that runs the study, as a user types it: without plan=FILE, which only writes a file."""
+    words = [text for text in map(as_typed, overrides) if text and not text.startswith("plan=")]
+    return " ".join(["python -m sweeps.run", *words])
+
+
+def as_typed(override: str) -> str:
+    """An override as a user types it; "" for one that `sweeps.overrides.normalised` adds beside its `++`."""
+    return "" if override.removeprefix("~") in METHODS else override.removeprefix("++")
 
 
 def axes_of(sweep: dict[str, Any]) -> dict[str, Any]:

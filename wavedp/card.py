@@ -21,6 +21,7 @@ from wavedp.data.image_files import Form, ImageSet
 from wavedp.finished import FinishedTrial
 from wavedp.methods import Trains
 from wavedp.privacy import ledger
+from wavedp.privacy.groups import group_epsilon
 
 UNIT = "one image with all of its captions, crops and flips"
 SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
@@ -109,12 +110,24 @@ def _privacy(
         ("protected unit", UNIT),
         ("neighbouring relation", config.privacy.relation.replace("_", " ") + " record"),
         ("sensitive set", f"{config.data.name}, {_records(lines)}fingerprint {_fingerprint(lines)}"),
+        *_copies(lines),
         *((f"release: {line['purpose']}", _mechanism(line)) for line in lines),
     ]
     private = [line for line in ledger.releases(finished.lines) if line["kind"] != "nonprivate"]
     releases = f"{len(private)} private release" + "s" * (len(private) != 1)
     together = f"ε = {_number(_composed(private))}, {releases} at δ = {_deltas(private)}"
     return [*rows, ("all releases of the study composed", together)]
+
+
+def _copies(lines: list[ledger.Line]) -> list[tuple[str, str]]:
+    """What ε is for somebody whose image the sensitive set holds more than once."""
+    private = [line for line in lines if line["kind"] != "nonprivate"]
+    copies = max((line["copies"] or 1 for line in private), default=1)
+    if copies == 1:
+        return []
+    delta = max(line["delta"] for line in private)
+    epsilon = group_epsilon([ledger.mechanism_of(line) for line in private], delta, copies)
+    return [(f"ε of an image that the set holds {copies} times", _number(epsilon))]
 
 
 def _mechanism(line: ledger.Line) -> str:

@@ -14,10 +14,16 @@ from wavedp.store import Artifact
 
 
 def check(finished: FinishedTrial, folder: Path, not_private: bool) -> None:
-    """Before any work. Raises UserError for a folder that is not empty, and for copies of sensitive images, unless the
-    user says that they are not private."""
+    """Before any work. Raises UserError for a folder that is not empty, for a fit without a ledger line, whose ε nobody
+    could state, and for copies of sensitive images, unless the user says that they are not private."""
     require_empty(folder)
-    if chain.fit_kind(finished.config) == "real" and not not_private:
+    kind = chain.fit_kind(finished.config)
+    if kind != "public" and not finished.releases():
+        raise UserError(
+            f"{finished.folder / 'ledger.jsonl'} has no line of the private fit of {finished.id}, so that its ε is not "
+            "known: restore that file, or type the study's command again."
+        )
+    if kind == "real" and not not_private:
         raise UserError(
             f"the images of {finished.id} are the sensitive ones themselves (generator=real): name a trial of a "
             "fitted generator, or add --not-private."

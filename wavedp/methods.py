@@ -135,15 +135,14 @@ def canonical(trial: TrialConfig) -> TrialConfig:
         elif kind:
             changes[item.name] = settled(value)
         elif dataclasses.is_dataclass(value):
-            names = _names_read(type(value), item.name, read)  # type: ignore[arg-type]  # mypy: a class has no hash
-            changes[item.name] = settled(value, names)
+            changes[item.name] = settled(value, _names_read(value.__class__, item.name, read))
         elif item.metadata["class"] != "performance" and item.name not in read:
             changes[item.name] = item.default
     return dataclasses.replace(trial, **changes)
 
 
 @lru_cache(maxsize=1024)
-def _names_read(cls: type, section: str, read: frozenset[str]) -> frozenset[str]:
+def _names_read(cls: Any, section: str, read: frozenset[str]) -> frozenset[str]:
     """The fields of a shared section that are among those read, `section.*` standing for all."""
     names = (item.name for item in fields(cls))
     return frozenset(name for name in names if f"{section}.{name}" in read or f"{section}.*" in read)
@@ -153,8 +152,7 @@ def section(trial: TrialConfig, name: str, method: Method) -> dict[str, Any]:
     """The part of a shared section in a method's keys: the fields that it reads, and its published values for others.
     trial: canonical."""
     read, config = SPINE | method.needs(trial).fields, getattr(trial, name)
-    names = _names_read(type(config), name, read)  # type: ignore[arg-type]
-    return {**method.published.get(name, {}), **_content(config, names)}
+    return {**method.published.get(name, {}), **_content(config, _names_read(config.__class__, name, read))}
 
 
 @once

@@ -19,6 +19,7 @@ from typing import get_args
 
 from wavedp import chain, stages
 from wavedp.card import Made
+from wavedp.command import command
 from wavedp.data.image_files import Form
 from wavedp.devices import chosen_device
 from wavedp.errors import UserError
@@ -52,6 +53,7 @@ def draw(finished: FinishedTrial, n: int, seed: int, store: Store, device: str, 
     return Made(config, keys, command), artifact
 
 
+@command
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns its exit status, 2 after a UserError."""
     parser = argparse.ArgumentParser(prog="python -m wavedp.sample", description=(__doc__ or "").split("\n")[0])

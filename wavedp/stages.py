@@ -214,6 +214,7 @@ def make_evaluate(work: Work) -> None:
     """Metrics of the full-size samples against the reference."""
     trial = work.trial
     samples = work.inputs["upscale"].tensors("samples")
+    suite.require_variety(samples["images"], samples["labels"])
     measured = suite.evaluate(
         samples["images"],
         samples["labels"],

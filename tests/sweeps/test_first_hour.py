@@ -7,16 +7,15 @@ from pathlib import Path
 
 import hydra
 import pytest
-from omegaconf import OmegaConf
 
-from sweeps.overrides import normalised, refuse_unknown, refuse_unread
-from sweeps.plan import plan
-from sweeps.run import KEYS, _option_loader, run
-from wavedp.config import TrialConfig, sections
+from sweeps.overrides import normalised
+from sweeps.run import run
 from wavedp.errors import UserError
 from wavedp.reports import forward, samplers
 
 ROOT = Path(__file__).parents[2]
+# Data that need no file.
+SMALL = ["data=procedural", "data@public=procedural", "public.split=public", "data.home=here", "public.home=here"]
 
 
 def composed(*overrides):
@@ -88,17 +87,16 @@ def test_commands_are_found():
     assert {"+sweep=eps_grid", "+sweep=eps_grid plan=plan.json", "+sweep=full_grid dry_run=true"} <= set(DOCUMENTED)
 
 
-@pytest.mark.parametrize("typed", DOCUMENTED)
-def test_every_documented_command_plans_trials(typed, tmp_path):
-    small = ["data=procedural", "data@public=procedural_public", f"data.home={tmp_path}", f"public.home={tmp_path}"]
-    (tmp_path / "mine.safetensors").write_bytes(b"weights")  # a plan reads their hash alone
-    arguments = [word.replace("/models", str(tmp_path)) for word in DOCUMENTED[typed]]
-    overrides = normalised([*arguments, *small])
-    values = OmegaConf.to_container(composed(*overrides), resolve=True)
-    refuse_unknown(values, KEYS)
-    base = {name: values[name] for name in sections(TrialConfig)}
-    axes = {} if values["sweep"].get("search") else values["sweep"]
+@pytest.mark.parametrize("typed", [typed for typed in DOCUMENTED if " " in typed])  # bare sweeps: test_end_to_end
+def test_every_documented_command_plans_a_study(typed, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    arguments = [word.replace("A_NUMBER_THAT_YOU_KEEP_TO_YOURSELF", "5") for word in DOCUMENTED[typed]]
+    overrides = normalised([*arguments, *SMALL, "data.n_records=4096", "dry_run=true"])
     with hydra.initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        trials = plan(base, axes, _option_loader(overrides, base))
-    refuse_unread(overrides, [trial.config for trial in trials])
-    assert trials
+        config = hydra.compose("config", overrides=overrides)
+        if "/models/mine.safetensors" in typed:  # the reader's own
+            with pytest.raises(UserError, match=r"/models/mine\.safetensors is not a file"):
+                run(config, overrides)
+        else:
+            assert run(config, overrides) == 0
+            assert re.search(r"\d+ trials", capsys.readouterr().out)

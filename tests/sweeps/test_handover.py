@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from wavedp import chain, sample, stages
 from wavedp.config import DataConfig, MetricsConfig, PrivacyConfig, SamplingConfig, TrialConfig, to_dict
 from wavedp.methods import canonical
 from wavedp.privacy import ledger
-from wavedp.store import Store
+from wavedp.store import Store, write_jsonl
 
 PUBLIC = DataConfig(name="procedural", split="public", n_records=32, limit=32)
 BASE = TrialConfig(
@@ -162,6 +163,31 @@ def test_what_is_not_there_is_said_in_a_sentence(trial, arguments, sentence, stu
     assert exported(study, trial, tmp_path / "set", *arguments)[0] == 2
     assert sentence in capsys.readouterr().err
     assert not (tmp_path / "set").exists()
+
+
+def test_no_epsilon_is_stated_without_its_ledger_line(study, tmp_path, capsys):
+    copy = tmp_path / "tiny"
+    copy.mkdir()
+    for name in ("study.yaml", "trials.jsonl"):
+        (copy / name).write_bytes((study / name).read_bytes())
+    typed = [str(copy), "--trial", "dp", "--to", str(tmp_path / "set"), "--store", str(study.parent / "store")]
+    assert export.main(typed) == 2
+    assert "ledger.jsonl has no line of the private fit of dp" in capsys.readouterr().err
+    assert not (tmp_path / "set").exists()
+
+
+def test_copies_of_one_image_have_an_epsilon_of_their_own(study, tmp_path):
+    copy = Path(shutil.copytree(study, tmp_path / "tiny"))
+    lines = [{**line, "copies": 3} for line in ledger.read(copy / "ledger.jsonl")]
+    write_jsonl(copy / "ledger.jsonl", lines)
+    typed = [str(copy), "--trial", "dp", "--to", str(tmp_path / "set"), "--store", str(study.parent / "store")]
+    assert export.main(typed) == 0
+    card = (tmp_path / "set" / "README.md").read_text(encoding="utf-8")
+    alone, together = (
+        float(re.search(rf"^\| ε of {whose} \| (.+) \|$", card, re.MULTILINE)[1])
+        for whose in ("these images", "an image that the set holds 3 times")
+    )
+    assert together > 3 * alone
 
 
 def test_more_images_cost_no_release(study, tmp_path):

@@ -2,7 +2,8 @@
 
 import pytest
 
-from sweeps.overrides import as_typed, normalised, refuse_unread
+from sweeps.overrides import normalised, refuse_unread
+from sweeps.study import as_typed
 from wavedp.config import TrialConfig, from_dict
 from wavedp.errors import UserError
 

@@ -10,7 +10,7 @@ import pytest
 from sweeps.clocks import Clocks
 from sweeps.plan import PlannedTrial
 from sweeps.progress import Log, Progress, Terminal, View, _display, shortened
-from wavedp.chain import keys
+from wavedp.chain import chain_of
 from wavedp.config import TrialConfig
 
 NAMES = [f"epsilon={number}-upscaler=animevideov3_x2-seed=0-d7db843{number}" for number in range(4)]
@@ -111,19 +111,20 @@ def test_the_block_fits():
     assert shortened(["a", "b", "c", "all"], 1) == ["all"]
 
 
+KEYS = {stage.name: f"key of {stage.name}" for stage in chain_of(TrialConfig())}
+
+
 def study(status) -> tuple[Progress, io.StringIO]:
-    stream, trial = io.StringIO(), TrialConfig()
-    plan = [PlannedTrial("one", {}, trial, keys(trial))]
+    stream, plan = io.StringIO(), [PlannedTrial("one", {}, TrialConfig(), KEYS)]
     return Progress(lambda: status, plan, set(), 1, stream), stream
 
 
 def test_a_log_has_a_plain_line_an_event():
-    trial = keys(TrialConfig())
-    status = {"now": {"one": ("tokenizer", trial["tokenizer"])}, "rows": {}, "clocks": Clocks()}
+    status = {"now": {"one": ("tokenizer", KEYS["tokenizer"])}, "rows": {}, "clocks": Clocks()}
     progress, stream = study(status)
     progress._show()
     assert stream.getvalue() == "", "nothing has begun"
-    status["clocks"].begin(trial["tokenizer"])
+    status["clocks"].begin(KEYS["tokenizer"])
     progress._show()
     progress._show()
     assert stream.getvalue() == "0:00  one  tokenizer\n"

@@ -25,7 +25,19 @@ from PIL import Image
 
 import wavedp.data
 from wavedp.config import DataConfig
-from wavedp.data import cache, content_fingerprint, dataset, debian, fashion_mnist, folder, get, openclipart, procedural
+from wavedp.data import (
+    cache,
+    content_fingerprint,
+    dataset,
+    debian,
+    fashion_mnist,
+    folder,
+    get,
+    openclipart,
+    picture,
+    procedural,
+    records,
+)
 from wavedp.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -232,9 +244,10 @@ def test_cache_knows_config_split_and_code(pictures, monkeypatch, tmp_path):
     assert name(DataConfig(**{**pictures.__dict__, "path": "pictures"})) == plain_name
     edited = tmp_path / "edited.py"
     edited.write_text("# another text")
-    for module in (folder, dataset, cache):
+    assert {Path(module.__file__) for module in (dataset, picture, records)} <= set(cache.HERE)
+    for where, value in ((folder, ("__file__", str(edited))), (cache, ("HERE", (*cache.HERE[1:], edited)))):
         with monkeypatch.context() as patch:
-            patch.setattr(module, "__file__", str(edited))
+            patch.setattr(where, *value)
             assert name() != plain_name
     monkeypatch.setattr("PIL.__version__", "0")
     assert name() != plain_name

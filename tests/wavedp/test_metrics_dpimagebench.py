@@ -185,9 +185,10 @@ def test_a_trial_measures_both_flds_and_says_at_what_it_looked(monkeypatch):
     }  # fmt: skip
     found = suite.evaluate(*pictures(60, seed=9), kept, load, REAL.__getitem__, config, 0)
     assert {"fld_clean_50_train_test", "fld-train_clean_50_train_test"} <= set(found)
-    lines = metrics.looks(config)
-    assert [split for _, split in lines] == ["test", "train"]
-    assert all("feature likelihood" in purpose for purpose, _ in lines)
+    for reference, other in (("test", "train"), ("train", "test")):
+        lines = metrics.looks(dataclasses.replace(config, reference_split=reference))
+        assert [split for _, split in lines] == [reference, other]
+        assert all("feature likelihood" in purpose for purpose, _ in lines)
 
 
 def test_the_command_gives_the_tables_numbers(tmp_path, monkeypatch, capsys):

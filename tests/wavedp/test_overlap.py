@@ -124,7 +124,9 @@ def test_every_way_to_run_refuses_before_a_stage_trains(sensitive, tmp_path, cap
             stages.make(stage, asked, store, "cpu")
     plan = tmp_path / "plan.json"
     plan.write_text(
-        wavedp.run.json.dumps({"trials": [{"id": "t", "config": to_dict(asked), "keys": chain.keys(asked)}]})
+        wavedp.run.json.dumps(
+            {"trials": [{"id": "t", "config": to_dict(asked), "keys": chain.keys(asked), "axes": {}}]}
+        )
     )
     assert wavedp.run.main([str(plan), "--store", str(tmp_path / "store")]) == 2
     assert "1 of 7 public images" in capsys.readouterr().err

@@ -296,7 +296,6 @@ def test_upscalers_of_the_users_own_files_read_what_their_keys_hold(tmp_path, mo
 
 OTHERS = (
     {"name": "prdc", "k": 2}, "spectrum", "diversity", {"name": "memorised", "train_samples": 8}, "fid_infinity",
-    "fld",
 )  # fmt: skip
 MEASURED = {
     "few": {"kid": False, "floor": False, "downstream_steps": 0},

@@ -29,7 +29,7 @@ from wavedp.config import DataConfig, identity
 from wavedp.data.dataset import Dataset, Source, Split
 
 OFF = "off"
-HERE = tuple(Path(__file__).parent.glob("*.py"))
+HERE = tuple(sorted(Path(__file__).parent.glob("*.py")))
 UNREADABLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
 
 

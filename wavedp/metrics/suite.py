@@ -127,7 +127,6 @@ def evaluate(
     """
     n_classes = None if labels is None else len(labels.unique())
     check(Given(config, counts, len(images), labels is not None, texts is not None, n_classes))
-    require_variety(images, n_classes or 1)
     about, size = reference_view(config, counts(config.reference_split)), config.fid_samples
     looking = Looking(config, cache, device)
     chosen_labels = None if labels is None else draw(labels, size)
@@ -160,9 +159,10 @@ def evaluate(
     return found
 
 
-def require_variety(images: Tensor, n_classes: int) -> None:
-    """Raises UserError for samples that are one and the same image, or one image for each class: numbers of such a set
-    say nothing of a generator, and may be better than those of a sound one."""
+def require_variety(images: Tensor, labels: Tensor) -> None:
+    """Raises UserError for a trial's samples that are one and the same image, or one image for each class: numbers of
+    such a set say nothing of a generator, and may be better than those of a sound one."""
+    n_classes = len(labels.unique())
     distinct: set[bytes] = set()
     for image in images:
         distinct.add(hashlib.sha256(image.numpy().tobytes()).digest())

@@ -69,8 +69,8 @@ _PRV_POINTS = 4_000_000
 class Mechanism:
     """`steps` Poisson-subsampled Gaussian mechanisms; sample_rate=1 and steps=1 make one plain Gaussian release.
 
-    sample_rate: in (0, 1]. noise_multiplier: noise standard deviation / L2 sensitivity, in ACCOUNTABLE_NOISE; or 0, which
-    is no privacy. steps: >= 1.
+    sample_rate: in (0, 1]. noise_multiplier: noise standard deviation / L2 sensitivity, in ACCOUNTABLE_NOISE; 0 is no
+    privacy. steps: >= 1.
     kind: the name for the ledger of a mechanism that is not DP-SGD, such as "noisy_vote": a lower-case identifier of at
     most 32 characters, never "nonprivate". It changes no cost: equality and hashes ignore it.
     """
@@ -87,9 +87,10 @@ class Mechanism:
             raise UserError(f"noise_multiplier={self.noise_multiplier} cannot be drawn: use a finite number >= 0.")
         low, high = ACCOUNTABLE_NOISE
         if self.noise_multiplier and not low <= self.noise_multiplier <= high:
+            size = "small" if self.noise_multiplier < low else "large"
             raise UserError(
-                f"noise_multiplier={self.noise_multiplier} is too {'small' if self.noise_multiplier < low else 'large'} "
-                f"for the accountants' arithmetic: use {low:g} to {high:g}, or 0 for a run without privacy."
+                f"noise_multiplier={self.noise_multiplier} is too {size} for the accountants' arithmetic: use {low:g} "
+                f"to {high:g}, or 0 for a run without privacy."
             )
         if self.steps < 1:
             raise UserError(f"steps={self.steps} releases nothing: use steps >= 1.")
@@ -224,7 +225,7 @@ def calibrate(
     if not epsilon > 0:
         raise UserError(f"epsilon={epsilon} is not a budget: use epsilon > 0, or inf for the non-private reference.")
     valid_delta(delta)
-    low, high = NOISE_MULTIPLIER_RANGE
+    high = NOISE_MULTIPLIER_RANGE[1]
     Mechanism(sample_rate, high, steps)
     if math.isinf(epsilon):
         return 0.0

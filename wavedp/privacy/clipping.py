@@ -21,6 +21,9 @@ B is fixed, so its output does not depend on the number of records drawn.
     several forward passes per record (views)        one gradient, that of the record's one loss (ghost refuses)
     one loss for the whole batch                     UserError
     a layer fed without the record dimension         UserError: a broadcast position embedding would escape clipping
+    a record's gradient, in its microbatch, is       UserError. Compared (wavedp.privacy.alone) for every record of the
+    not what it is by itself                         first microbatch, and of each that is larger than all before it
+    an embedding with max_norm                       UserError: it renormalises its rows by the ids that it sees
     auto: every trained layer has a rule             bookkeeping, decided from the model before any forward pass
     auto: any other model                            hooks
     auto: bookkeeping refuses the first microbatch   hooks for the whole fit: no sum was returned before, and both find
@@ -34,12 +37,14 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from wavedp.errors import UserError
+from wavedp.privacy.alone import GlobalRandom, norms_alone
 from wavedp.privacy.bookkeeping import Bookkeeping, obstacle
 from wavedp.privacy.opacus_hooks import OpacusHooks
 from wavedp.privacy.randomness import Generator, normal
@@ -54,6 +59,9 @@ GradSampleMode = Literal["auto", "hooks", "ghost", "bookkeeping"]
 
 NORMALIZE_GUARD = 0.01
 """Keeps a vanishing gradient from being scaled up to length C in a random direction."""
+
+ROUNDING = 1e-4
+"""How much of a record's whole gradient low-precision arithmetic may add to its part by one parameter."""
 
 
 class Splitter(Protocol):
@@ -94,7 +102,8 @@ class RecordGradients:
         self.max_grad_norm = max_grad_norm
         self.clipping = clipping
         self.parameters = trainable(model)
-        self.compared = False
+        self.compared = 0  # records in the largest microbatch that was compared with its records alone
+        require_still_weights(model)
         self.undecided = False
         if mode == "auto":
             mode, reason = splitting_of(model)
@@ -110,7 +119,7 @@ class RecordGradients:
         """The sum of the clipped gradients of one microbatch, a tensor per trainable parameter.
 
         batch: tensors of common first dimension b >= 1. Raises UserError when a layer hides the record dimension,
-        when a parameter gets no gradient, and when a record's gradient differs from autograd's (checked once).
+        when a parameter gets no gradient, and when a record's gradient is not what it is alone.
         """
         with warnings.catch_warnings():
             # torch warns under Opacus of every first layer whose input is data; the hook needs no gradient of it.
@@ -128,17 +137,14 @@ class RecordGradients:
 
     def _first_clipped_sum(self, loss_fn: LossFn, batch: Sequence[Tensor]) -> list[Tensor]:
         """The clipped sum by bookkeeping or, if that refuses, by hooks from now on. No sum was returned before."""
-        devices = {tensor.device for tensor in batch if tensor.device.type == "cuda"}
-        random = torch.get_rng_state(), {device: torch.cuda.get_rng_state(device) for device in devices}
+        random = GlobalRandom(batch)
         try:
             return self._clipped_sum(loss_fn, batch)
         except UserError as refusal:
             self.splitter.close()
             try:
                 self.splitter = OpacusHooks(self.model, self.parameters, ghost=False)
-                torch.set_rng_state(random[0])  # the loss draws the same numbers again
-                for device, state in random[1].items():
-                    torch.cuda.set_rng_state(state, device)
+                random.restore()  # the loss draws the same numbers again
                 total = self._clipped_sum(loss_fn, batch)
             except Exception as error:
                 self.splitter.close()
@@ -151,13 +157,16 @@ class RecordGradients:
             return total
 
     def _clipped_sum(self, loss_fn: LossFn, batch: Sequence[Tensor]) -> list[Tensor]:
+        random = GlobalRandom(batch)
         with self.splitter.watching():
             losses = record_losses(loss_fn, self.model, batch)
         self._require_record_dimension(len(losses))
-        reference = self._autograd_norms(losses[0]) if len(losses) > 1 and not self.compared else None
         norms = self._norms(losses)  # P b
-        if reference is not None:
-            self._require_equal(norms[:, 0], reference)
+        if len(losses) > self.compared:
+            losses_of = partial(record_losses, loss_fn, self.model)
+            alone = norms_alone(losses_of, self.model, list(self.parameters.values()), batch, random)
+            self._require_equal(norms, alone)
+            self.compared = len(losses)
         return self.splitter.sums(clipping_factors(norms.norm(dim=0), self.max_grad_norm, self.clipping))
 
     def _require_record_dimension(self, records: int) -> None:
@@ -179,23 +188,16 @@ class RecordGradients:
                 )
         return torch.stack([found[name] for name in self.parameters])
 
-    def _autograd_norms(self, loss: Tensor) -> Tensor:
-        """Norms of one record's gradient, parameter by parameter, from the same graph without a splitter."""
-        gradients = torch.autograd.grad(
-            loss, list(self.parameters.values()), retain_graph=True, allow_unused=True, materialize_grads=True
-        )
-        return torch.stack([gradient.norm() for gradient in gradients])
-
-    def _require_equal(self, norms: Tensor, reference: Tensor) -> None:
-        # Loose, for low-precision matrix products. A wrong first dimension that happens to be b is off by far more.
-        wrong = (norms - reference).abs() > 0.05 * reference + 1e-4 * reference.norm()
-        for name, bad in zip(self.parameters, wrong.tolist(), strict=True):
+    def _require_equal(self, norms: Tensor, alone: Tensor) -> None:
+        """Raise UserError where a record's gradient by a parameter is 1 % longer or shorter than it is alone. P b."""
+        wrong = (norms - alone).abs() > 0.01 * alone + ROUNDING * alone.norm(dim=0)
+        for name, bad in zip(self.parameters, wrong.any(1).tolist(), strict=True):
             if bad:
                 raise UserError(
-                    f"The gradient of a single record by {name!r} is not what autograd finds, so clipping would not "
-                    f"bound it: give its layer one row per record (position ids: [b, L], not [L])."
+                    f"A record's gradient by {name!r} is not what autograd finds for the record alone, so clipping "
+                    f"would not bound it: let no operation mix records, and give each layer one row per record "
+                    f"(position ids: [b, L], not [L])."
                 )
-        self.compared = True
 
 
 def splitting_of(model: nn.Module) -> tuple[GradSampleMode, str]:
@@ -260,3 +262,13 @@ def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
     if not parameters:
         raise UserError("The model has no trainable parameter: set requires_grad=True on what the fit should change.")
     return parameters
+
+
+def require_still_weights(model: nn.Module) -> None:
+    """Raise UserError for a layer whose forward pass changes its weights by what it is shown, without noise."""
+    for name, layer in model.named_modules():
+        if getattr(layer, "max_norm", None) is not None:
+            raise UserError(
+                f"Layer {name!r}, {layer}, renormalises the rows that the records look up, and no noise covers it: use "
+                "max_norm=None."
+            )

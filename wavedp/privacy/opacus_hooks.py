@@ -9,6 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from wavedp.errors import UserError
+from wavedp.privacy.alone import dense
+
+SEVERAL = (nn.EmbeddingBag, nn.Bilinear, nn.MultiheadAttention, nn.RNNBase, nn.RNNCellBase)
+"""Layers that take or return several tensors; the hooks see the first one only."""
 
 
 class OpacusHooks:
@@ -19,11 +23,16 @@ class OpacusHooks:
     """
 
     def __init__(self, model: nn.Module, parameters: dict[str, nn.Parameter], ghost: bool) -> None:
-        from opacus.grad_sample import GradSampleHooks, GradSampleHooksFastGradientClipping
+        if reason := obstacle(model):
+            raise UserError(
+                f"Opacus cannot split the gradient by record, for {reason}: put other layers in its place, such as "
+                "nn.Linear, or freeze it (requires_grad=False)."
+            )
+        from wavedp.privacy.opacus_layers import GhostHooks, Hooks
 
         self.model, self.parameters, self.ghost = model, parameters, ghost
         self.losses: Tensor | None = None
-        attach = GradSampleHooksFastGradientClipping if ghost else GradSampleHooks
+        attach = GhostHooks if ghost else Hooks
         try:
             self.hooks = attach(model, loss_reduction="sum")
         except NotImplementedError as error:
@@ -38,10 +47,6 @@ class OpacusHooks:
         self.hooks.enable_hooks()
         try:
             yield
-        except NotImplementedError as error:
-            raise UserError(
-                f"Opacus cannot split this gradient by record ({error}): use grad_sample_mode=hooks."
-            ) from error
         finally:
             self.hooks.disable_hooks()
 
@@ -60,14 +65,17 @@ class OpacusHooks:
         for name, parameter in self.parameters.items():
             norms = getattr(parameter, "_norm_sample" if self.ghost else "grad_sample", None)
             if isinstance(norms, Tensor):
+                norms = norms.to(losses.dtype)  # autocast leaves fewer digits
                 found[name] = norms if self.ghost else norms.flatten(1).norm(dim=1)
         return found
 
     def sums(self, factors: Tensor) -> list[Tensor]:
         parameters = list(self.parameters.values())
         if self.ghost:
-            return list(torch.autograd.grad((factors * self.losses).sum(), parameters))  # type: ignore[operator]
-        return [torch.tensordot(factors, item.grad_sample, dims=1) for item in parameters]  # type: ignore[attr-defined]
+            found = torch.autograd.grad((factors * self.losses).sum(), parameters)  # type: ignore[operator]
+            return [dense(gradient) for gradient in found]
+        split = [item.grad_sample.to(factors.dtype) for item in parameters]  # type: ignore[attr-defined]
+        return [torch.tensordot(factors, gradients, dims=1) for gradients in split]
 
     def forget(self) -> None:
         self.losses = None
@@ -81,3 +89,15 @@ class OpacusHooks:
     def close(self) -> None:
         self.forget()
         self.hooks.cleanup()
+
+
+def obstacle(model: nn.Module) -> str | None:
+    """The reason why Opacus cannot split the gradient of `model`, as a clause; None if none is seen without running."""
+    for name, layer in model.named_modules():
+        if any(parameter.requires_grad for parameter in layer.parameters(recurse=False)):
+            kind = f"layer {name!r}, {' '.join(str(layer).split())},"
+            if isinstance(layer, SEVERAL):
+                return f"{kind} takes or returns several tensors"
+            if getattr(layer, "scale_grad_by_freq", False):
+                return f"{kind} divides its gradient by counts over all records"
+    return None
