@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from wavedp.errors import UserError
+from wavedp.full_precision import full_precision
 from wavedp.levels import check_level
 
 Mode = Literal[
@@ -49,16 +50,17 @@ def decompose(images: Tensor, level: int, wavelet: str = "haar", mode: Mode = "s
     low, high = _filters(wavelet, "analysis", images)
     approximation = images
     details: list[Tensor] = []
-    for _ in range(level):
-        rows_low, rows_high = (_analyse(approximation, f, -2, mode) for f in (low, high))
-        # Named as in PyWavelets: H is high-pass along axis -2 (down the rows), V along axis -1 (across the columns).
-        bands = [
-            _analyse(rows_high, low, -1, mode),
-            _analyse(rows_low, high, -1, mode),
-            _analyse(rows_high, high, -1, mode),
-        ]
-        details.insert(0, torch.stack(bands, dim=2))
-        approximation = _analyse(rows_low, low, -1, mode)
+    with full_precision(images.device):
+        for _ in range(level):
+            rows_low, rows_high = (_analyse(approximation, f, -2, mode) for f in (low, high))
+            # Named as in PyWavelets: H is high-pass along axis -2 (down the rows), V along -1 (across the columns).
+            bands = [
+                _analyse(rows_high, low, -1, mode),
+                _analyse(rows_low, high, -1, mode),
+                _analyse(rows_high, high, -1, mode),
+            ]
+            details.insert(0, torch.stack(bands, dim=2))
+            approximation = _analyse(rows_low, low, -1, mode)
     return Pyramid(approximation, tuple(details))
 
 
@@ -68,13 +70,14 @@ def reconstruct(pyramid: Pyramid, wavelet: str = "haar", mode: Mode = "symmetric
     _known(mode)
     low, high = _filters(wavelet, "synthesis", pyramid.approximation)
     images = pyramid.approximation
-    for bands in pyramid.details:
-        height, width = bands.shape[-2:]
-        images = images[..., :height, :width]
-        horizontal, vertical, diagonal = bands.unbind(2)
-        rows_low = _synthesise(images, low, -1, mode) + _synthesise(vertical, high, -1, mode)
-        rows_high = _synthesise(horizontal, low, -1, mode) + _synthesise(diagonal, high, -1, mode)
-        images = _synthesise(rows_low, low, -2, mode) + _synthesise(rows_high, high, -2, mode)
+    with full_precision(images.device):
+        for bands in pyramid.details:
+            height, width = bands.shape[-2:]
+            images = images[..., :height, :width]
+            horizontal, vertical, diagonal = bands.unbind(2)
+            rows_low = _synthesise(images, low, -1, mode) + _synthesise(vertical, high, -1, mode)
+            rows_high = _synthesise(horizontal, low, -1, mode) + _synthesise(diagonal, high, -1, mode)
+            images = _synthesise(rows_low, low, -2, mode) + _synthesise(rows_high, high, -2, mode)
     return images
 
 

@@ -14,7 +14,7 @@ from wavedp.generators.adaptation import LowRank, adapt
 from wavedp.generators.blur_diffusion import model as blur_diffusion
 from wavedp.generators.conditions import ClassCondition
 from wavedp.privacy import bookkeeping, layer_rules
-from wavedp.privacy.clipping import RecordGradients, splitting_of, trainable
+from wavedp.privacy.clipping import RecordGradients, compared_rows, splitting_of, trainable
 from wavedp.privacy.training import fit_private
 
 L, CODES, CLASSES = 6, 7, 3
@@ -616,3 +616,28 @@ def test_non_finite_gradients_are_refused_before_a_weight_moves():
             seed=0,
         )
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), make_model().parameters(), strict=True))
+
+
+def test_norms_are_of_float32_whatever_the_caller_allows():
+    model = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 1))
+    batch = (torch.randn(16, 6),)
+
+    def clipped():
+        gradients = RecordGradients(model, 0.1, "bookkeeping")
+        try:
+            return gradients.clipped_sum(lambda model, x: model(x).square().mean(1), batch)
+        finally:
+            gradients.close()
+
+    exact = clipped()
+    with torch.autocast("cpu", torch.bfloat16):
+        low = clipped()
+    assert all(torch.equal(a, b) for a, b in zip(low, exact, strict=True))
+
+
+def test_a_large_microbatch_is_compared_evenly_and_a_small_one_whole():
+    assert compared_rows(1) == [0]
+    assert compared_rows(64) == list(range(64))
+    rows = compared_rows(2048)
+    assert (len(set(rows)), rows[0], rows[-1]) == (64, 0, 2047)
+    assert max(b - a for a, b in zip(rows, rows[1:], strict=False)) <= 33

@@ -22,15 +22,13 @@ first steps 1 - a² loses all its digits unless computed with expm1. No array of
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from wavedp.errors import UserError
+from wavedp.full_precision import full_precision
 
 BLURS = ("none", "linear", "log", "quadratic", "cubic", "quartic", "triangular", "heat")
 NOISES = ("linear", "cosine")
@@ -128,12 +126,12 @@ class BlurOperator:
 
     def to_modes(self, images: Tensor) -> Tensor:
         """Uᵀ x, channel by channel: B C H W of any float type -> B C H W of this operator's dtype."""
-        with _full_precision(images.device):
+        with full_precision(images.device):
             return self.rows @ images.to(self.rows.dtype) @ self.columns.T
 
     def to_pixels(self, modes: Tensor) -> Tensor:
         """U u, the inverse of `to_modes`."""
-        with _full_precision(modes.device):
+        with full_precision(modes.device):
             return self.rows.T @ modes.to(self.rows.dtype) @ self.columns
 
     def log_coefficients(self, timesteps: Tensor | int) -> tuple[Tensor, Tensor]:
@@ -332,23 +330,3 @@ def _kernel(sigma: float) -> tuple[Tensor, Tensor]:
     offsets = torch.arange(-reach, reach + 1, dtype=torch.float64)
     taps = torch.exp(-offsets.square() / (2 * sigma**2))
     return taps / taps.sum(), offsets
-
-
-@contextmanager
-def _full_precision(device: torch.device) -> Iterator[None]:
-    """Disable autocast and TF32, so that a change of basis can be inverted accurately."""
-    backends: list[Any] = [torch.backends.cuda.matmul]
-    name: str = "allow_tf32"
-    exact: str | bool = False
-    if hasattr(backends[0], "fp32_precision"):  # torch >= 2.9, where CPU matmul has this setting too
-        cpu: Any = torch.backends.mkldnn
-        backends, name, exact = [*backends, cpu.matmul], "fp32_precision", "ieee"
-    before = [getattr(backend, name) for backend in backends]
-    try:
-        for backend in backends:
-            setattr(backend, name, exact)
-        with torch.autocast(device.type, enabled=False):
-            yield
-    finally:
-        for backend, value in zip(backends, before, strict=True):
-            setattr(backend, name, value)

@@ -49,9 +49,10 @@ def norms_alone(
     model: nn.Module,
     parameters: Sequence[nn.Parameter],
     batch: Sequence[Tensor],
+    rows: Sequence[int],
     random: GlobalRandom,
 ) -> Tensor:
-    """Norms of every record's gradient by every parameter, P b.
+    """Norms of the gradient by every parameter, of the records at r places `rows`: P r.
 
     losses_of: a microbatch -> one loss per record. random: the state of before the loss of the whole microbatch.
     """
@@ -59,11 +60,11 @@ def norms_alone(
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
     norms = []
     try:
-        for row in range(len(batch[0])):
-            rows = [row] * len(batch[0]) if draws else [row]
+        for row in rows:
+            copies = [row] * len(batch[0]) if draws else [row]
             random.restore()
             try:
-                loss = losses_of([tensor[rows] for tensor in batch])[row if draws else 0]
+                loss = losses_of([tensor[copies] for tensor in batch])[row if draws else 0]
             except Exception as error:
                 raise UserError(
                     f"The loss of one record by itself fails ({' '.join(str(error).split()).rstrip('.')}): use layers "
