@@ -1,5 +1,6 @@
 """Book-keeping against plain autograd over single records, layer by layer, model by model; and its refusals."""
 
+import itertools
 import math
 from dataclasses import replace
 
@@ -640,4 +641,4 @@ def test_a_large_microbatch_is_compared_evenly_and_a_small_one_whole():
     assert compared_rows(64) == list(range(64))
     rows = compared_rows(2048)
     assert (len(set(rows)), rows[0], rows[-1]) == (64, 0, 2047)
-    assert max(b - a for a, b in zip(rows, rows[1:], strict=False)) <= 33
+    assert max(b - a for a, b in itertools.pairwise(rows)) <= 33

@@ -23,7 +23,7 @@ B is fixed, so its output does not depend on the number of records drawn.
     a layer fed without the record dimension         UserError: a broadcast position embedding would escape clipping
     a record's gradient, in its microbatch, is       UserError. Compared (wavedp.privacy.alone) for every record of the
     not what it is by itself                         first microbatch, and of each that is larger than all before it
-                                                     (beyond 64 records, for 64 of them), within 1 %
+                                                     until 64 records were, within 1 %
     autocast or TF32 around the call                 off: norms are those of float32
     an embedding with max_norm                       UserError: it renormalises its rows by the ids that it sees
     auto: every trained layer has a rule             bookkeeping, decided from the model before any forward pass
@@ -110,7 +110,7 @@ class RecordGradients:
         self.max_grad_norm = max_grad_norm
         self.clipping = clipping
         self.parameters = trainable(model)
-        self.compared = 0  # records in the largest microbatch that was compared with its records alone
+        self.compared = 0  # records of one microbatch that were compared with what they are alone, at most
         require_still_weights(model)
         self.undecided = False
         if mode == "auto":
@@ -172,11 +172,11 @@ class RecordGradients:
             losses = record_losses(loss_fn, self.model, batch)
         self._require_record_dimension(len(losses))
         norms = self._norms(losses)  # P b
-        if len(losses) > self.compared:
+        if min(len(losses), MOST_COMPARED) > self.compared:
             losses_of, rows = partial(record_losses, loss_fn, self.model), compared_rows(len(losses))
             alone = norms_alone(losses_of, self.model, list(self.parameters.values()), batch, rows, random)
             self._require_equal(norms[:, rows], alone)
-            self.compared = len(losses)
+            self.compared = len(rows)
         return self.splitter.sums(clipping_factors(norms.norm(dim=0), self.max_grad_norm, self.clipping))
 
     def _require_record_dimension(self, records: int) -> None:
