@@ -72,11 +72,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--store", default=".wavedp/store", help="the store that the study ran with (%(default)s)")
     parser.add_argument("--copy", help="its name under studies/, where several studies have this name")
     options = parser.parse_args(arguments)
-    try:
-        rows, lines = rebuild(options.folder.absolute(), Store(options.store), options.copy)
-    except UserError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return 2
+    rows, lines = rebuild(options.folder.absolute(), Store(options.store), options.copy)
     print(f"{options.folder} has {rows} rows and {lines} ledger lines.")
     return 0
 

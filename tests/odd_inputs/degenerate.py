@@ -15,7 +15,12 @@ IMAGES = {"name": "procedural", "size": 16, "n_records": 64}
 
 def asked(folder: Path, **sections: Any) -> TrialConfig:
     """A trial as a sweep composes it, checked."""
-    values = {"data": IMAGES, "public": IMAGES, "privacy": {"batch_size": 16, "steps": 2}, **sections}
+    values = {
+        "data": IMAGES,
+        "public": {**IMAGES, "split": "public"},
+        "privacy": {"batch_size": 16, "steps": 2},
+        **sections,
+    }
     trial: TrialConfig = from_dict(TrialConfig, values)
     checks.check(trial)
     return trial

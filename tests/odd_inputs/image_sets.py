@@ -184,6 +184,6 @@ CASES = [
     Odd(
         "rows to a file in no folder",
         lambda folder: measure(folder, "--metrics", "spectrum", "--json", "/proc/nowhere/rows.jsonl"),
-        ("/proc/nowhere cannot be written",),
+        ("/proc/nowhere/rows.jsonl cannot be written",),
     ),
 ]

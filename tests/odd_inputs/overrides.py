@@ -10,7 +10,7 @@ from pathlib import Path
 from unittest import mock
 
 from odd_inputs import Odd, Refused
-from sweeps.run import command
+from sweeps.run import main
 
 
 def dry_run(folder: Path, *typed: str) -> str:
@@ -18,14 +18,14 @@ def dry_run(folder: Path, *typed: str) -> str:
     printed, said = io.StringIO(), io.StringIO()
     places = [f"results={folder / 'results'}", f"store={folder / 'store'}", "dry_run=true"]
     with (
-        mock.patch.object(sys, "argv", ["sweeps.run"]),
+        mock.patch.object(sys, "argv", ["sweeps.run", *typed, *places]),
         mock.patch.dict(os.environ),
         contextlib.redirect_stdout(printed),
         contextlib.redirect_stderr(said),
     ):
         status: object = None
         try:
-            command([*typed, *places])
+            status = main()
         except SystemExit as end:
             status = end.code
     if status:
@@ -45,7 +45,7 @@ CASES = [
     Odd("an ε that the sweep varies", smoke("privacy.epsilon=2", has="ε = 2 each by itself; all 1 composed: ε = 2 ")),
     Odd("an ε in a dict", smoke("privacy={epsilon: 2}", has="ε = 2 each by itself; all 1 composed: ε = 2 ")),
     Odd("Hydra's own hint", smoke("+epsilon=2", has="ε = 2 each by itself")),
-    Odd("an ε below 0", smoke("epsilon=-1"), says=("privacy.epsilon=-1.0 is not a budget",)),
+    Odd("an ε below 0", smoke("epsilon=-1"), says=("privacy.epsilon=-1.0 must be at least 0",)),
     Odd("an upscaler that the sweep varies", smoke("upscaler=lanczos", has="2 trials")),
     Odd("an ε taken away", smoke("~privacy.epsilon"), says=("~privacy.epsilon takes away",)),
     Odd("two seeds", smoke("seed=1,2"), says=("seed=1,2 is several values", "sweep.seeds=[1,2]")),

@@ -40,4 +40,5 @@ class Stripes:
         bright = (position[None] + phase[:, None]) % period[:, None] < period[:, None] // 2  # n S
         images = np.broadcast_to(bright[:, None, :, None], (n, config.channels, config.size, config.size)).copy()
         images[labels == 1] = images[labels == 1].transpose(0, 1, 3, 2)
-        return images.astype(np.uint8) * 200 + 20, labels, None
+        grain = rng.integers(0, 20, images.shape)  # without it, most stripes would be there several times
+        return (images * 200 + 20 + grain).astype(np.uint8), labels, None

@@ -209,7 +209,7 @@ def test_samples_without_variety_are_not_measured(rows, n_classes, sentence):
 def test_a_collapsed_trial_gets_no_metric(tmp_path):
     store = Store(str(tmp_path))
     asked = trial(sampling={"temperature": 1e-12, "n": 24}, metrics={"kid": False, "floor": False})
-    with pytest.raises(UserError, match="24 samples of 10 classes hold 6 distinct images"):
+    with pytest.raises(UserError, match=r"24 samples of 10 classes hold \d distinct image"):
         stages.make("evaluate", asked, store, "cpu")
     assert store.has("upscale", chain.keys(asked)["upscale"])
     assert not store.has("evaluate", chain.keys(asked)["evaluate"])

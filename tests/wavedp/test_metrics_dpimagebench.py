@@ -228,7 +228,7 @@ def test_what_the_command_lacks_is_said_before_it_begins(tmp_path, monkeypatch, 
     for asked, words in (
         (["fld"], "fld compares with the training images: name them with --train"),
         (["inception_score"], "layer=None is not a file"),
-        (["prdc", "--neighbours", "0"], "k=0 and 10 images has no neighbours"),
+        (["prdc", "--neighbours", "0"], "k=0 must be at least 1"),
     ):
         assert command.main([path, path, "--metrics", *asked]) == 2
         assert words in capsys.readouterr().err

@@ -109,9 +109,6 @@ def main(arguments: list[str] | None = None) -> int:
                 print(f"there its name must end in {decoded.SUFFIX}")
             return 0
         written = export(data.load(config, options.split), options.folder, options.skip, options.count)
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 2
     except OSError as error:
         print(f"the export failed ({error}): name another file or folder.", file=sys.stderr)
         return 2

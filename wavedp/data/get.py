@@ -179,11 +179,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("name", choices=sorted(DOWNLOADS))
     parser.add_argument("--home", type=Path, default=Path(DataConfig().home), help="default: %(default)s")
     options = parser.parse_args(arguments)
-    try:
-        get(options.name, options.home)
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 2
+    get(options.name, options.home)
     return 0
 
 

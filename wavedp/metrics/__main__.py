@@ -206,9 +206,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         rows, fewest = measure(options)
         if options.json:
             write_jsonl(options.json, [asdict(row) for row in rows])
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 2
     except OSError as error:
         print(f"{error.filename} cannot be written ({error.strerror}): name another file.", file=sys.stderr)
         return 2

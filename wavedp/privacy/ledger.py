@@ -297,17 +297,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--delta", type=float, help="state the composed epsilon at this delta")
     options = parser.parse_args(arguments)
     folders: list[Path] = list(dict.fromkeys(options.studies))
-    try:
-        ledgers = [read(folder / "ledger.jsonl") for folder in folders]
-        for folder, lines in zip(folders, ledgers, strict=True):
-            if len(folders) > 1:
-                print(f"\n{folder}")
-            print(summary(lines, options.delta, _axes(folder)))
+    ledgers = [read(folder / "ledger.jsonl") for folder in folders]
+    for folder, lines in zip(folders, ledgers, strict=True):
         if len(folders) > 1:
-            print("\n" + together(ledgers, options.delta))
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 2
+            print(f"\n{folder}")
+        print(summary(lines, options.delta, _axes(folder)))
+    if len(folders) > 1:
+        print("\n" + together(ledgers, options.delta))
     return 0
 
 

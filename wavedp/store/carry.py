@@ -120,9 +120,6 @@ def main(arguments: list[str] | None = None) -> int:
         else:
             new, present = unpack(store, options.file)
             print(f"{new} artifacts are new in {options.store}, {present} were present")
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 2
     except OSError as error:
         print(f"{options.command} failed ({error}): check {options.file} and {options.store}.", file=sys.stderr)
         return 2
