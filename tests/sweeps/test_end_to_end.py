@@ -354,8 +354,8 @@ def test_a_random_search_of_no_trial_is_recorded_and_starts_nothing(tmp_path, mo
     with hydra.initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         assert sweeps.run.run(hydra.compose("config", overrides=overrides), overrides) == 0
     assert "K = 0 was drawn" in capsys.readouterr().out
-    folder = tmp_path / "results" / "random_search"
-    assert [path.name for path in folder.iterdir()] == ["study.yaml"]
+    folder = tmp_path / "runs" / "random_search"
+    assert {path.name for path in folder.iterdir()} - {".lock"} == {"study.yaml"}
     recorded = yaml.safe_load((folder / "study.yaml").read_text())["axes"]["search"]["random_k"]
     assert recorded == {"distribution": "poisson", "mean": 1, "seed": 2, "drawn": 0}
 
@@ -422,7 +422,7 @@ def test_equal_suggestions_are_one_trial_and_a_search_that_ended(tmp_path):
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert [row["epsilon"] for row in rows(folder, "pareto_search")] == [2]
-    assert sorted(path.name for path in folder.iterdir()) == ["results", "store"]
+    assert sorted(path.name for path in folder.iterdir()) == [".wavedp", "results", "store"]
 
 
 def damaged_images(folder: Path) -> Path:
