@@ -1,5 +1,5 @@
 """A study's records in the store, beside its artifacts: one object for each row and line, which nobody else's write
-can lose. `python -m sweeps.rebuild` makes results/<study> of them again.
+can lose. `python -m sweeps.rebuild` makes runs/<study> of them again.
 
     <store>/studies/<study>-<hash of its configuration>/study.yaml
                                                        /trials/<hash>.json, ledger/<hash>.json

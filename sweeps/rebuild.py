@@ -1,4 +1,4 @@
-"""python -m sweeps.rebuild results/STUDY --store URL: make a study's records again of their copy in the store.
+"""python -m sweeps.rebuild runs/STUDY --store URL: make a study's records again of their copy in the store.
 
 A row or line that the folder still has is kept; what it lacks is added; a last line that was cut off is replaced by
 the copy's. Samples and figures come back when the study's own command is run again, which finds every stage.
@@ -68,7 +68,7 @@ def _found(folder: Path, store: Store) -> str:
 def main(arguments: list[str] | None = None) -> int:
     """The command; returns the exit status (2 after a UserError)."""
     parser = argparse.ArgumentParser(prog="python -m sweeps.rebuild", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("folder", type=Path, help="results/STUDY, whose name is the study's")
+    parser.add_argument("folder", type=Path, help="runs/STUDY, whose name is the study's")
     parser.add_argument("--store", default=".wavedp/store", help="the store that the study ran with (%(default)s)")
     parser.add_argument("--copy", help="its name under studies/, where several studies have this name")
     options = parser.parse_args(arguments)
