@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import shlex
 import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
@@ -49,7 +50,7 @@ def describe_study(
 def typed(overrides: list[str]) -> str:
     """The command that runs the study, as a user types it: without plan=FILE, which only writes a file."""
     words = [text for text in map(as_typed, overrides) if text and not text.startswith("plan=")]
-    return " ".join(["python -m sweeps.run", *words])
+    return shlex.join(["python", "-m", "sweeps.run", *words])
 
 
 def as_typed(override: str) -> str:
