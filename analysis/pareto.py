@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from html import escape
 from typing import Any
 
 from analysis import captions
@@ -112,7 +113,7 @@ def _dominates(one: tuple[Point, Interval], other: tuple[Point, Interval], lower
 def _title(study: Study) -> str:
     data = study.meta.get("config", {}).get("data", {})
     size = f", {data['size']}×{data['size']}" if "size" in data else ""
-    return f"<b>{study.name}</b>" + (f": {data['name']}{size}" if "name" in data else "")
+    return f"<b>{escape(study.name, quote=False)}</b>" + (f": {data['name']}{size}" if "name" in data else "")
 
 
 def _caption(study: Study, metric: str, values: list[Interval], papers: list[Published]) -> str:

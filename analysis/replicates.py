@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from html import escape
 from typing import Any, Literal
 
 from analysis.load import Study, Trial
@@ -101,7 +102,7 @@ def points(study: Study) -> list[Point]:
 
 def series_labels(study: Study) -> dict[str, str]:
     """Map each trial id to the name of its series: the values of the axes that vary, such as `level 1, bicubic` or
-    `quartic (cosine, dct)`."""
+    `quartic (cosine, dct)`. Markup in a value is escaped, for figures and Markdown would obey it."""
     trials = study.trials
     names = list(dict.fromkeys(name for trial in trials for name in trial.axes if _short(name) not in REPLICATE_AXES))
     varying = [name for name in names if len({str(trial.axes.get(name)) for trial in trials}) > 1]
@@ -127,4 +128,4 @@ def _short(name: str) -> str:
 
 
 def _value(name: str, value: Any) -> str:
-    return value if isinstance(value, str) else f"{_short(name)} {value}"
+    return escape(value, quote=False) if isinstance(value, str) else f"{_short(name)} {value}"

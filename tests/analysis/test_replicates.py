@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from study_folder import build
 
+from analysis import pareto
 from analysis.captions import intervals_sentence, seeds_sentence
 from analysis.load import Study, Trial, load
 from analysis.replicates import Interval, epsilon_text, interval, points, series_labels
@@ -124,6 +125,13 @@ def test_a_blur_schedule_is_named_with_its_noise_and_basis() -> None:
     ]
     labels = series_labels(replace(told, trials=paper))
     assert labels["linear"] == "log (linear, dct)"
+
+
+def test_markup_in_a_value_is_shown_and_not_obeyed() -> None:
+    trials = [trial(value, axes={"case": value}) for value in ("<b>bold</b>", "plain")]
+    assert series_labels(study(trials))["<b>bold</b>"] == "&lt;b&gt;bold&lt;/b&gt;"
+    named = replace(study(trials), meta={"study": "<i>x</i>"})
+    assert pareto._title(named) == "<b>&lt;i&gt;x&lt;/i&gt;</b>"
 
 
 def test_metric_that_no_trial_has() -> None:
