@@ -245,11 +245,17 @@ def save_plan(
     )
 
 
-def unlike(trials: list[TrialConfig]) -> list[TrialConfig]:
-    """One of all trials that differ in their seed and their private fit only, which no file of a model depends on."""
-    shared = ("seed", "privacy", "blur", "diffusion")
-    names = [name for name in sections(TrialConfig) if name not in shared]
-    return list({tuple(id(getattr(trial, name)) for name in names): trial for trial in reversed(trials)}.values())[::-1]
+NO_MODEL = ("seed", "privacy", "blur", "diffusion")
+"""What no file of a model depends on."""
+
+
+def alike(trials: list[PlannedTrial], but_for: tuple[str, ...]) -> list[list[PlannedTrial]]:
+    """The trials in groups that differ in nothing but these fields, so that one of a group is asked for all."""
+    names = [name for name in sections(TrialConfig) if name not in but_for]
+    groups: dict[tuple[int, ...], list[PlannedTrial]] = {}
+    for trial in trials:
+        groups.setdefault(tuple(id(getattr(trial.config, name)) for name in names), []).append(trial)
+    return list(groups.values())
 
 
 def owners(trials: list[PlannedTrial]) -> dict[str, str]:

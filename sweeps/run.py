@@ -24,7 +24,17 @@ from sweeps.copies import copy_name
 from sweeps.names import check_name
 from sweeps.options import no_option, option_loader
 from sweeps.overrides import normalised, refuse_unread
-from sweeps.plan import PlannedTrial, by_field, load_options, plan, planned, refused_by_budget, save_plan, unlike
+from sweeps.plan import (
+    NO_MODEL,
+    PlannedTrial,
+    alike,
+    by_field,
+    load_options,
+    plan,
+    planned,
+    refused_by_budget,
+    save_plan,
+)
 from sweeps.records import refuse_other_study
 from sweeps.search import check_search, corners, history_name, random_search
 from sweeps.settings import refuse_unknown
@@ -35,6 +45,7 @@ from wavedp import chain, checks
 from wavedp.command import command
 from wavedp.config import TrialConfig, sections, with_absolute_paths
 from wavedp.errors import InfeasibleError, UserError
+from wavedp.fields import check_values
 from wavedp.files import cannot_write
 from wavedp.privacy import ledger
 from wavedp.privacy.budget import Budget, made
@@ -215,15 +226,18 @@ def _check(trials: list[PlannedTrial]) -> dict[str, InfeasibleError]:
     once. Raises UserError, also if no trial is feasible."""
     from wavedp.stages import check_models
 
-    infeasible: dict[str, InfeasibleError] = {}
+    refused: dict[str, InfeasibleError] = {}
     warnings: dict[str, None] = {}
     for trial in trials:
+        check_values(trial.config)
+    for first, *rest in alike(trials, but_for=("seed",)):
         try:
-            warnings |= dict.fromkeys(checks.check(trial.config))
+            warnings |= dict.fromkeys(checks.check(first.config))
         except InfeasibleError as error:
-            infeasible[trial.id] = error
-    for config in unlike([trial.config for trial in trials]):
-        check_models(config)
+            refused |= {trial.id: error for trial in (first, *rest)}
+    for first, *_ in alike(trials, but_for=NO_MODEL):
+        check_models(first.config)
+    infeasible = {trial.id: refused[trial.id] for trial in trials if trial.id in refused}
     for warning in warnings:
         print(f"Warning: {warning}", file=sys.stderr)
     if infeasible and len(infeasible) == len(trials):

@@ -214,6 +214,7 @@ def from_dict(cls: type, values: dict[str, Any], section: str = "") -> Any:
     return cls(**made)
 
 
+@once
 def check_values(config: Any, section: str = "") -> None:
     """Raises UserError for a value that `from_dict` would refuse, in a config that was built in Python."""
     cls: Any = type(config)

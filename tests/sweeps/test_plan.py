@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from sweeps.plan import owners, plan, points, refused_by_budget, release_of, save_plan, unlike
+from sweeps.plan import NO_MODEL, alike, owners, plan, points, refused_by_budget, release_of, save_plan
 from sweeps.search import random_search
 from wavedp import chain, checks, fields, methods, registry, stages
 from wavedp.config import DataConfig, TrialConfig, fields_of, from_dict, to_dict, trial_of
@@ -435,7 +435,7 @@ def test_a_longer_plan_builds_and_reads_no_section_again(monkeypatch):
 
 def test_models_are_asked_once_for_all_that_they_depend_on():
     trials = plan(BASE, {"grid": {"epsilon": [1, 10], "level": [0, 1]}, "seeds": [0, 1, 2]}, load_option)
-    found = unlike([trial.config for trial in trials])
+    found = [first.config for first, *_ in alike(trials, NO_MODEL)]
     assert [config.level for config in found] == [0, 1]
 
 
