@@ -24,10 +24,13 @@ STARTED_AS_MODULES = sorted(
 
 
 def script(body: str, environment: dict[str, str] | None = None, stdout: int = subprocess.PIPE) -> subprocess.Popen:
-    """Another process whose `main` is this body."""
+    """Another process whose `main` is this body, and which Ctrl-C reaches: a shell's background jobs ignore it."""
     code = f"import sys\nfrom wavedp.command import command\n@command\ndef main():\n    {body}\nsys.exit(main())"
     variables = {**os.environ, "PYTHONPATH": str(ROOT), **(environment or {})}
-    return subprocess.Popen([sys.executable, "-c", code], env=variables, stdout=stdout, stderr=subprocess.PIPE)
+    return subprocess.Popen(
+        [sys.executable, "-c", code], env=variables, stdout=stdout, stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize(
