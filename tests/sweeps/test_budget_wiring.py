@@ -136,7 +136,7 @@ def contend(folder, trial, together, telling):
                 telling.send((refused, answer if isinstance(answer, str) else "released"))
                 return
         except UserError as error:
-            if "is in use by process" not in str(error):
+            if "is in use by " not in str(error):
                 raise
             refused += 1
             time.sleep(0.02)
