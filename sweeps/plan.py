@@ -13,12 +13,14 @@ sections) or a dotted field (`privacy.max_grad_norm: [0.1, 1]`).
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
+import gc
 import itertools
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -49,6 +51,19 @@ class PlannedTrial:
     axes: dict[str, Any]
     config: TrialConfig
     keys: dict[str, str]
+
+
+@contextlib.contextmanager
+def uncollected() -> Iterator[None]:
+    """Keep Python's garbage collector from walking through the millions of objects of a large plan, again and again: a
+    plan of 10,000 trials has no garbage, and the walks took a quarter of its time."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 class Built:
@@ -122,6 +137,7 @@ def _refuse_twice(grid: dict[str, Any], zipped: dict[str, Any], cases: Any, *see
             varied[field] = f"{place}.{axis}"
 
 
+@uncollected()
 def plan(base: dict[str, Any], sweep: dict[str, Any], load_option: LoadOption) -> list[PlannedTrial]:
     """The trials of a sweep. Raises UserError for an axis or value that a trial does not have."""
     cases, places = sweep.get("cases") or {}, points(sweep)
@@ -206,16 +222,17 @@ def release_of(trial: TrialConfig) -> Release | None:
     return Release(chain.fingerprint(trial.data, "train"), tuple(mechanisms), delta)
 
 
+@uncollected()
 def refused_by_budget(
     trials: list[PlannedTrial], infeasible: dict[str, InfeasibleError], budget: Budget, made: dict[str, Release]
 ) -> dict[str, InfeasibleError]:
     """The trials whose release would pass the study's budget.epsilon, in the plan's order, beside those `made`."""
     releases, refused = dict(made), {}
     for trial in trials:
-        asked = release_of(trial.config) if trial.id not in infeasible else None
+        key = trial.keys["private_fit"]
+        asked = release_of(trial.config) if trial.id not in infeasible and key not in releases else None
         if asked is None:
             continue
-        key = trial.keys["private_fit"]
         refusal = release_refusal(budget, releases, key, asked)
         if refusal:
             refused[trial.id] = InfeasibleError(refusal)

@@ -34,6 +34,7 @@ from sweeps.plan import (
     planned,
     refused_by_budget,
     save_plan,
+    uncollected,
 )
 from sweeps.records import refuse_other_study
 from sweeps.search import check_search, corners, history_name, random_search
@@ -221,6 +222,7 @@ def _counted(rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], int]:
     return rows, len(rows)
 
 
+@uncollected()
 def _check(trials: list[PlannedTrial]) -> dict[str, InfeasibleError]:
     """Every trial's configuration and models, before any of them runs. Returns the infeasible ones; prints each warning
     once. Raises UserError, also if no trial is feasible."""
@@ -235,8 +237,9 @@ def _check(trials: list[PlannedTrial]) -> dict[str, InfeasibleError]:
             warnings |= dict.fromkeys(checks.check(first.config))
         except InfeasibleError as error:
             refused |= {trial.id: error for trial in (first, *rest)}
-    for first, *_ in alike(trials, but_for=NO_MODEL):
-        check_models(first.config)
+    models = [first.config for first, *_ in alike(trials, but_for=NO_MODEL)]
+    for config in sorted(models, key=lambda config: config.upscaler.name):  # a network stays loaded for all its levels
+        check_models(config)
     infeasible = {trial.id: refused[trial.id] for trial in trials if trial.id in refused}
     for warning in warnings:
         print(f"Warning: {warning}", file=sys.stderr)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 
-from sweeps.plan import PlannedTrial
+from sweeps.plan import PlannedTrial, uncollected
 from wavedp import chain
 from wavedp.errors import InfeasibleError
 from wavedp.privacy import accounting
 from wavedp.store import Store
 
 
+@uncollected()
 def describe(trials: list[PlannedTrial], store_url: str, infeasible: dict[str, InfeasibleError]) -> str:
     """Trials, unique stages (and how many the store has), private releases and their composed ε, as text."""
     store = Store(store_url)
@@ -24,11 +25,11 @@ def describe(trials: list[PlannedTrial], store_url: str, infeasible: dict[str, I
         unique = {trial.keys[stage.name] for trial in feasible if stage.name in trial.keys}
         if not unique and feasible:
             continue
-        have = sum(store.has(stage.name, key) for key in unique)
+        have = len(store.which(stage.name, unique))
         lines.append(f"  {stage.name:<15}{len(unique):>8}{have:>10}{len(unique) - have:>9}")
     releases = {trial.keys["private_fit"]: trial for trial in feasible}
     private = {key: trial for key, trial in releases.items() if chain.fit_kind(trial.config) == "dp"}
-    new = sum(not store.has("private_fit", key) for key in private)
+    new = len(private) - len(store.which("private_fit", private))
     looks = sum(chain.fit_kind(trial.config) in ("nonprivate", "real") for trial in releases.values())
     lines.append(f"private releases: {len(private)} ({new} new); non-private uses of the training images: {looks}")
     lines += _composed(list(private.values()))

@@ -29,7 +29,7 @@ from wavedp import data, methods, metrics, tokenizers
 from wavedp.config import DataConfig, TrialConfig
 from wavedp.fields import first_stages
 from wavedp.generators import FitKind, coarse_shape
-from wavedp.methods import Method, Trains, canonical
+from wavedp.methods import Method, canonical
 from wavedp.privacy.accounting import Mechanism
 
 __all__ = ["CHAIN", "NAMES", "chain_of", "coarse_shape", "fingerprint", "fit_kind", "keys", "mechanisms", "n_records"]
@@ -49,6 +49,8 @@ class Stage:
     applies: Callable[[TrialConfig], bool] = lambda trial: True
     version: int = 1
 
+
+CANONICAL_JSON = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=True)
 
 # A study of thousands of trials asks the same again and again. A process looks at its data's files once: change the
 # files of a dataset between runs, not during one.
@@ -112,7 +114,7 @@ def _upscaler(trial: TrialConfig) -> list[Any]:
 def _upscale(trial: TrialConfig) -> Any:
     """Its own configuration; shared fields too, unless the training's key holds them."""
     method = methods.upscaler(trial)
-    shared = [] if isinstance(method, Trains) else methods.shared(trial, method)
+    shared = [] if methods.trains(method) else methods.shared(trial, method)
     own = method.content(trial.upscaler)
     return [own, *shared] if shared else own
 
@@ -141,9 +143,9 @@ CHAIN = (
     Stage(
         "upscaler",
         fields=_upscaler,
-        reads=lambda t: list(methods.upscaler(t).needs(t).data),
+        reads=lambda t: list(methods.needs(t, methods.upscaler(t)).data),
         runs=lambda t: [methods.upscaler(t)],
-        applies=lambda t: isinstance(methods.upscaler(t), Trains),
+        applies=lambda t: methods.trains(methods.upscaler(t)),
     ),
     Stage(
         "tokenizer",
@@ -152,14 +154,14 @@ CHAIN = (
             data.shape(t.data),
             tokenizers.training_level(t.tokenizer, t.level),
         ],
-        reads=lambda t: list(methods.tokenizer(t).needs(t).data),
+        reads=lambda t: list(methods.needs(t, methods.tokenizer(t)).data),
         runs=lambda t: [methods.tokenizer(t)],
     ),
     Stage(
         "pretrain",
         inputs=("tokenizer",),
         fields=_pretrain,
-        reads=lambda t: list(methods.generator(t).needs(t).data),
+        reads=lambda t: list(methods.needs(t, methods.generator(t)).data),
         runs=lambda t: [methods.generator(t)],
     ),
     Stage(
@@ -197,10 +199,16 @@ PUBLIC = ("upscaler", "tokenizer", "pretrain", "coarse_samples")
 
 def chain_of(trial: TrialConfig) -> list[Stage]:
     """The stages that this trial has, inputs before those that use them."""
-    present = [stage for stage in CHAIN if stage.applies(trial)]
-    names = {stage.name for stage in present}
+    return _joined(frozenset(stage.name for stage in CHAIN if stage.applies(trial)))
+
+
+@cache
+def _joined(names: frozenset[str]) -> list[Stage]:
+    """The stages of these names, each with those of its inputs that are among them."""
     return [
-        dataclasses.replace(stage, inputs=tuple(name for name in stage.inputs if name in names)) for stage in present
+        dataclasses.replace(stage, inputs=tuple(name for name in stage.inputs if name in names))
+        for stage in CHAIN
+        if stage.name in names
     ]
 
 
@@ -224,6 +232,5 @@ def keys(trial: TrialConfig) -> dict[str, str]:
             [fingerprint(config, split) for config, split in stage.reads(trial)],
             *methods.versions(stage.runs(trial)),
         ]
-        canonical_json = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-        found[stage.name] = hashlib.sha256(canonical_json.encode()).hexdigest()
+        found[stage.name] = hashlib.sha256(CANONICAL_JSON.encode(content).encode()).hexdigest()
     return found

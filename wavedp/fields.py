@@ -11,7 +11,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import MISSING, field, fields
-from functools import lru_cache, wraps
+from functools import cache, lru_cache, wraps
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from wavedp import registry
@@ -143,6 +143,7 @@ def _identity(config: Any) -> dict[str, Any]:
     return {name: value for name, value in chosen.items() if name not in young or value != _plain(young[name])}
 
 
+@cache
 def first_stages(cls: type) -> dict[str, str]:
     """{field: stage} of the fields that say which stage is the first to read them."""
     return {item.name: item.metadata["stage"] for item in fields(cls) if item.metadata.get("stage")}

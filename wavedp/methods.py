@@ -20,7 +20,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias, runtime_checkable
 
@@ -108,10 +108,26 @@ def upscaler(trial: TrialConfig) -> Any:
     return registry.find("upscaler", trial.upscaler.name)
 
 
+@once
+def needs(trial: TrialConfig, method: Method) -> Needs:
+    """`method.needs(trial)`, asked once: every stage's key wants to know."""
+    return method.needs(trial)
+
+
+def trains(method: Method) -> bool:
+    """True if the method has the ability `Trains`."""
+    return _trains(type(method))
+
+
+@cache
+def _trains(cls: type) -> bool:
+    return issubclass(cls, Trains)  # 40 µs for a protocol
+
+
 def fields_read(trial: TrialConfig) -> frozenset[str]:
     """The shared fields that the trial's methods read, `section.*` for all of a section."""
-    read = SPINE | generator(trial).needs(trial).fields | upscaler(trial).needs(trial).fields
-    return read | tokenizer(trial).needs(trial).fields if "tokenizer" in read else read
+    read = SPINE | needs(trial, generator(trial)).fields | needs(trial, upscaler(trial)).fields
+    return read | needs(trial, tokenizer(trial)).fields if "tokenizer" in read else read
 
 
 def reads(trial: TrialConfig, field: str) -> bool:
@@ -120,25 +136,41 @@ def reads(trial: TrialConfig, field: str) -> bool:
     return field in read or f"{field.partition('.')[0]}.*" in read
 
 
+@once
 def canonical(trial: TrialConfig) -> TrialConfig:
     """The same trial with every field at its default that its methods do not read: equal results, equal keys.
 
-    Paths and other PERFORMANCE fields stay, and so do the datasets, whose fingerprints stand for them.
+    Paths and other PERFORMANCE fields stay, and so do the datasets, whose fingerprints stand for them. A canonical
+    trial is given back as it is.
     """
-    read, changes = fields_read(trial), {}
-    for item in fields(trial):
-        value, kind = getattr(trial, item.name), item.metadata.get("method")
-        if item.name in ("data", "public"):
-            continue
-        if kind == "tokenizer" and "tokenizer" not in read:
-            changes[item.name] = item.default_factory()  # type: ignore[misc, operator]
-        elif kind:
-            changes[item.name] = settled(value)
-        elif dataclasses.is_dataclass(value):
-            changes[item.name] = settled(value, _names_read(value.__class__, item.name, read))
-        elif item.metadata["class"] != "performance" and item.name not in read:
-            changes[item.name] = item.default
-    return dataclasses.replace(trial, **changes)
+    read = fields_read(trial)
+    values = {item.name: _canonical(trial, item, read) for item in _fields()}
+    changes = {name: value for name, value in values.items() if value is not getattr(trial, name)}
+    return dataclasses.replace(trial, **changes) if changes else trial
+
+
+def _canonical(trial: TrialConfig, item: dataclasses.Field[Any], read: frozenset[str]) -> Any:
+    """The value of one of its fields in a trial's canonical form; the same object where that is its value."""
+    value, kind = getattr(trial, item.name), item.metadata.get("method")
+    if item.name in ("data", "public"):
+        return value
+    if kind == "tokenizer" and "tokenizer" not in read:
+        return _default(kind)
+    if kind:
+        return settled(value)
+    if dataclasses.is_dataclass(value):
+        return settled(value, _names_read(value.__class__, item.name, read))
+    return value if item.metadata["class"] == "performance" or item.name in read else item.default
+
+
+@cache
+def _fields() -> tuple[dataclasses.Field[Any], ...]:
+    return fields(TrialConfig)
+
+
+@cache
+def _default(kind: str) -> Any:
+    return configure(kind, registry.DEFAULT[kind])
 
 
 @lru_cache(maxsize=1024)
@@ -151,7 +183,7 @@ def _names_read(cls: Any, section: str, read: frozenset[str]) -> frozenset[str]:
 def section(trial: TrialConfig, name: str, method: Method) -> dict[str, Any]:
     """The part of a shared section in a method's keys: the fields that it reads, and its published values for others.
     trial: canonical."""
-    read, config = SPINE | method.needs(trial).fields, getattr(trial, name)
+    read, config = SPINE | needs(trial, method).fields, getattr(trial, name)
     return {**method.published.get(name, {}), **_content(config, _names_read(config.__class__, name, read))}
 
 
@@ -165,7 +197,7 @@ def _content(config: Any, names: frozenset[str]) -> dict[str, Any]:
 def shared(trial: TrialConfig, method: Method, leave: tuple[str, ...] = ()) -> list[dict[str, Any]]:
     """The part of the shared fields in a method's keys, by section, where it reads any. leave: sections and fields that
     another place of the keys holds. trial: canonical."""
-    names = sorted({name.partition(".")[0] for name in method.needs(trial).fields - SPINE} - {"tokenizer", *leave})
+    names = sorted({name.partition(".")[0] for name in needs(trial, method).fields - SPINE} - {"tokenizer", *leave})
     found = {
         name: section(trial, name, method) if dataclasses.is_dataclass(getattr(trial, name)) else getattr(trial, name)
         for name in names

@@ -26,7 +26,8 @@ def main():
     parser.add_argument("--seeds", type=int, default=167)
     options = parser.parse_args()
     images = DataConfig(name="procedural", n_records=512)
-    base = to_dict(dataclasses.replace(TrialConfig(), data=images, public=images))
+    public = DataConfig(name="procedural", split="public", n_records=512)
+    base = to_dict(dataclasses.replace(TrialConfig(), data=images, public=public))
 
     def planned(seeds):
         return plan(base, {"grid": GRID, "seeds": seeds}, lambda group, option: {"name": option})

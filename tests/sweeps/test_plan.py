@@ -1,6 +1,7 @@
 """From axes to trials: the product, what shares a stage, and what changes a key."""
 
 import dataclasses
+import gc
 import math
 
 import numpy as np
@@ -9,13 +10,16 @@ from scipy import stats
 
 from sweeps.plan import NO_MODEL, alike, owners, plan, points, refused_by_budget, release_of, save_plan
 from sweeps.search import random_search
+from sweeps.summary import describe
 from wavedp import chain, checks, fields, methods, registry, stages
-from wavedp.config import DataConfig, TrialConfig, fields_of, from_dict, to_dict, trial_of
+from wavedp.config import DataConfig, TrialConfig, configure, fields_of, from_dict, to_dict, trial_of
 from wavedp.errors import InfeasibleError, UserError
+from wavedp.methods import canonical
 from wavedp.privacy import selection
 from wavedp.privacy.budget import Budget
 from wavedp.privacy.selection import RandomK, drawn
 from wavedp.run import read_plan
+from wavedp.store import Store
 
 PROCEDURAL = DataConfig(name="procedural", n_records=256)
 PUBLIC = dataclasses.replace(PROCEDURAL, split="public")
@@ -431,6 +435,31 @@ def test_a_longer_plan_builds_and_reads_no_section_again(monkeypatch):
         return asked["built"] - n_seeds, asked["read"]
 
     assert work(20) == work(2)
+
+
+def test_a_dry_run_lists_each_stage_instead_of_asking_for_each_artifact(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(Store, "has", lambda self, stage, key: asked.append(key))
+    trials = plan(BASE, {"grid": {"epsilon": [1, 3]}, "seeds": [0, 1, 2]}, load_option)
+    assert "6 trials" in describe(trials, str(tmp_path), {})
+    assert asked == []  # an object store answers in 50 ms, and 10,020 trials have 23,000 artifacts
+
+
+def test_a_canonical_trial_is_its_own_canonical_form():
+    for changes in ({}, {"generator": configure("generator", "real")}, {"blur": "quartic"}):
+        trial = canonical(dataclasses.replace(TrialConfig(), **changes))
+        assert canonical(trial) is trial
+
+
+def test_planning_leaves_the_garbage_collector_as_it_was():
+    plan(BASE, {"seeds": [0]}, load_option)
+    assert gc.isenabled()
+    gc.disable()
+    try:
+        plan(BASE, {"seeds": [0]}, load_option)
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
 
 
 def test_models_are_asked_once_for_all_that_they_depend_on():

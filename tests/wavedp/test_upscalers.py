@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import struct
 from pathlib import Path
@@ -212,4 +213,18 @@ def test_weights_come_from_the_given_folder_and_must_be_the_published_ones(tmp_p
     damaged[1000] ^= 1
     copy.write_bytes(bytes(damaged))
     with pytest.raises(UserError, match="not the published animevideov3_x2"):
+        load(config)
+
+
+def test_a_network_is_loaded_once_for_its_levels_and_again_after_its_file_changed(tmp_path):
+    weights = WEIGHTS["animevideov3_x2"]
+    graph = find_weights("animevideov3_x2")
+    for file in (graph, graph.with_suffix(".bin")):
+        shutil.copy(file, tmp_path / file.name)
+    config = configure("upscaler", "animevideov3_x2", weights=str(tmp_path))
+    assert load(config)._once._net is load(config)._once._net
+    binary = tmp_path / f"{weights.stem}.bin"
+    binary.write_bytes(binary.read_bytes()[:-1] + b"x")
+    os.utime(binary, ns=(1, 1))
+    with pytest.raises(UserError, match="not the published"):
         load(config)

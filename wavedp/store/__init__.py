@@ -27,7 +27,7 @@ import secrets
 import shutil
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -132,6 +132,12 @@ class Store:
     def has(self, stage: str, key: str) -> bool:
         """True if the artifact was published. Only `open` verifies its content."""
         return self.fs.exists(f"{self._folder(stage, key)}/{MANIFEST}")
+
+    def which(self, stage: str, keys: Iterable[str]) -> set[str]:
+        """Those of the keys for which `has` is true. A stage's folder is listed once: asking an object store for each
+        of thousands takes minutes."""
+        present = set(self.names(stage))
+        return {key for key in keys if key in present and self.has(stage, key)}
 
     def publish(self, stage: str, key: str, draft: Draft) -> Artifact:
         """Publish a draft; an artifact that already exists is kept. Returns the published one."""

@@ -46,6 +46,8 @@ class StoreSuite:
         assert store.has(STAGE, KEY)
         assert not store.has(STAGE, OTHER_KEY)
         assert not store.has("upscale", KEY), "the stage is part of an artifact's name"
+        assert store.which(STAGE, [OTHER_KEY, KEY]) == {KEY}
+        assert store.which("upscale", [KEY]) == set()
 
     def test_the_first_artifact_wins(self, tmp_path: Path) -> None:
         store = self.make_store(tmp_path)

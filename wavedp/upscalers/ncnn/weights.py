@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from wavedp.errors import UserError
@@ -67,11 +68,20 @@ def find_weights(name: str, folder: str | None = None) -> Path:
             )
         folder = str(Path(spec.origin).parent / "models")
     graph = Path(folder) / f"{weights.stem}.param"
-    digest = hashlib.sha256()
-    for file in (graph, graph.with_suffix(".bin")):
+    files = (graph, graph.with_suffix(".bin"))
+    for file in files:
         if not file.is_file():
             raise UserError(f"The weights of {name} are missing: no file {file}. {remedy}.")
-        digest.update(file.read_bytes())
-    if digest.hexdigest() != weights.sha256:
-        raise UserError(f"{graph} and its .bin are not the published {name} (sha256 {digest.hexdigest()}). {remedy}.")
+    digest = _digest(*((file, file.stat().st_mtime_ns) for file in files))
+    if digest != weights.sha256:
+        raise UserError(f"{graph} and its .bin are not the published {name} (sha256 {digest}). {remedy}.")
     return graph
+
+
+@cache
+def _digest(*files: tuple[Path, int]) -> str:
+    """sha256 of files, one after another, each with the time it was written."""
+    digest = hashlib.sha256()
+    for file, _ in files:
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
