@@ -75,7 +75,7 @@ def mechanisms(trial: TrialConfig) -> dict[str, Mechanism]:
 
 def _own(trial: TrialConfig, stage: str) -> list[dict[str, Any]]:
     """The fields of the generator's own that this stage is the first to read."""
-    first = first_stages(type(trial.generator))
+    first = first_stages(trial.generator.__class__)
     content = methods.generator(trial).content(trial.generator)
     found = {name: value for name, value in content.items() if first.get(name, "pretrain") == stage}
     return [found] if found else []

@@ -144,7 +144,7 @@ def _identity(config: Any) -> dict[str, Any]:
 
 
 @cache
-def first_stages(cls: type) -> dict[str, str]:
+def first_stages(cls: Any) -> dict[str, str]:
     """{field: stage} of the fields that say which stage is the first to read them."""
     return {item.name: item.metadata["stage"] for item in fields(cls) if item.metadata.get("stage")}
 
