@@ -114,14 +114,10 @@ def needs(trial: TrialConfig, method: Method) -> Needs:
     return method.needs(trial)
 
 
+@cache  # a protocol takes 40 µs to look
 def trains(method: Method) -> bool:
     """True if the method has the ability `Trains`."""
-    return _trains(method.__class__)
-
-
-@cache
-def _trains(cls: Any) -> bool:
-    return issubclass(cls, Trains)  # 40 µs for a protocol
+    return isinstance(method, Trains)
 
 
 def fields_read(trial: TrialConfig) -> frozenset[str]:
