@@ -110,6 +110,8 @@ class PrivacyConfig:
     # How gradients are taken apart by record; auto: the fastest way that the model allows (wavedp.privacy.clipping).
     grad_sample_mode: Literal["auto", "hooks", "ghost", "bookkeeping"] = performance("auto")
     checkpoint_every: int = performance(20, within="[1, inf)")  # steps
+    # Of the model's products in the private fit; norms, sums and noise are float32 (wavedp.privacy.clipping).
+    precision: Literal["float32", "tf32", "bfloat16"] = result("float32", later=True)
 
 
 @dataclass(frozen=True)

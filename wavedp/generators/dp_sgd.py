@@ -17,7 +17,7 @@ from wavedp.privacy.accounting import Mechanism
 
 FIT_FIELDS = (
     "delta", "batch_size", "steps", "max_grad_norm", "accountant", "relation", "clipping", "noise_source", "optimizer",
-    "adam_floor", "learning_rate", "ema_decay", "views", "trained", "lora_rank",
+    "adam_floor", "learning_rate", "ema_decay", "views", "trained", "lora_rank", "precision",
 )  # fmt: skip
 """Fields of the section privacy that every such fit reads; scale_decay and mean_share are for scales of tokens."""
 
@@ -79,6 +79,11 @@ class DPSGD(GeneratorMethod):
             raise UserError(
                 f"privacy.grad_sample_mode=ghost sees one forward pass a record, privacy.views={privacy.views} makes "
                 "several: use hooks or bookkeeping."
+            )
+        if privacy.precision != "float32" and privacy.grad_sample_mode == "ghost":
+            raise UserError(
+                f"privacy.grad_sample_mode=ghost takes a second backward pass, which privacy.precision="
+                f"{privacy.precision} would round apart from the norms: use bookkeeping or hooks."
             )
         width = self.adapted_width(trial)
         if privacy.trained == "lora" and not 1 <= privacy.lora_rank < width:

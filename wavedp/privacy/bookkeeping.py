@@ -8,13 +8,15 @@ layers are in wavedp.privacy.layer_rules. Autograd computes the g only and skips
 compute those once, as soon as the g of all calls of a layer are known.
 
 Formal guarantee. Norms and clipped sums are computed from the same a and g of each record, in float32 or more: the sum
-is that of f times exactly those gradients whose norms gave f. The first dimension of every a and g separates the
-records; `astray` checks it.
+is that of f times exactly those gradients whose norms gave f (wavedp.privacy.products says how exactly). The first
+dimension of every a and g separates the records, or the copies of records that a loss lays side by side (views, noises
+of diffusion), a record's copies next to each other; `astray` checks it.
 
     case                                             result
     several calls of a layer for a record            one gradient: positions of all calls are joined before any norm
     a call under no_grad, or unused by any loss      adds nothing, as in autograd
     frozen layer, frozen weight beside trained bias  neither recorded nor computed
+    copies of a record side by side in a call        one gradient, as of several calls
     bfloat16 autocast in loss_fn                     a and g are rounded like the losses; norms and sums are float32
     trained layer without a rule                     UserError; also renormalising embeddings and tied parameters
     an input changed in place after its call         UserError
@@ -33,6 +35,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from wavedp.errors import UserError
+from wavedp.full_precision import full_precision
 from wavedp.privacy.layer_rules import RULES, Split, least_dimensions
 
 
@@ -61,6 +64,7 @@ class Bookkeeping:
         self.gradients: dict[str, list[tuple[Call, Tensor]]] = {}
         self.splits: dict[str, Split] = {}
         self.forwards = self.backwards = False  # which pass is running
+        self.records = 0  # of the microbatch
         # Ours run first: a hook that changes the output must not come before them.
         self.handles = [
             layer.register_forward_hook(partial(self._called, name), prepend=True, with_kwargs=True)
@@ -75,15 +79,15 @@ class Bookkeeping:
         finally:
             self.forwards = False
 
-    def astray(self, records: int) -> Iterator[tuple[str, tuple[int, ...]]]:
+    def astray(self, records: int, copies: int) -> Iterator[tuple[str, tuple[int, ...]]]:
         for name, calls in self.calls.items():
             for call in calls:
                 shape = tuple(call.inputs.shape)
-                if len(shape) < least_dimensions(self.layers[name]) or shape[0] != records:
+                if len(shape) < least_dimensions(self.layers[name]) or shape[0] not in (records, records * copies):
                     yield name, shape
 
-    def norms(self, losses: Tensor) -> dict[str, Tensor]:
-        self.backwards = True
+    def norms(self, losses: Tensor, copies: int) -> dict[str, Tensor]:
+        self.backwards, self.records = True, len(losses)
         edges = [edge for _, _, edge in self.ends]
         # Every other call lies on a path to one of these, so that its hook runs on the way.
         found = torch.autograd.grad(losses.sum(), edges, allow_unused=True) if edges else ()
@@ -136,11 +140,16 @@ class Bookkeeping:
         del self.calls[name]  # free the inputs
         for call, _ in heard:
             _require_unchanged(name, call)
-        inputs, gradients = [_full(call.inputs) for call, _ in heard], [_full(gradient) for _, gradient in heard]
+        inputs = [self._apart(call.inputs) for call, _ in heard]
+        gradients = [self._apart(gradient) for _, gradient in heard]
         layer, prefix = self.layers[name], f"{name}." if name else ""
-        with torch.no_grad(), torch.autocast(gradients[0].device.type, enabled=False):
+        with torch.no_grad(), full_precision(gradients[0].device):
             split = RULES[type(layer)](layer, inputs, gradients)
         self.splits |= {prefix + own: part for own, part in split.items()}
+
+    def _apart(self, rows: Tensor) -> Tensor:
+        """A tensor of one row a copy of a record, with records and copies as two dimensions."""
+        return rows.unflatten(0, (self.records, -1))
 
 
 def obstacle(model: nn.Module) -> str | None:
@@ -171,8 +180,3 @@ def _require_unchanged(name: str, call: Call) -> None:
             f"The input of layer {name!r} was changed in place after the layer saw it, so its gradient is lost: "
             f"change a copy, such as x = x + y for x += y."
         )
-
-
-def _full(tensor: Tensor) -> Tensor:
-    """Floating-point tensors in float32 or more, since autocast may have rounded them; ids unchanged."""
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32)) if tensor.is_floating_point() else tensor

@@ -11,6 +11,13 @@ most C in L2 norm over all trainable parameters together (up to float32 rounding
 depends on no other record. `noisy_mean` of such a sum is then a Gaussian mechanism with noise multiplier σ. Its divisor
 B is fixed, so its output does not depend on the number of records drawn.
 
+Precision. With TF32 or bfloat16 the gradient of a record is that of rounded products: another vector of the same
+record, which its clip bounds all the same, since norms and sums are taken of the rounded parts themselves, in float32
+(wavedp.privacy.products). What the clip cannot absorb is rounding of a record that depends on the others. So every
+microbatch is filled to one size (with copies of a record that weigh 0), for which a device takes the same kernels, and
+a row of their products depends on that row alone; on a CPU a test holds that a record's gradient is the same to the
+bit beside whatever records and in whichever row. float32 leaves such differences too, of 1e-7 of a gradient.
+
     case                                             result
     flat: gradient g with |g| <= C                   g (slightly shorter if |g| is within the guard of 1e-6 of C)
     flat: |g| > C                                    g C / (|g| + 1e-6), as in Opacus' DPOptimizer
@@ -24,7 +31,9 @@ B is fixed, so its output does not depend on the number of records drawn.
     a record's gradient, in its microbatch, is       UserError. Compared (wavedp.privacy.alone) for every record of the
     not what it is by itself                         first microbatch, and of each that is larger than all before it
                                                      until 64 records were, within 1 %
-    autocast or TF32 around the call                 off: norms are those of float32
+    autocast or TF32 around the call                 replaced by what `precision` says; norms and sums are float32
+    precision below float32, and ghost               UserError: its second pass would round what the norms did not see
+    several rows of a record at once (SideBySide)    one gradient (ghost refuses)
     an embedding with max_norm                       UserError: it renormalises its rows by the ids that it sees
     auto: every trained layer has a rule             bookkeeping, decided from the model before any forward pass
     auto: any other model                            hooks
@@ -38,15 +47,16 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from functools import partial
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from wavedp.errors import UserError
-from wavedp.full_precision import full_precision
+from wavedp.full_precision import Precision, arithmetic, full_precision
 from wavedp.privacy.alone import GlobalRandom, norms_alone
 from wavedp.privacy.bookkeeping import Bookkeeping, obstacle
 from wavedp.privacy.opacus_hooks import OpacusHooks
@@ -54,6 +64,19 @@ from wavedp.privacy.randomness import Generator, normal
 
 LossFn = Callable[..., Tensor]
 """loss_fn(model, *batch) -> Tensor[b]: one loss per record."""
+
+
+@dataclass(frozen=True)
+class SideBySide:
+    """A loss_fn that sends `copies` rows for each record through the model at once (views, noises of diffusion), a
+    record's rows next to each other: rows i copies to (i + 1) copies - 1 are record i's."""
+
+    loss: Callable[..., Tensor]
+    copies: int
+
+    def __call__(self, *arguments: Any) -> Tensor:
+        return self.loss(*arguments)
+
 
 log = logging.getLogger("wavedp.privacy")
 
@@ -78,10 +101,10 @@ class Splitter(Protocol):
     def watching(self) -> AbstractContextManager[None]:
         """Record the calls of layers inside this context."""
 
-    def astray(self, records: int) -> Iterator[tuple[str, tuple[int, ...]]]:
+    def astray(self, records: int, copies: int) -> Iterator[tuple[str, tuple[int, ...]]]:
         """Names of layers whose input lacked the record dimension, and the shape of that input."""
 
-    def norms(self, losses: Tensor) -> dict[str, Tensor]:
+    def norms(self, losses: Tensor, copies: int) -> dict[str, Tensor]:
         """Norms of the records' gradients, b for each parameter; a parameter without gradient may be missing."""
 
     def sums(self, factors: Tensor) -> list[Tensor]:
@@ -100,13 +123,21 @@ class RecordGradients:
     model: every layer sees the record dimension first. mode: `hooks` keeps b gradients in memory; `ghost` keeps one and
     takes a second backward pass; `bookkeeping` keeps the inputs of layers (wavedp.privacy.bookkeeping) and is the
     fastest; `auto` takes bookkeeping if it can and hooks otherwise, and logs the choice and its reason. clipping: see
-    the table above. Raises UserError for a model whose gradients the mode cannot split.
+    the table above. precision: of the model's products. Raises UserError for a model whose gradients the mode cannot
+    split.
     """
 
     def __init__(
-        self, model: nn.Module, max_grad_norm: float, mode: GradSampleMode, clipping: Clipping = "flat"
+        self,
+        model: nn.Module,
+        max_grad_norm: float,
+        mode: GradSampleMode,
+        clipping: Clipping = "flat",
+        precision: Precision = "float32",
     ) -> None:
-        self.model = model
+        if mode == "ghost" and precision != "float32":
+            raise UserError(f"ghost takes a second backward pass, which {precision} rounds apart from the norms.")
+        self.model, self.precision = model, precision
         self.max_grad_norm = max_grad_norm
         self.clipping = clipping
         self.parameters = trainable(model)
@@ -123,19 +154,19 @@ class RecordGradients:
         else:
             self.splitter = OpacusHooks(model, self.parameters, ghost=mode == "ghost")
 
-    def clipped_sum(self, loss_fn: LossFn, batch: Sequence[Tensor]) -> list[Tensor]:
+    def clipped_sum(self, loss_fn: LossFn, batch: Sequence[Tensor], size: int | None = None) -> list[Tensor]:
         """The sum of the clipped gradients of one microbatch, a tensor per trainable parameter.
 
-        batch: tensors of common first dimension b >= 1. Raises UserError when a layer hides the record dimension,
+        batch: tensors of common first dimension b >= 1. size: fill a smaller microbatch to this many records, which
+        changes nothing but rounding (see Precision above). Raises UserError when a layer hides the record dimension,
         when a parameter gets no gradient, and when a record's gradient is not what it is alone.
         """
         with warnings.catch_warnings():
             # torch warns under Opacus of every first layer whose input is data; the hook needs no gradient of it.
             warnings.filterwarnings("ignore", message="Full backward hook is firing")
             try:
-                with full_precision(batch[0].device):  # a norm that TF32 rounded would bound nothing exactly
-                    split = self._first_clipped_sum if self.undecided else self._clipped_sum
-                    total = split(loss_fn, batch)
+                split = self._first_clipped_sum if self.undecided else self._clipped_sum
+                total = split(loss_fn, batch, size)
             finally:
                 self.splitter.forget()
         self.undecided = False
@@ -145,17 +176,17 @@ class RecordGradients:
         """Leave the model as it was."""
         self.splitter.close()
 
-    def _first_clipped_sum(self, loss_fn: LossFn, batch: Sequence[Tensor]) -> list[Tensor]:
+    def _first_clipped_sum(self, loss_fn: LossFn, batch: Sequence[Tensor], size: int | None) -> list[Tensor]:
         """The clipped sum by bookkeeping or, if that refuses, by hooks from now on. No sum was returned before."""
         random = GlobalRandom(batch)
         try:
-            return self._clipped_sum(loss_fn, batch)
+            return self._clipped_sum(loss_fn, batch, size)
         except UserError as refusal:
             self.splitter.close()
             try:
                 self.splitter = OpacusHooks(self.model, self.parameters, ghost=False)
                 random.restore()  # the loss draws the same numbers again
-                total = self._clipped_sum(loss_fn, batch)
+                total = self._clipped_sum(loss_fn, batch, size)
             except Exception as error:
                 self.splitter.close()
                 self.splitter = Bookkeeping(self.model, self.parameters)
@@ -166,29 +197,35 @@ class RecordGradients:
             )
             return total
 
-    def _clipped_sum(self, loss_fn: LossFn, batch: Sequence[Tensor]) -> list[Tensor]:
-        random = GlobalRandom(batch)
+    def _clipped_sum(self, loss_fn: LossFn, batch: Sequence[Tensor], size: int | None) -> list[Tensor]:
+        records, device, random = len(batch[0]), batch[0].device, GlobalRandom(batch)
+        compare, exact = min(records, MOST_COMPARED) > self.compared, self.precision == "float32"
+        if compare and not exact:  # whether records mix shows in float32, without rounding
+            with full_precision(device):
+                self._compare(self._norms(loss_fn, batch), loss_fn, batch, random)
+            self.splitter.forget()
+            random.restore()
+        with arithmetic(self.precision, device):
+            norms = self._norms(loss_fn, filled(batch, size))  # P b
+        with full_precision(device):
+            if compare and exact:
+                self._compare(norms[:, :records], loss_fn, batch, random)
+            factors = clipping_factors(norms.norm(dim=0), self.max_grad_norm, self.clipping)
+            factors[records:] = 0
+            return self.splitter.sums(factors)
+
+    def _norms(self, loss_fn: LossFn, batch: Sequence[Tensor]) -> Tensor:
+        """Norms of the records' gradients by each parameter: P b."""
+        copies = loss_fn.copies if isinstance(loss_fn, SideBySide) else 1
         with self.splitter.watching():
             losses = record_losses(loss_fn, self.model, batch)
-        self._require_record_dimension(len(losses))
-        norms = self._norms(losses)  # P b
-        if min(len(losses), MOST_COMPARED) > self.compared:
-            losses_of, rows = partial(record_losses, loss_fn, self.model), compared_rows(len(losses))
-            alone = norms_alone(losses_of, self.model, list(self.parameters.values()), batch, rows, random)
-            self._require_equal(norms[:, rows], alone)
-            self.compared = len(rows)
-        return self.splitter.sums(clipping_factors(norms.norm(dim=0), self.max_grad_norm, self.clipping))
-
-    def _require_record_dimension(self, records: int) -> None:
-        for name, shape in self.splitter.astray(records):
+        for name, shape in self.splitter.astray(len(losses), copies):
             raise UserError(
-                f"Layer {name!r} was given a tensor of shape {shape} for {records} records, so its gradient "
+                f"Layer {name!r} was given a tensor of shape {shape} for {len(losses)} records, so its gradient "
                 f"cannot be split by record: give it one row per record "
                 f"(position ids: ids.expand(len(codes), -1).contiguous())."
             )
-
-    def _norms(self, losses: Tensor) -> Tensor:
-        found = self.splitter.norms(losses)
+        found = self.splitter.norms(losses, copies)
         for name in self.parameters:
             if name not in found or found[name].shape != losses.shape:
                 raise UserError(
@@ -197,6 +234,13 @@ class RecordGradients:
                     f"(requires_grad=False)."
                 )
         return torch.stack([found[name] for name in self.parameters])
+
+    def _compare(self, norms: Tensor, loss_fn: LossFn, batch: Sequence[Tensor], random: GlobalRandom) -> None:
+        """Raise UserError unless records of the microbatch, with these norms (P b), are what they are alone."""
+        losses_of, rows = partial(record_losses, loss_fn, self.model), compared_rows(len(batch[0]))
+        alone = norms_alone(losses_of, self.model, list(self.parameters.values()), batch, rows, random)
+        self._require_equal(norms[:, rows], alone)
+        self.compared = len(rows)
 
     def _require_equal(self, norms: Tensor, alone: Tensor) -> None:
         """Raise UserError where a record's gradient by a parameter is 1 % longer or shorter than it is alone. P b."""
@@ -214,6 +258,14 @@ def splitting_of(model: nn.Module) -> tuple[GradSampleMode, str]:
     """The mode that `auto` takes for `model`, decided without running it, and the reason as a clause."""
     reason = obstacle(model)
     return ("hooks", reason) if reason else ("bookkeeping", "every trained layer has a rule")
+
+
+def filled(batch: Sequence[Tensor], size: int | None) -> list[Tensor]:
+    """The microbatch with copies of its first record after it, up to `size` records."""
+    missing = 0 if size is None else size - len(batch[0])
+    if missing <= 0:
+        return list(batch)
+    return [torch.cat([tensor, tensor[:1].expand(missing, *tensor.shape[1:])]) for tensor in batch]
 
 
 def compared_rows(records: int) -> list[int]:
@@ -252,12 +304,18 @@ def noisy_mean(
     return means
 
 
-def plain_sum(model: nn.Module, loss_fn: LossFn, batch: Sequence[Tensor]) -> list[Tensor]:
-    """The sum of one microbatch's gradients by plain autograd: no clipping, no privacy (epsilon = inf)."""
-    losses = record_losses(loss_fn, model, batch)
-    return list(
-        torch.autograd.grad(losses.sum(), list(trainable(model).values()), materialize_grads=True, allow_unused=True)
-    )
+def plain_sum(
+    model: nn.Module, loss_fn: LossFn, batch: Sequence[Tensor], precision: Precision | None = None
+) -> list[Tensor]:
+    """The sum of one microbatch's gradients by plain autograd: no clipping, no privacy (epsilon = inf). precision:
+    None leaves it to the caller."""
+    with arithmetic(precision, batch[0].device) if precision else nullcontext():
+        losses = record_losses(loss_fn, model, batch)
+        return list(
+            torch.autograd.grad(
+                losses.sum(), list(trainable(model).values()), materialize_grads=True, allow_unused=True
+            )
+        )
 
 
 def record_losses(loss_fn: LossFn, model: nn.Module, batch: Sequence[Tensor]) -> Tensor:
@@ -269,6 +327,12 @@ def record_losses(loss_fn: LossFn, model: nn.Module, batch: Sequence[Tensor]) ->
             f"summed or averaged over its own tokens and views only."
         )
     return losses
+
+
+def at_once(mode: GradSampleMode, device: str) -> bool:
+    """True where a record's views and noises go through the model together: a GPU waits for launches more than for
+    arithmetic. On a CPU one after the other keeps what was published, to the bit; ghost knows one row of a record."""
+    return device == "cuda" and mode != "ghost"
 
 
 def trainable(model: nn.Module) -> dict[str, nn.Parameter]:

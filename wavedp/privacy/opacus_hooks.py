@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from wavedp.errors import UserError
 from wavedp.privacy.alone import dense
+from wavedp.privacy.products import wide
 
 SEVERAL = (nn.EmbeddingBag, nn.Bilinear, nn.MultiheadAttention, nn.RNNBase, nn.RNNCellBase)
 """Layers that take or return several tensors; the hooks see the first one only."""
@@ -50,23 +51,26 @@ class OpacusHooks:
         finally:
             self.hooks.disable_hooks()
 
-    def astray(self, records: int) -> Iterator[tuple[str, tuple[int, ...]]]:
+    def astray(self, records: int, copies: int) -> Iterator[tuple[str, tuple[int, ...]]]:
         for name, module in self.model.named_modules():
             for inputs in getattr(module, "activations", ()):  # inputs that Opacus will pair with output gradients
                 shape = tuple(inputs[0].shape) if inputs else ()
-                if not shape or shape[0] != records:
+                if not shape or shape[0] not in (records, records * copies):
                     yield name, shape
 
-    def norms(self, losses: Tensor) -> dict[str, Tensor]:
+    def norms(self, losses: Tensor, copies: int) -> dict[str, Tensor]:
         self.losses = losses
         with self.watching():
             losses.sum().backward(retain_graph=self.ghost)
         found = {}
         for name, parameter in self.parameters.items():
-            norms = getattr(parameter, "_norm_sample" if self.ghost else "grad_sample", None)
-            if isinstance(norms, Tensor):
-                norms = norms.to(losses.dtype)  # autocast leaves fewer digits
-                found[name] = norms if self.ghost else norms.flatten(1).norm(dim=1)
+            split = getattr(parameter, "_norm_sample" if self.ghost else "grad_sample", None)
+            if isinstance(split, Tensor):
+                split = wide(split)  # autocast leaves fewer digits
+                if not self.ghost and copies > 1 and len(split) == copies * len(losses):
+                    split = split.unflatten(0, (len(losses), copies)).sum(1)
+                    parameter.grad_sample = split  # type: ignore[attr-defined]
+                found[name] = split if self.ghost else split.flatten(1).norm(dim=1)
         return found
 
     def sums(self, factors: Tensor) -> list[Tensor]:

@@ -126,7 +126,10 @@ def fit_private(
 
     gradients: RecordGradients | None = None
     if private:
-        gradients = RecordGradients(model, config.max_grad_norm, config.grad_sample_mode, config.clipping)
+        gradients = RecordGradients(
+            model, config.max_grad_norm, config.grad_sample_mode, config.clipping, config.precision
+        )
+    size = None if config.precision == "float32" else config.microbatch_size  # of every microbatch (clipping.Precision)
     try:
         for step in range(first, config.steps):
             drawn = poisson_sample(n_records, rate, sampling)
@@ -138,7 +141,10 @@ def fit_private(
                     batch.append(torch.rand(len(rows), draws, generator=chance).to(device))
                 with torch.random.fork_rng([device] if device.type == "cuda" else []):
                     torch.manual_seed(derive_seed(seed, "loss", release, step, int(rows[0])))
-                    part = gradients.clipped_sum(loss_fn, batch) if gradients else plain_sum(model, loss_fn, batch)
+                    if gradients:
+                        part = gradients.clipped_sum(loss_fn, batch, size)
+                    else:
+                        part = plain_sum(model, loss_fn, batch, config.precision)
                 for total, term in zip(sums, part, strict=True):
                     total += term
             means = noisy_mean(sums, noise_multiplier, config.max_grad_norm, config.batch_size, noise)

@@ -35,6 +35,7 @@ from wavedp.generators.blur_diffusion.denoiser import Denoiser
 from wavedp.generators.conditions import ClassCondition, Condition, TextCondition, drop, forget_classes
 from wavedp.generators.pretraining import pretrain
 from wavedp.methods import Weights
+from wavedp.privacy.clipping import SideBySide, at_once
 from wavedp.privacy.training import fit_private
 from wavedp.progress import Report
 from wavedp.seeds import derive_seed, generator_of
@@ -93,9 +94,10 @@ class BlurDiffusionModel:
         model = self._model(self.n_classes, weights)
         adapt(model, fit.privacy, derive_seed(fit.seed, "adaptation"))
         views, multiplicity = fit.privacy.views, self.diffusion.multiplicity
+        side_by_side = at_once(fit.privacy.grad_sample_mode, self.device)
         done = fit_private(
             model,
-            record_loss(self.process, self.diffusion, self.config.condition_dropout, views, multiplicity),
+            record_loss(self.process, self.diffusion, self.config.condition_dropout, views, multiplicity, side_by_side),
             (images, conditions),
             fit.privacy,
             noise_multiplier=planned.noise_multiplier,
@@ -300,37 +302,57 @@ def draws_of(shape: tuple[int, int, int], views: int, multiplicity: int) -> int:
 
 
 def record_loss(
-    process: BlurSchedule, config: DiffusionConfig, dropout: float, views: int, multiplicity: int
+    process: BlurSchedule,
+    config: DiffusionConfig,
+    dropout: float,
+    views: int,
+    multiplicity: int,
+    side_by_side: bool = False,
 ) -> Callable[..., Tensor]:
     """loss(model, images B C h w in [0, 1], conditions, draws) -> B: the error of v̂, averaged over views and noises.
 
     draws: B × draws_of(shape, views, multiplicity) in [0, 1). A time of signal-to-noise ratio SNR (a²/s² averaged over
     the modes) weighs min(SNR, γ) / (SNR + 1), min-SNR-γ for v-prediction (Hang et al., arXiv 2303.09556), γ =
-    config.snr_gamma; 0: all times alike.
+    config.snr_gamma; 0: all times alike. side_by_side: send all views and noises through the model at once, as a GPU
+    likes it; equal to rounding.
     """
     scheduler = _scheduler(process)
 
+    def errors(model: Denoiser, data: Tensor, shown: Tensor, numbers: Tensor) -> Tensor:
+        """Weighted errors of images, each with the uniform numbers of its time and noise."""
+        times = (numbers[:, 0] * process.steps).long()
+        noise = standard_normal(numbers[:, 1:]).view_as(data)
+        noisy = scheduler.add_noise(data, noise, times)
+        target = scheduler.get_velocity(data, noise, times)
+        error = (model(noisy, times, shown).float() - target).square().mean((1, 2, 3))
+        if config.snr_gamma:
+            snr = scheduler.operator(data).mean_snr(times).to(error)
+            error = error * snr.clamp(max=config.snr_gamma) / (snr + 1)
+        return error
+
+    def of_view(
+        model: Denoiser, images: Tensor, conditions: Tensor, chances: Tensor, number: int
+    ) -> tuple[Tensor, Tensor]:
+        shown = conditions[:, number] if conditions.ndim == 3 else conditions
+        return view(images, number) * 2 - 1, drop(model.condition, shown, dropout, chances[:, number])
+
     def loss(model: Denoiser, images: Tensor, conditions: Tensor, draws: Tensor) -> Tensor:
-        total = torch.zeros(len(images), device=images.device)
         of_views = draws.view(len(images), views, -1)
-        each = of_views[:, :, 1:].reshape(len(images), views, multiplicity, -1)
-        for number in range(views):
-            data = view(images, number) * 2 - 1
-            shown = conditions[:, number] if conditions.ndim == 3 else conditions
-            shown = drop(model.condition, shown, dropout, of_views[:, number, 0])
+        chances, each = of_views[:, :, 0], of_views[:, :, 1:].reshape(len(images), views, multiplicity, -1)
+        seen = [of_view(model, images, conditions, chances, number) for number in range(views)]
+        if side_by_side:
+            data, shown = (
+                torch.stack(kind, 1).repeat_interleave(multiplicity, 1).flatten(0, 1)
+                for kind in zip(*seen, strict=True)
+            )
+            return errors(model, data, shown, each.flatten(0, 2)).view(len(images), -1).mean(1)
+        total = torch.zeros(len(images), device=images.device)
+        for number, (data, shown) in enumerate(seen):
             for k in range(multiplicity):
-                times = (each[:, number, k, 0] * process.steps).long()
-                noise = standard_normal(each[:, number, k, 1:]).view_as(data)
-                noisy = scheduler.add_noise(data, noise, times)
-                target = scheduler.get_velocity(data, noise, times)
-                error = (model(noisy, times, shown).float() - target).square().mean((1, 2, 3))
-                if config.snr_gamma:
-                    snr = scheduler.operator(data).mean_snr(times).to(error)
-                    error = error * snr.clamp(max=config.snr_gamma) / (snr + 1)
-                total = total + error
+                total = total + errors(model, data, shown, each[:, number, k])
         return total / (views * multiplicity)
 
-    return loss
+    return SideBySide(loss, views * multiplicity) if side_by_side else loss
 
 
 def standard_normal(uniforms: Tensor) -> Tensor:

@@ -26,7 +26,7 @@ from wavedp.generators.pretraining import pretrain
 from wavedp.generators.spectral_ar import SpectralARConfig
 from wavedp.generators.spectral_ar.transformer import SpectralTransformer, cut
 from wavedp.methods import Weights
-from wavedp.privacy.clipping import trainable
+from wavedp.privacy.clipping import SideBySide, at_once, trainable
 from wavedp.privacy.statistics import class_means, means_release
 from wavedp.privacy.training import fit_private
 from wavedp.progress import Report
@@ -87,9 +87,10 @@ class SpectralARModel:
         if means:
             releases["class_means"] = self._warm_up(model, images, conditions, means.noise_multiplier, fit)
         adapt(model, fit.privacy, derive_seed(fit.seed, "adaptation"))
+        side_by_side = fit.privacy.views > 1 and at_once(fit.privacy.grad_sample_mode, self.device)
         done = fit_private(
             model,
-            record_loss(self.tokenizer, fit.privacy, self.config.condition_dropout),
+            record_loss(self.tokenizer, fit.privacy, self.config.condition_dropout, side_by_side),
             (images, conditions),
             fit.privacy,
             noise_multiplier=planned.noise_multiplier,
@@ -207,23 +208,34 @@ def token_losses(model: nn.Module, codes: Tensor, conditions: Tensor) -> Tensor:
     return torch.cat(found, dim=1)
 
 
-def record_loss(tokenizer: Tokenizer, privacy: PrivacyConfig, dropout: float) -> Callable[..., Tensor]:
+def record_loss(
+    tokenizer: Tokenizer, privacy: PrivacyConfig, dropout: float, side_by_side: bool = False
+) -> Callable[..., Tensor]:
     """loss(model, images, conditions, chances) -> B: what one record asks of the weights, averaged over its views and
-    tokens. chances: B × views uniform numbers that may drop its conditions; none when dropout = 0."""
+    tokens. chances: B × views uniform numbers that may drop its conditions; none when dropout = 0. side_by_side: send
+    all views through the model at once, as a GPU likes it; equal to rounding."""
     scales = tokenizer.positions[:, 0]
     weight = privacy.scale_decay ** scales.double()
     weight = (weight / weight.mean()).float()
 
     def loss(model: SpectralTransformer, images: Tensor, conditions: Tensor, chances: Tensor | None = None) -> Tensor:
-        total = torch.zeros(len(images), device=images.device)
+        seen = []
         for number in range(privacy.views):
-            codes = tokenizer.encode(view(images, number))
             shown = conditions if conditions.ndim == 1 else conditions[:, number]
             shown = drop(model.condition, shown, dropout, None if chances is None else chances[:, number])
-            total = total + (token_losses(model, codes, shown) * weight.to(codes.device)).mean(1)
+            seen.append((tokenizer.encode(view(images, number)), shown))
+        if side_by_side:
+            codes, shown = (torch.stack(kind, 1).flatten(0, 1) for kind in zip(*seen, strict=True))
+            return of_tokens(model, codes, shown).view(len(images), -1).mean(1)
+        total = torch.zeros(len(images), device=images.device)
+        for codes, shown in seen:
+            total = total + of_tokens(model, codes, shown)
         return total / privacy.views
 
-    return loss
+    def of_tokens(model: SpectralTransformer, codes: Tensor, shown: Tensor) -> Tensor:
+        return (token_losses(model, codes, shown) * weight.to(codes.device)).mean(1)
+
+    return SideBySide(loss, privacy.views) if side_by_side else loss
 
 
 def _encode(tokenizer: Tokenizer, images: Tensor) -> Tensor:
