@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -24,10 +25,15 @@ def images(n=16):
     return torch.rand(n, 1, 7, 7, generator=generator), torch.arange(n) % 4
 
 
-@pytest.mark.parametrize("mode", ["hooks", "ghost", "bookkeeping"])
-def test_a_step_is_the_gaussian_mechanism_it_claims_to_be(mode):
+LOW = [(mode, precision) for mode in ("hooks", "bookkeeping") for precision in ("tf32", "bfloat16")]
+
+
+@pytest.mark.parametrize(
+    ("mode", "precision"), [*((mode, "float32") for mode in ("hooks", "ghost", "bookkeeping")), *LOW]
+)
+def test_a_step_is_the_gaussian_mechanism_it_claims_to_be(mode, precision):
     sigma = calibrate(4.0, DELTA, 1, 1)
-    drawn = mechanism.draw_steps(Mechanism(1.0, sigma, 1), 50_000, 0, mode)
+    drawn = mechanism.draw_steps(Mechanism(1.0, sigma, 1), 50_000, 0, mode, precision)
     assert drawn.vote == pytest.approx(1.0, abs=1e-4)
     assert drawn.drawn == 50_000
     for scores, mean in ((drawn.scores.included, 1 / sigma), (drawn.scores.excluded, 0.0)):
@@ -49,9 +55,11 @@ def test_a_subsampled_step_is_a_mixture():
     assert 3 < bounds.clopper_pearson(drawn.scores, at.epsilon, DELTA, 0.95) < 10
 
 
-def test_canaries_of_a_real_fit_are_seen_as_clearly_as_its_claim_allows():
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_canaries_of_a_real_fit_are_seen_as_clearly_as_its_claim_allows(precision):
     """Their scores are N(μ, 1) and N(0, 1) with the claim's own μ: the fit has no slack that an attack would miss."""
-    fit = canaries.audited_fit(*images(), epsilon=10.0, delta=DELTA, canaries=400, rate=1.0, steps=2, seed=0, coins=0)
+    claim = {"epsilon": 10.0, "delta": DELTA, "rate": 1.0}
+    fit = canaries.audited_fit(*images(), **claim, canaries=400, steps=2, seed=0, coins=0, precision=precision)
     mu = math.sqrt(2) / fit.mechanism.noise_multiplier
     assert mu == pytest.approx(bounds.mu_of(10.0, DELTA), rel=1e-3)
     assert fit.n_records == 16 + len(fit.scores.included)
@@ -66,9 +74,10 @@ def test_canaries_of_a_real_fit_are_seen_as_clearly_as_its_claim_allows():
     assert 1.5 < low < 10
 
 
-@pytest.fixture(scope="module")
-def findings():
-    return {finding.sabotage: finding for finding in sabotage.suite(*images(), LEVEL, 0, SMALL)}
+@pytest.fixture(scope="module", params=["float32", "bfloat16"])  # a CPU has no TF32
+def findings(request):
+    setting = replace(SMALL, precision=request.param)
+    return {finding.sabotage: finding for finding in sabotage.suite(*images(), LEVEL, 0, setting)}
 
 
 def test_the_fit_as_it_is_passes(findings):

@@ -23,17 +23,19 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
 
 from wavedp import data
-from wavedp.audit.membership import Pool
+from wavedp.audit.membership import AttackSetting, Pool
 from wavedp.audit.report import Result, Settings, quick, run
+from wavedp.audit.sabotage import Setting
 from wavedp.audit.tables import tables
 from wavedp.command import command
 from wavedp.config import DataConfig, PrivacyConfig
+from wavedp.full_precision import Precision
 from wavedp.levels import check_level
 from wavedp.privacy import ledger
 from wavedp.progress import Report
@@ -57,6 +59,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, default=Settings.steps, help="of the white-box fit (4)")
     parser.add_argument("--draws", type=int, default=Settings.draws, help="of a single step, with and without (200000)")
     parser.add_argument("--seed", type=int, default=0, help="of coins, fits and noise (0)")
+    parser.add_argument(
+        "--precision", choices=get_args(Precision), default="float32", help="of the fits' gradients (float32)"
+    )
     parser.add_argument("--quick", action="store_true", help="a miniature, to see whether everything runs")
     parser.add_argument("--data", default="procedural", help="images in the fits (procedural)")
     parser.add_argument("--path", help="of --data folder")
@@ -71,6 +76,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         steps=chosen.steps,
         draws=chosen.draws,
         seed=chosen.seed,
+        precision=chosen.precision,
+        attack=AttackSetting(precision=chosen.precision),
+        suite=Setting(precision=chosen.precision),
     )
     settings.check()
     config = DataConfig(

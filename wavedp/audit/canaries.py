@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from wavedp.audit.bounds import Scores
 from wavedp.config import PrivacyConfig, configure
 from wavedp.errors import UserError
+from wavedp.full_precision import Precision
 from wavedp.generators.conditions import ClassCondition
 from wavedp.generators.spectral_ar.model import record_loss
 from wavedp.generators.spectral_ar.transformer import SpectralTransformer
@@ -64,6 +65,8 @@ def audited_fit(
     steps: int,
     seed: int,
     coins: int,
+    precision: Precision = "float32",
+    device: str = "cpu",
     report: Report = silent,
 ) -> CanaryFit:
     """Fit images B C h w and the included canaries, and score all canaries.
@@ -99,6 +102,7 @@ def audited_fit(
         learning_rate=LEARNING_RATE,
         microbatch_size=256,
         grad_sample_mode="bookkeeping",
+        precision=precision,
     )
     loss = record_loss(tokenizer, config, dropout=0.0)
     # No other canary's loss reaches a canary's row, so one backward pass finds all their gradients.
@@ -107,9 +111,16 @@ def audited_fit(
     before = table.detach().clone()
     planned = accounting.mechanisms(config, n_records)[-1]
     fit = training.fit_private(
-        model, loss, records, config, noise_multiplier=planned.noise_multiplier, seed=seed, report=report
+        model,
+        loss,
+        records,
+        config,
+        noise_multiplier=planned.noise_multiplier,
+        seed=seed,
+        device=device,
+        report=report,
     )
-    total = (before - table.detach())[n_classes:-1].double() * (config.batch_size / LEARNING_RATE)  # m D
+    total = (before - table.detach().cpu())[n_classes:-1].double() * (config.batch_size / LEARNING_RATE)  # m D
     unit = planned.noise_multiplier * C * math.sqrt(steps)
     units = (total / unit).numpy()
     scores = (units * directions.numpy()).sum(1)

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from wavedp.audit.bounds import Scores
+from wavedp.full_precision import Precision
 from wavedp.privacy import training
 from wavedp.privacy.accounting import Mechanism
 from wavedp.privacy.clipping import GradSampleMode, RecordGradients
@@ -43,10 +44,18 @@ class StepDraws:
     vote: float
 
 
-def draw_steps(claim: Mechanism, draws: int, seed: int, mode: GradSampleMode = "hooks") -> StepDraws:
-    """Draw `draws` steps with the canary and as many without it. claim: the mechanism of one step."""
+def draw_steps(
+    claim: Mechanism,
+    draws: int,
+    seed: int,
+    mode: GradSampleMode = "hooks",
+    precision: Precision = "float32",
+    device: str = "cpu",
+) -> StepDraws:
+    """Draw `draws` steps with the canary and as many without it. claim: the mechanism of one step. device: where the
+    gradients are computed and clipped."""
     records = torch.tensor([[COMPANION], [CANARY]]) * torch.eye(D)[0]  # 2 D
-    without, with_it = (_clipped_sum(part, mode) for part in (records[:1], records))
+    without, with_it = (_clipped_sum(part.to(device), mode, precision) for part in (records[:1], records))
     noise = torch.Generator().manual_seed(derive_seed(seed, "audit", "step noise"))
     sampling = torch.Generator().manual_seed(derive_seed(seed, "audit", "step sampling"))
     rows = training.poisson_sample(draws, claim.sample_rate, sampling)
@@ -63,12 +72,12 @@ def draw_steps(claim: Mechanism, draws: int, seed: int, mode: GradSampleMode = "
     )
 
 
-def _clipped_sum(records: Tensor, mode: GradSampleMode) -> Tensor:
+def _clipped_sum(records: Tensor, mode: GradSampleMode, precision: Precision) -> Tensor:
     """The clipped sum of these records' gradients, D."""
-    model = nn.Linear(D, 1, bias=False)
-    gradients = RecordGradients(model, C, mode)
+    model = nn.Linear(D, 1, bias=False).to(records.device)
+    gradients = RecordGradients(model, C, mode, precision=precision)
     try:
-        (total,) = gradients.clipped_sum(lambda model, x: model(x).squeeze(1), [records])
+        (total,) = gradients.clipped_sum(lambda model, x: model(x).squeeze(1), [records], 2)
     finally:
         gradients.close()
-    return total.detach().flatten()
+    return total.detach().flatten().cpu()

@@ -27,6 +27,7 @@ from torch import Tensor
 
 from wavedp.audit.bounds import Scores
 from wavedp.config import PrivacyConfig, SamplingConfig, configure
+from wavedp.full_precision import Precision
 from wavedp.generators import FitSettings
 from wavedp.generators.spectral_ar.model import SpectralARModel
 from wavedp.privacy import accounting
@@ -74,13 +75,14 @@ class Estimate:
 @dataclass(frozen=True)
 class AttackSetting:
     """canaries, samples: numbers of them. rate, steps: q and T of the fit. pretrain_steps: of the public pretraining.
-    All other settings of the fit are the defaults of a study."""
+    precision: of the fit. All other settings of the fit are the defaults of a study."""
 
     canaries: int = 500
     samples: int = 500
     rate: float = 0.25
     steps: int = 60
     pretrain_steps: int = 60
+    precision: Precision = "float32"
 
 
 def attack(
@@ -109,6 +111,7 @@ def attack(
         steps=setting.steps,
         microbatch_size=256,
         grad_sample_mode="bookkeeping",
+        precision=setting.precision,
     )
     with TemporaryDirectory() as folder:
         (planned,) = accounting.mechanisms(privacy, n_records)

@@ -24,6 +24,7 @@ from wavedp.audit.canaries import audited_fit
 from wavedp.audit.mechanism import draw_steps
 from wavedp.audit.membership import AttackSetting, Pool
 from wavedp.errors import UserError
+from wavedp.full_precision import Precision
 from wavedp.privacy import accounting
 from wavedp.privacy.accounting import Mechanism
 from wavedp.progress import Report
@@ -43,7 +44,7 @@ Row = dict[str, Any]
 class Settings:
     """claims: the ε of each, at delta. canaries, steps: of the white-box fit, which takes every record at every step,
     so that the claim is exactly that of a Gaussian mechanism. step_rate: q of the subsampled step. draws: N of each
-    step."""
+    step. precision: of the gradients, in every part."""
 
     claims: tuple[float, ...] = (1.0, 4.0, 10.0)
     delta: float = 1e-5
@@ -53,6 +54,7 @@ class Settings:
     draws: int = 200_000
     companions: int = 256
     seed: int = 0
+    precision: Precision = "float32"
     attack: AttackSetting = field(default_factory=AttackSetting)
     suite: sabotage.Setting = field(default_factory=sabotage.Setting)
 
@@ -125,7 +127,7 @@ def _step_bounds(claim: float, settings: Settings, curves: list[Row]) -> list[Ro
     rows = []
     for rate in (1.0, settings.step_rate):
         mechanism = Mechanism(rate, accounting.calibrate(claim, settings.delta, rate, 1), 1)
-        scores = draw_steps(mechanism, settings.draws, settings.seed).scores
+        scores = draw_steps(mechanism, settings.draws, settings.seed, precision=settings.precision).scores
         spent = accounting.compose([mechanism], settings.delta)
         about = _about("step" if rate == 1 else "subsampled step", claim, spent, mechanism)
         mu = 1 / mechanism.noise_multiplier
@@ -164,6 +166,7 @@ def _fit_bounds(
         steps=settings.steps,
         seed=settings.seed,
         coins=settings.seed,
+        precision=settings.precision,
         report=report,
     )
     released.append(("audit, white-box fit", fit.mechanism, fit.n_records))
@@ -285,6 +288,6 @@ def quick(settings: Settings) -> Settings:
         canaries=min(settings.canaries, 300),
         draws=min(settings.draws, 20_000),
         companions=32,
-        attack=AttackSetting(canaries=100, samples=50, steps=4, pretrain_steps=2),
-        suite=sabotage.Setting(canaries=200, draws=20_000, steps=4),
+        attack=replace(settings.attack, canaries=100, samples=50, steps=4, pretrain_steps=2),
+        suite=replace(settings.suite, canaries=200, draws=20_000, steps=4),
     )

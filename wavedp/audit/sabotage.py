@@ -32,6 +32,7 @@ from wavedp.audit.evidence import (
     rejected,
 )
 from wavedp.audit.mechanism import draw_steps
+from wavedp.full_precision import Precision
 from wavedp.privacy import accounting, clipping, training
 from wavedp.privacy.accounting import Mechanism
 from wavedp.privacy.clipping import LossFn, RecordGradients
@@ -43,7 +44,8 @@ EVIDENCE = 10
 
 @dataclass(frozen=True)
 class Setting:
-    """One audit of the suite. rate: of its two fits and of its one subsampled step. steps: of the fits."""
+    """One audit of the suite. rate: of its two fits and of its one subsampled step. steps: of the fits. precision,
+    device: of the gradients."""
 
     epsilon: float = 4.0
     delta: float = 1e-5
@@ -51,6 +53,8 @@ class Setting:
     steps: int = 8
     canaries: int = 600
     draws: int = 50_000
+    precision: Precision = "float32"
+    device: str = "cpu"
 
 
 @dataclass(frozen=True)
@@ -95,7 +99,7 @@ def collect(images: Tensor, labels: Tensor, level: float, seed: int, setting: Se
     whole, part = (Mechanism(rate, accounting.calibrate(epsilon, delta, rate, 1), 1) for rate in (1.0, setting.rate))
     evidence = []
     for claim in (whole, part):
-        drawn = draw_steps(claim, setting.draws, seed)
+        drawn = draw_steps(claim, setting.draws, seed, precision=setting.precision, device=setting.device)
         mu = 1 / claim.noise_multiplier
         best = bounds.best_thresholds(mu, setting.draws, delta, confidence, claim.sample_rate)
         low = bounds.clopper_pearson(drawn.scores, best.epsilon, delta, confidence)
@@ -133,6 +137,8 @@ def _fit(images: Tensor, labels: Tensor, seed: int, coins: int, setting: Setting
         steps=setting.steps,
         seed=seed,
         coins=coins,
+        precision=setting.precision,
+        device=setting.device,
     )
 
 
@@ -160,10 +166,12 @@ def batch_clipping(of_mean: bool) -> Iterator[None]:
     """The microbatch's gradient is clipped as a whole: the mean to C (as clip_grad_norm_ on a batch's loss does), or
     the sum to C."""
 
-    def clipped_sum(self: RecordGradients, loss_fn: LossFn, batch: Sequence[Tensor]) -> list[Tensor]:
+    def clipped_sum(
+        self: RecordGradients, loss_fn: LossFn, batch: Sequence[Tensor], size: int | None = None
+    ) -> list[Tensor]:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Full backward hook is firing")  # as in clipped_sum itself
-            total = clipping.plain_sum(self.model, loss_fn, batch)
+            total = clipping.plain_sum(self.model, loss_fn, batch, self.precision)
         length = torch.cat([part.flatten() for part in total]).norm()
         most = self.max_grad_norm * (len(batch[0]) if of_mean else 1)
         return [part * min(1.0, most / float(length)) for part in total]
