@@ -5,13 +5,15 @@
 All take turns, in an order that reverses each round, so that a busy machine slows all of them; medians count, of wall
 time and of processor time, which other processes disturb less. Memory is the peak that one step allocates beyond what
 was there before (CPU tensors), in a pass of its own. unet: the Denoiser of generator=blur_diffusion at its default
-size, 1×14×14 and multiplicity 2, which ghost refuses. functorch is Opacus' mode of that name (force_functorch), which
-the product does not offer; its clipping is ours.
+size, 1×14×14 and multiplicity 2, which ghost refuses; `at once` sends both noises through it together. functorch is
+Opacus' mode of that name (force_functorch), which the product does not offer; its clipping is ours. bfloat16 is
+privacy.precision=bfloat16; ratios are to the plain step in float32.
 """
 
 import argparse
 import statistics
 import time
+from functools import partial
 
 import torch
 from bench_blur import peak_bytes
@@ -61,7 +63,7 @@ def loss_fn(model, codes):
 
 def transformer(records):
     codes = torch.randint(VOCABULARY, (records, TOKENS), generator=torch.Generator().manual_seed(1))
-    return Transformer, loss_fn, (codes,)
+    return Transformer, {"": loss_fn}, (codes,)
 
 
 def unet(records):
@@ -72,15 +74,17 @@ def unet(records):
         torch.randint(n_classes, (records,), generator=generator),
         torch.rand(records, blur_diffusion.draws_of(shape, 1, config.multiplicity), generator=generator),
     )
-    loss = blur_diffusion.record_loss(
-        blur_diffusion.forward_process(config, "none"), config, 0.0, 1, config.multiplicity
-    )
-    return lambda: blur_diffusion.Denoiser(shape, ClassCondition(n_classes, 4 * config.channels), config), loss, batch
+    process = blur_diffusion.forward_process(config, "none")
+    make_loss = partial(blur_diffusion.record_loss, process, config, 0.0, 1, config.multiplicity)
+    losses = {"": make_loss(), "at once": make_loss(side_by_side=True)}
+    make_model = lambda: blur_diffusion.Denoiser(shape, ClassCondition(n_classes, 4 * config.channels), config)  # noqa: E731
+    return make_model, losses, batch
 
 
+COMMON = ("plain", "plain bfloat16", "hooks", "functorch", "bookkeeping", "bookkeeping bfloat16")
 MODELS = {
-    "transformer": (transformer, ("plain", "hooks", "functorch", "ghost", "bookkeeping")),
-    "unet": (unet, ("plain", "hooks", "functorch", "bookkeeping")),
+    "transformer": (transformer, (*COMMON, "ghost")),
+    "unet": (unet, (*COMMON, "bookkeeping at once", "bookkeeping at once bfloat16")),
 }
 
 
@@ -107,17 +111,20 @@ def functorch_sum(model, loss_fn, part):
     return [torch.einsum("b,b...->...", factors, gradient) for gradient in split]
 
 
-def make(mode, make_model, loss_fn, batch):
+def make(name, make_model, losses, batch):
+    mode, _, rest = name.partition(" ")
+    precision = "bfloat16" if rest.endswith("bfloat16") else "float32"
+    loss_fn = losses[rest.removesuffix("bfloat16").strip()]
     torch.manual_seed(0)
     model = make_model().train()
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     noise = torch.Generator().manual_seed(0)
     if mode == "plain":
-        return lambda: step(lambda part: plain_sum(model, loss_fn, part), optimizer, batch, 0.0, noise)
+        return lambda: step(lambda part: plain_sum(model, loss_fn, part, precision), optimizer, batch, 0.0, noise)
     if mode == "functorch":
         watched = GradSampleModule(model, loss_reduction="sum", force_functorch=True)
         return lambda: step(lambda part: functorch_sum(watched, loss_fn, part), optimizer, batch, 1.0, noise)
-    gradients = RecordGradients(model, 1.0, mode)
+    gradients = RecordGradients(model, 1.0, mode, precision=precision)
     return lambda: step(lambda part: gradients.clipped_sum(loss_fn, part), optimizer, batch, 1.0, noise)
 
 
@@ -135,8 +142,8 @@ def main():
 
 def compare(name, records, repeats, threads):
     problem, modes = MODELS[name]
-    make_model, loss, batch = problem(records)
-    steps = {mode: make(mode, make_model, loss, batch) for mode in modes}
+    make_model, losses, batch = problem(records)
+    steps = {mode: make(mode, make_model, losses, batch) for mode in modes}
     seconds, busy = {mode: [] for mode in steps}, {mode: [] for mode in steps}
     for mode in steps:  # warm up, and the comparison with autograd that the first microbatch pays for
         steps[mode]()
@@ -156,7 +163,7 @@ def compare(name, records, repeats, threads):
         rate, peak = records / median, peaks[mode] / 2**20
         work = statistics.median(busy[mode]) / statistics.median(busy["plain"])
         print(
-            f"{mode:>11}  {median / medians['plain']:5.2f}x  processor {work:5.2f}x  {rate:7.1f} records/s  "
+            f"{mode:>28}  {median / medians['plain']:5.2f}x  processor {work:5.2f}x  {rate:7.1f} records/s  "
             f"{median:.3f} s ({spread})  peak {peak:6.1f} MiB, {peaks[mode] / peaks['plain']:.2f}x"
         )
 

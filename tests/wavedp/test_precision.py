@@ -50,9 +50,11 @@ def flat(tensors):
     return torch.cat([tensor.flatten() for tensor in tensors])
 
 
-@pytest.fixture(params=["direct", "gram"])
+@pytest.fixture(params=["direct", "gram", "windows"])
 def way(request, monkeypatch):
+    """How weights are split; windows as on CUDA."""
     monkeypatch.setattr(layer_rules, "_gram_pays", lambda *sizes: request.param == "gram")
+    monkeypatch.setattr(layer_rules, "_windows_pay", lambda device: request.param == "windows")
 
 
 def of_copies(copies):

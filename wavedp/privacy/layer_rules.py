@@ -81,10 +81,9 @@ def _convolution(layer: nn.Conv1d | nn.Conv2d, inputs: list[Tensor], gradients: 
     def windows(a: Tensor) -> Tensor:  # the kernel's input at each position: bc C H W -> b·groups width cT
         return of_records(a if pointwise else F.unfold(a, kernel, dilation, padding, stride), width)
 
-    def total(gradients: list[Tensor], shape: tuple[int, ...], groups: int) -> Tensor:
+    def total(inputs: list[Tensor], gradients: list[Tensor], shape: tuple[int, ...], groups: int) -> Tensor:
         pairs = zip(inputs, gradients, strict=True)
-        views = ((wide(a).reshape(len(g), -1, *a.shape[2:]), g) for a, g in pairs)
-        return _total(conv2d_weight(a, shape, g, stride, padding, dilation, groups) for a, g in views)
+        return _total(conv2d_weight(wide(a), shape, wide(g), stride, padding, dilation, groups) for a, g in pairs)
 
     rows = [of_records(g.flatten(2), out) for g in gradients]
     if _gram_pays(sum(g.shape[2] for g in rows), width, out, rows[0].device.type):
@@ -93,16 +92,19 @@ def _convolution(layer: nn.Conv1d | nn.Conv2d, inputs: list[Tensor], gradients: 
 
         def weighted(f: Tensor) -> Tensor:
             shares = [f.repeat_interleave(len(g) // b).view(-1, 1, 1, 1) * g for g in gradients]
-            return total(shares, shape, groups).view_as(layer.weight)
+            return total(inputs, shares, shape, groups).view_as(layer.weight)
 
         split["weight"] = Split(norms, weighted)
         return split
-    copied = any(len(g) > b for g in gradients)
-    if pointwise or copied or rows[0].device.type == "cuda":
+    if pointwise or _windows_pay(rows[0].device.type):
         each = _total(product(g, windows(a).mT) for a, g in zip(inputs, rows, strict=True))
-    else:  # one image whose channels are those of all records, grouped by record: gradients stay apart
-        side_by_side = [wide(g).reshape(1, -1, *g.shape[2:]) for g in gradients]
-        each = total(side_by_side, (b * shape[0], *shape[1:]), b * groups)
+    else:  # images whose channels are those of all records, grouped by record: gradients stay apart
+
+        def beside(rows: Tensor) -> Tensor:  # bc C H W -> c bC H W
+            return rows.unflatten(0, (b, -1)).transpose(0, 1).flatten(1, 2)
+
+        many = (b * shape[0], *shape[1:])
+        each = total([beside(a) for a in inputs], [beside(g) for g in gradients], many, b * groups)
     split["weight"] = _direct(each.view(b, *layer.weight.shape))
     return split
 
@@ -186,6 +188,12 @@ def _gram_pays(positions: int, width: int, out: int, device: str = "cpu") -> boo
     if device == "cuda":
         return 2 * positions**2 < width * out
     return 4 * positions * (width + out) < width * out
+
+
+def _windows_pay(device: str) -> bool:
+    """True where one batched product of a convolution's windows is faster than a convolution in as many groups as there
+    are records: on CUDA, whose libraries run groups one after the other."""
+    return device == "cuda"
 
 
 def _gram_norms(a: Tensor, g: Tensor) -> Tensor:
