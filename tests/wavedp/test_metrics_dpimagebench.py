@@ -18,7 +18,7 @@ from wavedp.config import DataConfig, MetricsConfig, TrialConfig, configure, wit
 from wavedp.errors import UserError
 from wavedp.metrics import __main__ as command
 from wavedp.metrics import features, suite
-from wavedp.metrics.inception_score import inception_score
+from wavedp.metrics.inception_score import inception_score, last_layer
 from wavedp.metrics.likelihood import Mixture, divergences
 from wavedp.testing.metrics import REAL, pictures
 
@@ -77,8 +77,8 @@ def test_another_last_layer_has_another_name_and_key(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (None, "layer=None is not a file: give pytorch-fid's, pt_inception-2015-12-05-6726825d.pth"),
-        (b"no weights", "holds no weights called fc.weight and fc.bias"),
+        (None, "layer=None is not a file: give pytorch-fid's pt_inception-2015-12-05-6726825d.pth, or clean-fid's"),
+        (b"no weights", r"holds no last layer \(fc.weight and fc.bias\): give pytorch-fid's"),
         ((1000, 512), r"a last layer of \[1000, 512\] and \[1000\]"),
         ("splits", "splits=40 and 60 images has no two images in each: use 1 to 30"),
     ],
@@ -97,6 +97,27 @@ def test_a_score_that_cannot_be_made_is_refused_before(content, words, tmp_path,
     given = metrics.Given(MetricsConfig(fid_samples=60, also=(own,)), REAL.__getitem__, 60)
     with pytest.raises(UserError, match=words):
         metrics.registry.find("metric", "inception_score").require(own, given)
+
+
+class Scripted(torch.nn.Module):
+    """A last layer under the name that it has in NVIDIA's TorchScript."""
+
+    def __init__(self, weights):
+        super().__init__()
+        self.output = torch.nn.Linear(2048, 1008)
+        self.output.weight.data, self.output.bias.data = weights["fc.weight"], weights["fc.bias"]
+
+    def forward(self, x):
+        return self.output(x)
+
+
+def test_the_layer_of_nvidias_file_is_the_layer_of_pytorch_fids(tmp_path):
+    path = layer_file(tmp_path / "pt_inception.pth")
+    torch.jit.script(Scripted(torch.load(path))).save(tmp_path / "inception-2015-12-05.pt")
+    for one, other in zip(
+        last_layer(tmp_path / "pt_inception.pth"), last_layer(tmp_path / "inception-2015-12-05.pt"), strict=True
+    ):
+        assert torch.equal(one, other)
 
 
 # Feature likelihood divergence, against formulas written for numpy

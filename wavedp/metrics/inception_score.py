@@ -2,8 +2,9 @@
 KL(p(class | image) ‖ p(class)), between 1 and the number of classes (Salimans et al., 2016, arXiv 1606.03498).
 
 The classes are the 1,008 of the FID network's last layer, with its bias, as in DPImageBench; torch-fidelity leaves the
-bias out. That layer is in no file that `metrics.inception` finds: give `layer`, the file from which pytorch-fid and
-torch-fidelity read their network (pt_inception-2015-12-05-6726825d.pth). The score says nothing about real images.
+bias out. No package brings that layer. `layer` takes either file that holds it: pytorch-fid's, torch-fidelity's and
+DPImageBench's (pt_inception-2015-12-05-6726825d.pth), or NVIDIA's TorchScript, which clean-fid downloads to
+/tmp/inception-2015-12-05.pt. The score says nothing about real images.
 
     n generated images, K classes
 """
@@ -11,6 +12,7 @@ torch-fidelity read their network (pt_inception-2015-12-05-6726825d.pth). The sc
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,13 +29,15 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 PUBLISHED = "6726825d"
-"""The first 8 digits of the sha256 of the published file, which are in its name."""
+"""The first 8 digits of the sha256 of pytorch-fid's file, which are in its name."""
+FILES = f"pytorch-fid's pt_inception-2015-12-05-{PUBLISHED}.pth, or clean-fid's inception-2015-12-05.pt"
 
 
 @dataclass(frozen=True)
 class InceptionScoreConfig:
-    """layer: file of weights with `fc.weight` K 2048 and `fc.bias` K; its content is in the key. splits: mean over so
-    many parts of the images; 1 as in DPImageBench, 10 in many papers. Names say another number than 1."""
+    """layer: file of weights with `fc.weight` K 2048 and `fc.bias` K, or TorchScript with `output.weight` and
+    `output.bias`; its content is in the key. splits: mean over so many parts of the images; 1 as in DPImageBench, 10 in
+    many papers. Names say another number than 1."""
 
     name: str = result("inception_score")
     layer: str | None = performance(None, path=True)
@@ -101,19 +105,31 @@ def last_layer(path: Path) -> tuple[Tensor, Tensor]:
     from wavedp.metrics import features
 
     try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
-        weight, bias = found["fc.weight"], found["fc.bias"]
-    except Exception as error:  # torch.load raises nearly anything for other files
-        raise UserError(
-            f"{path} holds no weights called fc.weight and fc.bias: give pytorch-fid's file, "
-            f"pt_inception-2015-12-05-{PUBLISHED}.pth."
-        ) from error
+        found, name = torch.load(path, map_location="cpu", weights_only=True), "fc"
+    except Exception:  # torch.load raises nearly anything for other files
+        found, name = _scripted(path), "output"
+    try:
+        weight, bias = (found[f"{name}.{part}"].detach().float() for part in ("weight", "bias"))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} holds no last layer (fc.weight and fc.bias): give {FILES}.") from error
     if weight.ndim != 2 or weight.shape[1] != features.DIMENSIONS or bias.shape != weight.shape[:1]:
         raise UserError(
             f"{path} has a last layer of {list(weight.shape)} and {list(bias.shape)}: give the FID network's, "
             "[1008, 2048] and [1008]."
         )
     return weight, bias
+
+
+def _scripted(path: Path) -> dict[str, Tensor]:
+    """The weights in a TorchScript file; none in another one."""
+    import torch
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # recent torch deprecates the form in which NVIDIA published the network
+        try:
+            return torch.jit.load(path, map_location="cpu").state_dict()
+        except RuntimeError:
+            return {}
 
 
 def _called(own: InceptionScoreConfig) -> str:
@@ -126,7 +142,7 @@ def _file(own: InceptionScoreConfig) -> Path:
     if own.layer is None or not Path(own.layer).is_file():
         raise UserError(
             f"metric inception_score needs the FID network's last layer, and layer={own.layer!r} is not a file: give "
-            f"pytorch-fid's, pt_inception-2015-12-05-{PUBLISHED}.pth, or leave inception_score out."
+            f"{FILES}, or leave inception_score out."
         )
     return Path(own.layer)
 
