@@ -38,7 +38,7 @@ def read_meta(folder: Path, needed: Iterable[str] = ()) -> dict[str, Any]:
 def _content(path: Path) -> dict[str, Any]:
     content = path.read_bytes()
     try:
-        text = content.decode("utf-8-sig")
+        text = content.decode()
         meta = yaml.safe_load(text)
     except UnicodeDecodeError as error:
         raise _damaged(path, "no UTF-8", 1 + content[: error.start].count(b"\n")) from None
