@@ -11,10 +11,9 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
 from wavedp.errors import UserError
 from wavedp.jsonl import read_lines
+from wavedp.study_file import read_meta
 
 Status = Literal["done", "failed", "infeasible"]
 HIGHER_IS_BETTER = ("acc", "precision", "recall", "density", "coverage", "psnr", "ssim")
@@ -151,19 +150,6 @@ def load(folder: str | Path) -> Study:
                 f"{place} is not a ledger line, for it lacks kind or stage_key: restore the file from a backup."
             )
     return Study(folder, read_meta(folder), list(trials.values()), ledger)
-
-
-def read_meta(folder: Path) -> dict[str, Any]:
-    """The content of study.yaml, {} where there is none. Raises UserError if it was damaged."""
-    path = folder / "study.yaml"
-    try:
-        meta = (yaml.safe_load(path.read_bytes()) or {}) if path.is_file() else {}
-        if not isinstance(meta, dict):
-            raise ValueError("not a mapping")
-    except (yaml.YAMLError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{path} is damaged ({reason}): restore it, or run the study under another name.") from None
-    return meta
 
 
 def lower_is_better(metric: str) -> bool:

@@ -13,12 +13,13 @@ import plotly.graph_objects as go
 from plotly.colors import sample_colorscale
 
 from analysis.captions import delta_text
-from analysis.load import Study, Trial, read_meta, read_trial, sha256
+from analysis.load import Study, Trial, read_trial, sha256
 from analysis.panels import lay_out, two_panels
 from analysis.pareto_figure import INK, PALETTE
 from analysis.replicates import epsilon_text, series_labels
 from wavedp.errors import UserError
 from wavedp.jsonl import read_lines
+from wavedp.study_file import read_meta
 
 DASHES = ("solid", "dash", "dot", "dashdot")
 EPSILON_SCALE, LIGHTEST = "Viridis", 0.85  # the scale's upper end is weak on white

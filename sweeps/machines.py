@@ -14,6 +14,7 @@ from typing import Any
 import ray
 from ray.exceptions import AuthenticationError
 
+from sweeps.afterwards import watch
 from wavedp.errors import UserError
 
 LONGEST_SOCKET = 107  # bytes that Linux takes for the path of a socket
@@ -26,6 +27,7 @@ def start_ray(options: dict[str, Any]) -> None:
     """Join the cluster at options["address"], or start one of this machine's cores. Already started: kept.
 
     One's own cluster is "local": without an address Ray would join whatever RAY_ADDRESS or another user's cluster says.
+    It ends with this process, even if that is killed (sweeps.afterwards).
     Raises UserError, soon, when there is no such cluster or Ray cannot start.
     """
     if ray.is_initialized():
@@ -39,7 +41,7 @@ def start_ray(options: dict[str, Any]) -> None:
     else:
         refuse_unanswered(address)
     try:
-        ray.init(
+        context = ray.init(
             address=address,
             logging_level=logging.ERROR,
             log_to_driver=False,
@@ -47,6 +49,8 @@ def start_ray(options: dict[str, Any]) -> None:
             runtime_env={"env_vars": {"PYTHONPATH": _python_path(), "TQDM_DISABLE": "1"}},
             **own,
         )
+        if own:
+            watch(Path(context.address_info["session_dir"]))  # type: ignore[attr-defined]
     except PROBLEMS as error:
         remedy = "see the logs of Ray on this machine" if own else "ask `ray status` on a node of it"
         raise UserError(

@@ -10,7 +10,6 @@ import argparse
 import sys
 from pathlib import Path
 
-from analysis.load import read_meta
 from sweeps.copies import FOLDER, Copy, copy_name
 from sweeps.lock import only_one
 from sweeps.records import LEDGER, TRIALS, recorded
@@ -20,6 +19,7 @@ from wavedp.files import write_atomically
 from wavedp.jsonl import read_jsonl, write_jsonl
 from wavedp.privacy import ledger
 from wavedp.store import Store
+from wavedp.study_file import read_meta
 
 
 def rebuild(folder: Path, store: Store, name: str | None = None) -> tuple[int, int]:
@@ -55,7 +55,7 @@ def _kept(path: Path, copied: dict[tuple[str, str, str | None], ledger.Line]) ->
 
 def _found(folder: Path, store: Store) -> str:
     if (folder / "study.yaml").exists():
-        return copy_name(read_meta(folder))
+        return copy_name(read_meta(folder, ["study", "identity"]))
     names = [name for name in store.names(FOLDER) if name.rpartition("-")[0] == folder.name]
     if len(names) == 1:
         return names[0]

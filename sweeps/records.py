@@ -14,7 +14,6 @@ from typing import Any
 
 import yaml
 
-from analysis.load import read_meta
 from sweeps.copies import Copy
 from sweeps.plan import PlannedTrial
 from sweeps.study import identity_of
@@ -24,6 +23,7 @@ from wavedp.files import write_atomically
 from wavedp.jsonl import read_jsonl, read_lines, write_jsonl
 from wavedp.privacy import ledger
 from wavedp.store import Store
+from wavedp.study_file import read_meta
 
 TRIALS, LEDGER, GPU = "trials.jsonl", "ledger.jsonl", "gpu_seconds.json"
 

@@ -9,14 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from wavedp import chain, methods
 from wavedp.config import METHODS, TrialConfig, trial_of
 from wavedp.errors import UserError
 from wavedp.jsonl import read_jsonl
 from wavedp.privacy import ledger
 from wavedp.store import Artifact, Store
+from wavedp.study_file import read_meta
 
 
 @dataclass(frozen=True)
@@ -64,12 +63,13 @@ class FinishedTrial:
 def open_trial(folder: Path, trial_id: str, home: str | None = None) -> FinishedTrial:
     """A finished trial of the study in a folder. home: where the datasets are now (None: where they were).
 
-    Raises UserError for a folder without a study, and for a trial that is unknown or not done.
+    Raises UserError for a folder without a study, for a study.yaml that is damaged, and for a trial that is unknown or
+    not done.
     """
     for name in ("study.yaml", "trials.jsonl"):
         if not (folder / name).is_file():
             raise UserError(f"{folder} is not a study: it has no {name}: give its folder, such as runs/eps_grid.")
-    meta = yaml.safe_load((folder / "study.yaml").read_text(encoding="utf-8"))
+    meta = read_meta(folder)
     rows = {row["trial"]: row for row in read_jsonl(folder / "trials.jsonl")}
     if trial_id not in rows:
         begin = [name for name in rows if name.startswith(trial_id)]
@@ -83,7 +83,7 @@ def open_trial(folder: Path, trial_id: str, home: str | None = None) -> Finished
             f"the trial {trial_id} is {row['status']}{reason}: name a finished one, or type the study's command again "
             f"({meta.get('command')})."
         )
-    values = row["settings"] if "settings" in row else _from_axes(meta, row["axes"])
+    values = row["settings"] if "settings" in row else _from_axes(read_meta(folder, ["config"]), row["axes"])
     if home is not None:
         values = {**values, "data": {**values.get("data", {}), "home": str(Path(home).absolute())}}
     path = folder / "ledger.jsonl"

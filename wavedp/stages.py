@@ -283,7 +283,7 @@ def make_alone(
 def _make(
     stage: str, trial: TrialConfig, store: Store, device: str, report: Report, missing: Callable[[str], Artifact]
 ) -> tuple[Artifact, bool]:
-    """Holds the key's lock meanwhile, so two processes never make the same release; the second finds the first's.
+    """Holds the key's lock while it makes, so two processes never make the same release; the second finds the first's.
 
     missing: gives an input that is not in the store.
     """
@@ -291,20 +291,21 @@ def _make(
     key = names[stage]
     if stage in (*PUBLIC, "private_fit"):
         overlap.refuse_shared(trial.data, public_reads(trial))
-    with store.lock(stage, key):
-        published = store.open(stage, key)
-        made = published is None
-        if published is None:
-            inputs = {}
-            for name in next(item for item in chain_of(trial) if item.name == stage).inputs:
-                inputs[name] = store.open(name, names[name]) or missing(name)
-            folder = store.work_folder(stage, key)
-            work = Work(trial, inputs, Draft(), key, folder, folder.parent / "features", device, report)
-            MAKE[stage](work)
-            published = store.publish(stage, key, work.draft)
-            made = published.files == work.draft.files  # not where another machine was first
-        store.discard_work(stage, key)
-        return published, made
+    published, made = store.open(stage, key), False
+    if published is None:
+        with store.lock(stage, key):
+            published = store.open(stage, key)  # another process may have made it meanwhile
+            if published is None:
+                inputs = {}
+                for name in next(item for item in chain_of(trial) if item.name == stage).inputs:
+                    inputs[name] = store.open(name, names[name]) or missing(name)
+                folder = store.work_folder(stage, key)
+                work = Work(trial, inputs, Draft(), key, folder, folder.parent / "features", device, report)
+                MAKE[stage](work)
+                published = store.publish(stage, key, work.draft)
+                made = published.files == work.draft.files  # not where another machine was first
+    store.discard_work(stage, key)
+    return published, made
 
 
 def check_models(trial: TrialConfig) -> None:

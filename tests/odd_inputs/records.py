@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import resource
@@ -10,16 +12,20 @@ from collections.abc import Callable
 from pathlib import Path
 
 from analysis.load import load
-from odd_inputs import Odd
+from odd_inputs import Odd, Refused
 from sweeps.lock import only_one
+from sweeps.rebuild import rebuild
 from sweeps.records import Records, claim_folder
 from wavedp.files import require_writable
+from wavedp.finished import open_trial
 from wavedp.privacy import ledger
+from wavedp.reports.spectrum import measure
 from wavedp.store import Store
 
 ROW = {"trial": "a", "status": "done", "seed": 0, "epsilon": 1.0}
 LINE = ledger.line_nonprivate("fid", dataset="d", n_records=9, stage_key="k", trials=["a"], time="2026-01-01T00:00:00")
 TEXT = json.dumps(ROW) + "\n"
+ROW_BEFORE_SETTINGS = (json.dumps({**ROW, "axes": {}, "keys": {}}) + "\n").encode()
 
 
 def study(folder: Path, trials: bytes = TEXT.encode(), lines: bytes = b"", meta: bytes = b"study: s\n") -> Path:
@@ -72,7 +78,59 @@ def two_commands(folder: Path) -> None:
         raise AssertionError("two commands hold one folder")
 
 
+KEPT = 'study: s\ncommand: "x"\naxes:\n  seeds: [0]\n'
+DAMAGED = {  # of a study.yaml: its content, and what the sentence says of it
+    "a bracket left open": (KEPT + "config: {a: [1\n", "line 6: "),
+    "a tab": (KEPT + "\tconfig: 1\n", "line 5: "),
+    "a control character": (KEPT + "config: \x07\n", "line 5: "),
+    "Latin-1": ((KEPT + "config: café\n").encode("latin-1"), "line 5: no UTF-8"),
+    "a day that is none": (KEPT + "created: 2026-13-45\n", "month must be in 1..12"),
+    "no mapping": ("- study\n", "not a mapping"),
+    "nothing": ("", "empty"),
+    "axes that are a list": ("study: s\naxes: [1]\n", "axes is not a mapping"),
+}
+READERS: dict[str, Callable[[Path], object]] = {
+    "wavedp.finished": lambda folder: open_trial(folder, "a"),
+    "wavedp.reports.spectrum": measure,
+    "wavedp.privacy.ledger": lambda folder: ledger.main([str(folder)]),
+    "analysis.load": load,
+    "sweeps.records": lambda folder: claim_folder(folder, {"identity": {}}, []),
+    "sweeps.rebuild": lambda folder: rebuild(folder, Store("memory://nothing")),
+}
+LACKING = {  # what each needs, with a study.yaml that has its name only
+    "wavedp.finished": "config",
+    "wavedp.reports.spectrum": "config.data",
+    "sweeps.rebuild": "identity",
+}
+
+
+def opens(reader: str, meta: bytes | str) -> Callable[[Path], object]:
+    """A reader of study.yaml, as its command prints what it raises."""
+
+    def act(folder: Path) -> None:
+        study(folder, ROW_BEFORE_SETTINGS, meta=meta.encode() if isinstance(meta, str) else meta)
+        printed = io.StringIO()
+        with contextlib.redirect_stderr(printed):
+            status = READERS[reader](folder)
+        if status == 2:
+            raise Refused(printed.getvalue())
+
+    return act
+
+
 CASES = [
+    *(
+        Odd(
+            f"a study.yaml with {name}, {reader}", opens(reader, meta), ("/study.yaml is damaged (", says, "restore it")
+        )
+        for reader in READERS
+        for name, (meta, says) in DAMAGED.items()
+    ),
+    *(
+        Odd(f"a study.yaml without {name}, {reader}", opens(reader, "study: s\n"), (f"/study.yaml has no {name}: ",))
+        for reader, name in LACKING.items()
+    ),
+    Odd("a study.yaml with a byte order mark", lambda f: load(study(f, meta=b"\xef\xbb\xbf" + KEPT.encode()))),
     Odd("a blank line in trials.jsonl", reads(b"\n" + TEXT.encode() + b" \r\n\n", ("a",))),
     Odd("a byte order mark and CRLF in trials.jsonl", reads(("\ufeff" + TEXT.replace("\n", "\r\n")).encode(), ("a",))),
     Odd("a last row that was cut off", reads(TEXT.encode() + b'{"trial": "b", "stat', ("a",))),
@@ -80,11 +138,6 @@ CASES = [
     Odd("a broken row in the middle", refuses(b'{"trial": "b\n' + TEXT.encode()), ("line 1 of", "trials.jsonl")),
     Odd("a row that is no trial", lambda f: Records(study(f, b'{"a": 1}\n')), ("line 1 of", "has no 'trial'")),
     Odd("a ledger line that was cut off", refuses(lines=json.dumps(LINE)[:-9].encode()), ("line 1 of", "ledger.jsonl")),
-    Odd(
-        "a damaged study.yaml",
-        lambda f: claim_folder(study(f, meta=b"study: [s\n"), {}, []),
-        ("study.yaml is damaged",),
-    ),
     Odd(
         "an empty gpu_seconds.json",
         lambda f: (a_file(f).rename(f / "gpu_seconds.json"), Records(f)),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import tempfile
 import types
 from pathlib import Path
 
@@ -88,6 +89,31 @@ class TestMemoryStore(StoreSuite):
     def _empty(self):
         yield
         fsspec.filesystem("memory").store.clear()
+
+
+class TestS3Store(StoreSuite):
+    """The API of S3, as moto speaks it on this machine; for whoever has `pip install s3fs "moto[server]"`."""
+
+    def make_store(self, tmp_path):
+        return Store(f"s3://bucket/{tmp_path.parent.name}-{tmp_path.name}")
+
+    @pytest.fixture(scope="class", autouse=True)
+    def _bucket(self):
+        s3fs, server = pytest.importorskip("s3fs"), pytest.importorskip("moto.server")
+        served = server.ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+        served.start()
+        place = f"http://127.0.0.1:{served.get_host_and_port()[1]}"
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in {
+                "AWS_ACCESS_KEY_ID": "nobody", "AWS_SECRET_ACCESS_KEY": "nothing", "AWS_DEFAULT_REGION": "us-east-1",
+                "AWS_ENDPOINT_URL": place,
+            }.items():  # fmt: skip
+                patch.setenv(name, value)
+            s3fs.S3FileSystem.clear_instance_cache()
+            s3fs.S3FileSystem().mkdir("bucket")
+            yield
+        s3fs.S3FileSystem.clear_instance_cache()
+        served.stop()
 
 
 # --- a suite that cannot fail tests nothing ---------------------------------------------------------------------------
@@ -200,6 +226,13 @@ class Unlocked(Store):
         return super().lock(stage, str(np.random.default_rng().integers(1 << 30)))
 
 
+class OwnLocks(Store):
+    """Its locks reach one machine."""
+
+    def _work(self):
+        return Path(tempfile.gettempdir()) / "work"
+
+
 @pytest.mark.parametrize(
     ("cls", "expected"),
     [
@@ -213,7 +246,8 @@ class Unlocked(Store):
                 "test_of_two_that_publish_at_once_one_stays_whole",
             },
         ),
-        (Unlocked, {"test_the_lock_excludes"}),
+        (Unlocked, {"test_the_lock_excludes", "test_the_lock_reaches_other_machines"}),
+        (OwnLocks, {"test_the_lock_reaches_other_machines"}),
     ],
 )
 def test_store_suite_notices(cls, expected, tmp_path, monkeypatch):

@@ -5,6 +5,8 @@ import math
 import os
 import stat
 import tempfile
+import threading
+import time
 from pathlib import Path
 
 import fsspec
@@ -15,7 +17,7 @@ from wavedp import chain, checks, stages
 from wavedp.config import DataConfig, PrivacyConfig, SamplingConfig, TrialConfig, configure
 from wavedp.errors import UserError
 from wavedp.fields import fitting
-from wavedp.store import Draft, Store
+from wavedp.store import Draft, Store, lease
 from wavedp.wavelets import coarse
 
 SMALL = {
@@ -251,3 +253,38 @@ def test_of_two_machines_that_make_one_stage_the_second_says_that_it_made_nothin
     artifact, made = stages.make("tokenizer", TINY, store, "cpu")
     fsspec.filesystem("memory").store.clear()
     assert (artifact.json("tokenizer"), made) == ({"by": "another machine"}, False)
+
+
+def test_of_two_machines_that_ask_for_one_stage_at_once_one_makes_it(tmp_path, monkeypatch):
+    begun, told = threading.Event(), []
+
+    def slow(work):
+        begun.set()
+        time.sleep(0.5)
+        work.draft.json("tokenizer", {})
+
+    def ask():
+        told.append(stages.make("tokenizer", TINY, Store("memory://asked"), "cpu")[1])
+
+    monkeypatch.setattr(lease, "POLL_SECONDS", 0.1)
+    monkeypatch.setitem(stages.MAKE, "tokenizer", slow)
+    machines = [threading.Thread(target=ask, daemon=True) for _ in range(2)]
+    for machine, name in zip(machines, "ab", strict=True):
+        (tmp_path / name).mkdir()
+        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / name))
+        machine.start()
+        assert begun.wait(30)
+    for machine in machines:
+        machine.join(30)
+    fsspec.filesystem("memory").store.clear()
+    assert told == [True, False]
+
+
+def test_a_stage_that_is_in_the_store_is_not_waited_for(tmp_path):
+    store, key = Store(str(tmp_path)), chain.keys(TINY)["tokenizer"]
+    stages.make("tokenizer", TINY, store, "cpu")
+    with store.lock("tokenizer", key):
+        asking = threading.Thread(target=stages.make, args=("tokenizer", TINY, store, "cpu"), daemon=True)
+        asking.start()
+        asking.join(30)
+        assert not asking.is_alive()

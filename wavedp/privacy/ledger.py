@@ -42,8 +42,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from wavedp.command import command
 from wavedp.config import PrivacyConfig
 from wavedp.errors import UserError
@@ -51,6 +49,7 @@ from wavedp.jsonl import read_lines
 from wavedp.privacy import accounting, selection
 from wavedp.privacy.accounting import Mechanism
 from wavedp.privacy.groups import group_epsilon
+from wavedp.study_file import read_meta
 
 Line = dict[str, Any]
 
@@ -301,16 +300,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for folder, lines in zip(folders, ledgers, strict=True):
         if len(folders) > 1:
             print(f"\n{folder}")
-        print(summary(lines, options.delta, _axes(folder)))
+        print(summary(lines, options.delta, read_meta(folder).get("axes")))
     if len(folders) > 1:
         print("\n" + together(ledgers, options.delta))
     return 0
-
-
-def _axes(folder: Path) -> dict[str, Any]:
-    """The axes that study.yaml lists; {} without that file."""
-    path = folder / "study.yaml"
-    return (yaml.safe_load(path.read_text(encoding="utf-8")).get("axes") or {}) if path.exists() else {}
 
 
 def _totals(lines: Sequence[Line], delta: float | None) -> list[str]:

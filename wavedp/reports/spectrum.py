@@ -19,7 +19,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
 from torch import Tensor
 
 from wavedp import data
@@ -32,11 +31,18 @@ from wavedp.metrics.power_spectrum import ROUNDING, Spectrum, log_spectral_dista
 from wavedp.metrics.views import draw
 from wavedp.privacy import ledger
 from wavedp.store import write_jsonl
+from wavedp.study_file import read_meta
 
 TRIAL_FIELDS = (
     "trial", "status", "seed", "generator", "level", "blur", "upscaler", "epsilon", "epsilon_spent", "delta", "axes",
 )  # fmt: skip
 """Fields that a line of spectra.jsonl copies from the trial's record, so that a figure needs no other file."""
+
+NEEDED = (
+    "study", "config.data", "config.privacy.accountant", "config.metrics.reference_split",
+    "config.metrics.reference_samples",
+)  # fmt: skip
+"""Fields of study.yaml."""
 
 
 def measure(folder: Path, home: str | None = None) -> tuple[list[dict[str, Any]], ledger.Line]:
@@ -91,7 +97,7 @@ def _read_study(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     for name in ("study.yaml", "trials.jsonl"):
         if not (folder / name).is_file():
             raise UserError(f"{folder} is not a study, for it lacks {name}: give runs/<study>.")
-    meta = yaml.safe_load((folder / "study.yaml").read_text(encoding="utf-8"))
+    meta = read_meta(folder, NEEDED)
     rows = read_jsonl(folder / "trials.jsonl")
     latest = {row["trial"]: row for row in rows if row["status"] == "done"}
     kept = [row for row in latest.values() if _path(folder, row).is_file()]

@@ -8,8 +8,10 @@ store everyone who publishes uploads files of their own and then the manifest th
 stays, and files of two attempts never mix. No pickle anywhere: an artifact from a colleague can't run code.
 
     case                                            result
-    two machines make one key on an object store    the first manifest wins, the other's files are deleted; both get
-                                                    the first's artifact (locks reach as far as one file system)
+    two ask for one key at once, on one machine     one makes it, the other waits and finds it (on an object store:
+        or on two                                   wavedp.store.lease)
+    two make it all the same, one having been cut   the first manifest wins, the other's files are deleted; both get
+        off from an object store for a while        the first's artifact
     a damaged artifact                              a warning; it is set aside, and made again by whoever needs it
     checkpoints of an unfinished stage              in a folder that only this user can enter; gone once it is published
 
@@ -49,6 +51,7 @@ from wavedp.files import (
     write_synced,
 )
 from wavedp.jsonl import write_jsonl
+from wavedp.store import lease
 
 if TYPE_CHECKING:  # a plan only asks which artifacts exist; that must not import torch
     from torch import Tensor
@@ -168,14 +171,27 @@ class Store:
     def lock(self, stage: str, key: str) -> Iterator[None]:
         """A lock to hold while a stage runs: two studies on one store then never make the same release twice.
 
-        The kernel frees it when its process dies. It reaches as far as the file system does: one machine, where the
-        store is no folder.
+        In a folder the kernel keeps it, on every machine that shares the file system, and frees it when its process
+        dies. On an object store the kernel's lock is this machine's own, and a lease excludes the other machines: see
+        wavedp.store.lease for how long a dead one keeps it.
         """
         locks = self._work() / "locks"
         locks.mkdir(parents=True, exist_ok=True)
-        with open(locks / f"{stage}-{key}", "w", encoding="utf-8") as handle:
+        with open(locks / f"{stage}-{key}", "a+", encoding="utf-8") as handle:
             fcntl.flock(handle, fcntl.LOCK_EX)
-            yield
+            if self.local:
+                yield
+                return
+            leases, token = f"{self.path}/work/leases/{stage}-{key}", secrets.token_hex(16)
+            handle.seek(0)
+            before = handle.read()
+            if before:  # whoever had the kernel's lock has ended, perhaps without giving back its lease
+                lease.end(self.fs, f"{leases}/{before}")
+            handle.truncate(0)
+            handle.write(token)
+            handle.flush()
+            with lease.held(self.fs, leases, token):
+                yield
 
     def put(self, name: str, content: bytes) -> None:
         """Write or replace one small object beside the artifacts. Raises OSError."""

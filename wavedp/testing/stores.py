@@ -10,13 +10,14 @@ pytest then runs every test of the suite on it.
 from __future__ import annotations
 
 import json
+import tempfile
 import threading
 import warnings
 from pathlib import Path
 from typing import Any
 
 from wavedp import store as store_module
-from wavedp.store import MANIFEST, Draft, Store
+from wavedp.store import MANIFEST, Draft, Store, lease
 
 STAGE, KEY, OTHER_KEY = "private_fit", "ab" * 32, "cd" * 32
 
@@ -154,6 +155,26 @@ class StoreSuite:
             with store.lock(STAGE, OTHER_KEY):  # another key is free
                 second.start()
             assert not entered.wait(0.3), "a second holder entered"
+        assert entered.wait(10), "the lock was not freed"
+        second.join(10)
+
+    def test_the_lock_reaches_other_machines(self, tmp_path: Path, monkeypatch: Any) -> None:
+        """Each with a temporary folder of its own, so that the kernel's lock of one says nothing to the other."""
+        entered = threading.Event()
+        monkeypatch.setattr(lease, "POLL_SECONDS", 0.1)
+        for machine in ("first", "second"):
+            (tmp_path / machine).mkdir()
+
+        def enter() -> None:
+            with self.make_store(tmp_path).lock(STAGE, KEY):
+                entered.set()
+
+        second = threading.Thread(target=enter, daemon=True)
+        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "first"))
+        with self.make_store(tmp_path).lock(STAGE, KEY):
+            monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "second"))
+            second.start()
+            assert not entered.wait(0.5), "another machine entered"
         assert entered.wait(10), "the lock was not freed"
         second.join(10)
 
