@@ -17,6 +17,9 @@ from wavedp.privacy import ledger
 from wavedp.store import Artifact, Store
 from wavedp.study_file import read_meta
 
+ROW = ("trial", "status")
+"""Fields that every row of trials.jsonl has, whatever became of its trial."""
+
 
 @dataclass(frozen=True)
 class FinishedTrial:
@@ -70,7 +73,7 @@ def open_trial(folder: Path, trial_id: str, home: str | None = None) -> Finished
         if not (folder / name).is_file():
             raise UserError(f"{folder} is not a study: it has no {name}: give its folder, such as runs/eps_grid.")
     meta = read_meta(folder)
-    rows = {row["trial"]: row for row in read_jsonl(folder / "trials.jsonl")}
+    rows = {row["trial"]: row for row in read_jsonl(folder / "trials.jsonl", needed=ROW)}
     if trial_id not in rows:
         begin = [name for name in rows if name.startswith(trial_id)]
         near = begin[:3] or difflib.get_close_matches(trial_id, rows, 1)

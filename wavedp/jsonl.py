@@ -7,13 +7,14 @@ How a file is read, where `complete` says that every line counts, as in a ledger
     U+2028, U+0085, \\x0b … inside a value       part of the value
     last line cut off (no `\\n`, no object)      left out with a warning; refused if `complete`
     any other line that is no JSON object       UserError that names file and line
+    an object without a `needed` field          the same
 """
 
 from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,15 @@ from wavedp.files import write_atomically
 Row = dict[str, Any]
 
 
-def read_jsonl(path: Path, complete: bool = False) -> list[Row]:
-    """The objects of the file; see the module. complete: no line may be missing, so a torn one is refused too."""
-    return read_lines(path, complete)[0]
+def read_jsonl(path: Path, complete: bool = False, needed: Sequence[str] = ()) -> list[Row]:
+    """The objects of the file; see the module. complete: no line may be missing, so a torn one is refused too. needed:
+    fields that every object has."""
+    rows, places = read_lines(path, complete)
+    for row, place in zip(rows, places, strict=True):
+        for name in needed:
+            if name not in row:
+                raise UserError(f"{place} has no {name!r}: remove or mend that line.")
+    return rows
 
 
 def read_lines(path: Path, complete: bool = False) -> tuple[list[Row], list[str]]:

@@ -104,6 +104,14 @@ LACKING = {  # what each needs, with a study.yaml that has its name only
 }
 
 
+def without_a_trial(reader: Callable[..., object]) -> Callable[[Path], object]:
+    """A reader of finished trials, on a row that names none."""
+    metrics = "{reference_split: a, reference_samples: 1}"
+    meta = f"study: s\nconfig: {{data: {{}}, privacy: {{accountant: pld}}, metrics: {metrics}}}\n"
+    given = ("a",) if reader is open_trial else ()
+    return lambda folder: reader(study(folder, b'{"a": 1}\n', meta=meta.encode()), *given)
+
+
 def opens(reader: str, meta: bytes | str) -> Callable[[Path], object]:
     """A reader of study.yaml, as its command prints what it raises."""
 
@@ -137,6 +145,10 @@ CASES = [
     Odd("line separators and a file name that is no text", separators),
     Odd("a broken row in the middle", refuses(b'{"trial": "b\n' + TEXT.encode()), ("line 1 of", "trials.jsonl")),
     Odd("a row that is no trial", lambda f: Records(study(f, b'{"a": 1}\n')), ("line 1 of", "has no 'trial'")),
+    *(
+        Odd(f"a row that is no trial, {reader.__name__}", without_a_trial(reader), ("line 1 of", "has no 'trial'"))
+        for reader in (open_trial, measure)
+    ),
     Odd("a ledger line that was cut off", refuses(lines=json.dumps(LINE)[:-9].encode()), ("line 1 of", "ledger.jsonl")),
     Odd(
         "an empty gpu_seconds.json",

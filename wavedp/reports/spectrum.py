@@ -98,7 +98,7 @@ def _read_study(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         if not (folder / name).is_file():
             raise UserError(f"{folder} is not a study, for it lacks {name}: give runs/<study>.")
     meta = read_meta(folder, NEEDED)
-    rows = read_jsonl(folder / "trials.jsonl")
+    rows = read_jsonl(folder / "trials.jsonl", needed=("trial", "status"))
     latest = {row["trial"]: row for row in rows if row["status"] == "done"}
     kept = [row for row in latest.values() if _path(folder, row).is_file()]
     if not kept:
