@@ -30,6 +30,7 @@ device are not in the fingerprint either, since they change gradients by roundin
     case                                 result
     no record drawn                      an ordinary step, of noise only
     more than B records drawn            summed in microbatches, still divided by B
+    out of memory                        smaller microbatches from there on (wavedp.privacy.microbatches)
     epsilon = inf                        σ = 0, no clipping, same batches and optimiser; the history states σ = 0
     σ too small for config.epsilon       UserError before the first step
     config.mean_share > 0                σ must leave budget for the class means, which this fit does not release itself
@@ -51,6 +52,7 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +65,7 @@ from wavedp.privacy import accounting
 from wavedp.privacy.accounting import Mechanism
 from wavedp.privacy.checkpoint import State, digest
 from wavedp.privacy.clipping import LossFn, RecordGradients, noisy_mean, plain_sum, trainable
+from wavedp.privacy.microbatches import Microbatches, first_size
 from wavedp.privacy.optimizers import AdamBC
 from wavedp.privacy.randomness import Generator, SecureGenerator, uniform
 from wavedp.seeds import derive_seed
@@ -96,7 +99,7 @@ def fit_private(
     model: moved to `device` and trained in place; it ends with the last weights, not the average.
     loss_fn: (model, *batch) -> Tensor[b], one loss per record. Random numbers that it draws itself (dropout) come from
     torch's global generator, which is seeded for each microbatch and restored after it: such a loss depends on
-    microbatch_size and device.
+    microbatch_size, memory and device.
     draws: number of uniform numbers in [0, 1) that each record's loss receives at each step, as a last argument
     [b, draws] float32 (for the times and noises of diffusion); they depend on neither.
     records: tensors with first dimension N, such as codes [N, L] int64 and labels [N]; on any device.
@@ -127,20 +130,17 @@ def fit_private(
     gradients: RecordGradients | None = None
     if private:
         gradients = RecordGradients(model, config.max_grad_norm, config.grad_sample_mode, config.clipping)
+
+    def sum_of(batch: list[Tensor]) -> list[Tensor]:
+        return gradients.clipped_sum(loss_fn, batch) if gradients else plain_sum(model, loss_fn, batch)
+
+    size = first_size(config.microbatch_size, config.batch_size, device)
+    microbatches = Microbatches(sum_of, parameters, records, size, device)
     try:
         for step in range(first, config.steps):
             drawn = poisson_sample(n_records, rate, sampling)
-            sums = [torch.zeros_like(parameter) for parameter in parameters]
-            chance = torch.Generator().manual_seed(derive_seed(seed, "draws", release, step))
-            for rows in drawn.split(config.microbatch_size) if len(drawn) else ():
-                batch = [tensor[rows.to(tensor.device)].to(device) for tensor in records]
-                if draws:
-                    batch.append(torch.rand(len(rows), draws, generator=chance).to(device))
-                with torch.random.fork_rng([device] if device.type == "cuda" else []):
-                    torch.manual_seed(derive_seed(seed, "loss", release, step, int(rows[0])))
-                    part = gradients.clipped_sum(loss_fn, batch) if gradients else plain_sum(model, loss_fn, batch)
-                for total, term in zip(sums, part, strict=True):
-                    total += term
+            chance = _chance(len(drawn), draws, derive_seed(seed, "draws", release, step)) if draws else None
+            sums = microbatches.sum(drawn, chance, partial(derive_seed, seed, "loss", release, step))
             means = noisy_mean(sums, noise_multiplier, config.max_grad_norm, config.batch_size, noise)
             before = [parameter.detach().clone() for parameter in parameters] if step == 0 else []
             for parameter, mean in zip(parameters, means, strict=True):
@@ -203,6 +203,11 @@ def fingerprint(
 def release_id(fingerprint: dict[str, Any]) -> str:
     """SHA-256 of a fingerprint. It names the release in the seeds of its sampling and noise."""
     return hashlib.sha256(json.dumps(fingerprint, sort_keys=True).encode()).hexdigest()
+
+
+def _chance(records: int, draws: int, seed: int) -> Tensor:
+    """float32 [records, draws] in [0, 1): row by row, so that the cut into microbatches changes nothing."""
+    return torch.rand(records, draws, generator=torch.Generator().manual_seed(seed))
 
 
 def _generators(config: PrivacyConfig, seed: int, release: str) -> tuple[Generator, Generator]:
