@@ -64,13 +64,13 @@ class Microbatches:
         generator for a microbatch, by its first row. Raises UserError if one record alone does not fit in memory.
         """
         sums = [torch.zeros_like(parameter) for parameter in self.parameters]
-        places = {tensor.device: rows.to(tensor.device) for tensor in self.records}
+        places = {tensor.device: rows.to(tensor.device, non_blocking=True) for tensor in self.records}
         done = 0
         while done < len(rows):
             part = slice(done, done + self.size)
             batch = [tensor[places[tensor.device][part]].to(self.device) for tensor in self.records]
             if chance is not None:
-                batch.append(chance[part].to(self.device))
+                batch.append(chance[part].to(self.device, non_blocking=True))
             found = self._sum_or_none(batch, seed_of(int(rows[done])))
             if found is not None:
                 torch._foreach_add_(sums, list(found))

@@ -51,6 +51,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -68,6 +69,7 @@ from wavedp.privacy.clipping import LossFn, RecordGradients, noisy_mean, plain_s
 from wavedp.privacy.microbatches import Microbatches, first_size
 from wavedp.privacy.optimizers import AdamBC
 from wavedp.privacy.randomness import Generator, SecureGenerator, uniform
+from wavedp.privacy.step_draws import Draws
 from wavedp.seeds import derive_seed
 
 
@@ -131,29 +133,36 @@ def fit_private(
     if private:
         gradients = RecordGradients(model, config.max_grad_norm, config.grad_sample_mode, config.clipping)
 
-    def sum_of(batch: list[Tensor]) -> list[Tensor]:
+    def clipped_sum(batch: list[Tensor]) -> list[Tensor]:
         return gradients.clipped_sum(loss_fn, batch) if gradients else plain_sum(model, loss_fn, batch)
 
+    def chance(step: int, drawn: int) -> Tensor | None:
+        return _chance(drawn, draws, derive_seed(seed, "draws", release, step)) if draws else None
+
     size = first_size(config.microbatch_size, config.batch_size, device)
-    microbatches = Microbatches(sum_of, parameters, records, size, device)
-    try:
-        for step in range(first, config.steps):
-            drawn = poisson_sample(n_records, rate, sampling)
-            chance = _chance(len(drawn), draws, derive_seed(seed, "draws", release, step)) if draws else None
-            sums = microbatches.sum(drawn, chance, partial(derive_seed, seed, "loss", release, step))
-            means = noisy_mean(sums, noise_multiplier, config.max_grad_norm, config.batch_size, noise)
+    microbatches = Microbatches(clipped_sum, parameters, records, size, device)
+    sample, noisy = partial(poisson_sample, n_records, rate), parameters if private else []
+    steps = range(first, config.steps)
+    averages, averaged = list(ema.values()), [parameter.detach() for _, parameter in _averaged(model)]
+    with ExitStack() as stack:
+        if gradients:
+            stack.callback(gradients.close)
+        step_draws = stack.enter_context(Draws(sampling, noise, sample, chance, noisy, steps, device))
+        for step in steps:
+            drawn = step_draws.of(step)
+            sums = microbatches.sum(drawn.rows, drawn.chance, partial(derive_seed, seed, "loss", release, step))
+            means = noisy_mean(sums, noise_multiplier, config.max_grad_norm, config.batch_size, drawn.noise)
             before = [parameter.detach().clone() for parameter in parameters] if step == 0 else []
             for parameter, mean in zip(parameters, means, strict=True):
                 parameter.grad = mean
             optimizer.step()
             optimizer.zero_grad()
-            if step == 0 and (private or len(drawn)):
+            if step == 0 and (private or len(drawn.rows)):
                 _require_movement(model, before)
                 _require_fixed(model, fixed)
             # The warm-up keeps the initial weights from dominating the average when there are few steps.
             decay = min(config.ema_decay, (1 + step) / (10 + step))
-            for name, parameter in _averaged(model):
-                ema[name].lerp_(parameter.detach(), 1 - decay)
+            torch._foreach_lerp_(averages, averaged, 1 - decay)
             done = step + 1
             history = [Mechanism(rate, noise_multiplier, done)]
             saved = done % config.checkpoint_every == 0 or done == config.steps
@@ -166,9 +175,6 @@ def fit_private(
                 if checkpoint is not None and not saved:
                     state.save(checkpoint, done, history)
                 raise
-    finally:
-        if gradients:
-            gradients.close()
     _require_fixed(model, fixed)
     rest = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
     if isinstance(noise, SecureGenerator):  # its key may have come from a checkpoint
@@ -238,10 +244,11 @@ def _require_budget(config: PrivacyConfig, noise_multiplier: float, n_records: i
 
 
 def _optimizer(parameters: list[nn.Parameter], config: PrivacyConfig, noise_multiplier: float) -> torch.optim.Optimizer:
+    fused = True if parameters[0].device.type == "cuda" else None  # one kernel; on the CPU numbers stay what they were
     if config.optimizer == "sgd":
-        return torch.optim.SGD(parameters, lr=config.learning_rate)
+        return torch.optim.SGD(parameters, lr=config.learning_rate, fused=fused)
     if config.optimizer == "adam":
-        return torch.optim.Adam(parameters, lr=config.learning_rate)
+        return torch.optim.Adam(parameters, lr=config.learning_rate, fused=fused)
     noise_std = noise_multiplier * config.max_grad_norm / config.batch_size
     return AdamBC(parameters, lr=config.learning_rate, noise_std=noise_std, floor=config.adam_floor)
 
