@@ -106,7 +106,7 @@ class PrivacyConfig:
     trained: Literal["all", "attention", "lora"] = result("all")  # which weights move
     lora_rank: int = result(8, read_if={"trained": "lora"}, within="[1, inf)")
     scale_decay: float = result(1.0, within="(0, inf)")  # a token of scale s weighs scale_decay^s in the loss
-    microbatch_size: int = performance(64, within="[1, inf)")  # records a forward pass
+    microbatch_size: int | Literal["auto"] = performance(64, within="[1, inf)")  # records a pass; auto: what fits
     # How gradients are taken apart by record; auto: the fastest way that the model allows (wavedp.privacy.clipping).
     grad_sample_mode: Literal["auto", "hooks", "ghost", "bookkeeping"] = performance("auto")
     checkpoint_every: int = performance(20, within="[1, inf)")  # steps

@@ -280,6 +280,13 @@ def _convert(where: str, hint: Any, value: Any, within: Range | None) -> Any:
         if value is None:
             return None
         hint = next(option for option in options if option is not type(None))
+    words = [word for option in get_args(hint) if get_origin(option) is Literal for word in get_args(option)]
+    if words:  # in place of a number, such as `int | Literal["auto"]`
+        if value in words:
+            return value
+        hint = next(option for option in get_args(hint) if get_origin(option) is not Literal)
+        if isinstance(value, str):
+            raise UserError(f"{where}={value!r} is not offered: use {' or '.join(words)}, or give a number.")
     if dataclasses.is_dataclass(hint):
         if isinstance(value, hint):  # type: ignore[arg-type]
             return value

@@ -157,7 +157,7 @@ def check_training(config: PrivacyConfig) -> None:
         "max_grad_norm",
         "learning_rate",
         *floor,
-        "microbatch_size",
+        *([] if config.microbatch_size == "auto" else ["microbatch_size"]),
         "checkpoint_every",
     ):
         if not 0 < getattr(config, name) < math.inf:

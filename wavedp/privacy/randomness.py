@@ -23,6 +23,7 @@ from __future__ import annotations
 import hashlib
 import math
 import secrets
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -66,6 +67,29 @@ class SecureGenerator:
 Generator = torch.Generator | SecureGenerator
 
 
+class Drawn:
+    """Normal numbers that were drawn earlier, in place of the generator that they came from: `normal` hands them out,
+    each once and in their order."""
+
+    def __init__(self, numbers: Iterable[Tensor]) -> None:
+        self._left = iter(numbers)
+
+    def take(self, shape: torch.Size, dtype: torch.dtype) -> Tensor:
+        """The next ones. Raises RuntimeError if none are left, or if they were drawn for another tensor."""
+        numbers = next(self._left, None)
+        if numbers is None or (numbers.shape, numbers.dtype) != (shape, dtype):
+            found = "none are left" if numbers is None else f"the next have {tuple(numbers.shape)}, {numbers.dtype}"
+            raise RuntimeError(f"noise of {tuple(shape)}, {dtype} was asked for and {found}")
+        return numbers
+
+
+def twin(generator: Generator) -> Generator:
+    """Another generator that goes on as this one would."""
+    other = type(generator)()
+    other.set_state(generator.get_state())
+    return other
+
+
 def uniform(count: int, generator: Generator) -> Tensor:
     """float64 [count] in [0, 1), in steps of at most 2^-52; count >= 1."""
     if isinstance(generator, torch.Generator):
@@ -73,8 +97,10 @@ def uniform(count: int, generator: Generator) -> Tensor:
     return torch.cat([generator.words(part) * 2.0**-_BITS for part in _parts(count)])
 
 
-def normal(shape: torch.Size, dtype: torch.dtype, generator: Generator) -> Tensor:
+def normal(shape: torch.Size, dtype: torch.dtype, generator: Generator | Drawn) -> Tensor:
     """Independent standard normal numbers of this shape, one or more, on the generator's device."""
+    if isinstance(generator, Drawn):
+        return generator.take(shape, dtype)
     if isinstance(generator, torch.Generator):
         return torch.randn(shape, generator=generator, device=generator.device, dtype=dtype)
     parts = [_normal(part, generator) for part in _parts(math.prod(shape))]

@@ -30,6 +30,7 @@ device are not in the fingerprint either, since they change gradients by roundin
     case                                 result
     no record drawn                      an ordinary step, of noise only
     more than B records drawn            summed in microbatches, still divided by B
+    out of memory                        smaller microbatches from there on (wavedp.privacy.microbatches)
     epsilon = inf                        σ = 0, no clipping, same batches and optimiser; the history states σ = 0
     σ too small for config.epsilon       UserError before the first step
     config.mean_share > 0                σ must leave budget for the class means, which this fit does not release itself
@@ -50,7 +51,9 @@ import hashlib
 import json
 import math
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -63,8 +66,10 @@ from wavedp.privacy import accounting
 from wavedp.privacy.accounting import Mechanism
 from wavedp.privacy.checkpoint import State, digest
 from wavedp.privacy.clipping import LossFn, RecordGradients, noisy_mean, plain_sum, trainable
+from wavedp.privacy.microbatches import Microbatches, first_size
 from wavedp.privacy.optimizers import AdamBC
 from wavedp.privacy.randomness import Generator, SecureGenerator, uniform
+from wavedp.privacy.step_draws import Draws
 from wavedp.seeds import derive_seed
 
 
@@ -96,7 +101,7 @@ def fit_private(
     model: moved to `device` and trained in place; it ends with the last weights, not the average.
     loss_fn: (model, *batch) -> Tensor[b], one loss per record. Random numbers that it draws itself (dropout) come from
     torch's global generator, which is seeded for each microbatch and restored after it: such a loss depends on
-    microbatch_size and device.
+    microbatch_size, memory and device.
     draws: number of uniform numbers in [0, 1) that each record's loss receives at each step, as a last argument
     [b, draws] float32 (for the times and noises of diffusion); they depend on neither.
     records: tensors with first dimension N, such as codes [N, L] int64 and labels [N]; on any device.
@@ -129,37 +134,39 @@ def fit_private(
         gradients = RecordGradients(
             model, config.max_grad_norm, config.grad_sample_mode, config.clipping, config.precision
         )
-    size = None if config.precision == "float32" else config.microbatch_size  # of every microbatch (clipping.Precision)
-    try:
-        for step in range(first, config.steps):
-            drawn = poisson_sample(n_records, rate, sampling)
-            sums = [torch.zeros_like(parameter) for parameter in parameters]
-            chance = torch.Generator().manual_seed(derive_seed(seed, "draws", release, step))
-            for rows in drawn.split(config.microbatch_size) if len(drawn) else ():
-                batch = [tensor[rows.to(tensor.device)].to(device) for tensor in records]
-                if draws:
-                    batch.append(torch.rand(len(rows), draws, generator=chance).to(device))
-                with torch.random.fork_rng([device] if device.type == "cuda" else []):
-                    torch.manual_seed(derive_seed(seed, "loss", release, step, int(rows[0])))
-                    if gradients:
-                        part = gradients.clipped_sum(loss_fn, batch, size)
-                    else:
-                        part = plain_sum(model, loss_fn, batch, config.precision)
-                for total, term in zip(sums, part, strict=True):
-                    total += term
-            means = noisy_mean(sums, noise_multiplier, config.max_grad_norm, config.batch_size, noise)
+
+    def clipped_sum(batch: list[Tensor]) -> list[Tensor]:
+        if gradients is None:
+            return plain_sum(model, loss_fn, batch, config.precision)
+        return gradients.clipped_sum(loss_fn, batch, None if config.precision == "float32" else microbatches.size)
+
+    def chance(step: int, drawn: int) -> Tensor | None:
+        return _chance(drawn, draws, derive_seed(seed, "draws", release, step)) if draws else None
+
+    size = first_size(config.microbatch_size, config.batch_size, device)
+    microbatches = Microbatches(clipped_sum, parameters, records, size, device)
+    sample, noisy = partial(poisson_sample, n_records, rate), parameters if private else []
+    steps = range(first, config.steps)
+    averages, averaged = list(ema.values()), [parameter.detach() for _, parameter in _averaged(model)]
+    with ExitStack() as stack:
+        if gradients:
+            stack.callback(gradients.close)
+        step_draws = stack.enter_context(Draws(sampling, noise, sample, chance, noisy, steps, device))
+        for step in steps:
+            drawn = step_draws.of(step)
+            sums = microbatches.sum(drawn.rows, drawn.chance, partial(derive_seed, seed, "loss", release, step))
+            means = noisy_mean(sums, noise_multiplier, config.max_grad_norm, config.batch_size, drawn.noise)
             before = [parameter.detach().clone() for parameter in parameters] if step == 0 else []
             for parameter, mean in zip(parameters, means, strict=True):
                 parameter.grad = mean
             optimizer.step()
             optimizer.zero_grad()
-            if step == 0 and (private or len(drawn)):
+            if step == 0 and (private or len(drawn.rows)):
                 _require_movement(model, before)
                 _require_fixed(model, fixed)
             # The warm-up keeps the initial weights from dominating the average when there are few steps.
             decay = min(config.ema_decay, (1 + step) / (10 + step))
-            for name, parameter in _averaged(model):
-                ema[name].lerp_(parameter.detach(), 1 - decay)
+            torch._foreach_lerp_(averages, averaged, 1 - decay)
             done = step + 1
             history = [Mechanism(rate, noise_multiplier, done)]
             saved = done % config.checkpoint_every == 0 or done == config.steps
@@ -172,9 +179,6 @@ def fit_private(
                 if checkpoint is not None and not saved:
                     state.save(checkpoint, done, history)
                 raise
-    finally:
-        if gradients:
-            gradients.close()
     _require_fixed(model, fixed)
     rest = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
     if isinstance(noise, SecureGenerator):  # its key may have come from a checkpoint
@@ -211,6 +215,11 @@ def release_id(fingerprint: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(fingerprint, sort_keys=True).encode()).hexdigest()
 
 
+def _chance(records: int, draws: int, seed: int) -> Tensor:
+    """float32 [records, draws] in [0, 1): row by row, so that the cut into microbatches changes nothing."""
+    return torch.rand(records, draws, generator=torch.Generator().manual_seed(seed))
+
+
 def _generators(config: PrivacyConfig, seed: int, release: str) -> tuple[Generator, Generator]:
     """The generators of sampling and of noise."""
     if config.noise_source == "secure":
@@ -239,10 +248,11 @@ def _require_budget(config: PrivacyConfig, noise_multiplier: float, n_records: i
 
 
 def _optimizer(parameters: list[nn.Parameter], config: PrivacyConfig, noise_multiplier: float) -> torch.optim.Optimizer:
+    fused = True if parameters[0].device.type == "cuda" else None  # one kernel; on the CPU numbers stay what they were
     if config.optimizer == "sgd":
-        return torch.optim.SGD(parameters, lr=config.learning_rate)
+        return torch.optim.SGD(parameters, lr=config.learning_rate, fused=fused)
     if config.optimizer == "adam":
-        return torch.optim.Adam(parameters, lr=config.learning_rate)
+        return torch.optim.Adam(parameters, lr=config.learning_rate, fused=fused)
     noise_std = noise_multiplier * config.max_grad_norm / config.batch_size
     return AdamBC(parameters, lr=config.learning_rate, noise_std=noise_std, floor=config.adam_floor)
 

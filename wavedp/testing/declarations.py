@@ -132,10 +132,12 @@ def names_of(cls: type) -> list[str]:
 
 
 def numbers_of(cls: type) -> dict[str, type]:
-    """int or float, by the name of each field of a dataclass that holds a number (or None)."""
+    """int or float, by the name of each field of a dataclass that holds a number (or None, or a word such as auto)."""
     found: dict[str, type] = {}
     for name, hint in get_type_hints(cls).items():
-        kinds = {kind for kind in get_args(hint) if kind is not type(None)} or {hint}
+        kinds = {kind for kind in get_args(hint) if kind is not type(None) and get_origin(kind) is not Literal} or {
+            hint
+        }
         if kinds <= {int, float}:
             found[name] = float if float in kinds else int
     return found
