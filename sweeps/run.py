@@ -77,6 +77,8 @@ def _study(config: DictConfig) -> int:
     with _in_one_sentence(overrides):
         try:
             return run(config, overrides)
+        except BrokenPipeError:  # `| head` has read enough
+            raise
         except OSError as error:
             raise UserError(cannot_write(error.filename or config.results, error)) from error
 

@@ -1,8 +1,10 @@
 """What the first commands that a user types leave behind in a fresh clone: nothing that git sees."""
 
+import os
 import re
 import shlex
 import subprocess
+import sys
 from pathlib import Path
 
 import hydra
@@ -35,6 +37,16 @@ def test_studies_go_where_git_does_not_look():
 def test_what_is_published_needs_no_list():
     assert not ignored("results/a_study_of_tomorrow/trials.jsonl")
     assert not ignored("results/plotly.min.js")
+
+
+def test_a_plan_that_nobody_reads_to_the_end_is_no_error(tmp_path):
+    reader, writer = os.pipe()
+    os.close(reader)
+    asked = [sys.executable, "-m", "sweeps.run", "+sweep=smoke", "dry_run=true", f"store={tmp_path}"]
+    here = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(asked, stdout=writer, stderr=subprocess.PIPE, cwd=tmp_path, env=here)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, b"")  # `| head`
 
 
 @pytest.mark.parametrize(
