@@ -1,9 +1,9 @@
 """Collect what a lent GPU machine lacks, in pieces that travel with the working tree.
 
-    python tests/gpu/pack.py [--data] [--plan FILE] [--folder .gpu] [--limit-mib 64]
-    python tests/gpu/pack.py --restore /tmp/gpu
+    python tests/gpu/pack.py [--data] [--plan FILE] [--folder .gpu] [--limit-mib 64] [--python 3.12]
+    python tests/gpu/pack.py --restore /tmp/gpu [--to FILE]
 
-The first form downloads wheels for Python 3.12 on x86-64 (versions of constraints.txt; what is installed there already
+The first form downloads wheels for x86-64 (versions of constraints.txt; what is installed there already
 is left out), and adds the FID network and one published upscaler of this environment; --data adds Fashion-MNIST's files
 and Open Clip Art, decoded; --plan a plan of `python -m sweeps.run … plan=FILE`. All of it is one archive, cut into
 FOLDER/1/piece.01, FOLDER/2/piece.02, …, none larger than the limit leaves beside the tracked files. It prints the
@@ -52,7 +52,7 @@ def apart(packed: bytes) -> bytes:
     return bytes(found)
 
 
-def wheels(folder: Path, python: str = "3.12") -> None:
+def wheels(folder: Path, python: str) -> None:
     """Download the wheels, without what they need: the machine has that."""
     constraints = (ROOT / "constraints.txt").read_text(encoding="utf-8")
     pinned = dict(re.findall(r"^([\w-]+)==(\S+)$", constraints, re.MULTILINE))
@@ -65,14 +65,14 @@ def wheels(folder: Path, python: str = "3.12") -> None:
     )
 
 
-def collect(folder: Path, with_data: bool, plan: Path | None) -> None:
+def collect(folder: Path, python: str, with_data: bool, plan: Path | None) -> None:
     """Everything that travels, as files of this folder."""
     from wavedp.config import DataConfig
     from wavedp.data.export import export_decoded
     from wavedp.metrics.features import find_network
     from wavedp.upscalers.ncnn.weights import find_weights
 
-    wheels(folder / "wheels")
+    wheels(folder / "wheels", python)
     (folder / "inception.packed").write_bytes(together(find_network(None).read_bytes()))
     (folder / "weights").mkdir()
     graph = find_weights(UPSCALER)
@@ -124,13 +124,15 @@ def main() -> int:
     parser.add_argument("--plan", type=Path, help="also a plan for python -m wavedp.run")
     parser.add_argument("--folder", type=Path, default=Path(".gpu"), help="for the pieces (%(default)s)")
     parser.add_argument("--limit-mib", type=float, default=64.0, help="of one call, tracked files included")
+    parser.add_argument("--python", default="3.12", help="version there (%(default)s)")
     parser.add_argument("--restore", type=Path, metavar="FOLDER", help="there: put the FID network together")
+    parser.add_argument("--to", type=Path, metavar="FILE", help="where (default: where wavedp looks for it)")
     chosen = parser.parse_args()
     if chosen.restore is not None:
-        print(f"the FID network is in {restore(chosen.restore)}")
+        print(f"the FID network is in {restore(chosen.restore, chosen.to)}")
         return 0
     with tempfile.TemporaryDirectory() as place:
-        collect(Path(place), chosen.data, chosen.plan)
+        collect(Path(place), chosen.python, chosen.data, chosen.plan)
         packed = io.BytesIO()
         with tarfile.open(fileobj=packed, mode="w") as archive:
             for file in sorted(path for path in Path(place).rglob("*") if path.is_file()):
