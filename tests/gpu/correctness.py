@@ -19,13 +19,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from setting import Missing, Row, Setting, precisions, takes_auto, with_precision
+from setting import Missing, Row, Setting, takes_auto
 from torch import Tensor, nn
 
 MODES = ("bookkeeping", "hooks", "ghost")
 ALLOWED = {"float32": 1e-4, "tf32": 5e-3, "bfloat16": 4e-2}
 """Of a clipped sum, against plain autograd over single records."""
-FIT_ALLOWED = {"float32": 2e-3, "tf32": 2e-2, "bfloat16": 1e-1}
+FIT_ALLOWED = {"float32": 1e-3, "tf32": 1e-2, "bfloat16": 5e-2}
 """Of the way that the weights of a fit of a few steps go: the noise is the same, and most of that way."""
 
 
@@ -147,9 +147,10 @@ def private_fits(setting: Setting) -> Iterator[Row]:
     for name in ("spectral_ar", "blur_diffusion"):
         trial, images, labels = _small_trial(name)
         start = _generator(trial, "cpu").fit_public(images[:64], labels[:64], 0, _silent)
-        modes = ("bookkeeping",) if setting.small and name == "blur_diffusion" else ("bookkeeping", "hooks")
-        for precision in precisions():
-            trial = _privacy(trial, **with_precision(precision))
+        brief = setting.small and name == "blur_diffusion"
+        modes = ("bookkeeping",) if brief else ("bookkeeping", "hooks")
+        for precision in setting.precisions[-1:] if brief else setting.precisions:
+            trial = _privacy(trial, precision=precision)
             with_cpu = _privacy(trial, grad_sample_mode="bookkeeping", microbatch_size=40)
             expected = _fit(with_cpu, "cpu", start, images, labels)
             for mode in modes:
@@ -392,7 +393,7 @@ def _against_autograd(
     expected = [sum(min(1.0, bound / norm) * part for norm, part in zip(norms, column, strict=True))
                 for column in zip(*each, strict=True)]  # fmt: skip
     for mode in MODES:
-        for precision in precisions():
+        for precision in setting.precisions if mode != "ghost" else ("float32",):  # ghost refuses all others
             about = f"{name}, {mode} {precision}"
             try:
                 found = _clipped(model, loss, batch, bound, mode, precision, setting.device)
@@ -418,7 +419,7 @@ def _clipped(
     half = (len(batch[0]) + 1) // 2
     gradients = None
     try:
-        gradients = RecordGradients(there, bound, mode, "flat", **with_precision(precision))
+        gradients = RecordGradients(there, bound, mode, "flat", precision=precision)
         parts = [gradients.clipped_sum(loss, [item[rows].to(device) for item in batch])
                  for rows in (slice(0, half), slice(half, None))]  # fmt: skip
     except UserError as refusal:

@@ -1,10 +1,13 @@
-"""What the sections of tests/gpu/check.py share: how they are asked to check, and what this wavedp can do."""
+"""What the sections of tests/gpu/check.py share: how they are asked to check."""
 
 from __future__ import annotations
 
 import time
 from dataclasses import dataclass
 from typing import Any, get_args, get_type_hints
+
+from wavedp.config import PrivacyConfig
+from wavedp.full_precision import Precision
 
 Row = dict[str, Any]
 
@@ -24,26 +27,17 @@ class Setting:
     weights: str | None = None
     deadline: float = float("inf")
 
+    @property
+    def precisions(self) -> tuple[str, ...]:
+        """Those of privacy.precision, most exact first; a CPU computes tf32 as float32, so `small` leaves it out."""
+        every = get_args(Precision)
+        return tuple(name for name in every if name != "tf32") if self.small else every
+
     def late(self) -> bool:
         """True when the time is over."""
         return time.monotonic() >= self.deadline
 
 
-def precisions() -> list[str]:
-    """The values of privacy.precision, or float32 alone for a wavedp without that field."""
-    from wavedp.config import PrivacyConfig
-
-    hints = get_type_hints(PrivacyConfig)
-    return list(get_args(hints["precision"])) if "precision" in hints else ["float32"]
-
-
 def takes_auto() -> bool:
     """True if privacy.microbatch_size may be auto."""
-    from wavedp.config import PrivacyConfig
-
     return get_type_hints(PrivacyConfig)["microbatch_size"] is not int
-
-
-def with_precision(precision: str) -> dict[str, str]:
-    """The argument `precision` of whatever takes one; float32 is the default everywhere."""
-    return {} if precision == "float32" else {"precision": precision}

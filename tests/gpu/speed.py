@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from correctness import distance, needs_auto, needs_network, row, transformer, unet
-from setting import Row, Setting, precisions, with_precision
+from setting import Row, Setting
 
 MODES = ("bookkeeping", "hooks", "ghost")
 SLACK = 1.15
@@ -51,7 +51,7 @@ def unet_large_step(setting: Setting) -> Iterator[Row]:
     yield {"name": "one record alone, which a fit does 64 times", "value": alone, "unit": "s", "peak_gib": None}
     images, labels = torch.rand(n, 1, sizes["side"], sizes["side"]), torch.randint(10, (n,))
     start = {name: value.clone() for name, value in model.state_dict().items()}
-    fastest = precisions()[-1]
+    fastest = setting.precisions[-1]
     wanted = [("plain", fastest), ("bookkeeping", fastest), ("bookkeeping", "float32")]
     for mode, precision in dict.fromkeys(wanted):
         about = f"{mode} {precision}"
@@ -113,7 +113,8 @@ def unet_step(setting: Setting) -> Iterator[Row]:
     images, labels = torch.rand(n, 1, sizes["side"], sizes["side"]), torch.randint(10, (n,))
     start = {name: value.clone() for name, value in model.state_dict().items()}
     problem = (model, start, loss, (images, labels), records[-1].shape[1])
-    yield from _steps_of_modes(setting, problem, batch, {}, rows, ("bookkeeping", "hooks"))
+    modes = ("bookkeeping",) if setting.small else ("bookkeeping", "hooks")
+    yield from _steps_of_modes(setting, problem, batch, {}, rows, modes)
 
 
 def sampling_speed(setting: Setting) -> Iterator[Row]:
@@ -221,8 +222,8 @@ def _steps_of_modes(
     setting: Setting, problem: Problem, batch: int, smaller: dict[str, int], rows: int, modes: tuple[str, ...]
 ) -> Iterator[Row]:
     """The fastest precision first, without privacy before each mode. smaller: microbatches of modes that need them."""
-    for precision in reversed(precisions()):
-        for mode in ("plain", *modes):
+    for precision in reversed(setting.precisions):
+        for mode in ("plain", *(mode for mode in modes if mode != "ghost" or precision == "float32")):
             about = f"{mode} {precision}"
             yield _step(setting, about, problem, mode, precision, batch, smaller.get(mode, rows))
 
@@ -259,7 +260,7 @@ def _fit(
     model.load_state_dict(start)
     config = PrivacyConfig(
         epsilon=math.inf if mode == "plain" else 10.0, batch_size=batch, steps=steps, microbatch_size=rows,
-        grad_sample_mode="auto" if mode == "plain" else mode, **with_precision(precision),
+        grad_sample_mode="auto" if mode == "plain" else mode, precision=precision,
     )  # fmt: skip
     sigma = accounting.mechanisms(config, len(records[0]))[-1].noise_multiplier
     clock = _Clock(setting)
