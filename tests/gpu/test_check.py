@@ -7,8 +7,11 @@ import sys
 from pathlib import Path
 
 import check
+import correctness
 import pack
 import pytest
+import setting
+import speed
 import torch
 
 from wavedp.generators.spectral_ar.transformer import SpectralTransformer
@@ -160,6 +163,36 @@ def test_it_stops_in_time(monkeypatch, tmp_path):
     _, found = run(tmp_path, "--only", "wavelets_and_tokens,samplers", "--minutes", "0.1")
     assert [part["status"] for part in found["sections"]] == ["cut short", "not run"]
     assert 0 < len(found["sections"][0]["rows"]) < 14
+
+
+@pytest.mark.parametrize(("step", "expected", "projected"), [(0.1, 0.1, False), (0.5, 8.0, True)])
+def test_a_step_that_would_take_too_long_is_projected(step, expected, projected, monkeypatch):
+    """The U-Net's large step is tried with a sixteenth of its batch first."""
+    asked = []
+
+    def timed(setting, about, problem, mode, precision, batch, rows, steps=8):
+        asked.append(batch)
+        return {"name": about, "value": step, "unit": "s", "peak_gib": 1.0}
+
+    monkeypatch.setattr(speed, "_step", timed)
+    monkeypatch.setattr(speed, "unet", lambda setting, records, **sizes: correctness.unet(setting, records))
+    ticks = iter(range(100))
+    monkeypatch.setattr(speed, "_now", lambda setting: 0.01 * next(ticks))
+    _, plain, *rest = speed.unet_large_step(setting.Setting("cpu", small=False))
+    assert (plain["value"], plain["projected"]) == (expected, projected)
+    assert asked[:2] == ([256, 256] if projected else [256, 4096])
+    assert {row["name"] for row in rest} == {"bookkeeping bfloat16", "bookkeeping float32"}
+
+
+def test_a_row_without_memory_says_so(monkeypatch, tmp_path):
+    def full(*given, **named):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("wavedp.privacy.training.fit_private", full)
+    status, found = run(tmp_path, "--only", "transformer_step")
+    assert status == 0
+    assert {row["value"] for row in found["sections"][0]["rows"]} == {None}
+    assert "out of memory with" in found["sections"][0]["rows"][0]["reason"]
 
 
 def test_goals_are_judged_on_cuda_alone():
