@@ -9,10 +9,10 @@ is run: neither ray nor hydra is imported, and nothing is fetched. `--small --de
 minute of two cores, CPU against CPU, and the test suite runs it: its times say nothing. Exit status: 0; 1 where
 something is wrong; 2 where there is no such device or section.
 
-On the lent machine (Python 3.12, torch 2.11, no network; 64 MiB a call, of which tracked files take 32). Here, in the
+On the lent machine (Python 3.12, torch 2.11, no network; 64 MiB a call, of which tracked files take 34). Here, in the
 root of the checkout that the session was started in:
 
-    .venv/bin/python tests/gpu/pack.py    # wheels 11, FID network 70, an upscaler 1 MiB: .gpu/1 to .gpu/3, 31 MiB each
+    .venv/bin/python tests/gpu/pack.py    # wheels 11, FID network 70, an upscaler 1 MiB: .gpu/1 to .gpu/3, 29 MiB each
 
 Then one call for each piece, the next within the 30 seconds that the machine stays warm, so that /tmp/gpu stays:
 

@@ -3,12 +3,12 @@
     python tests/gpu/pack.py [--data] [--plan FILE] [--folder .gpu] [--limit-mib 64] [--python 3.12]
     python tests/gpu/pack.py --restore /tmp/gpu [--to FILE]
 
-The first form downloads wheels for x86-64 (versions of constraints.txt; what is installed there already
-is left out), and adds the FID network and one published upscaler of this environment; --data adds Fashion-MNIST's files
-and Open Clip Art, decoded; --plan a plan of `python -m sweeps.run … plan=FILE`. All of it is one archive, cut into
-FOLDER/1/piece.01, FOLDER/2/piece.02, …, none larger than the limit leaves beside the tracked files. It prints the
-commands of the calls that carry one piece each. The second form is what tests/gpu/unpack.sh runs there: it puts the FID
-network together, where wavedp finds it by itself.
+The first form downloads wheels for x86-64 (versions of constraints.txt; not those of what is installed there) and
+adds the FID network of this environment. --data adds Fashion-MNIST's files and Open Clip Art, decoded; --plan a plan of
+`python -m sweeps.run … plan=FILE`; without one, for check.py, a published upscaler is added. All of it is one archive,
+cut into FOLDER/1/piece.01, FOLDER/2/piece.02, …, none larger than the limit leaves beside the tracked files. The
+commands of the calls that carry one piece each are printed. The second form is what tests/gpu/unpack.sh runs there: it
+puts the FID network together, where wavedp finds it by itself.
 
 The FID network is 83 MiB of float32, which compresses to 85 % once the first bytes of all numbers stand together, then
 the second, third and fourth: nothing is rounded, and the file there has the checksum that it has here.
@@ -33,7 +33,7 @@ sys.path.insert(0, str(ROOT))
 WHEELS = ("PyWavelets", "opacus", "dp-accounting", "dm-tree", "diffusers", "importlib_metadata", "lazy-importer")
 PLATFORMS = ("manylinux_2_28", "manylinux_2_27", "manylinux_2_24", "manylinux_2_17", "manylinux2014", "manylinux1")
 UPSCALER = "animevideov3_x2"
-MARGIN = 1.5  # MiB that a call keeps free
+MARGIN = 1.0  # MiB that a call keeps free
 
 
 def together(content: bytes) -> bytes:
@@ -74,10 +74,11 @@ def collect(folder: Path, python: str, with_data: bool, plan: Path | None) -> No
 
     wheels(folder / "wheels", python)
     (folder / "inception.packed").write_bytes(together(find_network(None).read_bytes()))
-    (folder / "weights").mkdir()
-    graph = find_weights(UPSCALER)
-    for file in (graph, graph.with_suffix(".bin")):
-        shutil.copy(file, folder / "weights" / file.name)
+    if plan is None:
+        (folder / "weights").mkdir()
+        graph = find_weights(UPSCALER)
+        for file in (graph, graph.with_suffix(".bin")):
+            shutil.copy(file, folder / "weights" / file.name)
     commit = ["git", "-C", ROOT, "describe", "--always", "--abbrev=40", "--dirty"]
     found = subprocess.run(commit, capture_output=True, text=True, check=True).stdout
     (folder / "commit").write_text(found, encoding="utf-8")
