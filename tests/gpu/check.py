@@ -24,7 +24,7 @@ Then one call for each piece, the next within the 30 seconds that the machine st
 
 A session's 15 minutes are enough for this check or for the study of conf/preset/gpu.yaml, which has its own commands.
 
-The JSON (schema 1):
+The JSON (schema 1), written after every section:
 
     schema 1 · started (UTC) · commit, or "unknown" where no git is; changed: the tree was not that commit
     device {kind, name, memory_gib, cuda} · versions {python, torch, …} · threads · small · minutes · seconds
@@ -238,29 +238,31 @@ def main(arguments: list[str] | None = None) -> int:
             known = ", ".join(section.name for section in asked)
             print(f"Error: --only {name} is not a section: use {known}.", file=sys.stderr)
             return 2
-    started, clock = datetime.now(UTC), time.monotonic()
+    clock = time.monotonic()
     setting = Setting(chosen.device, chosen.small, chosen.inception, chosen.weights, clock + 60 * chosen.minutes)
-    done: list[dict[str, Any]] = []
+    result: dict[str, Any] = {
+        "schema": 1,
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        **about(chosen.device, chosen.commit),
+        "small": chosen.small,
+        "minutes": chosen.minutes,
+        "sections": [],
+    }
+    done = result["sections"]
     for section in asked:
         if names is None or section.name in names:
             done.append(run_section(section, setting))
             print(f"{section.name}: {done[-1]['status']} [{done[-1]['seconds']:.1f} s]", file=sys.stderr, flush=True)
+            failed = sum(row.get("status") == "failed" for part in done for row in part["rows"])
+            result |= {
+                "seconds": round(time.monotonic() - clock, 1),
+                "goals": [judged(goal, done, chosen.device) for goal in GOALS],
+                "failed": failed + sum(part["status"] == "error" for part in done),
+            }
+            if chosen.out is not None:  # after each section: whoever stops the check keeps what is done
+                chosen.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
             if chosen.device == "cuda":
                 torch.cuda.empty_cache()
-    failed = sum(row.get("status") == "failed" for part in done for row in part["rows"])
-    result = {
-        "schema": 1,
-        "started": started.isoformat(timespec="seconds"),
-        **about(chosen.device, chosen.commit),
-        "small": chosen.small,
-        "minutes": chosen.minutes,
-        "seconds": round(time.monotonic() - clock, 1),
-        "sections": done,
-        "goals": [judged(goal, done, chosen.device) for goal in GOALS],
-        "failed": failed + sum(part["status"] == "error" for part in done),
-    }
-    if chosen.out is not None:
-        chosen.out.write_text(json.dumps(result, indent=1, allow_nan=True) + "\n", encoding="utf-8")
     print(table(result))
     return 1 if result["failed"] else 0
 

@@ -134,6 +134,18 @@ def test_an_exception_is_wrong_and_the_rest_goes_on(monkeypatch, tmp_path):
     assert "no kernel" in found["sections"][0]["reason"]
 
 
+def test_what_is_done_is_kept_when_it_is_stopped(monkeypatch, tmp_path):
+    def stopped(*given, **named):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(SpectralTransformer, "sample", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, "--only", "wavelets_and_tokens,samplers")
+    found = json.loads((tmp_path / "check.json").read_text(encoding="utf-8"))
+    assert [part["name"] for part in found["sections"]] == ["wavelets_and_tokens"]
+    assert len(found["goals"]) == len(check.GOALS)
+
+
 def test_a_missing_package_or_file_is_said(monkeypatch, tmp_path):
     for name in [name for name in sys.modules if name.partition(".")[0] == "opacus"]:
         monkeypatch.delitem(sys.modules, name)
