@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from setting import Missing, Row, Setting, takes_auto
+from setting import Missing, Row, Setting
 from torch import Tensor, nn
 
 MODES = ("bookkeeping", "hooks", "ghost")
@@ -498,12 +498,6 @@ def needs_network(setting: Setting) -> None:
         find_network(setting.inception)
     except UserError as error:
         raise Missing(str(error)) from error
-
-
-def needs_auto() -> None:
-    """Raises Missing for a wavedp whose microbatches are numbers only."""
-    if not takes_auto():
-        raise Missing("privacy.microbatch_size=auto is not in this wavedp")
 
 
 def _silent(done: int, total: int) -> None:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args
 
-from wavedp.config import PrivacyConfig
 from wavedp.full_precision import Precision
 
 Row = dict[str, Any]
@@ -36,8 +35,3 @@ class Setting:
     def late(self) -> bool:
         """True when the time is over."""
         return time.monotonic() >= self.deadline
-
-
-def takes_auto() -> bool:
-    """True if privacy.microbatch_size may be auto."""
-    return get_type_hints(PrivacyConfig)["microbatch_size"] is not int

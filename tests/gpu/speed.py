@@ -1,13 +1,16 @@
 """Sections of tests/gpu/check.py that measure: seconds, images a second, and device memory.
 
 Private steps are timed in `fit_private` itself, between two of its reports, so sampling, transfers, noise and the
-optimiser are in them; the first steps, which compile, choose kernels and compare records, are not. Medians count.
+optimiser are in them; the first steps, which choose kernels and microbatches and compare records, are not.
+Medians count.
 
     B  expected batch   K  noises of a record
 """
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import math
 import statistics
 import time
@@ -15,7 +18,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from correctness import distance, needs_auto, needs_network, row, transformer, unet
+from correctness import distance, needs_network, row, transformer, unet
 from setting import Row, Setting
 
 MODES = ("bookkeeping", "hooks", "ghost")
@@ -27,8 +30,7 @@ def transformer_step(setting: Setting) -> Iterator[Row]:
     n, batch = (512, 32) if setting.small else (60000, 2048)
     model, loss, records = transformer(setting, n, **sizes, views=1)
     start = {name: value.clone() for name, value in model.state_dict().items()}
-    rows = one_pass(batch)
-    yield from _steps_of_modes(setting, (model, start, loss, records, 0), batch, {"hooks": rows // 4}, rows, MODES)
+    yield from _steps_of_modes(setting, (model, start, loss, records, 0), batch, MODES)
 
 
 def unet_large_step(setting: Setting) -> Iterator[Row]:
@@ -105,14 +107,14 @@ def fid_features_speed(setting: Setting) -> Iterator[Row]:
 
 def unet_step(setting: Setting) -> Iterator[Row]:
     """A private step of the U-Net of 32 channels and 2 layers, 14×14, K = 2, B = 512."""
-    n, batch, rows = (256, 16, 8) if setting.small else (60000, 512, 128)
+    n, batch = (256, 16) if setting.small else (60000, 512)
     sizes = {"side": 8} if setting.small else {"side": 14, "channels": 32, "layers": 2}
     model, loss, records = unet(setting, 1, noises=2, views=1, **sizes)
     images, labels = torch.rand(n, 1, sizes["side"], sizes["side"]), torch.randint(10, (n,))
     start = {name: value.clone() for name, value in model.state_dict().items()}
     problem = (model, start, loss, (images, labels), records[-1].shape[1])
     modes = ("bookkeeping",) if setting.small else ("bookkeeping", "hooks")
-    yield from _steps_of_modes(setting, problem, batch, {}, rows, modes)
+    yield from _steps_of_modes(setting, problem, batch, modes)
 
 
 def sampling_speed(setting: Setting) -> Iterator[Row]:
@@ -167,35 +169,52 @@ def pretraining_step(setting: Setting) -> Iterator[Row]:
 
 
 def out_of_memory(setting: Setting) -> Iterator[Row]:
-    """With `microbatch_size=auto`, and where a microbatch is too large for the card, a fit goes on in smaller ones and
-    ends where one of small microbatches ends. The card's memory is bounded for this process meanwhile."""
-    needs_auto()
+    """Where a microbatch is too large for the card, a fit goes on in smaller ones, and ends where one of small
+    microbatches ends. The card's memory is bounded for this process meanwhile; a CPU's is said to be full by a stand-in
+    that refuses more than 20 records."""
     sizes = {"width": 32, "depth": 1, "heads": 4} if setting.small else {"width": 256, "depth": 6, "heads": 8}
     n, batch = (512, 32) if setting.small else (20000, 1024)
     model, loss, records = transformer(setting, n, **sizes, views=1)
     start = {name: value.clone() for name, value in model.state_dict().items()}
-    problem = (model, start, loss, records, 0)
-    ends = {}
-    for rows in (64, 2 * batch, "auto"):
-        if setting.device == "cuda":
-            torch.cuda.empty_cache()
-            total = torch.cuda.get_device_properties(0).total_memory
-            torch.cuda.set_per_process_memory_fraction(min(1.0, 4 * 2**30 / total))
-        try:
-            _fit(setting, problem, "bookkeeping", "float32", batch, rows, steps=3)
-        finally:
-            if setting.device == "cuda":
-                torch.cuda.set_per_process_memory_fraction(1.0)
+    ends, refusals, few = {}, {}, 12 if setting.small else 48
+    for rows in (few, 2 * batch, "auto"):
+        with bounded_memory(setting, gib=4, records=20):
+            clock = _fit(setting, (model, start, loss, records, 0), "bookkeeping", "float32", batch, rows, steps=3)
         ends[rows] = [value.cpu().clone() for value in model.state_dict().values()]
+        refusals[rows] = clock.refusals
     first = list(start.values())
-    yield row("a microbatch of twice the batch", distance(ends[2 * batch], ends[64], first), 2e-3)
-    yield row("auto", distance(ends["auto"], ends[64], first), 2e-3)
+    for rows, words in ((2 * batch, "a microbatch of twice the batch"), ("auto", "auto")):
+        yield row(words, distance(ends[rows], ends[few], first), 2e-3)
+        yield row(f"{words}, memory sufficed", not refusals[rows], 0)
+    yield row(f"{few} records, halvings", refusals[few], 0)
 
 
-def one_pass(batch: int) -> int:
-    """A microbatch that nearly every Poisson batch fits into: a rest of a few records would cost a pass of its own, and
-    below float32 it is filled up to a whole one."""
-    return batch + math.ceil(4 * math.sqrt(batch))
+@contextlib.contextmanager
+def bounded_memory(setting: Setting, gib: float, records: int) -> Iterator[None]:
+    """On CUDA, this process gets no more than so much memory; on the CPU no sum of more than so many records."""
+    if setting.device == "cuda":
+        torch.cuda.empty_cache()
+        total = torch.cuda.get_device_properties(0).total_memory
+        torch.cuda.set_per_process_memory_fraction(min(1.0, gib * 2**30 / total))
+        try:
+            yield
+        finally:
+            torch.cuda.set_per_process_memory_fraction(1.0)
+        return
+    from wavedp.privacy.clipping import RecordGradients
+
+    original = RecordGradients.clipped_sum
+
+    def refused(self: Any, loss: Any, batch: Any, *rest: Any) -> Any:
+        if len(batch[0]) > records:
+            raise torch.OutOfMemoryError("a stand-in for a full card")
+        return original(self, loss, batch, *rest)
+
+    RecordGradients.clipped_sum = refused  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        RecordGradients.clipped_sum = original  # type: ignore[method-assign]
 
 
 SECTIONS = (transformer_step, unet_large_step, wavelet_detail_training, fid_features_speed, unet_step, sampling_speed,
@@ -205,11 +224,14 @@ Problem = tuple[Any, dict[str, torch.Tensor], Callable[..., torch.Tensor], tuple
 """Model, its first weights, loss, records, and the uniform numbers that a record's loss takes."""
 
 
-class _Clock:
-    """A report that keeps the seconds of each step, first included."""
+class _Clock(logging.Handler):
+    """A report that keeps the seconds of each step, first included, and a handler that counts how often memory did not
+    suffice."""
 
     def __init__(self, setting: Setting) -> None:
-        self.setting, self.seconds = setting, []  # type: Setting, list[float]
+        super().__init__(logging.WARNING)
+        self.setting, self.refusals = setting, 0
+        self.seconds: list[float] = []
         _forget_peak(setting)
         self.last = _now(setting)
 
@@ -218,22 +240,30 @@ class _Clock:
         self.seconds.append(now - self.last)
         self.last = now
 
+    def emit(self, record: logging.LogRecord) -> None:
+        self.refusals += record.getMessage().startswith("Out of memory")
+
     def peak(self) -> float | None:
         return _peak(self.setting)
 
 
-def _steps_of_modes(
-    setting: Setting, problem: Problem, batch: int, smaller: dict[str, int], rows: int, modes: tuple[str, ...]
-) -> Iterator[Row]:
-    """The fastest precision first, without privacy before each mode. smaller: microbatches of modes that need them."""
+def _steps_of_modes(setting: Setting, problem: Problem, batch: int, modes: tuple[str, ...]) -> Iterator[Row]:
+    """The fastest precision first, without privacy before each mode; microbatches as large as memory allows."""
     for precision in reversed(setting.precisions):
         for mode in ("plain", *(mode for mode in modes if mode != "ghost" or precision == "float32")):
             about = f"{mode} {precision}"
-            yield _step(setting, about, problem, mode, precision, batch, smaller.get(mode, rows))
+            yield _step(setting, about, problem, mode, precision, batch, "auto")
 
 
 def _step(
-    setting: Setting, about: str, problem: Problem, mode: str, precision: str, batch: int, rows: int, steps: int = 8
+    setting: Setting,
+    about: str,
+    problem: Problem,
+    mode: str,
+    precision: str,
+    batch: int,
+    rows: int | str,
+    steps: int = 8,
 ) -> Row:
     """A row of the median step after the first two (or all but the first, of few)."""
     from wavedp.errors import UserError
@@ -244,12 +274,13 @@ def _step(
     except ModuleNotFoundError as error:
         return _nothing(about, f"the package {error.name} is not installed")
     except torch.OutOfMemoryError:
-        return _nothing(about, f"out of memory with {rows} records a microbatch")
+        return _nothing(about, f"out of memory with microbatch_size={rows}")
     except UserError as refusal:
         return _nothing(about, f"refused: {refusal}")
     counted = clock.seconds[2 if steps > 4 else 1 :]
     return {"name": about, "value": _median(counted), "unit": "s", "peak_gib": clock.peak(), "batch": batch,
-            "microbatch": rows, "steps": counted, "first_step": clock.seconds[0]}  # fmt: skip
+            "microbatch": rows, "halvings": clock.refusals, "steps": counted,
+            "first_step": clock.seconds[0]}  # fmt: skip
 
 
 def _fit(
@@ -268,8 +299,13 @@ def _fit(
     )  # fmt: skip
     sigma = accounting.mechanisms(config, len(records[0]))[-1].noise_multiplier
     clock = _Clock(setting)
-    fit_private(model, loss, records, config, noise_multiplier=sigma, seed=0, draws=draws, device=setting.device,
-                report=clock)  # fmt: skip
+    log = logging.getLogger("wavedp.privacy")
+    log.addHandler(clock)
+    try:
+        fit_private(model, loss, records, config, noise_multiplier=sigma, seed=0, draws=draws, device=setting.device,
+                    report=clock)  # fmt: skip
+    finally:
+        log.removeHandler(clock)
     return clock
 
 

@@ -17,6 +17,7 @@ import torch
 from wavedp.generators.spectral_ar.transformer import SpectralTransformer
 from wavedp.metrics import features
 from wavedp.privacy.clipping import RecordGradients
+from wavedp.privacy.microbatches import Microbatches
 from wavedp.upscalers.wavelet_detail import network
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -103,6 +104,17 @@ def batched(monkeypatch):
     monkeypatch.setattr(features, "_forward", lambda *given: original(*given) * (1 + 0.001 * len(given[1])))
 
 
+def losing(monkeypatch):
+    """Microbatches that did not fit count as done."""
+    original = Microbatches._sum_or_none
+
+    def sum_or_nothing(self, batch, seed):
+        found = original(self, batch, seed)
+        return [torch.zeros_like(parameter) for parameter in self.parameters] if found is None else found
+
+    monkeypatch.setattr(Microbatches, "_sum_or_none", sum_or_nothing)
+
+
 @pytest.mark.parametrize(
     ("section", "sabotage"),
     [
@@ -112,6 +124,7 @@ def batched(monkeypatch):
         ("samplers", forgetful),
         ("upscalers", mixing),
         ("fid_features", batched),
+        ("out_of_memory", losing),
     ],
 )
 def test_what_is_wrong_is_found(section, sabotage, monkeypatch, tmp_path, capsys):
