@@ -74,6 +74,8 @@ def _row(point: Point, metrics: Sequence[str], bold: dict[str, list[Point]]) -> 
         if value is not None and any(metric not in trial.metrics for trial in point.trials):
             text += f" (n={value.n})"
         cells.append(f"**{text}**" if point in bold[metric] else text)
+    if any(not trial.seconds and set(trial.keys) - set(trial.reused) for trial in point.trials):
+        return [*cells, point.replicates, "", ""]  # python -m sweeps.collect does not know what took how long
     stages = sum(len(set(trial.keys) | set(trial.reused)) for trial in point.trials)
     reused = sum(len(trial.reused) for trial in point.trials)
     seconds = sum(s for trial in point.trials for stage, s in trial.seconds.items() if stage not in trial.reused)

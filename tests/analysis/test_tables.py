@@ -55,6 +55,17 @@ def test_a_row_for_each_series_and_epsilon(study: Study) -> None:
     assert body[4][4:] == ["3", "23.5", "12/18"]
 
 
+def test_what_took_how_long_is_left_open_where_nobody_knows(study: Study) -> None:
+    """Rows of sweeps.collect have no seconds; a trial that found everything has none either, and took none."""
+    alike = [trial for trial in study.done if trial.upscaler == "bicubic" and trial.epsilon == 1]
+    collected = [dataclasses.replace(trial, seconds={}) for trial in alike]
+    (row,) = rows(table(dataclasses.replace(study, trials=collected), [FID]))[2:3]
+    assert row[5:] == ["", ""]
+    found = [dataclasses.replace(trial, seconds={}, reused=list(trial.keys)) for trial in alike]
+    (row,) = rows(table(dataclasses.replace(study, trials=found), [FID]))[2:3]
+    assert row[5:] == ["0", "18/18"]
+
+
 def test_trials_without_a_result_are_listed_with_their_reasons(study: Study) -> None:
     found = rows(table(study))
     assert ["eps0.01-bicubic-s0", "infeasible", "no noise level up to 1e4 reaches ε=0.01 at δ=1.5e-6"] in found

@@ -20,7 +20,7 @@ import sweeps.run
 from wavedp import chain
 from wavedp.config import TrialConfig, sections, trial_of, with_absolute_paths
 from wavedp.errors import UserError
-from wavedp.privacy import ledger
+from wavedp.privacy import ledger, recipe
 from wavedp.store import Store
 
 ROOT = Path(__file__).parent.parent.parent
@@ -386,6 +386,20 @@ def test_the_gpu_preset_is_the_cpu_pipeline_at_another_size():
     assert (trial.device, trial.metrics.fid_samples, trial.metrics.reference_samples) == ("cuda", 10_000, None)
     assert trial.generator.width % trial.generator.heads == 0
     assert chain.mechanisms(trial)["private_fit"].noise_multiplier > 0
+    assert (trial.upscaler.name, trial.upscaler.train_steps, trial.privacy.precision) == (
+        "wavelet_detail", 4000, "bfloat16")  # fmt: skip
+
+
+@pytest.mark.parametrize(("epsilon", "percent"), [(1, 1), (3, 5), (10, 17)])
+def test_the_gpu_presets_batch_is_near_the_recipes(epsilon, percent):
+    """What its header says of the noise, from N, ε and the number of passes alone."""
+    with hydra.initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        privacy = hydra.compose("config", overrides=["preset=gpu"]).privacy
+    found = recipe.candidates(60_000, epsilon, None, privacy.batch_size * privacy.steps)
+    (ours,) = (item for item in found if item.batch_size == privacy.batch_size)
+    assert ours.steps == privacy.steps
+    assert round(100 * (ours.noise_per_signal / min(item.noise_per_signal for item in found) - 1)) == percent
+    assert privacy.learning_rate == pytest.approx(ours.learning_rate * (64 / 256) ** 0.5)
 
 
 @pytest.mark.slow

@@ -33,7 +33,7 @@ def test_anchors_run_what_a_preset_says():
     recorded, (public, real) = study("+sweep=anchors", "preset=gpu")
     assert (real.generator.name, public.generator.name) == ("real", "public")
     ran = {**dataclasses.asdict(public.generator), "name": "spectral_ar"}
-    assert (ran["width"], ran["depth"], ran["pretrain_steps"]) == (256, 6, 20000)
+    assert (ran["width"], ran["depth"], ran["pretrain_steps"]) == (256, 6, 2000)
     assert ran == recorded["generator"]
 
 
@@ -41,7 +41,7 @@ def test_options_of_a_group_keep_a_presets_values():
     recorded, trials = study("+sweep=eps_grid", "preset=gpu", "sweep.grid={epsilon: [10], privacy: [dp_adam, dp_sgd]}")
     assert [trial.privacy.optimizer for trial in trials] == ["adam", "sgd"]
     for trial in trials:
-        assert (trial.privacy.batch_size, trial.privacy.steps) == (4096, 1500)
+        assert (trial.privacy.batch_size, trial.privacy.steps) == (4096, 200)
         assert {**dataclasses.asdict(trial.privacy), "optimizer": "adam"} == recorded["privacy"]
 
 

@@ -17,7 +17,7 @@ from PIL import Image
 
 from wavedp.config import MetricsConfig
 from wavedp.errors import UserError
-from wavedp.metrics import Given, chosen, primary, suite
+from wavedp.metrics import Given, chosen, kernel, primary, suite
 from wavedp.metrics import features as features_module
 from wavedp.metrics.downstream import downstream_accuracy
 from wavedp.metrics.features import clean_resize, extract, find_network, load_network
@@ -236,6 +236,16 @@ def test_kernel_distance_equals_clean_fid_with_one_subset_of_all(n):
     x, y = gaussian(n, 16, 1), gaussian(n, 16, 2)
     theirs = cleanfid.kernel_distance(x.numpy(), y.numpy(), num_subsets=1, max_subset_size=n)
     assert kernel_distance_of(x, y) == pytest.approx(theirs, rel=1e-9)
+
+
+@pytest.mark.parametrize("rows", [1, 7, 30])
+def test_kernel_distance_by_rows_is_that_of_whole_matrices(rows, monkeypatch):
+    x, y = torch.rand(30, 64), torch.rand(44, 64)
+    whole, seen, original = kernel_distance_of(x, y), [], kernel._kernel
+    monkeypatch.setattr(kernel, "LARGEST", 44 * rows)
+    monkeypatch.setattr(kernel, "_kernel", lambda *of: seen.append(len(of[0]) * len(of[1])) or original(*of))
+    assert kernel_distance_of(x, y) == pytest.approx(whole, rel=1e-9)
+    assert max(seen) <= 44 * rows
 
 
 def test_kernel_distance_of_unequal_counts_equals_the_double_sum():

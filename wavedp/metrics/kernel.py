@@ -1,11 +1,16 @@
 """Kernel Inception distance: squared maximum mean discrepancy with a cubic kernel (Bińkowski et al., ICLR 2018).
 
+Memory holds a kernel matrix up to 2 GiB, and rows of a larger one.
+
 n1 n2 samples, D dimensions
 """
 
 from __future__ import annotations
 
 import torch
+
+LARGEST = 2**28
+"""Numbers of a kernel matrix in memory at a time: 16,384 samples against as many."""
 
 
 def kernel_distance_of(features1: torch.Tensor, features2: torch.Tensor) -> float:
@@ -15,7 +20,8 @@ def kernel_distance_of(features1: torch.Tensor, features2: torch.Tensor) -> floa
     both sets come from one distribution, it may be slightly negative. Papers often report it times 1000; this is not.
     """
     x, y = features1.double(), features2.double()
-    return float(_mean_off_diagonal(_kernel(x, x)) + _mean_off_diagonal(_kernel(y, y)) - 2 * _kernel(x, y).mean())
+    between = _total(x, y) / (len(x) * len(y))
+    return float(_mean_off_diagonal(x) + _mean_off_diagonal(y) - 2 * between)
 
 
 def kernel_distance_in_subsets(
@@ -43,7 +49,18 @@ def _kernel(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     return (x @ y.T / x.shape[1] + 1) ** 3  # n1 n2
 
 
-def _mean_off_diagonal(matrix: torch.Tensor) -> torch.Tensor:
+def _total(x: torch.Tensor, y: torch.Tensor, diagonal: bool = True) -> torch.Tensor:
+    """The sum over all pairs, without the diagonal if asked."""
+    rows = max(LARGEST // len(y), 1)
+    total = x.new_zeros(())
+    for start in range(0, len(x), rows):
+        matrix = _kernel(x[start : start + rows], y)
+        total = total + matrix.sum()
+        if not diagonal:
+            total = total - matrix[:, start : start + rows].trace()
+    return total
+
+
+def _mean_off_diagonal(x: torch.Tensor) -> torch.Tensor:
     """Mean without the diagonal, since comparing a sample with itself would bias it."""
-    n = len(matrix)
-    return (matrix.sum() - matrix.trace()) / (n * (n - 1))
+    return _total(x, x, diagonal=False) / (len(x) * (len(x) - 1))
