@@ -17,7 +17,7 @@ import torch.distributed as dist
 from test_stages import TINY
 from test_training import Killed, assert_close, killed_at, loss_fn, make_config, make_model, make_records
 
-from wavedp import run, stages
+from wavedp import chain, run, stages
 from wavedp.errors import InfeasibleError, UserError
 from wavedp.privacy import ranks, training
 from wavedp.privacy.rank_sums import joined
@@ -266,7 +266,7 @@ def test_the_stage_of_two_processes_publishes_what_one_does(tmp_path):
     assert_close([ours[name] for name in theirs], theirs.values(), 1e-4)
 
 
-def test_the_number_reaches_the_stage(monkeypatch, tmp_path):
+def test_the_number_reaches_the_stage(monkeypatch, tmp_path, capsys):
     """num_gpus of the stage on CUDA; --ranks and ranks= without Ray."""
     from sweeps import coordinator  # not above: each process would import Ray
 
@@ -288,7 +288,16 @@ def test_the_number_reaches_the_stage(monkeypatch, tmp_path):
     monkeypatch.setattr(stages, "make", lambda *arguments: asked.append(arguments[-1]) or 1 / 0)
     with pytest.raises(ZeroDivisionError):
         run(TINY, str(tmp_path), "cpu", ranks=3)
-    assert asked[-1] == 3
+    unit = run.Unit("private_fit", "0" * 64, run.PlannedTrial("one", TINY, chain.keys(TINY)), 1)
+    run.Runner(Store(str(tmp_path)), "cpu", set(), ranks=4).run([unit], lambda _: None)
+    plan = tmp_path / "plan.json"
+    plan.write_text('{"trials": []}')
+    monkeypatch.setattr(run, "Runner", lambda *arguments: asked.append(arguments[-1]) or 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        run.main([str(plan), "--store", str(tmp_path), "--ranks", "5"])
+    assert asked[4:] == [3, 4, 5]
+    assert run.main([str(plan), "--store", str(tmp_path), "--ranks", "0"]) == run.REFUSED
+    assert "ranks=0 processes do no work" in capsys.readouterr().err
 
 
 def test_a_number_that_this_machine_has_no_gpus_for_is_refused(monkeypatch):
