@@ -20,7 +20,7 @@ from test_training import Killed, assert_close, killed_at, loss_fn, make_config,
 from wavedp import chain, run, stages
 from wavedp.errors import InfeasibleError, UserError
 from wavedp.privacy import ranks, training
-from wavedp.privacy.rank_sums import joined
+from wavedp.privacy.rank_sums import Ranks, joined
 from wavedp.privacy.ranks import together
 from wavedp.privacy.training import fit_private
 from wavedp.progress import OutOfTime, silent
@@ -233,6 +233,7 @@ def wait_for(condition):
 def test_a_fit_is_alone_where_torch_distributed_serves_something_else(tmp_path):
     dist.init_process_group("gloo", init_method=(tmp_path / "meeting").as_uri(), rank=0, world_size=1)
     try:
+        assert Ranks.here(torch.device("cpu")) is None
         ours = alone(Case())
     finally:
         dist.destroy_process_group()
