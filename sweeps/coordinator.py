@@ -42,6 +42,7 @@ def run_stage(name: str, key: str, trial: dict[str, Any], settings: dict[str, An
 
     torch.set_num_threads(max(1, int(settings["stages"][name].get("num_cpus", 1))))
     coordinator.begin.remote(key)
+    gpus = settings["stages"][name].get("num_gpus", 1) if settings["device"] == "cuda" else 1
     config, started, told = from_dict(TrialConfig, trial), time.time(), 0.0
 
     def report(done: int, total: int) -> None:
@@ -52,7 +53,8 @@ def run_stage(name: str, key: str, trial: dict[str, Any], settings: dict[str, An
 
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always", UserWarning)
-        artifact, made = stages.make_alone(name, key, config, Store(settings["store"]), settings["device"], report)
+        store, ranks = Store(settings["store"]), max(1, int(gpus))  # a process for each whole GPU
+        artifact, made = stages.make_alone(name, key, config, store, settings["device"], report, ranks)
     return {
         "key": key,
         "made": made,

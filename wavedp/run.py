@@ -72,23 +72,32 @@ class Run:
     keys: dict[str, str]
 
 
-def run(trial: TrialConfig, store: str | Store = ".wavedp/store", device: str = "auto", quiet: bool = False) -> Run:
+def run(
+    trial: TrialConfig,
+    store: str | Store = ".wavedp/store",
+    device: str = "auto",
+    quiet: bool = False,
+    ranks: int = 1,
+) -> Run:
     """Run one trial in this process, or find what is done of it in the store.
 
-    store: a folder or any fsspec URL. device: auto, cpu or cuda. quiet: print no progress. Raises UserError, before any
-    training, for what cannot be run.
+    store: a folder or any fsspec URL. device: auto, cpu or cuda. quiet: print no progress. ranks: processes that share
+    a private fit, a GPU each; a script that asks for several keeps its own work under `if __name__ == "__main__":`.
+    Raises UserError, before any training, for what cannot be run.
     """
     from wavedp import stages
+    from wavedp.privacy.ranks import require_room
 
     for warning in checks.check(trial):
         print(f"Warning: {warning}", file=sys.stderr)
     stages.check_models(canonical(trial))
+    require_room(ranks, chosen_device(device))
     store, keys = Store(store) if isinstance(store, str) else store, chain.keys(trial)
     store.require_writable()
     found: dict[str, Artifact] = {}
     for stage in chain.chain_of(canonical(trial)):
         report = _silent if quiet else printed(stage.name)
-        found[stage.name], _ = stages.make(stage.name, trial, store, chosen_device(device), report)
+        found[stage.name], _ = stages.make(stage.name, trial, store, chosen_device(device), report, ranks)
     lines = [line for name in SENSITIVE for line in found[name].json("ledger")]
     samples, coarse = found["upscale"].tensors("samples"), found["coarse_samples"].tensors("samples")
     return Run(
@@ -175,8 +184,11 @@ def require_same_keys(trials: Sequence[PlannedTrial], stages: Iterable[str]) -> 
 class Runner:
     """Makes units one after another until all are made or the time is over."""
 
-    def __init__(self, store: Store, device: str, allowed: set[str], deadline: float = math.inf) -> None:
+    def __init__(
+        self, store: Store, device: str, allowed: set[str], deadline: float = math.inf, ranks: int = 1
+    ) -> None:
         self.store, self.device, self.allowed, self.deadline = store, device, allowed, deadline
+        self.ranks = ranks
         self.made: list[Unit] = []
         self.failed: dict[tuple[str, str], str] = {}
         self.waiting: list[tuple[Unit, str]] = []
@@ -203,7 +215,8 @@ class Runner:
                 return False
             try:
                 started = time.time()
-                stages.make(unit.stage, unit.trial.config, self.store, self.device, self._report(unit.stage))
+                report = self._report(unit.stage)
+                stages.make(unit.stage, unit.trial.config, self.store, self.device, report, self.ranks)
             except OutOfTime:
                 say(f"{where}: stopped in time, with its checkpoint")
                 return False
@@ -265,6 +278,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--shard", default="1/1", metavar="K/N", help="only part K of N, divided by private fit")
     parser.add_argument("--minutes", type=float, help="stop in time, with checkpoints (no limit)")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda (%(default)s)")
+    parser.add_argument("--ranks", type=int, default=1, help="processes that share a private fit, a GPU each (1)")
     parser.add_argument("--home", help="where the datasets are on this machine (what the plan says)")
     parser.add_argument("--dry-run", action="store_true", help="say what there is to make, and stop")
     chosen = parser.parse_args(arguments)
@@ -276,6 +290,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for trial in trials:
             overlap.refuse_shared(trial.config.data, chain.public_reads(trial.config))
         device, store = chosen_device(chosen.device), Store(chosen.store)
+        if chosen.ranks != 1:
+            from wavedp.privacy.ranks import require_room
+
+            require_room(chosen.ranks, device)
         if not chosen.dry_run:
             store.require_writable()
     except UserError as error:
@@ -288,7 +306,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"{unit.stage:<15}{unit.key[:12]}  {unit.users:>4} trials  {have}")
         return DONE
     deadline = math.inf if chosen.minutes is None else started + 60 * chosen.minutes
-    runner = Runner(store, device, set(stages), deadline)
+    runner = Runner(store, device, set(stages), deadline, chosen.ranks)
     before = signal.signal(signal.SIGTERM, runner.stop)  # what Slurm sends before it kills
     try:
         finished = runner.run(asked, lambda text: print(text, flush=True))

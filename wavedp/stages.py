@@ -19,7 +19,7 @@ from __future__ import annotations
 import logging
 import socket
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,7 @@ from wavedp.generators import FitSettings, Generator, Pretrains
 from wavedp.methods import Trains, Weights, canonical
 from wavedp.metrics import suite
 from wavedp.privacy import ledger
+from wavedp.privacy.ranks import together
 from wavedp.progress import Report, silent
 from wavedp.seeds import derive_seed
 from wavedp.store import Artifact, Draft, Store
@@ -56,6 +57,7 @@ class Work:
     cache: Path  # content-addressed features, shared by all stages
     device: str
     report: Report = silent
+    ranks: int = 1  # processes, a GPU each, if it is a private fit
 
     @property
     def training(self) -> Path:
@@ -119,9 +121,13 @@ def make_private_fit(work: Work) -> None:
     A fit whose weights are not finite is a release like any other, with its ledger lines: the next stage refuses it.
     """
     trial = work.trial
+    kind = fit_kind(trial)
+    if work.ranks != 1 and kind in ("dp", "nonprivate"):
+        one = replace(work, ranks=1, report=silent)
+        work.draft.files |= together(work.ranks, _private_fit_files, one, work.device, work.report)
+        return
     generator = build_generator(trial, work.inputs, work.device)
     weights = _input_weights(work.inputs, "pretrain")
-    kind = fit_kind(trial)
     if kind == "public":
         work.draft.tensors("weights", generator.start(weights) if isinstance(generator, Pretrains) else weights)
         work.draft.json("ledger", [])
@@ -162,6 +168,12 @@ def make_private_fit(work: Work) -> None:
         lines = [ledger.line_nonprivate("real images as samples (the anchor)", **source)]
     work.draft.tensors("weights", fit.weights)
     work.draft.json("ledger", lines)
+
+
+def _private_fit_files(work: Work, report: Report) -> dict[str, bytes]:
+    """What each process of a shared fit runs: this stage, as if it were alone, which finds the others in its fit."""
+    make_private_fit(replace(work, report=report))
+    return work.draft.files
 
 
 def make_coarse_samples(work: Work) -> None:
@@ -243,20 +255,29 @@ MAKE: dict[str, Callable[[Work], None]] = {
 }
 
 
-def make(stage: str, trial: TrialConfig, store: Store, device: str, report: Report = silent) -> tuple[Artifact, bool]:
+def make(
+    stage: str, trial: TrialConfig, store: Store, device: str, report: Report = silent, ranks: int = 1
+) -> tuple[Artifact, bool]:
     """The artifact of the stage so named and whether this call made it (False: it was in the store), its inputs first.
 
-    Everything that is missing is made in this process: for a notebook, a shard, a report.
+    Everything that is missing is made in this process: for a notebook, a shard, a report. A private fit alone
+    may be shared by several processes, `ranks`, a GPU each, which changes its weights by rounding only.
     """
 
     def missing(name: str) -> Artifact:
-        return make(name, trial, store, device, report)[0]
+        return make(name, trial, store, device, report, ranks)[0]
 
-    return _make(stage, canonical(trial), store, device, report, missing)
+    return _make(stage, canonical(trial), store, device, report, ranks, missing)
 
 
 def make_alone(
-    stage: str, key: str, trial: TrialConfig, store: Store, device: str, report: Report = silent
+    stage: str,
+    key: str,
+    trial: TrialConfig,
+    store: Store,
+    device: str,
+    report: Report = silent,
+    ranks: int = 1,
 ) -> tuple[Artifact, bool]:
     """As `make`, where others make the inputs, on this machine or another.
 
@@ -277,11 +298,17 @@ def make_alone(
             f"{store.root}: give a store that every node reaches, and start the same command again."
         )
 
-    return _make(stage, trial, store, device, report, missing)
+    return _make(stage, trial, store, device, report, ranks, missing)
 
 
 def _make(
-    stage: str, trial: TrialConfig, store: Store, device: str, report: Report, missing: Callable[[str], Artifact]
+    stage: str,
+    trial: TrialConfig,
+    store: Store,
+    device: str,
+    report: Report,
+    ranks: int,
+    missing: Callable[[str], Artifact],
 ) -> tuple[Artifact, bool]:
     """Holds the key's lock while it makes, so two processes never make the same release; the second finds the first's.
 
@@ -300,7 +327,7 @@ def _make(
                 for name in next(item for item in chain_of(trial) if item.name == stage).inputs:
                     inputs[name] = store.open(name, names[name]) or missing(name)
                 folder = store.work_folder(stage, key)
-                work = Work(trial, inputs, Draft(), key, folder, folder.parent / "features", device, report)
+                work = Work(trial, inputs, Draft(), key, folder, folder.parent / "features", device, report, ranks)
                 MAKE[stage](work)
                 published = store.publish(stage, key, work.draft)
                 made = published.files == work.draft.files  # not where another machine was first

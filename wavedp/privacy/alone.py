@@ -65,6 +65,8 @@ def norms_alone(
             random.restore()
             try:
                 loss = losses_of([tensor[copies] for tensor in batch])[row if draws else 0]
+            except torch.OutOfMemoryError:  # says nothing of the model
+                raise
             except Exception as error:
                 raise UserError(
                     f"The loss of one record by itself fails ({' '.join(str(error).split()).rstrip('.')}): use layers "

@@ -69,6 +69,7 @@ from wavedp.privacy.clipping import LossFn, RecordGradients, noisy_mean, plain_s
 from wavedp.privacy.microbatches import Microbatches, first_size
 from wavedp.privacy.optimizers import AdamBC
 from wavedp.privacy.randomness import Generator, SecureGenerator, uniform
+from wavedp.privacy.rank_sums import Ranks
 from wavedp.privacy.step_draws import Draws
 from wavedp.seeds import derive_seed
 
@@ -113,20 +114,27 @@ def fit_private(
     Raises UserError as the table above says, and for configs that accounting.check refuses.
     """
     device = torch.device(device)
+    ranks = Ranks.here(device)
     n_records = len(records[0])
     private = noise_multiplier > 0
     _require_budget(config, noise_multiplier, n_records)
     rate = accounting.sample_rate(config, n_records)
     model.to(device).train()
+    if ranks:
+        ranks.begin_alike(model.state_dict().values())
     parameters = list(trainable(model).values())
     optimizer = _optimizer(parameters, config, noise_multiplier)
     ema = {name: parameter.detach().clone() for name, parameter in _averaged(model)}
     fixed = {name: tensor.clone() for name, tensor in model.state_dict().items() if name not in ema}
     identity_of_fit = fingerprint(model, records, config, noise_multiplier, seed)
     release = release_id(identity_of_fit)
+    if ranks:
+        ranks.require_same(release)
     # Both on the CPU, so that batches and noise are the same on every device.
     sampling, noise = _generators(config, seed, release)
     state = State(model, optimizer, ema, sampling, noise, identity_of_fit)
+    if ranks and not ranks.leads:
+        checkpoint = None
     first = state.load(checkpoint) if checkpoint is not None and checkpoint.exists() else 0
 
     gradients: RecordGradients | None = None
@@ -143,18 +151,26 @@ def fit_private(
     def chance(step: int, drawn: int) -> Tensor | None:
         return _chance(drawn, draws, derive_seed(seed, "draws", release, step)) if draws else None
 
-    size = first_size(config.microbatch_size, config.batch_size, device)
+    size = first_size(config.microbatch_size, math.ceil(config.batch_size / (ranks.of if ranks else 1)), device)
     microbatches = Microbatches(clipped_sum, parameters, records, size, device)
+
+    def sum_of(step: int, rows: Tensor, chance: Tensor | None) -> list[Tensor]:
+        return microbatches.sum(rows, chance, partial(derive_seed, seed, "loss", release, step))
+
     sample, noisy = partial(poisson_sample, n_records, rate), parameters if private else []
     steps = range(first, config.steps)
     averages, averaged = list(ema.values()), [parameter.detach() for _, parameter in _averaged(model)]
     with ExitStack() as stack:
         if gradients:
             stack.callback(gradients.close)
+        if ranks and not ranks.leads:
+            ranks.help(parameters, sum_of)
+            steps = range(0)
         step_draws = stack.enter_context(Draws(sampling, noise, sample, chance, noisy, steps, device))
         for step in steps:
             drawn = step_draws.of(step)
-            sums = microbatches.sum(drawn.rows, drawn.chance, partial(derive_seed, seed, "loss", release, step))
+            batch = step, drawn.rows, drawn.chance
+            sums = ranks.sum(*batch, parameters, sum_of) if ranks else sum_of(*batch)
             means = noisy_mean(sums, noise_multiplier, config.max_grad_norm, config.batch_size, drawn.noise)
             before = [parameter.detach().clone() for parameter in parameters] if step == 0 else []
             for parameter, mean in zip(parameters, means, strict=True):
@@ -179,6 +195,8 @@ def fit_private(
                 if checkpoint is not None and not saved:
                     state.save(checkpoint, done, history)
                 raise
+        if ranks and ranks.leads:
+            ranks.end()
     _require_fixed(model, fixed)
     rest = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
     if isinstance(noise, SecureGenerator):  # its key may have come from a checkpoint
