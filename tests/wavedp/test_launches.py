@@ -9,8 +9,9 @@ import torch
 from torch.optim.swa_utils import AveragedModel
 
 from wavedp.averages import MovingAverage
-from wavedp.config import MetricsConfig, SamplingConfig, configure
+from wavedp.config import DiffusionConfig, MetricsConfig, SamplingConfig, configure
 from wavedp.devices import fused, taker
+from wavedp.generators.blur_diffusion.model import BlurDiffusionModel
 from wavedp.generators.spectral_ar.model import SpectralARModel
 from wavedp.metrics import features, second_networks
 from wavedp.progress import silent
@@ -132,6 +133,27 @@ def test_pretraining_and_sampling_spectral_ar(scalar):
     found = launches.per_step(sample, 1, 3)
     assert found.waits == 4  # labels and uniforms go there, images and whether they are finite come back: for 98 tokens
     assert found.kernels < 53 * scalar.length  # 61 before
+
+
+def test_pretraining_and_sampling_blur_diffusion():
+    def model(steps=1):
+        config = configure("generator", "blur_diffusion", pretrain_steps=steps)
+        return BlurDiffusionModel(config, DiffusionConfig(channels=8), "quartic", (1, 14, 14), 10, "meta")
+
+    def pretrain(steps):
+        model(steps).fit_public(IMAGES[:, :, ::2, ::2], torch.arange(64) % 10, 0, silent)
+
+    found = launches.per_step(pretrain, 2, 6)
+    assert (found.waits, found.uploads) == (1, 2)  # the uniforms of 128 records; rows of the images and of the labels
+    weights = weights_of(model()._model(10))
+
+    def sample(steps):
+        sampling = SamplingConfig(batch_size=8, n=8, diffusion_steps=steps)
+        model().sample(weights, torch.arange(8), sampling, 0, silent)
+
+    found = launches.per_step(sample, 10, 20)
+    assert found.waits == 0  # 5 before
+    assert found.kernels < 185  # 257 before
 
 
 def test_training_a_tokenizer():
