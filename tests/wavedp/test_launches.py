@@ -43,7 +43,7 @@ def test_what_is_counted():
 
 @pytest.mark.parametrize(
     ("joins", "kernels"),
-    [(2.0, 293), (0.0, 653)],  # what a step started before, and it waited 94 times
+    [(2.0, 166), (0.0, 287)],  # before: 293 and 653, and it waited 94 times
 )
 def test_training_wavelet_detail(monkeypatch, joins, kernels):
     monkeypatch.setattr(losses, "JOINS", joins)
@@ -54,7 +54,7 @@ def test_training_wavelet_detail(monkeypatch, joins, kernels):
 
     found = launches.per_step(train, 2, 6)
     assert (found.waits, found.uploads) == (0, 1)
-    assert found.kernels < 0.85 * kernels
+    assert found.kernels <= kernels
 
 
 def test_an_average_of_all_weights_at_once_is_that_of_each():

@@ -27,7 +27,7 @@ from wavedp.methods import Weights
 from wavedp.progress import Report
 from wavedp.seeds import derive_seed, generator_of
 from wavedp.upscalers.wavelet_detail import WaveletDetailConfig, losses
-from wavedp.wavelets import Pyramid, coarse, reconstruct
+from wavedp.wavelets import Pyramid, coarse, doubled, reconstruct
 
 NOISE = 4  # planes, of detail=sampled
 LEVELS = 3  # doublings trained for, where the images' sides allow
@@ -70,7 +70,8 @@ class DetailNetwork(nn.Module):
         """B C h w -> B C h*2^n w*2^n not clipped, one doubling for each of the n items of noise (see `noise_like`)."""
         for place, planes in enumerate(noise):
             bands = self(images, planes, len(noise) - 1 - place)
-            images = reconstruct(Pyramid(images * 2, (bands,)))
+            on_cpu = images.device.type == "cpu"  # where published weights were trained, to the bit
+            images = reconstruct(Pyramid(images * 2, (bands,))) if on_cpu else doubled(images, bands)
         return images
 
     def noise_like(self, images: Tensor, level: int, generator: torch.Generator | None = None) -> list[Tensor]:
