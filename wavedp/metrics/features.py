@@ -203,7 +203,9 @@ def _forward(network: torch.nn.Module, batch: torch.Tensor, config: MetricsConfi
     normalized = normalized.expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)
     low = torch.autocast(batch.device.type, torch.bfloat16, enabled=config.precision == "bfloat16")
     # TF32 would change features by more than rounding.
-    with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False), low:
+    by_trial = torch.backends.cudnn.benchmark  # which `flags` would turn off
+    exact = torch.backends.cudnn.flags(enabled=True, benchmark=by_trial, allow_tf32=False)
+    with torch.inference_mode(), exact, low:
         return network(normalized).reshape(len(batch), -1).float()
 
 

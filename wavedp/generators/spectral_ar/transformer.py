@@ -128,15 +128,13 @@ class Cache:
         self.length, self.seen = length, 0
         self.both: Tensor | None = None  # 2 B H length D/H
 
-    def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Add these keys and values; returns all so far."""
-        new = torch.stack([keys, values])
+    def append(self, new: Tensor) -> Tensor:
+        """Add these keys and values, 2 B H t D/H; returns all so far."""
         if self.both is None:
             self.both = new.new_empty(*new.shape[:3], self.length, new.shape[4])
-        start, self.seen = self.seen, self.seen + keys.shape[2]
+        start, self.seen = self.seen, self.seen + new.shape[3]
         self.both[:, :, :, start : self.seen] = new
-        keys, values = self.both[:, :, :, : self.seen]
-        return keys, values
+        return self.both[:, :, :, : self.seen]
 
 
 class Block(nn.Module):
@@ -153,9 +151,9 @@ class Block(nn.Module):
         """Map h B t D to B t D. With a cache, h holds the newest t positions, which also attend to all cached ones."""
         batch, length, width = h.shape
         qkv = self.qkv(self.norm_attention(h)).view(batch, length, 3, self.n_heads, width // self.n_heads)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)
+        q, k, v = (qkv := qkv.permute(2, 0, 3, 1, 4))
         if cache is not None:
-            k, v = cache.append(k, v)
+            k, v = cache.append(qkv[1:])
         assert length == 1 or k.shape[2] == length, "several new positions after cached ones need a mask of their own"
         mixed = F.scaled_dot_product_attention(q, k, v, is_causal=length > 1)
         h = h + self.out(mixed.transpose(1, 2).reshape(batch, length, width))
