@@ -24,8 +24,8 @@ def resize(images: torch.Tensor, size: tuple[int, int], filter: Filter) -> torch
 
     Bicubic and Lanczos overshoot at edges: the caller must clip to the range of its images.
     """
-    rows = operator(images.shape[-2], size[0], filter).to(images)  # H h
-    columns = operator(images.shape[-1], size[1], filter).to(images)  # W w
+    rows = operator(images.shape[-2], size[0], filter).to(images.device, images.dtype, non_blocking=True)  # H h
+    columns = operator(images.shape[-1], size[1], filter).to(images.device, images.dtype, non_blocking=True)  # W w
     return rows @ images @ columns.T  # B C H W
 
 

@@ -218,7 +218,7 @@ class Runner:
                 report = self._report(unit.stage)
                 stages.make(unit.stage, unit.trial.config, self.store, self.device, report, self.ranks)
             except OutOfTime:
-                say(f"{where}: stopped in time, with its checkpoint")
+                say(f"{where}: stopped in time")
                 return False
             except Exception as error:  # one failing unit must not take the others with it
                 self.failed[unit.stage, unit.key] = f"{type(error).__name__}: {error}"
@@ -245,7 +245,7 @@ class Runner:
 
         def report(done: int, total: int) -> None:
             tell(done, total)
-            if time.time() >= self.deadline:
+            if done < total and time.time() >= self.deadline:  # what is done now is published
                 raise OutOfTime
 
         return report

@@ -47,7 +47,7 @@ def decompose(images: Tensor, level: int, wavelet: str = "haar", mode: Mode = "s
     for an unknown or non-discrete wavelet, and for an unknown mode.
     """
     _known(mode)
-    low, high = _filters(wavelet, "analysis", images)
+    low, high = _filters(wavelet, "analysis")
     approximation = images
     details: list[Tensor] = []
     with full_precision(images.device):
@@ -68,7 +68,7 @@ def reconstruct(pyramid: Pyramid, wavelet: str = "haar", mode: Mode = "symmetric
     """Return images B C H W from a pyramid; inverts `decompose` to ≤ 1e-5 in float32. As in PyWavelets, an odd side
     comes back one pixel longer: crop it. mode: that of `decompose`; all but periodization are inverted alike."""
     _known(mode)
-    low, high = _filters(wavelet, "synthesis", pyramid.approximation)
+    low, high = _filters(wavelet, "synthesis")
     images = pyramid.approximation
     with full_precision(images.device):
         for bands in pyramid.details:
@@ -87,7 +87,11 @@ def coarse(images: Tensor, level: int) -> Tensor:
     Raises UserError when 2^level does not divide both sides.
     """
     check_level(level, images.shape[-2], images.shape[-1])
-    return decompose(images, level).approximation / 2**level
+    low, _ = _filters("haar", "analysis")
+    with full_precision(images.device):
+        for _ in range(level):
+            images = _analyse(_analyse(images, low, -2, "symmetric"), low, -1, "symmetric")
+    return images / 2**level
 
 
 def spread(images: Tensor, factor: int) -> Tensor:
@@ -95,15 +99,26 @@ def spread(images: Tensor, factor: int) -> Tensor:
     return images.repeat_interleave(factor, -1).repeat_interleave(factor, -2)
 
 
-def _filters(wavelet: str, side: Literal["analysis", "synthesis"], like: Tensor) -> tuple[Tensor, Tensor]:
+def doubled(images: Tensor, bands: Tensor) -> Tensor:
+    """Images B C 2h 2w of block means `images` B C h w and bands H, V, D, B C 3 h w: the inverse Haar transform of
+    (2 images, bands), `reconstruct`, up to rounding and in a few kernels, for a network on an accelerator."""
+    share = torch.full((2, 2, 3), 0.5, device=images.device)  # of H, V, D in each pixel of a block, row by row
+    share[1, :, 0].neg_()
+    share[:, 1, 1].neg_()
+    share[1, 0, 2] = share[0, 1, 2] = -0.5
+    with full_precision(images.device):
+        pixels = share.view(4, 3).to(bands.dtype) @ bands.flatten(3)  # B C 4 hw
+        return F.pixel_shuffle((pixels.unflatten(3, images.shape[-2:]) + images[:, :, None]).flatten(1, 2), 2)
+
+
+def _filters(wavelet: str, side: Literal["analysis", "synthesis"]) -> tuple[list[float], list[float]]:
     try:
         bank = pywt.Wavelet(wavelet)
     except ValueError:
         raise UserError(
             f"wavelet={wavelet!r} is not a discrete PyWavelets family: use one of pywt.wavelist(kind='discrete')."
         ) from None
-    low, high = (bank.dec_lo, bank.dec_hi) if side == "analysis" else (bank.rec_lo, bank.rec_hi)
-    return like.new_tensor(low), like.new_tensor(high)
+    return (bank.dec_lo, bank.dec_hi) if side == "analysis" else (bank.rec_lo, bank.rec_hi)
 
 
 def _known(mode: str) -> None:
@@ -111,7 +126,7 @@ def _known(mode: str) -> None:
         raise UserError(f"mode={mode!r} is not one of PyWavelets': use one of {', '.join(get_args(Mode))}.")
 
 
-def _analyse(x: Tensor, taps: Tensor, axis: int, mode: Mode) -> Tensor:
+def _analyse(x: Tensor, taps: list[float], axis: int, mode: Mode) -> Tensor:
     """Filter one axis and keep every second sample: y[k] = Σ_j taps[j] x[2k + 1 - j], with x extended by `mode`.
 
     periodization extends an odd length by its last sample, and is centred: y[k] = Σ_j taps[j] x[2k + F/2 - j].
@@ -127,9 +142,9 @@ def _analyse(x: Tensor, taps: Tensor, axis: int, mode: Mode) -> Tensor:
         before, after = n_taps - 2, 2 * kept - x.shape[-1]
     x = _extended(x, before, after, mode)
     if n_taps == 2:  # Haar: a sum of two slices, in the order in which the filter adds them
-        y = torch.addcmul(taps[1] * x[..., 0 : 2 * kept : 2], x[..., 1 : 2 * kept : 2], taps[0])
+        y = torch.add(taps[1] * x[..., 0 : 2 * kept : 2], x[..., 1 : 2 * kept : 2], alpha=taps[0])
     else:
-        y = F.conv1d(x.reshape(-1, 1, x.shape[-1]), taps.flip(0).view(1, 1, -1), stride=2)[..., :kept]
+        y = F.conv1d(x.reshape(-1, 1, x.shape[-1]), x.new_tensor(taps[::-1]).view(1, 1, -1), stride=2)[..., :kept]
         y = y.reshape(*x.shape[:-1], kept)
     return y.movedim(-1, axis)
 
@@ -152,7 +167,7 @@ def _extended(x: Tensor, before: int, after: int, mode: Mode) -> Tensor:
     return x @ x.new_tensor(np.stack([pywt.pad(unit, (before, after), mode) for unit in np.eye(length)]))
 
 
-def _synthesise(y: Tensor, taps: Tensor, axis: int, mode: Mode) -> Tensor:
+def _synthesise(y: Tensor, taps: list[float], axis: int, mode: Mode) -> Tensor:
     """Insert zeros between samples, filter, and drop the n_taps - 2 samples at each end that come from extension; under
     periodization, add them to the other end instead."""
     y = y.movedim(axis, -1)
@@ -160,7 +175,7 @@ def _synthesise(y: Tensor, taps: Tensor, axis: int, mode: Mode) -> Tensor:
     if n_taps == 2:  # Haar: each sample gives two
         x = torch.stack([taps[0] * y, taps[1] * y], -1).flatten(-2)
     else:
-        x = F.conv_transpose1d(y.reshape(-1, 1, y.shape[-1]), taps.view(1, 1, -1), stride=2)
+        x = F.conv_transpose1d(y.reshape(-1, 1, y.shape[-1]), y.new_tensor(taps).view(1, 1, -1), stride=2)
         x = x.reshape(*y.shape[:-1], x.shape[-1])
         if mode == "periodization":
             place = (torch.arange(x.shape[-1], device=x.device) - (n_taps // 2 - 1)) % length

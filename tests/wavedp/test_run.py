@@ -19,6 +19,7 @@ from wavedp import chain
 from wavedp.config import DataConfig, MetricsConfig, PrivacyConfig, SamplingConfig, TrialConfig, configure, to_dict
 from wavedp.errors import UserError
 from wavedp.privacy import ledger
+from wavedp.progress import OutOfTime
 from wavedp.run import DONE, FAILED, ORDER, REFUSED, UNFINISHED, PlannedTrial, Runner, main, units
 from wavedp.store import Store
 
@@ -125,7 +126,7 @@ def test_time_that_is_over_leaves_a_checkpoint_and_the_next_call_goes_on(tmp_pat
     assert main([plan, "--store", store, "--stages", "pretrain"]) == DONE
     assert main([plan, "--store", store, "--device", "cpu", "--minutes", "0.005"]) == UNFINISHED
     stopped = capsys.readouterr().out
-    assert "stopped in time, with its checkpoint" in stopped
+    assert "stopped in time" in stopped
     (folder,) = (Path(store) / "work").glob("private_fit-*")
     assert (folder / "checkpoint.safetensors").exists()
     assert main([plan, "--store", store, "--device", "cpu"]) == DONE
@@ -192,3 +193,10 @@ def test_a_signal_stops_the_work_as_the_time_does(tmp_path):
     assert not runner.run(units([trial], ORDER), stop_at_the_fit)
     assert [unit.stage for unit in runner.made] == ["tokenizer", "pretrain"]
     assert not Store(str(tmp_path)).has("private_fit", trial.keys["private_fit"])
+
+
+def test_work_that_is_done_when_the_time_is_over_is_kept(tmp_path):
+    report = Runner(Store(str(tmp_path)), "cpu", set(), deadline=0.0)._report("evaluate")
+    report(5, 5)
+    with pytest.raises(OutOfTime):
+        report(4, 5)

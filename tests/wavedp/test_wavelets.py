@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from wavedp.errors import UserError
 from wavedp.levels import check_level
-from wavedp.wavelets import Pyramid, coarse, decompose, reconstruct
+from wavedp.wavelets import Pyramid, coarse, decompose, doubled, reconstruct
 
 WAVELETS = pywt.wavelist(kind="discrete")
 
@@ -31,6 +31,21 @@ def test_equals_pywavelets_in_every_mode_and_comes_back(wavelet, mode, size):
         np.testing.assert_allclose(bands, np.stack(expected, axis=2), atol=1e-12 * scale)
     back = reconstruct(ours, wavelet, mode)[..., : size[0], : size[1]]
     np.testing.assert_allclose(back, images, atol=1e-11 * scale)
+
+
+def test_an_image_is_doubled_from_its_block_means_as_from_a_pyramid():
+    """In value and slope, for a network that an accelerator trains."""
+    results = []
+    for double in (doubled, lambda means, bands: reconstruct(Pyramid(2 * means, (bands,)))):
+        means, bands = (torch.rand(2, 3, *rest, 5, 7, requires_grad=True) for rest in ((), (3,)))
+        with torch.no_grad():
+            means.copy_(torch.linspace(0, 1, means.numel()).view_as(means))
+            bands.copy_(torch.linspace(-1, 1, bands.numel()).square().view_as(bands))
+        image = double(means, bands)
+        image.square().sum().backward()
+        results.append((image, means.grad, bands.grad))
+    for mine, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=0, atol=2e-5)
 
 
 def test_periodization_halves_sizes_exactly():

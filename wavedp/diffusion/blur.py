@@ -98,8 +98,9 @@ class BlurOperator:
     """One schedule at one image size: the change of basis, and the coefficients at any times.
 
     Holds only an H × H and a W × W matrix and vectors of T + 1, H and W numbers.
-    device, dtype: of the change of basis, float32 or float64. Coefficients are float64 (on the CPU for mps, which
-    does not support float64).
+    device, dtype: of the change of basis, float32 or float64. Coefficients are float64, and lie where the times do: a
+    sampler's times are numbers of the host, for which a GPU would start dozens of kernels a step. (mps does not support
+    float64: there they lie on the CPU.)
     Raises UserError when a step would need noise of negative variance (it would sharpen more than the noise hides).
     """
 
@@ -116,13 +117,12 @@ class BlurOperator:
         if schedule.blur_order == "fine_to_coarse":
             row_exponents, column_exponents = row_exponents.flip(0), column_exponents.flip(0)
         self.rows, self.columns = rows.to(device, dtype), columns.to(device, dtype)  # H H, W W
-        tables = torch.device("cpu") if torch.device(device).type == "mps" else torch.device(device)
-        self.row_exponents, self.column_exponents = row_exponents.to(tables), column_exponents.to(tables)  # H, W
-        self.log_alpha_bar, self.blur = (
-            log_alpha_bars(schedule).to(tables),
-            cumulated_blur(schedule).to(tables),
-        )  # T + 1
+        self.row_exponents, self.column_exponents = row_exponents, column_exponents  # H, W
+        self.log_alpha_bar, self.blur = log_alpha_bars(schedule), cumulated_blur(schedule)  # T + 1
         self._check_variances()
+        away = "cpu" if torch.device(device).type == "mps" else device
+        here = (self.log_alpha_bar, self.blur, row_exponents, column_exponents)
+        self._tables = {True: here, False: tuple(table.to(away) for table in here)}  # for times on the CPU or not
 
     def to_modes(self, images: Tensor) -> Tensor:
         """Uᵀ x, channel by channel: B C H W of any float type -> B C H W of this operator's dtype."""
@@ -136,9 +136,11 @@ class BlurOperator:
 
     def log_coefficients(self, timesteps: Tensor | int) -> tuple[Tensor, Tensor]:
         """Return log a and log s, each B H W float64, at B times in -1 … T-1 (an int: B = 1). At -1: 0 and -inf."""
-        i = torch.as_tensor(timesteps, device=self.blur.device).reshape(-1, 1, 1).long() + 1
-        exponents = self.row_exponents[:, None] + self.column_exponents  # H W: log D, or -λ
-        return _log_coefficients(self.schedule, self.log_alpha_bar[i], self.blur[i], exponents)
+        times = torch.as_tensor(timesteps)
+        log_alpha_bar, blur, rows, columns = self._tables[times.device.type == "cpu"]
+        i = times.to(blur.device).reshape(-1, 1, 1).long() + 1
+        exponents = rows[:, None] + columns  # H W: log D, or -λ
+        return _log_coefficients(self.schedule, log_alpha_bar[i], blur[i], exponents)
 
     def mean_snr(self, timesteps: Tensor | int) -> Tensor:
         """Signal-to-noise ratio a²/s² averaged over all modes, B float64, for loss weights such as min-SNR-γ."""

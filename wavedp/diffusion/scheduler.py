@@ -332,7 +332,7 @@ class _Step:
 
 def _like(coefficients: Tensor, modes: Tensor) -> Tensor:
     """Convert B H W float64 to B 1 H W of the modes' device and type."""
-    return coefficients[:, None].to(modes)
+    return coefficients[:, None].to(modes.device, modes.dtype, non_blocking=True)
 
 
 def _size(shape: torch.Size) -> str:

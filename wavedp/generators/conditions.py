@@ -57,7 +57,9 @@ def drop(condition: Condition, conditions: Tensor, rate: float, chances: Tensor 
     torch's global generator."""
     if rate == 0:
         return conditions
-    kept = (torch.rand(len(conditions)) if chances is None else chances).to(conditions.device) >= rate
+    kept = (torch.rand(len(conditions)) if chances is None else chances).to(
+        conditions.device, non_blocking=True
+    ) >= rate
     return torch.where(kept.view(-1, *[1] * (conditions.ndim - 1)), conditions, condition.absent(conditions))
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from wavedp import resume
+from wavedp.devices import fused
 from wavedp.generators.dp_sgd import PretrainedConfig
 from wavedp.progress import Report
 
@@ -28,7 +29,8 @@ def pretrain(
     max_grad_norm: norm to which gradients are clipped; None: no clipping. checkpoint: see wavedp.resume.
     """
     steps = config.pretrain_steps
-    optimizer = torch.optim.Adam(model.parameters(), lr=config.pretrain_learning_rate)
+    device = next(model.parameters()).device.type
+    optimizer = torch.optim.Adam(model.parameters(), lr=config.pretrain_learning_rate, fused=fused(device))
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(steps, 1))
     for step in resume.steps(steps, report, checkpoint, model=model, optimizer=optimizer, schedule=schedule):
         loss = loss_of(torch.randint(records, (config.pretrain_batch,)), step)

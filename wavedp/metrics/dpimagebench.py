@@ -31,9 +31,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 
-from wavedp.averages import moving_average
+from wavedp.averages import MovingAverage
+from wavedp.devices import fused, taker
 from wavedp.errors import UserError
 from wavedp.metrics.classifiers import resnet, resnext, wide_resnet
 from wavedp.progress import Report, silent
@@ -129,16 +129,17 @@ def _learn(
     report: Report,
     device: torch.device | str,
 ) -> Accuracy:
-    optimizer = torch.optim.Adam(classifier.parameters(), lr=protocol.learning_rate)
+    optimizer = torch.optim.Adam(classifier.parameters(), lr=protocol.learning_rate, fused=fused(str(device)))
     schedule = torch.optim.lr_scheduler.StepLR(optimizer, protocol.step, gamma=0.2)
 
-    averaged = AveragedModel(classifier, avg_fn=moving_average(protocol.decay))  # like DPImageBench's
+    averaged = MovingAverage(classifier, protocol.decay)  # like DPImageBench's
+    images_of, labels_of = (taker(part, str(device)) for part in train)
     best, weights = Accuracy(0.0, -1.0, 0), {}
     for epoch in range(1, protocol.epochs + 1):
         classifier.train()
         for chosen in torch.randperm(len(train[0])).split(protocol.batch):
-            logits = classifier(_normalized(train[0][chosen], device))  # B K
-            loss = F.cross_entropy(logits, train[1][chosen].to(device))
+            logits = classifier(_normalized(images_of(chosen), device))  # B K
+            loss = F.cross_entropy(logits, labels_of(chosen))
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

@@ -69,10 +69,10 @@ def extract(
 
     def load() -> Callable[[torch.Tensor], torch.Tensor]:
         network = load_network(path, str(device), config.precision)
-        return lambda batch: _forward(network, batch.to(device), config)
+        return lambda batch: _forward(network, batch.to(device, non_blocking=True), config)
 
     source = f"{file_sha256(path)} {config.mode} {config.precision}"
-    features = by_content(images, source, load, DIMENSIONS, config.batch_size, cache_dir, report)
+    features = by_content(images, source, load, DIMENSIONS, pass_size(config, device), cache_dir, report)
     if not features.isfinite().all():
         raise UserError(
             f"FID features are NaN or infinite: delete the cache {cache_dir} and check the device {device}."
@@ -99,15 +99,21 @@ def by_content(
         if cached and cached.exists():
             features[start : start + len(chunk)] = torch.from_numpy(np.load(cached))
         else:
-            forward = load()
-            for first in range(0, len(chunk), batch_size):
-                batch = chunk[first : first + batch_size]
-                features[start + first : start + first + len(batch)] = forward(batch).cpu()
-                report(start + first + len(batch), len(images))
+            forward, found = load(), []
+            for batch in chunk.split(batch_size):
+                found.append(forward(batch))
+                report(start + sum(map(len, found)), len(images))
+            features[start : start + len(chunk)] = torch.cat(found).cpu()  # the host waits here only
             if cached:
                 _save(cached, features[start : start + len(chunk)].numpy())
         report(start + len(chunk), len(images))
     return features
+
+
+def pass_size(config: MetricsConfig, device: torch.device | str) -> int:
+    """Images a forward pass: metrics.batch_size, and on an accelerator at least 50, since the default is for a CPU's
+    cache."""
+    return config.batch_size if str(device) == "cpu" else max(config.batch_size, 50)
 
 
 def clean_resize(images: torch.Tensor) -> torch.Tensor:
@@ -197,7 +203,9 @@ def _forward(network: torch.nn.Module, batch: torch.Tensor, config: MetricsConfi
     normalized = normalized.expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)
     low = torch.autocast(batch.device.type, torch.bfloat16, enabled=config.precision == "bfloat16")
     # TF32 would change features by more than rounding.
-    with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False), low:
+    by_trial = torch.backends.cudnn.benchmark  # which `flags` would turn off
+    exact = torch.backends.cudnn.flags(enabled=True, benchmark=by_trial, allow_tf32=False)
+    with torch.inference_mode(), exact, low:
         return network(normalized).reshape(len(batch), -1).float()
 
 

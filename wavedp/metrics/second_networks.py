@@ -24,7 +24,7 @@ from wavedp.config import MetricsConfig
 from wavedp.errors import UserError
 from wavedp.losses import IMAGENET_MEAN, IMAGENET_STD, imagenet_network
 from wavedp.metrics.fd import network_identity, network_name
-from wavedp.metrics.features import by_content
+from wavedp.metrics.features import by_content, pass_size
 from wavedp.progress import Report, silent
 from wavedp.resize import resize
 
@@ -46,7 +46,7 @@ def extract(
     forward = partial(_forward, network, str(device))
     dimensions = forward(images[:1]).shape[1]
     source = f"second {network_identity(config)}"
-    features = by_content(images, source, lambda: forward, dimensions, config.batch_size, cache_dir, report)
+    features = by_content(images, source, lambda: forward, dimensions, pass_size(config, device), cache_dir, report)
     if not features.isfinite().all():
         raise UserError(
             f"Features of {network_name(config)} are NaN or infinite: check the network and the device {device}."
@@ -87,7 +87,9 @@ def _scripted(path: Path, device: str) -> Callable[[Tensor], Tensor]:
 
 def _forward(network: Callable[[Tensor], Tensor], device: str, batch: Tensor) -> Tensor:
     """uint8 B C H W -> float32 B D."""
-    pixels = resize(batch.to(device).float(), (SIDE, SIDE), "bicubic").clamp(0, 255) / 255
-    mean, std = (torch.tensor(value, device=device).view(1, 3, 1, 1) for value in (IMAGENET_MEAN, IMAGENET_STD))
+    pixels = resize(batch.to(device, non_blocking=True).float(), (SIDE, SIDE), "bicubic").clamp(0, 255) / 255
+    mean, std = (
+        torch.tensor(value).view(1, 3, 1, 1).to(device, non_blocking=True) for value in (IMAGENET_MEAN, IMAGENET_STD)
+    )
     with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-        return network((pixels - mean) / std).float().cpu()
+        return network((pixels - mean) / std).float()

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 
 class ADTransformer(nn.Module):
-    """forward(h B L D, scales L) -> B L D, including the final layer norm. scales: scale of each token, ascending."""
+    """forward(h B L D, ends) -> B L D, including the final layer norm. ends: where each scale's tokens end, up to L."""
 
     def __init__(self, width: int, depth: int, heads: int, scale_causal: bool, details: bool) -> None:
         super().__init__()
@@ -29,12 +29,10 @@ class ADTransformer(nn.Module):
         self.blocks = nn.ModuleList(ADBlock(width, heads, details) for _ in range(depth))
         self.norm = PerKind(lambda: nn.LayerNorm(width), details)
 
-    def forward(self, h: Tensor, scales: Tensor) -> Tensor:
-        n_approximation = int((scales == 0).sum())
-        ends = torch.bincount(scales).cumsum(0).tolist() if self.scale_causal else [h.shape[1]]
+    def forward(self, h: Tensor, ends: list[int]) -> Tensor:
         for block in self.blocks:
-            h = block(h, n_approximation, ends)
-        return self.norm(h, n_approximation)
+            h = block(h, ends[0], ends if self.scale_causal else ends[-1:])
+        return self.norm(h, ends[0])
 
 
 class ADBlock(nn.Module):

@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from wavedp import resume
+from wavedp.devices import fused, taker
 from wavedp.errors import UserError
 from wavedp.losses import Adversary, Perceptual
 from wavedp.methods import Weights
@@ -54,19 +55,21 @@ def fit(
         raise UserError("the tokenizer is trained on public images and there are none: set public, or use scalar.")
     torch.manual_seed(derive_seed(config.public_seed, "tokenizer"))
     model = network().to(device).train()
-    optimizer = torch.optim.Adam(model.parameters(), lr=config.train_learning_rate, betas=(0.9, 0.99))
+    optimizer = torch.optim.Adam(
+        model.parameters(), lr=config.train_learning_rate, betas=(0.9, 0.99), fused=fused(device)
+    )
     # Warm-up and clipping: without them the first steps throw the network far off, and most of a short run is return.
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, config.train_learning_rate, max(config.train_steps, 2), pct_start=WARM_UP, cycle_momentum=False
     )
     perceptual = Perceptual(device) if config.perceptual else None
     adversary = Adversary(images.shape[1], config.train_learning_rate, device) if config.adversarial else None
-    tally = _Tally(model.books)
+    tally, take = _Tally(model.books), taker(images, device)
     parts: dict[str, resume.Part] = {"model": model, "optimizer": optimizer, "schedule": schedule, "tally": tally}
     if adversary:
         parts["adversary"] = adversary
     for step in resume.steps(config.train_steps, report, checkpoint, **parts):
-        batch = images[torch.randint(len(images), (config.train_batch,))].to(device)
+        batch = take(torch.randint(len(images), (config.train_batch,)))
         batch = batch.flip(-1) if step % 2 else batch
         rebuilt, quantised = model(batch)
         error = F.mse_loss(rebuilt, batch)
@@ -82,21 +85,22 @@ def fit(
         schedule.step()
         if adversary:
             adversary.step(batch, rebuilt.detach())
-        tally.errors = [*tally.errors, float(error.detach())][-10:]
+        tally.errors = [*tally.errors, error.detach()][-10:]  # read at the end: no wait at every step
         for count, part in zip(tally.counts, quantised, strict=True):
-            count += torch.bincount(part.codes.flatten().cpu(), minlength=len(count))
+            codes = part.codes.flatten()
+            count.index_add_(0, codes, torch.ones_like(codes, dtype=count.dtype))
         # Not at the very end: a restarted code needs steps to find its place.
         if (step + 1) % RESTART_EVERY == 0 and step + 1 < 0.9 * config.train_steps:
             with torch.no_grad():
                 features = model.features(batch)
             for i, (book, count, z) in enumerate(zip(model.books, tally.counts, features, strict=True)):
-                tally.restarts[i] += book.restart_dead(count.to(device), z.flatten(0, 1))
+                tally.restarts[i] += book.restart_dead(count, z.flatten(0, 1))
         if (step + 1) % RESTART_EVERY == 0 and step + 1 < config.train_steps:
             tally.counts = [torch.zeros_like(count) for count in tally.counts]
     weights = {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
-    last = sum(tally.errors) / len(tally.errors)
+    last = sum(map(float, tally.errors)) / len(tally.errors)
     books = {
-        name: {**health(count), "size": len(count), "restarts": n}
+        name: {**health(count.cpu()), "size": len(count), "restarts": n}
         for name, count, n in zip(("approximation", "details"), tally.counts, tally.restarts, strict=False)
     }
     return weights, {"psnr": -10 * math.log10(last), "codebooks": books}
@@ -108,14 +112,16 @@ class _Tally:
 
     def __init__(self, books: Iterable[Codebook]) -> None:
         self.books = list(books)
-        self.counts, self.restarts = [torch.zeros(len(book.codes)) for book in self.books], [0] * len(self.books)
-        self.errors: list[float] = []
+        self.counts = [torch.zeros(len(book.codes), device=book.codes.device) for book in self.books]
+        self.restarts, self.errors = [0] * len(self.books), list[Tensor]()
 
     def state_dict(self) -> dict[str, Any]:
         sums = [book.sums for book in self.books]
         return {"counts": self.counts, "restarts": self.restarts, "errors": self.errors, "sums": sums}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.counts, self.restarts, self.errors = state["counts"], state["restarts"], state["errors"]
+        self.restarts, self.errors = state["restarts"], state["errors"]
+        for mine, counts in zip(self.counts, state["counts"], strict=True):
+            mine.copy_(counts)
         for book, sums in zip(self.books, state["sums"], strict=True):
             book.sums, book.placed = sums.to(book.sums.device), True

@@ -24,6 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from wavedp.config import DiffusionConfig, SamplingConfig
+from wavedp.devices import taker
 from wavedp.diffusion.blur import PAPER_LOG, PAPER_QUARTIC, BlurSchedule, effective_blur
 from wavedp.diffusion.scheduler import BlurDiffusionScheduler
 from wavedp.errors import UserError
@@ -72,12 +73,13 @@ class BlurDiffusionModel:
         by_class = self.config.conditioning == "class"
         model = self._model(int(conditions.max()) + 1 if by_class and len(conditions) else 1).train()
         losses = record_loss(self.process, self.diffusion, self.config.condition_dropout, views=1, multiplicity=1)
+        take, condition_of = taker(images, self.device), taker(conditions, self.device)
 
         def loss_of(index: Tensor, step: int) -> Tensor:
-            shown = images[index].flip(-1) if step % 2 else images[index]
-            draws = torch.rand(len(index), draws_of(self.shape, views=1, multiplicity=1))
+            shown = take(index).flip(-1) if step % 2 else take(index)
+            draws = torch.rand(len(index), draws_of(self.shape, views=1, multiplicity=1)).to(self.device)
             with self._autocast():
-                return losses(model, *(item.to(self.device) for item in (shown, conditions[index], draws))).mean()
+                return losses(model, shown, condition_of(index), draws).mean()
 
         weights = pretrain(model, loss_of, len(conditions), self.config, report, checkpoint, max_grad_norm=1.0)
         return forget_classes(weights, self.n_classes) if by_class else weights

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wavedp.config import PrivacyConfig, SamplingConfig
+from wavedp.devices import taker
 from wavedp.generators import FitSettings, PrivateFit
 from wavedp.generators.adaptation import adapt, merge
 from wavedp.generators.conditions import ClassCondition, Condition, TextCondition, drop, forget_classes
@@ -63,12 +64,13 @@ class SpectralARModel:
         by_class = self.config.conditioning == "class"
         model = self._model(self.public, int(conditions.max()) + 1 if by_class and len(conditions) else 1)
         wanted = (images, images.flip(-1)) if self.config.pretrain_steps else ()
-        views = [_encode(self.public, flipped) for flipped in wanted]
+        views = [taker(_encode(self.public, flipped, self.device), self.device) for flipped in wanted]
+        condition_of = taker(conditions, self.device)
 
         def loss_of(index: Tensor, step: int) -> Tensor:
-            shown = drop(model.condition, conditions[index].to(self.device), self.config.condition_dropout)
+            shown = drop(model.condition, condition_of(index), self.config.condition_dropout)
             with self._autocast():
-                return token_losses(model, views[step % 2][index].to(self.device), shown).mean()
+                return token_losses(model, views[step % 2](index), shown).mean()
 
         weights = pretrain(model, loss_of, len(conditions), self.config, report, checkpoint)
         return forget_classes(weights, self.n_classes) if by_class else weights
@@ -148,7 +150,7 @@ class SpectralARModel:
                     sampling.top_p,
                     sampling.guidance,
                 )
-            images.append(self.tokenizer.decode(codes.cpu()))
+            images.append(self.tokenizer.decode(codes).cpu())
             report(min(start + sampling.batch_size, len(conditions)), len(conditions))
         return torch.cat(images)
 
@@ -158,13 +160,13 @@ class SpectralARModel:
         model = self._model(self.public, self.n_classes, weights).eval()
         prefix = self.tokenizer.encode(images).to(self.device)
         rows = []
-        for codes in prefix:  # seeded by content, so that batches and order don't matter
+        for codes in prefix.cpu():  # seeded by content, so that batches and order don't matter
             seed = derive_seed(0, "complete", str(codes.tolist()))
             rows.append(torch.rand(self.public.length, generator=torch.Generator().manual_seed(seed)))
         none = model.condition.absent(self._example_conditions(len(images)))
         with self._autocast():
             codes = model.sample(none, torch.stack(rows).to(self.device), temperature, prefix=prefix)
-        return self.public.decode(codes.cpu())
+        return self.public.decode(codes).cpu()
 
     @torch.inference_mode()
     def log_likelihoods(self, weights: Weights, images: Tensor, labels: Tensor) -> tuple[np.ndarray, np.ndarray]:
@@ -238,6 +240,6 @@ def record_loss(
     return SideBySide(loss, privacy.views) if side_by_side else loss
 
 
-def _encode(tokenizer: Tokenizer, images: Tensor) -> Tensor:
-    """Codes of many images, some hundred at a time."""
-    return torch.cat([tokenizer.encode(part) for part in images.split(512)])
+def _encode(tokenizer: Tokenizer, images: Tensor, device: str) -> Tensor:
+    """Codes of many images, some hundred at a time, on the device."""
+    return torch.cat([tokenizer.encode(part.to(device)) for part in images.split(512)])

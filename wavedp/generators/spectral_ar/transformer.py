@@ -50,7 +50,7 @@ class SpectralTransformer(nn.Module):
         nn.init.normal_(self.position.weight, std=0.02)
 
     def forward(self, codes: Tensor, conditions: Tensor) -> list[Tensor]:
-        h = self._inputs(self._ids(codes), conditions, 0, self.length)
+        h = self._inputs(self._ids(codes), self.condition(conditions), 0, self.length)
         for block in self.blocks:
             h = block(h)
         h = self.norm(h)
@@ -85,13 +85,14 @@ class SpectralTransformer(nn.Module):
         guided = guidance != 1
         if guided:
             conditions = torch.cat([conditions, self.condition.absent(conditions)])
-        caches = [Cache() for _ in self.blocks]
+        # All that is the same for every token comes first: a token is a few dozen small kernels.
+        ids, shown, uniforms = self._ids(codes), self.condition(conditions), uniforms.double()
+        caches = [Cache(self.length) for _ in self.blocks]
         seen = 0  # number of positions in the caches
-        finite = torch.ones((), dtype=torch.bool, device=conditions.device)  # read at the end: no wait at every token
+        masses = torch.ones_like(uniforms)  # looked at when all is drawn: no wait at every token
         for span, head in zip(self.spans, self.heads, strict=True):
             for t in range(max(span.start, given), span.stop):
-                ids = self._ids(codes)
-                h = self._inputs(ids.repeat(2, 1) if guided else ids, conditions, seen, t + 1)
+                h = self._inputs(ids.repeat(2, 1) if guided else ids, shown, seen, t + 1)
                 for block, cache in zip(self.blocks, caches, strict=True):
                     h = block(h, cache if cached else None)
                 seen = t + 1 if cached else 0
@@ -99,40 +100,41 @@ class SpectralTransformer(nn.Module):
                 if guided:
                     conditional, unconditional = logits.chunk(2)
                     logits = unconditional + guidance * (conditional - unconditional)
-                codes[:, t], mass = _draw(logits, uniforms[:, t], temperature, top_k, top_p)
-                finite &= mass.isfinite().all()
-        if not finite:
+                drawn, masses[:, t : t + 1] = _draw(logits, uniforms[:, t], temperature, top_k, top_p)
+                torch.add(drawn, self.offsets[t], out=ids[:, t])
+        if not masses.isfinite().all():
             raise UserError(
                 "the distributions that codes are drawn from are not finite: the model diverged, or "
                 f"temperature={temperature} is too low; lower a learning rate or raise the temperature."
             )
-        return codes
+        return ids[:, :-1] - self.offsets
 
     def _ids(self, codes: Tensor) -> Tensor:
         """Return B L+1 ids, unique across codebooks; the last column is the id of a missing neighbour."""
         return F.pad(codes + self.offsets, (0, 1), value=self.none)
 
-    def _inputs(self, ids: Tensor, conditions: Tensor, start: int, stop: int) -> Tensor:
-        """Return the summed embeddings of positions start..stop-1, B stop-start D."""
-        batch, table = len(conditions), self.neighbours[start:stop]
+    def _inputs(self, ids: Tensor, shown: Tensor, start: int, stop: int) -> Tensor:
+        """Return the summed embeddings of positions start..stop-1, B stop-start D. shown: the conditions', B 1 D."""
+        batch, table = len(ids), self.neighbours[start:stop]
         near = self.code(ids[:, table.flatten()]).view(batch, stop - start, -1)
         index = torch.arange(start, stop, device=ids.device).expand(batch, -1).contiguous()
-        return self.context(near) + self.position(index) + self.condition(conditions)
+        return self.context(near) + self.position(index) + shown
 
 
 class Cache:
-    """Keys and values B H t D/H of the positions that one block has seen."""
+    """Keys and values B H t D/H of the positions that one block has seen, in memory for all `length` of them."""
 
-    def __init__(self) -> None:
-        self.keys: Tensor | None = None
-        self.values: Tensor | None = None
+    def __init__(self, length: int) -> None:
+        self.length, self.seen = length, 0
+        self.both: Tensor | None = None  # 2 B H length D/H
 
-    def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Add these keys and values; returns all so far."""
-        if self.keys is not None and self.values is not None:
-            keys, values = torch.cat([self.keys, keys], 2), torch.cat([self.values, values], 2)
-        self.keys, self.values = keys, values
-        return keys, values
+    def append(self, new: Tensor) -> Tensor:
+        """Add these keys and values, 2 B H t D/H; returns all so far."""
+        if self.both is None:
+            self.both = new.new_empty(*new.shape[:3], self.length, new.shape[4])
+        start, self.seen = self.seen, self.seen + new.shape[3]
+        self.both[:, :, :, start : self.seen] = new
+        return self.both[:, :, :, : self.seen]
 
 
 class Block(nn.Module):
@@ -149,9 +151,9 @@ class Block(nn.Module):
         """Map h B t D to B t D. With a cache, h holds the newest t positions, which also attend to all cached ones."""
         batch, length, width = h.shape
         qkv = self.qkv(self.norm_attention(h)).view(batch, length, 3, self.n_heads, width // self.n_heads)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)
+        q, k, v = (qkv := qkv.permute(2, 0, 3, 1, 4))
         if cache is not None:
-            k, v = cache.append(k, v)
+            k, v = cache.append(qkv[1:])
         assert length == 1 or k.shape[2] == length, "several new positions after cached ones need a mask of their own"
         mixed = F.scaled_dot_product_attention(q, k, v, is_causal=length > 1)
         h = h + self.out(mixed.transpose(1, 2).reshape(batch, length, width))

@@ -96,7 +96,7 @@ class SpectralNetwork(nn.Module):
         bands += [detail.flatten(1, 2) / 2 ** (levels - j) for j, detail in enumerate(pyramid.details)]
         h = torch.cat([embed(_to_patches(band, side)) for band, side, embed in
                        zip(bands, self.patches, self.embed, strict=False)], dim=1)  # fmt: skip
-        h = self.encoder(h + self.position_in[: h.shape[1]], self._scale_of(len(bands), h.device))
+        h = self.encoder(h + self.position_in[: h.shape[1]], self._ends(len(bands)))
         split = (h[:, : self.tokens], h[:, self.tokens :])
         return [project(part) for project, part in zip(self.to_code, split, strict=False) if part.shape[1]]
 
@@ -104,7 +104,7 @@ class SpectralNetwork(nn.Module):
         """Images B C h w at the resolution of the last scale given, not clipped."""
         h = torch.cat([lift(part) for lift, part in zip(self.from_code, vectors, strict=False)], dim=1)
         k = h.shape[1] // self.tokens
-        h = self.decoder(h + self.position_out[: h.shape[1]], self._scale_of(k, h.device))
+        h = self.decoder(h + self.position_out[: h.shape[1]], self._ends(k))
         channels, levels = self.shape[0], k - 1
         bands = [
             _from_patches(unembed(part), side, self.grid)
@@ -124,8 +124,8 @@ class SpectralNetwork(nn.Module):
             f"{self.shape} and {self.levels} levels below: use one of its sizes."
         )
 
-    def _scale_of(self, k: int, device: torch.device) -> Tensor:
-        return torch.arange(k, device=device).repeat_interleave(self.tokens)
+    def _ends(self, k: int) -> list[int]:
+        return [self.tokens * scale for scale in range(1, k + 1)]
 
 
 def spectral_network(config: SpectralConfig, shape: tuple[int, int, int]) -> SpectralNetwork:

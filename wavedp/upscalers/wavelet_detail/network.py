@@ -19,15 +19,15 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 
 from wavedp import resume
-from wavedp.averages import moving_average
+from wavedp.averages import MovingAverage
+from wavedp.devices import fused, taker
 from wavedp.methods import Weights
 from wavedp.progress import Report
 from wavedp.seeds import derive_seed, generator_of
 from wavedp.upscalers.wavelet_detail import WaveletDetailConfig, losses
-from wavedp.wavelets import Pyramid, coarse, reconstruct
+from wavedp.wavelets import Pyramid, coarse, doubled, reconstruct
 
 NOISE = 4  # planes, of detail=sampled
 LEVELS = 3  # doublings trained for, where the images' sides allow
@@ -57,23 +57,29 @@ class DetailNetwork(nn.Module):
 
         doubling: how many more follow this one (beyond `LEVELS`, as the farthest that was trained).
         """
-        x = self.first(torch.cat([images * 2 - 1, noise], 1))
+        x = self.first(self._beside(images * 2 - 1, noise))
         x = x + self.doubling.weight[min(doubling, LEVELS - 1)][:, None, None]
         for before, after in zip(self.before, self.after, strict=True):
-            x = x + after(F.silu(before(torch.cat([F.silu(x), noise], 1))))
+            x = x + after(F.silu(before(self._beside(F.silu(x), noise))))
         return self.last(F.silu(x)).unflatten(1, (self.channels, 3))
+
+    def _beside(self, x: Tensor, noise: Tensor) -> Tensor:
+        return torch.cat([x, noise], 1) if self.noise else x
 
     def enlarge(self, images: Tensor, noise: list[Tensor]) -> Tensor:
         """B C h w -> B C h*2^n w*2^n not clipped, one doubling for each of the n items of noise (see `noise_like`)."""
         for place, planes in enumerate(noise):
             bands = self(images, planes, len(noise) - 1 - place)
-            images = reconstruct(Pyramid(images * 2, (bands,)))
+            on_cpu = images.device.type == "cpu"  # where published weights were trained, to the bit
+            images = reconstruct(Pyramid(images * 2, (bands,))) if on_cpu else doubled(images, bands)
         return images
 
     def noise_like(self, images: Tensor, level: int, generator: torch.Generator | None = None) -> list[Tensor]:
         """White noise for each of `level` doublings of images B C h w, coarse to fine, each B Z h w of its own size."""
         count, _, height, width = images.shape
         sizes = [(count, self.noise, height << place, width << place) for place in range(level)]
+        if not self.noise:
+            return [images.new_empty(size) for size in sizes]
         return [torch.randn(size, generator=generator).to(images.device) for size in sizes]
 
 
@@ -96,13 +102,15 @@ def fit_public(
     """
     torch.manual_seed(derive_seed(config.public_seed, "wavelet_detail"))
     network = build(config, images.shape[1]).to(device).train()
-    averaged = AveragedModel(network, avg_fn=moving_average(DECAY))
-    optimizer = torch.optim.Adam(network.parameters(), lr=config.train_learning_rate, betas=(0.9, 0.99))
+    averaged, take = MovingAverage(network, DECAY), taker(images, device)
+    optimizer = torch.optim.Adam(
+        network.parameters(), lr=config.train_learning_rate, betas=(0.9, 0.99), fused=fused(device)
+    )
     loss_of = losses.build(config, images.shape[1], device)
     parts: dict[str, resume.Part] = {"network": network, "averaged": averaged, "optimizer": optimizer}
     for step in resume.steps(config.train_steps, report, checkpoint, **parts, **loss_of.learners):
         optimizer.param_groups[0]["lr"] = config.train_learning_rate * rate(step / config.train_steps)
-        shown = _augmented(images[torch.randint(len(images), (config.train_batch,))], step).to(device)
+        shown = _augmented(take(torch.randint(len(images), (config.train_batch,))), step)
         level = 1 + step % trained_levels(images.shape[-2:])
         loss = loss_of(network, coarse(shown, level), shown, level, step / config.train_steps)
         optimizer.zero_grad()
@@ -123,8 +131,10 @@ def complete(config: WaveletDetailConfig, weights: Weights, device: str, images:
     """Coarse images B C h w in [0, 1] -> B C h*factor w*factor, not clipped. The noise of an image depends on that
     image only."""
     network, level = build(config, images.shape[1], weights).to(device).eval(), factor.bit_length() - 1
-    of_each = [network.noise_like(image[None], level, generator_of(image)) for image in images]
-    noise = [torch.cat(planes).to(device) for planes in zip(*of_each, strict=True)]
+    noise = network.noise_like(images, level)
+    if network.noise:
+        of_each = [network.noise_like(image[None], level, generator_of(image)) for image in images]
+        noise = [torch.cat(planes).to(device) for planes in zip(*of_each, strict=True)]
     return network.enlarge(images.to(device), noise).cpu()
 
 
