@@ -228,7 +228,7 @@ def _counted(rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], int]:
 def _check(trials: list[PlannedTrial]) -> dict[str, InfeasibleError]:
     """Every trial's configuration and models, before any of them runs. Returns the infeasible ones; prints each warning
     once. Raises UserError, also if no trial is feasible."""
-    from wavedp.stages import check_models
+    from wavedp.model_checks import check_models
 
     refused: dict[str, InfeasibleError] = {}
     warnings: dict[str, None] = {}
@@ -239,9 +239,8 @@ def _check(trials: list[PlannedTrial]) -> dict[str, InfeasibleError]:
             warnings |= dict.fromkeys(checks.check(first.config))
         except InfeasibleError as error:
             refused |= {trial.id: error for trial in (first, *rest)}
-    models = [first.config for first, *_ in alike(trials, but_for=NO_MODEL)]
-    for config in sorted(models, key=lambda config: config.upscaler.name):  # a network stays loaded for all its levels
-        check_models(config)
+    for first, *_ in alike(trials, but_for=NO_MODEL):
+        check_models(first.config)
     infeasible = {trial.id: refused[trial.id] for trial in trials if trial.id in refused}
     for warning in warnings:
         print(f"Warning: {warning}", file=sys.stderr)
@@ -296,6 +295,8 @@ def _device(asked: str, ray_options: dict[str, Any]) -> str:
 
 def _say_without_device(values: dict[str, Any]) -> None:
     """Warn of a GPU that a run would need: a dry run may describe another machine's study."""
+    if values["device"] != "cuda":
+        return
     try:
         _device(values["device"], values["ray"])
     except UserError as error:

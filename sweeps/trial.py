@@ -14,7 +14,7 @@ from ray.exceptions import RayError, RayTaskError
 
 from sweeps.plan import PlannedTrial
 from sweeps.row import blank_row, finished
-from wavedp import chain, checks, stages
+from wavedp import chain, checks, model_checks
 from wavedp.config import to_dict
 from wavedp.errors import InfeasibleError
 from wavedp.store import Store
@@ -29,7 +29,7 @@ def conduct(trial: PlannedTrial, coordinator: Any, store: str, commit: str) -> d
     files: dict[str, bytes] = {}
     try:
         checks.check(trial.config)
-        stages.check_models(trial.config)
+        model_checks.check_models(trial.config)
         results = _walk(trial, coordinator)
         made = {name: ray.get(coordinator.account.remote(name, result, trial.id)) for name, result in results.items()}
         done, files = finished(trial, Store(store))

@@ -1,6 +1,6 @@
 """Checks of a trial before anything runs, from its configuration and its data only.
 
-Each method checks what is its own. Weight files are not opened: `stages.check_models` does that, before training.
+Each method checks what is its own. Weight files are not opened: `wavedp.model_checks` does that, before training.
 Nothing here imports torch for trials with scalar tokens at one level.
 """
 

@@ -242,14 +242,18 @@ def unread_sentence(trial: TrialConfig, field: str, value: Any) -> str:
     return f"{field}={value} is not read by {chosen}: {instead}leave {field} out."
 
 
+def is_ours(method: Method) -> bool:
+    """True for a method of this package, whose tests know it; one that is derived from it elsewhere is not."""
+    return type(method).__module__.partition(".")[0] == "wavedp"
+
+
 def versions(methods: Iterable[Method]) -> list[dict[str, Any]]:
     """The code of methods in the key of a stage that runs it, if there is something to say: for one of this package its
     version, unless it is 1; for any other its version and the hash of its source (wavedp.sources)."""
     found: dict[str, Any] = {}
     for method in methods:
-        module = type(method).__module__
-        if module.partition(".")[0] != "wavedp":
-            found[method.name] = [method.version, sources.digest(module)]
+        if not is_ours(method):
+            found[method.name] = [method.version, sources.digest(type(method).__module__)]
         elif method.version != 1:
             found[method.name] = method.version
     return [found] if found else []

@@ -36,7 +36,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wavedp import chain, checks
+from wavedp import chain, checks, model_checks
 from wavedp.command import command
 from wavedp.config import TrialConfig, from_dict
 from wavedp.data import overlap
@@ -90,7 +90,7 @@ def run(
 
     for warning in checks.check(trial):
         print(f"Warning: {warning}", file=sys.stderr)
-    stages.check_models(canonical(trial))
+    model_checks.check_models(canonical(trial))
     require_room(ranks, chosen_device(device))
     store, keys = Store(store) if isinstance(store, str) else store, chain.keys(trial)
     store.require_writable()

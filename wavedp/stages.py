@@ -16,11 +16,10 @@ do not read is at its default.
 
 from __future__ import annotations
 
-import logging
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,7 @@ from torch import Tensor
 
 from wavedp import data, methods, metrics, text, tokenizers
 from wavedp.chain import PUBLIC, chain_of, coarse_shape, fit_kind, keys, mechanisms, n_records, public_reads
-from wavedp.config import DataConfig, MetricsConfig, TrialConfig
+from wavedp.config import DataConfig, TrialConfig
 from wavedp.data import duplicates, overlap
 from wavedp.errors import UserError
 from wavedp.finite import require_finite
@@ -180,9 +179,9 @@ def make_coarse_samples(work: Work) -> None:
     """Coarse samples of the private generator, classes (or public prompts) in equal shares."""
     trial = work.trial
     if methods.generator(trial).conditioning(trial) == "text":
-        prompts = _prompts(trial)
-        order = torch.arange(trial.sampling.n) % len(prompts)
-        conditions, labels = text.encode(prompts)[order], torch.zeros_like(order)
+        shown = prompts(trial)
+        order = torch.arange(trial.sampling.n) % len(shown)
+        conditions, labels = text.encode(shown)[order], torch.zeros_like(order)
     else:
         conditions = labels = torch.arange(trial.sampling.n) % data.n_classes(trial.data)
     weights, name = work.inputs["private_fit"].tensors("weights"), trial.generator.name
@@ -335,22 +334,6 @@ def _make(
     return published, made
 
 
-def check_models(trial: TrialConfig) -> None:
-    """Check that weights for stage two and the metrics exist, are intact and accept these images; warn of public images
-    that look like copies of sensitive ones.
-
-    Opens weight files and compares pictures, which `checks.check` does not. Raises UserError.
-    """
-    for warning in overlap.warn_of_copies(trial.data, public_reads(trial)):
-        _warn(warning)
-    if methods.generator(trial).conditioning(trial) == "text":
-        text.check()
-        _prompts(trial)
-    for method in (methods.tokenizer(trial), methods.upscaler(trial)):
-        method.check_models(trial)
-    _check_metrics(trial.metrics, trial.data, trial.sampling.n, methods.generator(trial).conditioning(trial) == "text")
-
-
 def build_generator(trial: TrialConfig, inputs: dict[str, Artifact], device: str) -> Generator:
     """The trial's generator, around what earlier stages made."""
     method = methods.generator(trial)
@@ -377,17 +360,6 @@ def _input_weights(inputs: dict[str, Artifact], stage: str) -> Weights:
 
 def _require_trained(weights: Weights, whose: str) -> None:
     require_finite(weights, f"weights of {whose} after its public training", "lower its learning rate")
-
-
-@cache  # once a process
-def _warn(sentence: str) -> None:
-    logging.getLogger(__name__).warning("Warning: %s", sentence)
-
-
-@cache  # the trials of a study ask the same again and again
-def _check_metrics(config: MetricsConfig, of: DataConfig, n_generated: int, described: bool) -> None:
-    counts, n_classes = partial(n_records, of), data.n_classes(of)
-    suite.check(metrics.Given(config, counts, n_generated, described=described, n_classes=n_classes))
 
 
 def _real(trial: TrialConfig) -> suite.Load:
@@ -417,11 +389,11 @@ def captions(trial: TrialConfig) -> list[str] | None:
     """The prompt of each sample, or None where samples have classes."""
     if methods.generator(trial).conditioning(trial) != "text":
         return None
-    prompts = _prompts(trial)
-    return [prompts[number % len(prompts)] for number in range(trial.sampling.n)]
+    shown = prompts(trial)
+    return [shown[number % len(shown)] for number in range(trial.sampling.n)]
 
 
-def _prompts(trial: TrialConfig) -> list[str]:
+def prompts(trial: TrialConfig) -> list[str]:
     """Public sentences to sample from."""
     if trial.sampling.prompts is not None:
         return text.read_prompts(trial.sampling.prompts)

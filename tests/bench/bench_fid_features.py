@@ -27,7 +27,8 @@ from cleanfid import fid as cleanfid
 from PIL import Image
 
 from wavedp.config import MetricsConfig
-from wavedp.metrics.features import extract, find_network
+from wavedp.metrics.features import extract
+from wavedp.metrics.network_file import find_network
 
 
 def main() -> None:

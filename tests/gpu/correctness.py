@@ -492,7 +492,7 @@ def _way(found: dict[str, Tensor], expected: dict[str, Tensor], start: dict[str,
 def needs_network(setting: Setting) -> None:
     """Raises Missing without the FID network."""
     from wavedp.errors import UserError
-    from wavedp.metrics.features import find_network
+    from wavedp.metrics.network_file import find_network
 
     try:
         find_network(setting.inception)

@@ -69,7 +69,7 @@ def collect(folder: Path, python: str, with_data: bool, plan: Path | None) -> No
     """Everything that travels, as files of this folder."""
     from wavedp.config import DataConfig
     from wavedp.data.export import export_decoded
-    from wavedp.metrics.features import find_network
+    from wavedp.metrics.network_file import find_network
     from wavedp.upscalers.ncnn.weights import find_weights
 
     wheels(folder / "wheels", python)
@@ -111,7 +111,7 @@ def tracked_bytes() -> int:
 
 def restore(folder: Path, file: Path | None = None) -> Path:
     """Write the FID network to where wavedp looks for it; returns the file."""
-    from wavedp.metrics.features import CLEANFID_FILE
+    from wavedp.metrics.network_file import CLEANFID_FILE
 
     file = CLEANFID_FILE if file is None else file
     file.write_bytes(apart((folder / "inception.packed").read_bytes()))

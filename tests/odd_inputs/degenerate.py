@@ -41,9 +41,9 @@ def one_image(folder: Path) -> None:
 
 
 def accuracy_of_one_class(folder: Path) -> None:
-    from wavedp.metrics import Given, suite
+    from wavedp.metrics import Given, check
 
-    suite.check(Given(TrialConfig().metrics, lambda split: 2000, 1000, n_classes=1))
+    check(Given(TrialConfig().metrics, lambda split: 2000, 1000, n_classes=1))
 
 
 def nothing_but_nan(folder: Path) -> None:

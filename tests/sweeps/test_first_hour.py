@@ -49,6 +49,20 @@ def test_a_plan_that_nobody_reads_to_the_end_is_no_error(tmp_path):
     assert (done.returncode, done.stderr) == (141, b"")  # `| head`
 
 
+def test_a_study_of_published_models_is_planned_and_checked_without_torch(tmp_path):
+    """It takes a second to import and 700 MB; each of the conductors of a cluster's trials would hold it."""
+    grid = "sweep.grid.upscaler=[bicubic,identity,realsr_df2k_x4]"
+    asked = ["sweeps.run", "+sweep=smoke", grid, "sweep.grid.level=[0]", "dry_run=true", f"store={tmp_path}"]
+    code = (
+        f"import runpy, sys\nsys.argv = {asked!r}\ntry:\n    runpy.run_module('sweeps.run', run_name='__main__')\n"
+        "except SystemExit as end:\n    sys.exit(end.code or ('torch' in sys.modules and 'torch was imported'))"
+    )
+    here = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, env=here)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "private releases: 1" in done.stdout
+
+
 @pytest.mark.parametrize(
     ("command", "arguments"),
     [(samplers, ["--size", "4", "--steps", "2"]), (forward, ["--size", "8", "--home", "nowhere"])],

@@ -36,7 +36,7 @@ def test_the_second_command_is_refused_before_anything_runs(holder, tmp_path, mo
         raise AssertionError("it began")
 
     monkeypatch.setattr(sweeps.run, "_execute", started)
-    monkeypatch.setattr("wavedp.stages.check_models", lambda _: None)
+    monkeypatch.setattr("wavedp.model_checks.check_models", lambda _: None)
     overrides = ["+sweep=smoke", "study=s", "data=procedural", "data@public=procedural_public"]
     overrides += [f"results={tmp_path / 'results'}", f"store={tmp_path / 'store'}"]
     with initialize_config_dir(str(sweeps.run.ROOT / "conf"), version_base="1.3"):

@@ -11,10 +11,11 @@ from scipy import stats
 from sweeps.plan import NO_MODEL, alike, owners, plan, points, refused_by_budget, release_of, save_plan
 from sweeps.search import random_search
 from sweeps.summary import describe
-from wavedp import chain, checks, fields, methods, registry, stages
+from wavedp import chain, checks, fields, methods, registry
 from wavedp.config import DataConfig, TrialConfig, configure, fields_of, from_dict, to_dict, trial_of
 from wavedp.errors import InfeasibleError, UserError
 from wavedp.methods import canonical
+from wavedp.model_checks import check_models
 from wavedp.privacy import selection
 from wavedp.privacy.budget import Budget
 from wavedp.privacy.selection import RandomK, drawn
@@ -367,7 +368,7 @@ def test_several_passes_a_record_are_for_every_mode_but_ghost(mode, changes):
 
 def check_all(config):
     checks.check(config)
-    stages.check_models(config)
+    check_models(config)
 
 
 def test_a_budget_no_noise_meets_is_infeasible():

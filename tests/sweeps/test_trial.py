@@ -49,7 +49,7 @@ def conducted(monkeypatch, tmp_path):
         return row, coordinator.files
 
     monkeypatch.setattr(module.ray, "get", lambda value: value)
-    monkeypatch.setattr(module.stages, "check_models", lambda _: None)
+    monkeypatch.setattr(module.model_checks, "check_models", lambda _: None)
     return run
 
 

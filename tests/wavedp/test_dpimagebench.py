@@ -11,7 +11,7 @@ from torch import nn
 from wavedp import metrics
 from wavedp.config import MetricsConfig, TrialConfig
 from wavedp.errors import UserError
-from wavedp.metrics import Given, dpimagebench, features, suite
+from wavedp.metrics import Given, dpimagebench, features, network_file, suite
 from wavedp.metrics.classifiers import resnet, resnext, wide_resnet
 from wavedp.metrics.dpimagebench import PROTOCOLS, Protocol, accuracies
 
@@ -141,7 +141,7 @@ def test_the_suite_reports_the_mean_and_each_classifier_tested_on_the_test_split
     monkeypatch.setattr(
         features, "extract", lambda images, *_: torch.nn.functional.adaptive_avg_pool2d(images.float(), 2).flatten(1)
     )
-    monkeypatch.setattr(features, "find_network", lambda path: None)
+    monkeypatch.setattr(network_file, "find_network", lambda path: None)
     config = MetricsConfig(
         fid_samples=20, reference_split="train", reference_samples=None, kid=False, floor=False, downstream="small"
     )

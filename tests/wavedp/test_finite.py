@@ -12,7 +12,9 @@ from wavedp import chain, resume, stages
 from wavedp.errors import UserError
 from wavedp.fields import result
 from wavedp.finite import require_finite
+from wavedp.metrics import check as check_metrics
 from wavedp.metrics import suite
+from wavedp.model_checks import check_models
 from wavedp.store import Store
 from wavedp.upscalers.classical import Bicubic, ClassicalConfig
 from wavedp.upscalers.classical.model import Classical
@@ -161,7 +163,7 @@ def test_what_an_outside_method_makes_is_looked_at_by_the_stage(methods, words, 
 
 def test_an_upscaler_with_damaged_weights_is_refused_before_any_work():
     with pytest.raises(UserError, match=r"images of upscaler=.* are not finite"):
-        stages.check_models(outside(upscaler="NaNPixels"))
+        check_models(outside(upscaler="NaNPixels"))
 
 
 def test_weights_of_an_older_store_are_looked_at(tmp_path):
@@ -221,5 +223,5 @@ def test_one_class_has_no_accuracy():
     for n_classes, labelled, words in ((1, True, "would tell one class apart"), (None, False, "class labels, which")):
         given = suite.Given(metrics, lambda split: 50, 20, labelled=labelled, n_classes=n_classes)
         with pytest.raises(UserError, match=words):
-            suite.check(given)
-    suite.check(suite.Given(metrics, lambda split: 50, 20, n_classes=2))
+            check_metrics(given)
+    check_metrics(suite.Given(metrics, lambda split: 50, 20, n_classes=2))

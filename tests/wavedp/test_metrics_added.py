@@ -15,8 +15,20 @@ from wavedp.chain import CHAIN, keys
 from wavedp.config import DataConfig, MetricsConfig, SamplingConfig, TrialConfig, identity
 from wavedp.errors import UserError
 from wavedp.losses import Perceptual
-from wavedp.metrics import Given, chosen, fd, features, image_sets, memorisation, pairs, second_networks, suite
+from wavedp.metrics import (
+    Given,
+    chosen,
+    fd,
+    features,
+    image_sets,
+    memorisation,
+    network_file,
+    pairs,
+    second_networks,
+    suite,
+)
 from wavedp.metrics import __main__ as command
+from wavedp.metrics import check as check_metrics
 from wavedp.metrics.alignment import text_alignment
 from wavedp.metrics.frechet import frechet_distance_of
 from wavedp.metrics.text import weights_name
@@ -63,7 +75,7 @@ def eyes(monkeypatch):
         return torch.nn.functional.adaptive_avg_pool2d(images.float(), 2).flatten(1)
 
     monkeypatch.setattr(features, "extract", extract)
-    monkeypatch.setattr(features, "find_network", lambda path: None)
+    monkeypatch.setattr(network_file, "find_network", lambda path: None)
     return extract
 
 
@@ -118,7 +130,7 @@ def test_a_split_too_small_for_the_floor_is_divided(eyes, n, reference_samples, 
     features = eyes(draw(real, None), config)
     assert values[name] == pytest.approx(frechet_distance_of(features[-part:], features[:-part]))
     with pytest.raises(UserError, match=r"floor=true needs two parts .* test split has 3"):
-        suite.check(Given(config, lambda split: 3, 10, labelled=False))
+        check_metrics(Given(config, lambda split: 3, 10, labelled=False))
 
 
 # Another network

@@ -17,7 +17,7 @@ from wavedp import chain, metrics
 from wavedp.config import DataConfig, MetricsConfig, TrialConfig, configure, with_absolute_paths
 from wavedp.errors import UserError
 from wavedp.metrics import __main__ as command
-from wavedp.metrics import features, suite
+from wavedp.metrics import features, network_file, suite
 from wavedp.metrics.inception_score import inception_score, last_layer
 from wavedp.metrics.likelihood import Mixture, divergences
 from wavedp.testing.metrics import REAL, pictures
@@ -92,7 +92,7 @@ def test_a_score_that_cannot_be_made_is_refused_before(content, words, tmp_path,
         splits = 40
     elif content:
         layer_file(path, *content)
-    monkeypatch.setattr(features, "find_network", lambda path: None)
+    monkeypatch.setattr(network_file, "find_network", lambda path: None)
     own = configure("metric", "inception_score", layer=str(path) if content else None, splits=splits)
     given = metrics.Given(MetricsConfig(fid_samples=60, also=(own,)), REAL.__getitem__, 60)
     with pytest.raises(UserError, match=words):
@@ -194,7 +194,7 @@ def test_fld_leaves_out_features_without_a_scale_and_refuses_sets_without_any():
 
 def test_a_trial_measures_both_flds_and_says_at_what_it_looked(monkeypatch):
     monkeypatch.setattr(features, "extract", lambda images, *_: images.float().flatten(1)[:, :30])
-    monkeypatch.setattr(features, "find_network", lambda path: None)
+    monkeypatch.setattr(network_file, "find_network", lambda path: None)
     config = MetricsConfig(fid_samples=50, kid=False, floor=False, downstream_steps=0, also=("fld",))
 
     def load(split):

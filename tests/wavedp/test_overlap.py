@@ -17,6 +17,7 @@ from wavedp import chain, checks, data, stages
 from wavedp.config import DataConfig, MetricsConfig, PrivacyConfig, SamplingConfig, TrialConfig, to_dict
 from wavedp.data import overlap, records
 from wavedp.errors import UserError
+from wavedp.model_checks import check_models
 from wavedp.store import Store
 
 EDITS = {
@@ -110,7 +111,7 @@ def test_edited_copies_are_warned_of(edit, sensitive, caplog):
     taken = sorted((sensitive / "train" / "a").iterdir())[:5]
     asked = trial(sensitive, public_with(sensitive, taken, EDITS[edit], ".jpg"))
     assert checks.check(asked) == []
-    stages.check_models(asked)
+    check_models(asked)
     assert "5 of 11 public images (folder, train) look like edited copies of sensitive ones" in caplog.text
 
 

@@ -17,6 +17,7 @@ from wavedp import chain, checks, stages
 from wavedp.config import DataConfig, PrivacyConfig, SamplingConfig, TrialConfig, configure
 from wavedp.errors import UserError
 from wavedp.fields import fitting
+from wavedp.model_checks import check_models
 from wavedp.store import Draft, Store, lease
 from wavedp.wavelets import coarse
 
@@ -61,7 +62,7 @@ def trial(level=1, **sections):
 
 def upscaled(config, tmp_path):
     checks.check(config)
-    stages.check_models(config)
+    check_models(config)
     store = Store(str(tmp_path / "store"))
     artifact, made = stages.make("upscale", config, store, "cpu")
     assert made

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import struct
@@ -14,7 +15,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from wavedp import registry
-from wavedp.config import configure
+from wavedp.config import DataConfig, TrialConfig, configure
 from wavedp.errors import UserError
 from wavedp.resize import operator, resize
 from wavedp.testing.upscalers import UpscalerSuite, check_upscaler, coarse_scenes
@@ -216,15 +217,34 @@ def test_weights_come_from_the_given_folder_and_must_be_the_published_ones(tmp_p
         load(config)
 
 
-def test_a_network_is_loaded_once_for_its_levels_and_again_after_its_file_changed(tmp_path):
-    weights = WEIGHTS["animevideov3_x2"]
-    graph = find_weights("animevideov3_x2")
-    for file in (graph, graph.with_suffix(".bin")):
+def test_published_weights_are_read_again_after_they_changed(tmp_path):
+    for file in (graph := find_weights("animevideov3_x2"), graph.with_suffix(".bin")):
         shutil.copy(file, tmp_path / file.name)
-    config = configure("upscaler", "animevideov3_x2", weights=str(tmp_path))
-    assert load(config)._once._net is load(config)._once._net
-    binary = tmp_path / f"{weights.stem}.bin"
+    assert find_weights("animevideov3_x2", str(tmp_path)).parent == tmp_path
+    binary = tmp_path / graph.with_suffix(".bin").name
     binary.write_bytes(binary.read_bytes()[:-1] + b"x")
     os.utime(binary, ns=(1, 1))
     with pytest.raises(UserError, match="not the published"):
-        load(config)
+        find_weights("animevideov3_x2", str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "words"),
+    [
+        ("identity", {}, "upscaler=identity cannot upscale by 2: use level=0"),
+        ("realsr_df2k_x4", {"precision": "bfloat16"}, "precision=bfloat16 is not for upscaler.engine=ncnn"),
+        ("realsr_df2k_x4", {"weights": "nowhere"}, "weights of realsr_df2k_x4 are missing: no file nowhere"),
+    ],
+)
+def test_models_that_are_known_are_refused_without_loading_one(name, changes, words):
+    trial = TrialConfig(data=DataConfig(name="procedural", size=16), upscaler=configure("upscaler", name, **changes))
+    with pytest.raises(UserError, match=words):
+        registry.find("upscaler", name).check_models(trial)
+
+
+def test_an_engine_that_is_not_installed_is_named(monkeypatch):
+    find = importlib.util.find_spec
+    monkeypatch.setattr("importlib.util.find_spec", lambda name, *rest: None if name == "ncnn" else find(name, *rest))
+    trial = TrialConfig(data=DataConfig(name="procedural", size=16))
+    with pytest.raises(UserError, match="needs the package ncnn"):
+        registry.find("upscaler", "realsr_df2k_x4").check_models(trial)

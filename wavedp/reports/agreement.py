@@ -32,10 +32,11 @@ from wavedp.command import command
 from wavedp.config import MetricsConfig
 from wavedp.data import picture
 from wavedp.errors import UserError
-from wavedp.metrics.features import DIMENSIONS, extract, file_sha256, find_network
+from wavedp.metrics.features import DIMENSIONS, extract
 from wavedp.metrics.frechet import frechet_distance_of
 from wavedp.metrics.kernel import kernel_distance_of
 from wavedp.metrics.neighbours import precision_recall_density_coverage
+from wavedp.metrics.network_file import file_sha256, find_network
 from wavedp.store import write_jsonl
 
 CHUNK = 200  # images per file of features, and per line of progress

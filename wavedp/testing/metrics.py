@@ -31,7 +31,7 @@ from torch import Tensor
 
 from wavedp import registry
 from wavedp.config import MetricsConfig
-from wavedp.metrics import Given, MetricMethod, chosen, features, sees_real, suite
+from wavedp.metrics import Given, MetricMethod, chosen, features, network_file, sees_real, suite
 from wavedp.metrics.views import Looking
 
 REAL = {"train": 160, "val": 110, "test": 120}
@@ -62,7 +62,7 @@ def see_patches(monkeypatch: pytest.MonkeyPatch) -> None:
         return F.adaptive_avg_pool2d(images.float() / 255, 4).flatten(1)
 
     monkeypatch.setattr(features, "extract", extract)
-    monkeypatch.setattr(features, "find_network", lambda path: Path("patches"))
+    monkeypatch.setattr(network_file, "find_network", lambda path: Path("patches"))
 
 
 class MetricSuite:

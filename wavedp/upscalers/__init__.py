@@ -61,7 +61,7 @@ from wavedp import registry
 from wavedp.config import TrialConfig
 from wavedp.errors import UserError
 from wavedp.fields import check_values, result
-from wavedp.methods import Inputs, Method
+from wavedp.methods import Inputs, Method, is_ours
 
 if TYPE_CHECKING:
     import torch
@@ -107,10 +107,12 @@ class LowPass:
 
 
 class UpscalerMethod(Method):
-    """The declaration of an upscaler. origin, factor: shown by `python -m wavedp.upscalers`."""
+    """The declaration of an upscaler. origin, factor: shown by `python -m wavedp.upscalers`. tried: of this package's
+    own, it takes any image and factor, as its tests show, so that no trial has to try again."""
 
     origin: Origin = Origin(NOT_STATED, NOT_STATED, NOT_STATED)
     factor: str = "any"
+    tried: bool = False
 
     def load(self, config: Any, device: str) -> Upscaler:
         """The model, if it needs nothing but its configuration and files. Raises UserError for missing or damaged files
@@ -126,10 +128,18 @@ class UpscalerMethod(Method):
         return face_warning(trial, self.restores_faces(trial.upscaler), trial.upscaler.name)
 
     def check_models(self, trial: TrialConfig) -> None:
-        """Check that a ready-made model is there and takes this trial's images; opens its files, which `check` does
-        not. A model built from what earlier stages make has no files to open. Raises UserError."""
-        if not self.needs(trial).inputs:
+        """Check that a ready-made model is there and takes this trial's images, by upscaling one; opens its files,
+        which `check` does not. A model built from what earlier stages make has no files to open. Raises UserError."""
+        if self.needs(trial).inputs:
+            return
+        if self.tried and is_ours(self):
+            self.require_files(trial)
+        else:
             check(trial.upscaler, 2**trial.level, _coarse_shape(trial))
+
+    def require_files(self, trial: TrialConfig) -> None:
+        """For a `tried` upscaler: what it needs is there and as published, and its options go together. Loads no model.
+        Raises UserError."""
 
     def restores_faces(self, config: Any) -> bool:
         """True if the model's name says that it was made for faces."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from wavedp.config import TrialConfig
+from wavedp.errors import UserError
 from wavedp.fields import result
 from wavedp.upscalers import FREE, LowPass, Upscaler, UpscalerMethod
 
@@ -26,7 +28,7 @@ class ClassicalConfig(LowPass):
 class Identity(UpscalerMethod):
     """No second stage: at level 0 the coarse image is the whole image."""
 
-    name, Config, origin, factor = "identity", IdentityConfig, FREE, "x1"
+    name, Config, origin, factor, tried = "identity", IdentityConfig, FREE, "x1", True
     published: ClassVar[dict[str, dict[str, Any]]] = {"own": {"temperature": 1.0}}
 
     def load(self, config: Any, device: str) -> Upscaler:
@@ -35,11 +37,16 @@ class Identity(UpscalerMethod):
 
         return IdentityModel()
 
+    def require_files(self, trial: TrialConfig) -> None:
+        """None; the coarse image must be the whole image."""
+        if trial.level:
+            raise UserError(f"upscaler=identity cannot upscale by {2**trial.level}: use level=0 or another upscaler.")
+
 
 class Nearest(UpscalerMethod):
     """Repeats every pixel."""
 
-    name, Config, origin = "nearest", ClassicalConfig, FREE
+    name, Config, origin, tried = "nearest", ClassicalConfig, FREE, True
     published: ClassVar[dict[str, dict[str, Any]]] = {"own": {"temperature": 1.0}}
 
     def load(self, config: Any, device: str) -> Upscaler:

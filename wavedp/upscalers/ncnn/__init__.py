@@ -6,9 +6,11 @@ None of them saw the sensitive images, so upscaling is post-processing.
 
 from __future__ import annotations
 
+import importlib.util
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
+from wavedp.config import TrialConfig
 from wavedp.errors import UserError
 from wavedp.fields import performance, result
 from wavedp.upscalers import NOT_STATED, LowPass, Origin, Upscaler, UpscalerMethod
@@ -34,7 +36,7 @@ class NetworkConfig(LowPass):
 class RealESRGANx4Plus(UpscalerMethod):
     """RRDBNet for photographs."""
 
-    name, Config = "realesrgan_x4plus", NetworkConfig
+    name, Config, tried = "realesrgan_x4plus", NetworkConfig, True
     origin = Origin(_BSD, _WANG, "DF2K (DIV2K, Flickr2K) and OST (docs/Training.md)")
     published: ClassVar[dict[str, dict[str, Any]]] = {"own": {"temperature": 1.0}}
 
@@ -51,6 +53,14 @@ class RealESRGANx4Plus(UpscalerMethod):
 
         return published(config, device)
 
+    def require_files(self, trial: TrialConfig) -> None:
+        """The published ones, and the package that runs them."""
+        from wavedp.upscalers.ncnn.weights import find_weights
+
+        config = trial.upscaler
+        find_weights(config.name, config.weights)
+        require_engine(config)
+
     def found(self) -> str:
         """Looks for the files, and compares them with the published ones."""
         from wavedp.upscalers.ncnn.weights import find_weights
@@ -60,6 +70,18 @@ class RealESRGANx4Plus(UpscalerMethod):
         except UserError as error:
             return f"not found: {error}"
         return "found"
+
+
+def require_engine(config: NetworkConfig) -> None:
+    """Raises UserError for an engine that is not installed, and for one that does not have the precision."""
+    if config.engine == "torch":
+        return
+    if importlib.util.find_spec("ncnn") is None:
+        raise UserError("upscaler.engine=ncnn needs the package ncnn: pip install ncnn, or use engine=torch.")
+    if config.precision != "float32":
+        raise UserError(
+            f"upscaler.precision={config.precision} is not for upscaler.engine=ncnn: use engine=torch, or float32."
+        )
 
 
 class RealSRx4(RealESRGANx4Plus):

@@ -11,16 +11,14 @@ without padding, 19.7 dB with 4 replicated pixels; at 7x7: 15.2 dB and 15.0 dB).
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
 from wavedp.errors import UserError
 from wavedp.upscalers.bridged import Bridged
-from wavedp.upscalers.ncnn import NetworkConfig
+from wavedp.upscalers.ncnn import NetworkConfig, require_engine
 from wavedp.upscalers.ncnn.torch_graph import torch_pass
 from wavedp.upscalers.ncnn.weights import WEIGHTS, find_weights
 
@@ -34,10 +32,7 @@ def published(config: NetworkConfig, device: str = "cpu") -> Bridged:
     if config.engine == "torch":
         once = torch_pass(graph, device, config.precision, config.channels_last)
         return Bridged(config.name, factor, once, batch_size=config.batch_size, tile=config.tile)
-    if config.precision != "float32":
-        raise UserError(
-            f"upscaler.precision={config.precision} is not for upscaler.engine=ncnn: use engine=torch, or float32."
-        )
+    require_engine(config)
     threads = min(torch.get_num_threads(), config.batch_size)
     return Bridged(config.name, factor, NcnnPass(graph, threads), batch_size=threads, tile=config.tile)
 
@@ -51,9 +46,14 @@ class NcnnPass:
 
     def __init__(self, graph: Path, threads: int = 1) -> None:
         """Raises UserError for files that ncnn does not read."""
-        written = graph.with_suffix(".bin").stat()
+        import ncnn
+
         self._graph, self._threads = graph, threads
-        self._net = _net(graph, max(torch.get_num_threads() // threads, 1), (written.st_mtime_ns, written.st_size))
+        self._net = ncnn.Net()
+        # Set before the weights are loaded: ncnn arranges them for it, and warns at every layer if it changes later.
+        self._net.opt.num_threads = max(torch.get_num_threads() // threads, 1)
+        if self._net.load_param(str(graph)) or self._net.load_model(str(graph.with_suffix(".bin"))):
+            raise UserError(f"ncnn cannot read {graph}: install the ncnn version that pyproject.toml asks for.")
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
         single = [image.cpu() for image in images]
@@ -78,16 +78,3 @@ class NcnnPass:
                 f"ncnn stopped with status {status} on {self._graph.stem} and an image of shape {list(image.shape)}"
             )
         return torch.from_numpy(np.array(output))
-
-
-@lru_cache(maxsize=1)  # a study tries the same network at every level, and loading it takes a third of a second
-def _net(graph: Path, threads: int, written: tuple[int, int]) -> Any:
-    """The loaded network of a graph. written: when, and how large; another file has other weights."""
-    import ncnn
-
-    net = ncnn.Net()
-    # Set before the weights are loaded: ncnn arranges them for it, and warns at every layer if it changes later.
-    net.opt.num_threads = threads
-    if net.load_param(str(graph)) or net.load_model(str(graph.with_suffix(".bin"))):
-        raise UserError(f"ncnn cannot read {graph}: install the ncnn version that pyproject.toml asks for.")
-    return net

@@ -1,0 +1,43 @@
+"""Checks of a trial that open files, before anything runs: the weights of its models and metrics, its prompts, and
+public pictures that look like copies of sensitive ones. `wavedp.checks` sees to everything else.
+
+torch is imported only where a model has to be tried: a study of thousands of trials on published networks and filters
+is checked without it.
+"""
+
+from __future__ import annotations
+
+import logging
+from functools import cache, partial
+
+from wavedp import data, methods, metrics
+from wavedp.chain import n_records, public_reads
+from wavedp.config import DataConfig, MetricsConfig, TrialConfig
+from wavedp.data import overlap
+
+
+def check_models(trial: TrialConfig) -> None:
+    """Check that weights for stage two and the metrics exist, are intact and accept these images; warn of public images
+    that look like copies of sensitive ones. Raises UserError."""
+    for warning in overlap.warn_of_copies(trial.data, public_reads(trial)):
+        _warn(warning)
+    by_text = methods.generator(trial).conditioning(trial) == "text"
+    if by_text:
+        from wavedp import stages, text
+
+        text.check()
+        stages.prompts(trial)
+    for method in (methods.tokenizer(trial), methods.upscaler(trial)):
+        method.check_models(trial)
+    _check_metrics(trial.metrics, trial.data, trial.sampling.n, by_text)
+
+
+@cache  # once a process
+def _warn(sentence: str) -> None:
+    logging.getLogger(__name__).warning("Warning: %s", sentence)
+
+
+@cache  # the trials of a study ask the same again and again
+def _check_metrics(config: MetricsConfig, of: DataConfig, n_generated: int, described: bool) -> None:
+    counts, n_classes = partial(n_records, of), data.n_classes(of)
+    metrics.check(metrics.Given(config, counts, n_generated, described=described, n_classes=n_classes))
