@@ -156,8 +156,9 @@ def class_names(config: DataConfig) -> tuple[str, ...]:
 
 
 def licence(config: DataConfig) -> str:
-    """The images' licence, and who says so, where the dataset states one (LICENCE)."""
-    return getattr(source_of(config.name), "LICENCE", "not stated")
+    """The images' licence, and who says so, where the dataset states one (`licence(config)` or LICENCE)."""
+    source = source_of(config.name)
+    return source.licence(config) if hasattr(source, "licence") else getattr(source, "LICENCE", "not stated")
 
 
 def licences(config: DataConfig, split: Split) -> list[str]:
