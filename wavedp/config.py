@@ -52,13 +52,18 @@ __all__ = [
 class DataConfig:
     """A dataset: which images, at which size, divided how (wavedp.data)."""
 
-    name: str = result("fashion_mnist")  # or openclipart, photographs, procedural, folder, decoded, one of your own
+    name: str = result(
+        "fashion_mnist"
+    )  # or openclipart, icons, emoji, photographs, procedural, folder, decoded, one of your own
     # dpimagebench: fashion_mnist's train divided 55,000/5,000, seed 0; public: procedural images that official lacks
     split: Literal["official", "dpimagebench", "public"] = result("official")
     size: int = result(28, within="[1, inf)")  # H = W in pixels; sets that are rendered or read from a folder take any
     channels: int = result(1, within="[1, 3]")  # 1 (grey) or 3 (RGB)
     limit: int | None = result(None, within="[1, inf)")  # keep only the first records of every split
     n_records: int = result(2048, within="[1, inf)")  # of the procedural set's train split
+    # Of icons: `permissive`, `all`, or SPDX ids joined by +; and the appearances of each picture of icons and emoji.
+    licences: str = result("permissive", later=True)
+    variants: int = result(1, later=True, within="[1, inf)")
     # What to do with train records that are equal: a private fit protects one record, not all copies of it.
     duplicates: Literal["refuse", "merge", "accept"] = privacy("refuse", later=True)
     path: str | None = performance(None, path=True)  # root of a folder dataset

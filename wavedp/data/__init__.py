@@ -2,6 +2,8 @@
 
     fashion_mnist  60,000 and 10,000 grey garments, 28x28 (or padded to 32x32)
     openclipart    public-domain drawings for public pretraining, rendered at any size
+    icons          133,000 named vector pictures under permissive licences, drawn with light and texture at any size
+    emoji          1,900 shaded colour pictures, at any size
     photographs    crops of twelve photographs, for super-resolution at any size
     procedural     computed shapes and textures of any size; needs no file
     folder         the user's own images in class folders
@@ -28,7 +30,18 @@ from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 from wavedp.config import DataConfig
-from wavedp.data import cache, decoded, fashion_mnist, folder, openclipart, photographs, procedural, records
+from wavedp.data import (
+    cache,
+    decoded,
+    emoji,
+    fashion_mnist,
+    folder,
+    icons,
+    openclipart,
+    photographs,
+    procedural,
+    records,
+)
 from wavedp.data.arrays import from_arrays
 from wavedp.data.dataset import Dataset, Source, Split, content_fingerprint
 from wavedp.errors import UserError
@@ -44,6 +57,7 @@ __all__ = [
     "has_captions",
     "is_stored",
     "licence",
+    "licences",
     "load",
     "n_classes",
     "n_records",
@@ -56,6 +70,8 @@ __all__ = [
 SOURCES: dict[str, Source] = {
     "fashion_mnist": fashion_mnist,
     "openclipart": openclipart,
+    "icons": icons,
+    "emoji": emoji,
     "photographs": photographs,
     "procedural": procedural,
     "folder": folder,
@@ -140,8 +156,19 @@ def class_names(config: DataConfig) -> tuple[str, ...]:
 
 
 def licence(config: DataConfig) -> str:
-    """The images' licence, and who says so, where the dataset states one (LICENCE)."""
-    return getattr(source_of(config.name), "LICENCE", "not stated")
+    """The images' licence, and who says so, where the dataset states one (`licence(config)` or LICENCE)."""
+    source = source_of(config.name)
+    return source.licence(config) if hasattr(source, "licence") else getattr(source, "LICENCE", "not stated")
+
+
+def licences(config: DataConfig, split: Split) -> list[str]:
+    """The licence of each record that `load` returns, as an SPDX id where the dataset knows one for each; otherwise an
+    empty list."""
+    found = _answer(config, lambda asked: _licences(asked, split))
+    if found and config.duplicates == "merge":
+        whole = load(dataclasses.replace(config, duplicates="refuse"), split)
+        return [found[i] for i in records.first_of_each(whole.images)]
+    return found
 
 
 def has_captions(config: DataConfig) -> bool:
@@ -231,6 +258,11 @@ def _is_whole(config: DataConfig) -> bool:
 def _record_files(config: DataConfig, split: Split) -> list[Path]:
     list_files = getattr(_source(config), "record_files", None)
     return list_files(config, split)[: config.limit] if list_files else []
+
+
+def _licences(config: DataConfig, split: Split) -> list[str]:
+    list_licences = getattr(_source(config), "licences", None)
+    return list_licences(config, split)[: config.limit] if list_licences else []
 
 
 def _repeats(config: DataConfig, split: Split) -> dict[str, Any]:

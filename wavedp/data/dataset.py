@@ -43,8 +43,10 @@ class Source(Protocol):
 
     Every function raises UserError if the dataset does not offer what the config asks for, or is not on disk.
     `wavedp.testing.datasets.DatasetSuite` tests a source. Optional: DIVISIONS, the values of `data.split` that the
-    dataset defines (without it: `official`); LICENCE, a sentence that data cards repeat; `record_files(config, split)`,
-    the file of each record in order, by which a copy of a file is known in another set whatever it is decoded to.
+    dataset defines (without it: `official`); LICENCE (or
+    `licence(config)`), a sentence that data cards repeat; `record_files(config, split)`,
+    the file of each record in order, by which a copy of a file is known in another set whatever it is decoded to;
+    `licences(config, split)`, the licence of each record in order, where it differs between them.
     """
 
     def shape(self, config: DataConfig) -> tuple[int, int, int]:
