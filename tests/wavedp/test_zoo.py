@@ -5,20 +5,27 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import re
 import shutil
 import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import wavedp
+from sweeps.plan import PlannedTrial
+from sweeps.row import finished
+from sweeps.summary import describe
 from wavedp import chain, checks, data, entries, stages
-from wavedp.config import DataConfig, MetricsConfig, PrivacyConfig, SamplingConfig, TrialConfig, configure
+from wavedp.config import DataConfig, MetricsConfig, PrivacyConfig, SamplingConfig, TrialConfig, configure, to_dict
 from wavedp.data import facts, overlap
 from wavedp.entries import HERE, Zoo, behind
 from wavedp.errors import UserError
+from wavedp.methods import canonical
+from wavedp.run import main as run_plan
 from wavedp.store import Draft, Store
 from wavedp.zoo import adding, checking
 from wavedp.zoo.__main__ import main
@@ -128,6 +135,40 @@ def test_the_package_s_zoo_is_behind_every_store(zoo, monkeypatch, tmp_path):
     assert Store(str(tmp_path / "any")).has("pretrain", KEY)
     assert not Store(str(tmp_path / "any"), behind=()).has("pretrain", KEY)
     assert not Store(str(tmp_path / "any"), behind(Zoo(use=False))).has("pretrain", KEY)
+
+
+def test_a_plan_counts_an_entry_as_there_and_its_row_names_it(zoo, tmp_path):
+    store, trial = store_with(zoo), PlannedTrial("one", {}, canonical(TINY), chain.keys(TINY))
+    text = describe([trial], store, {})
+    assert re.search(r"pretrain +1 +1 +0  from the zoo: tiny\n", text)
+    assert re.search(r"private_fit +1 +0 +1\n", text)
+    images = torch.zeros(10, 1, 28, 28)
+    for stage, tensors, values in (
+        ("private_fit", None, {"ledger": []}),
+        ("evaluate", None, {"metrics": {}}),
+        ("coarse_samples", {"images": images[..., ::2, ::2], "labels": torch.arange(10)}, {}),
+        ("upscale", {"images": images.byte(), "labels": torch.arange(10)}, {"upscaler": {"bridge": None}}),
+    ):
+        made = Draft()
+        if tensors:
+            made.tensors("samples", tensors)
+        for name, value in values.items():
+            made.json(name, value)
+        store.publish(stage, trial.keys[stage], made)
+    assert finished(trial, store)[0]["zoo"] == {"pretrain": "tiny"}
+    store.publish("pretrain", KEY, Draft())
+    assert "zoo" not in finished(trial, store)[0]
+
+
+@pytest.mark.parametrize("used", [True, False])
+def test_a_plan_says_whether_the_zoo_is_used_where_it_is_made(zoo, tmp_path, capsys, used):
+    rows = [{"id": "one", "axes": {}, "config": to_dict(TINY), "keys": chain.keys(TINY)}]
+    (tmp_path / "plan.json").write_text(json.dumps({"trials": rows, "zoo": {"use": used, "path": str(zoo)}}))
+    arguments = [str(tmp_path / "plan.json"), "--stages", "pretrain", "--store", str(tmp_path / "s"), "--dry-run"]
+    assert run_plan(arguments) == 0
+    assert ("in the store" in capsys.readouterr().out) == used
+    assert run_plan([*arguments, "--no-zoo"]) == 0
+    assert "to make" in capsys.readouterr().out
 
 
 # --- bad entries ---------------------------------------------------------

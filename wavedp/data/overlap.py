@@ -42,17 +42,17 @@ class Found:
 
 
 def refuse_shared(sensitive: DataConfig, public: Iterable[Read]) -> None:
-    """Raises UserError for public images of which one is a record of the sensitive set, in whatever split."""
+    """Raises UserError for public images of which one is a record of the sensitive set, in whatever split. Where the
+    sensitive images are not, public models can be made all the same: the private fit, which has them, asks again."""
     for config, split in dict.fromkeys(public):
         if _same_folder(sensitive, config):
             raise UserError(
                 f"data.path={sensitive.path} and public.path={config.path} are the same, so public training would "
                 "see every sensitive image without privacy: name other public images."
             )
-        splits = _splits(sensitive)
-        if not splits:  # the sensitive images are not here: whoever fits them asks again
+        if not data.has_images(sensitive):  # whoever fits them asks again
             continue
-        found = shared(splits, (config, split))
+        found = shared(_splits(sensitive), (config, split))
         if found.example:
             raise UserError(
                 f"{found.count} of {found.images} public images ({config.name}, {split}) are records of the sensitive "

@@ -27,7 +27,7 @@ from wavedp import entries
 from wavedp.command import command
 from wavedp.config import DataConfig, TrialConfig, trial_of
 from wavedp.devices import chosen_device
-from wavedp.entries import STAGES, Zoo
+from wavedp.entries import STAGES, Zoo, behind
 from wavedp.errors import UserError
 from wavedp.finished import open_trial
 from wavedp.progress import printed
@@ -86,6 +86,7 @@ def _parser() -> argparse.ArgumentParser:
     pack.add_argument("study", type=Path, help="its folder, such as runs/eps_grid")
     pack.add_argument("--trial", required=True, help="id of a finished trial")
     pack.add_argument("--store", default=".wavedp/store", help="which has its artifacts (%(default)s)")
+    pack.add_argument("--zoo", metavar="DIR", help="a folder of entries in place of the package's")
     pack.add_argument("--out", type=Path, help=f"the file to write (<trial>{released.SUFFIX})")
     pack.add_argument("--non-private", action="store_true", help="although it was fitted without noise")
     pack.add_argument("--home", help="where the datasets are (where they were)")
@@ -153,7 +154,7 @@ def _add(chosen: argparse.Namespace) -> int:
 def _pack(chosen: argparse.Namespace) -> int:
     finished = open_trial(chosen.study, chosen.trial, chosen.home)
     out = chosen.out or Path(f"{finished.id}{released.SUFFIX}")
-    about = released.pack(finished, Store(chosen.store), out, chosen.non_private)
+    about = released.pack(finished, Store(chosen.store, behind(Zoo(path=chosen.zoo))), out, chosen.non_private)
     if about["private"]:
         said = f"ε = {about['epsilon']:.4g} at δ = {about['delta']:.3g}"
     else:

@@ -48,8 +48,8 @@ from wavedp.zoo.settings import portable, trial_at
 FORMAT = 1
 ABOUT, ARTIFACTS = "release.json", "artifacts.tar"
 SUFFIX = ".release.zip"
-NEEDED = ("tokenizer", "pretrain", "private_fit", "upscaler")
-"""What samples are drawn from and brought to full size with."""
+INPUTS = ("tokenizer", "pretrain", "upscaler")
+"""What samples of the private fit are drawn and brought to full size with."""
 WHEN = (1980, 1, 1, 0, 0, 0)  # the same artifacts give the same bytes
 MECHANISM = ("kind", "sample_rate", "noise_multiplier", "steps", "delta", "epsilon", "dataset", "n_records")
 
@@ -72,19 +72,19 @@ def pack(finished: FinishedTrial, store: Store, out: Path, non_private: bool = F
     """
     kind = chain.fit_kind(finished.config)
     if kind == "public":
-        raise UserError(
-            f"{finished.id} used no sensitive image, so there is nothing private to release: see `zoo add`."
-        )
+        raise UserError(f"{finished.id} used no sensitive image: there is nothing private to pack, see `zoo add`.")
     if kind == "real":
         raise UserError(f"{finished.id} keeps the sensitive images themselves (generator=real): name a fitted one.")
-    artifacts = {stage: finished.artifact(stage, store) for stage in NEEDED if stage in finished.row["keys"]}
-    lines = _accounted(finished, artifacts["private_fit"])
+    fit = finished.artifact("private_fit", store)
+    lines = _accounted(finished, fit)
     epsilon = spent(lines)
     if math.isinf(epsilon) and not non_private:
         raise UserError(
             f"{finished.id} was fitted without noise, so its weights are not private: add --non-private if everyone "
             "may know the images."
         )
+    inputs = [stage for stage in INPUTS if stage in finished.row["keys"]]
+    artifacts = {"private_fit": fit, **{stage: finished.artifact(stage, store) for stage in inputs}}
     about = {
         "format": FORMAT,
         "trial": finished.id,
@@ -233,11 +233,17 @@ def _require_dataset(file: Path, about: dict[str, Any], trial: TrialConfig) -> b
 
 
 def _require_keys(file: Path, about: dict[str, Any], trial: TrialConfig, all_data: bool) -> None:
-    """Raises UserError for an artifact that this code would not ask for by its key."""
+    """Raises UserError for an artifact that this code would not ask for by its key. all_data: the sensitive images are
+    here; without them there may be keys that cannot be made, and that of the private fit is one."""
     for stage, key in about["keys"].items():
         if stage == "private_fit" and not all_data:
             continue
-        here = chain.keys(trial, stage).get(stage, "none")
+        try:
+            here = chain.keys(trial, stage).get(stage, "none")
+        except UserError:
+            if all_data:
+                raise
+            continue
         if here != key:
             raise UserError(
                 f"{file} holds {stage} {key[:12]} and this code asks for {here[:12]}: check out the commit "
