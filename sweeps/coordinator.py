@@ -23,6 +23,7 @@ from sweeps.plan import release_of
 from sweeps.records import Records
 from wavedp import stages
 from wavedp.config import TrialConfig, from_dict
+from wavedp.entries import behind
 from wavedp.errors import UserError
 from wavedp.files import cannot_write, write_atomically
 from wavedp.privacy.budget import Budget, made, release_refusal, stage_refusal
@@ -53,7 +54,7 @@ def run_stage(name: str, key: str, trial: dict[str, Any], settings: dict[str, An
 
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always", UserWarning)
-        store, ranks = Store(settings["store"]), max(1, int(gpus))  # a process for each whole GPU
+        store, ranks = _store(settings), max(1, int(gpus))  # a process for each whole GPU
         artifact, made = stages.make_alone(name, key, config, store, settings["device"], report, ranks)
     return {
         "key": key,
@@ -66,7 +67,7 @@ def run_stage(name: str, key: str, trial: dict[str, Any], settings: dict[str, An
 
 @ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)
 class Coordinator:
-    """settings: store URL, name of the copy there, device, {stage: Ray resources}, budget. owners: see
+    """settings: store URL, zoo, name of the copy there, device, {stage: Ray resources}, budget. owners: see
     sweeps.plan.owners (grows in a search).
 
     One request is decided after another, so that no two releases share the last of a budget.
@@ -140,7 +141,7 @@ class Coordinator:
     def _refusal(self, name: str, key: str, trial: TrialConfig) -> str | None:
         """Why the budget forbids a stage that is not in flight; a release that it allows is noted as in flight."""
         limited = self.budget.gpu_hours is not None
-        if limited and not Store(self.settings["store"]).has(name, key):  # what is found needs no GPU
+        if limited and not _store(self.settings).has(name, key):  # what is found needs no GPU
             used = self.records.gpu_seconds + sum(map(self._used, self.running.values()))
             refusal = stage_refusal(self.budget, used)
             if refusal:
@@ -195,6 +196,10 @@ class Coordinator:
     async def status(self) -> dict[str, Any]:
         """Everything that the progress display shows."""
         return {"now": self.now, "rows": self.ended, "clocks": self.clocks}
+
+
+def _store(settings: dict[str, Any]) -> Store:
+    return Store(settings["store"], behind(settings["zoo"]))
 
 
 def _seconds(rows: Iterable[dict[str, Any]]) -> dict[str, float]:

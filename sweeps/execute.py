@@ -24,6 +24,7 @@ from sweeps.trial import conduct
 from wavedp import metrics
 from wavedp.chain import n_records
 from wavedp.config import TrialConfig
+from wavedp.entries import behind
 from wavedp.errors import UserError
 from wavedp.store import Store
 
@@ -34,18 +35,18 @@ CONDUCTOR_RETRIES = 5  # deaths of a conductor, its node or the coordinator befo
 
 
 def run_grid(trials: list[PlannedTrial], folder: Path, settings: dict[str, Any]) -> list[dict[str, Any]]:
-    """Run every trial; the rows of the study, one for each trial at least. settings: store, copy, device, stages,
-    commit, budget, max_concurrent. Raises UserError if the folder could not be written."""
-    coordinator = _coordinator(folder, settings, trials)
+    """Run every trial; the rows of the study, one for each trial at least. settings: store, zoo, copy, device,
+    stages, commit, budget, max_concurrent. Raises UserError if the folder could not be written."""
+    coordinator, artifacts = _coordinator(folder, settings, trials), _artifacts(settings)
 
     def conductor(config: dict[str, Any]) -> None:
         trial = config["trial"]
-        row = conduct(trial, coordinator, settings["store"], settings["commit"])
+        row = conduct(trial, coordinator, artifacts, settings["commit"])
         tune.report(_outcome(row, trial.config))
 
     space = {"trial": tune.grid_search(trials)}
     tuning = tune.TuneConfig(max_concurrent_trials=settings["max_concurrent"])
-    with Progress(_status(coordinator), trials, _found(settings["store"], trials), len(trials)):
+    with Progress(_status(coordinator), trials, _found(artifacts, trials), len(trials)):
         ended = _fit(conductor, space, tuning, CONDUCTOR_RETRIES)
     there = {row["trial"] for row in _rows(coordinator)}
     for number, trial in enumerate(trials):
@@ -71,7 +72,7 @@ def run_search(
     from ray.tune.search.optuna import OptunaSearch
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    coordinator = _coordinator(folder, settings, [])
+    coordinator, artifacts = _coordinator(folder, settings, []), _artifacts(settings)
     folder.mkdir(parents=True, exist_ok=True)
     storage = optuna.storages.RDBStorage(f"sqlite:///{folder / 'search.db'}")
     finished = _finished(name, storage)
@@ -81,7 +82,7 @@ def run_search(
     def conductor(config: dict[str, Any]) -> None:
         point = {**config, "seed": search.get("seed", 0)}
         trial = planned(base, options, point)
-        row = conduct(trial, coordinator, settings["store"], settings["commit"])
+        row = conduct(trial, coordinator, artifacts, settings["commit"])
         if row["status"] != "done":
             # An exception before any report is how Tune tells Optuna that the trial failed; hence no retries below.
             raise RuntimeError(row["reason"])
@@ -150,9 +151,13 @@ def _status(coordinator: Any) -> Callable[[], dict[str, Any]]:
     return lambda: ray.get(coordinator.status.remote(), timeout=5)
 
 
-def _found(store: str, trials: list[PlannedTrial]) -> set[str]:
+def _artifacts(settings: dict[str, Any]) -> Store:
+    return Store(settings["store"], behind(settings["zoo"]))
+
+
+def _found(artifacts: Store, trials: list[PlannedTrial]) -> set[str]:
     """The stage keys whose artifacts are there."""
-    artifacts, stages = Store(store), {key: stage for trial in trials for stage, key in trial.keys.items()}
+    stages = {key: stage for trial in trials for stage, key in trial.keys.items()}
     return {key for key, stage in stages.items() if artifacts.has(stage, key)}
 
 

@@ -60,6 +60,8 @@ def finished(trial: PlannedTrial, store: Store) -> tuple[dict[str, Any], dict[st
         "metrics": _artifact(store, "evaluate", trial).json("metrics"),
         "notes": [bridge] if bridge else [],
     }
+    if zoo := {stage: name for stage, key in trial.keys.items() if (name := store.origin(stage, key))}:
+        done["zoo"] = zoo
     real = chain.fit_kind(trial.config) == "real"  # results/ is for publishing: no sensitive image goes there
     return done, {} if real else _samples(store, trial)
 

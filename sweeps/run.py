@@ -10,6 +10,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -45,11 +46,13 @@ from sweeps.swept import with_typed_values
 from wavedp import chain, checks
 from wavedp.command import command
 from wavedp.config import TrialConfig, sections, with_absolute_paths
+from wavedp.entries import Zoo, behind
 from wavedp.errors import InfeasibleError, UserError
 from wavedp.fields import check_values
 from wavedp.files import cannot_write
 from wavedp.privacy import ledger
 from wavedp.privacy.budget import Budget, made
+from wavedp.store import Store
 
 ROOT = Path(__file__).resolve().parent.parent
 DEVICES = ("auto", "cpu", "cuda")
@@ -110,6 +113,7 @@ def run(config: DictConfig, overrides: list[str]) -> int:
     base = with_absolute_paths({name: values[name] for name in sections(TrialConfig)})
     Budget(**values["budget"])  # refuses what cannot be one
     store = values["store"] if "://" in values["store"] else str(Path(values["store"]).absolute())
+    artifacts = Store(store, behind(_zoo(values)))
     folder = Path(values["results"]).absolute() / check_name("study", values["study"])
     _by_field(sweep)
     for sentence in with_typed_values(sweep, overrides, values):
@@ -128,20 +132,22 @@ def run(config: DictConfig, overrides: list[str]) -> int:
         trials = plan(base, sweep, load_option)
     refuse_unread(overrides, [trial.config for trial in trials])
     infeasible = _check(trials)
+    if not values["plan"]:  # it may run where the images are
+        _check_images(trials, artifacts)
     study = describe_study(values, base, sweep, overrides, trials[0] if trials else None)
     if values["plan"] or values["dry_run"]:
         refuse_other_study(folder, study, [trial.id for trial in trials])
         infeasible |= _refused(trials, infeasible, values, spent_before(folder, study, store, trials))
     if values["plan"]:
-        print(save_plan(Path(values["plan"]), trials, infeasible, {"about": study, "budget": values["budget"]}))
+        print(save_plan(Path(values["plan"]), trials, infeasible, {"about": study} | _kept(values)))
         return 0
     if values["dry_run"]:
         _say_without_device(values)
-        print(describe(trials, store, infeasible))
+        print(describe(trials, artifacts, infeasible))
         return 0
     device = _device(values["device"], values["ray"])
     with claimed(folder, study, store, trials):
-        print(describe(trials, store, infeasible), flush=True)
+        print(describe(trials, artifacts, infeasible), flush=True)
         if not trials:
             print("K = 0 was drawn: there is no trial, and nothing to publish.")
             return 0
@@ -167,6 +173,7 @@ def _search(
     trials = [planned(base, options, corner) for corner in ends]
     refuse_unread(overrides, [trial.config for trial in trials])
     _check(trials)
+    _check_images(trials, Store(store, behind(_zoo(values))))
     study = describe_study(values, base, sweep, overrides, None)
     name = history_name(study["identity"], search)
     if values["dry_run"]:
@@ -199,6 +206,7 @@ def _execute(
 
     settings = {
         "store": store,
+        "zoo": _zoo(values),
         "copy": copy_name(study),
         "device": device,
         "stages": _stage_resources(values["ray"], device),
@@ -249,6 +257,23 @@ def _check(trials: list[PlannedTrial]) -> dict[str, InfeasibleError]:
     for name, reason in infeasible.items():
         print(f"Infeasible: {name}: {reason}", file=sys.stderr)
     return infeasible
+
+
+def _check_images(trials: list[PlannedTrial], store: Store) -> None:
+    """Raises UserError for a stage that has to be made of images that are not here (wavedp.checks.check_images)."""
+    for group in alike(trials, but_for=NO_MODEL):
+        if chain.missing_images(group[0].config, lambda stage, key: False):
+            for trial in group:
+                checks.check_images(trial.config, store)
+
+
+def _zoo(values: dict[str, Any]) -> Zoo:
+    return Zoo(**values["zoo"])
+
+
+def _kept(values: dict[str, Any]) -> dict[str, Any]:
+    """What of a study's settings a plan keeps beside its trials."""
+    return {"budget": values["budget"], "zoo": asdict(_zoo(values))}
 
 
 def _refused(

@@ -22,14 +22,15 @@ from wavedp.config import (
     TrialConfig,
     sections,
 )
+from wavedp.entries import Zoo
 from wavedp.errors import UserError, nearest
 from wavedp.privacy.budget import Budget
 
 ROOT = Path(__file__).resolve().parent.parent
-KEYS = (*sections(TrialConfig), "sweep", "study", "results", "store", "budget", "dry_run", "plan", "ray")
+KEYS = (*sections(TrialConfig), "sweep", "study", "results", "store", "zoo", "budget", "dry_run", "plan", "ray")
 SHARED = {
     "data": DataConfig, "public": DataConfig, "diffusion": DiffusionConfig, "privacy": PrivacyConfig,
-    "sampling": SamplingConfig, "metrics": MetricsConfig, "budget": Budget,
+    "sampling": SamplingConfig, "metrics": MetricsConfig, "zoo": Zoo, "budget": Budget,
 }  # fmt: skip
 SEARCH = ("trials", "startup", "seed", "space", "random_k")
 RESOURCES = ("num_cpus", "num_gpus", "memory", "resources", "accelerator_type", "label_selector")

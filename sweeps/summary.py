@@ -12,9 +12,9 @@ from wavedp.store import Store
 
 
 @uncollected()
-def describe(trials: list[PlannedTrial], store_url: str, infeasible: dict[str, InfeasibleError]) -> str:
-    """Trials, unique stages (and how many the store has), private releases and their composed ε, as text."""
-    store = Store(store_url)
+def describe(trials: list[PlannedTrial], store: Store, infeasible: dict[str, InfeasibleError]) -> str:
+    """Trials, unique stages (and how many the store has, or the zoo behind it), private releases and their composed ε,
+    as text."""
     feasible = [trial for trial in trials if trial.id not in infeasible]
     lines = [
         f"{len(trials)} trial{'s' * (len(trials) != 1)}"
@@ -25,8 +25,12 @@ def describe(trials: list[PlannedTrial], store_url: str, infeasible: dict[str, I
         unique = {trial.keys[stage.name] for trial in feasible if stage.name in trial.keys}
         if not unique and feasible:
             continue
-        have = len(store.which(stage.name, unique))
-        lines.append(f"  {stage.name:<15}{len(unique):>8}{have:>10}{len(unique) - have:>9}")
+        have = store.which(stage.name, unique)
+        zoo = sorted(filter(None, {store.origin(stage.name, key) for key in have}))
+        lines.append(
+            f"  {stage.name:<15}{len(unique):>8}{len(have):>10}{len(unique) - len(have):>9}"
+            + (f"  from the zoo: {', '.join(zoo)}" if zoo else "")
+        )
     releases = {trial.keys["private_fit"]: trial for trial in feasible}
     private = {key: trial for key, trial in releases.items() if chain.fit_kind(trial.config) == "dp"}
     new = len(private) - len(store.which("private_fit", private))

@@ -20,7 +20,7 @@ from wavedp.errors import InfeasibleError
 from wavedp.store import Store
 
 
-def conduct(trial: PlannedTrial, coordinator: Any, store: str, commit: str) -> dict[str, Any]:
+def conduct(trial: PlannedTrial, coordinator: Any, store: Store, commit: str) -> dict[str, Any]:
     """Run one trial and record its row; a failure of the trial becomes a row too. Returns the row.
 
     Raises only for the death of the coordinator or of a node, which the caller's retry mends.
@@ -32,7 +32,7 @@ def conduct(trial: PlannedTrial, coordinator: Any, store: str, commit: str) -> d
         model_checks.check_models(trial.config)
         results = _walk(trial, coordinator)
         made = {name: ray.get(coordinator.account.remote(name, result, trial.id)) for name, result in results.items()}
-        done, files = finished(trial, Store(store))
+        done, files = finished(trial, store)
         row |= done | {
             "reused": [name for name in results if not made[name]],
             "seconds": {name: result["seconds"] for name, result in results.items() if made[name]},

@@ -56,6 +56,7 @@ CANONICAL_JSON = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_
 # files of a dataset between runs, not during one.
 fingerprint = cache(data.fingerprint)
 n_records = cache(data.n_records)
+has_images = cache(data.has_images)
 
 
 def fit_kind(trial: TrialConfig) -> FitKind:
@@ -212,6 +213,30 @@ def _joined(names: frozenset[str]) -> list[Stage]:
     ]
 
 
+def before(trial: TrialConfig, name: str) -> list[Stage]:
+    """The stage of this name and those that it rests on, in the chain's order; [] if the trial does not have it."""
+    found: dict[str, Stage] = {}
+    stages = chain_of(canonical(trial))
+    for stage in reversed(stages):
+        if stage.name == name or any(stage.name in later.inputs for later in found.values()):
+            found[stage.name] = stage
+    return [stage for stage in stages if stage.name in found]
+
+
+def missing_images(trial: TrialConfig, has: Callable[[str, str], bool]) -> list[tuple[str, str, DataConfig]]:
+    """(stage, key, dataset) of each stage that has to be made, by `has(stage, key)`, of images that are not here:
+    facts that came with the zoo give its key, and cannot train it (wavedp.data.facts)."""
+    trial = canonical(trial)
+    absent = [
+        (stage, config)
+        for stage in chain_of(trial)
+        for config in dict.fromkeys(config for config, _ in stage.reads(trial))
+        if not has_images(config)
+    ]
+    named = keys(trial) if absent else {}
+    return [(stage.name, named[stage.name], of) for stage, of in absent if not has(stage.name, named[stage.name])]
+
+
 def public_reads(trial: TrialConfig) -> list[tuple[DataConfig, str]]:
     """The datasets and splits that the trial takes for public."""
     trial = canonical(trial)
@@ -219,11 +244,14 @@ def public_reads(trial: TrialConfig) -> list[tuple[DataConfig, str]]:
     return list(dict.fromkeys(found))
 
 
-def keys(trial: TrialConfig) -> dict[str, str]:
-    """The key of every stage of a trial (64 hex digits each); nothing is run, no image decoded."""
+def keys(trial: TrialConfig, of: str | None = None) -> dict[str, str]:
+    """The key of every stage of a trial (64 hex digits each); nothing is run, no image decoded.
+
+    of: only of this stage and those that it rests on, so that no other data is asked for.
+    """
     trial = canonical(trial)
     found: dict[str, str] = {}
-    for stage in chain_of(trial):
+    for stage in chain_of(trial) if of is None else before(trial, of):
         content = [
             stage.name,
             stage.version,

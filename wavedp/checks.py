@@ -6,14 +6,17 @@ Nothing here imports torch for trials with scalar tokens at one level.
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from wavedp import data, methods
-from wavedp.chain import fit_kind, mechanisms, n_records, public_reads
+from wavedp.chain import NAMES, fit_kind, mechanisms, missing_images, n_records, public_reads
 from wavedp.config import TrialConfig
 from wavedp.data import duplicates, overlap
 from wavedp.errors import UserError
 from wavedp.fields import check_values
 from wavedp.levels import check_level
 from wavedp.privacy import accounting
+from wavedp.store import Store
 
 
 def check(trial: TrialConfig) -> list[str]:
@@ -48,3 +51,17 @@ def check(trial: TrialConfig) -> list[str]:
         warned += accounting.check_delta(trial.privacy, n_records(trial.data, "train"))
         warned += overlap.warn_of_known_test(trial.data, trial.metrics.reference_split)
     return list(dict.fromkeys(warned))
+
+
+def check_images(trial: TrialConfig, store: Store, stages: Collection[str] = NAMES) -> None:
+    """Raises UserError for a stage that neither the store nor the zoo behind it has, and whose images are not here:
+    a key can be made of facts about them, a model cannot. stages: those that are to be made."""
+    for stage, key, config in missing_images(trial, store.has):
+        if stage not in stages:
+            continue
+        try:
+            data.require_images(config)
+        except UserError as error:
+            raise UserError(
+                f"{stage} {key[:12]} is in neither {store.root} nor the zoo and has to be made, but {error}"
+            ) from None

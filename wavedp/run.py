@@ -41,6 +41,7 @@ from wavedp.command import command
 from wavedp.config import TrialConfig, from_dict
 from wavedp.data import overlap
 from wavedp.devices import chosen_device
+from wavedp.entries import Zoo, behind
 from wavedp.errors import UserError
 from wavedp.methods import canonical
 from wavedp.privacy import ledger
@@ -78,11 +79,13 @@ def run(
     device: str = "auto",
     quiet: bool = False,
     ranks: int = 1,
+    zoo: Zoo | bool = True,
 ) -> Run:
     """Run one trial in this process, or find what is done of it in the store.
 
     store: a folder or any fsspec URL. device: auto, cpu or cuda. quiet: print no progress. ranks: processes that share
     a private fit, a GPU each; a script that asks for several keeps its own work under `if __name__ == "__main__":`.
+    zoo: which public models that come with wavedp may stand in for a training (False: none); a Store has chosen.
     Raises UserError, before any training, for what cannot be run.
     """
     from wavedp import stages
@@ -92,7 +95,10 @@ def run(
         print(f"Warning: {warning}", file=sys.stderr)
     model_checks.check_models(canonical(trial))
     require_room(ranks, chosen_device(device))
-    store, keys = Store(store) if isinstance(store, str) else store, chain.keys(trial)
+    if isinstance(store, str):
+        store = Store(store, behind(Zoo(use=zoo) if isinstance(zoo, bool) else zoo))
+    keys = chain.keys(trial)
+    checks.check_images(trial, store)
     store.require_writable()
     found: dict[str, Artifact] = {}
     for stage in chain.chain_of(canonical(trial)):
@@ -150,6 +156,11 @@ def read_plan(path: Path) -> list[PlannedTrial]:
             f"{path} is not a plan ({type(error).__name__}: {error}): write one with python -m sweeps.run +sweep=NAME "
             f"plan={path.name}."
         ) from error
+
+
+def read_zoo(path: Path) -> Zoo:
+    """Which public models the planned study may take from the zoo. Raises UserError for a folder that is not here."""
+    return Zoo(**json.loads(path.read_text(encoding="utf-8")).get("zoo", {}))
 
 
 def units(trials: Sequence[PlannedTrial], stages: Iterable[str], shard: tuple[int, int] = (1, 1)) -> list[Unit]:
@@ -264,6 +275,12 @@ def _before(stage: str, trial: TrialConfig) -> set[str]:
     return found
 
 
+def _to_make(stages: Iterable[str], trial: TrialConfig) -> set[str]:
+    """These stages and those that they rest on, but for sensitive ones that are not asked for."""
+    here = {stage.name for stage in chain.chain_of(trial)} & set(stages)
+    return here.union(*(_before(name, trial) - set(SENSITIVE) for name in here))
+
+
 def _silent(done: int, total: int) -> None:
     """Nobody reads it."""
 
@@ -280,6 +297,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda (%(default)s)")
     parser.add_argument("--ranks", type=int, default=1, help="processes that share a private fit, a GPU each (1)")
     parser.add_argument("--home", help="where the datasets are on this machine (what the plan says)")
+    parser.add_argument("--no-zoo", action="store_true", help="train the public models that come with wavedp, too")
     parser.add_argument("--dry-run", action="store_true", help="say what there is to make, and stop")
     chosen = parser.parse_args(arguments)
     started = time.time()
@@ -289,7 +307,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         require_same_keys(trials, stages)
         for trial in trials:
             overlap.refuse_shared(trial.config.data, chain.public_reads(trial.config))
-        device, store = chosen_device(chosen.device), Store(chosen.store)
+        zoo = Zoo(use=False) if chosen.no_zoo else read_zoo(chosen.plan)
+        device, store = chosen_device(chosen.device), Store(chosen.store, behind(zoo))
+        for trial in trials:
+            checks.check_images(trial.config, store, _to_make(stages, trial.config))
         if chosen.ranks != 1:
             from wavedp.privacy.ranks import require_room
 

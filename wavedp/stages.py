@@ -313,7 +313,7 @@ def _make(
 
     missing: gives an input that is not in the store.
     """
-    names = keys(trial)
+    names = keys(trial, stage)
     key = names[stage]
     if stage in (*PUBLIC, "private_fit"):
         overlap.refuse_shared(trial.data, public_reads(trial))

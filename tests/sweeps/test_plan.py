@@ -442,7 +442,7 @@ def test_a_dry_run_lists_each_stage_instead_of_asking_for_each_artifact(tmp_path
     asked = []
     monkeypatch.setattr(Store, "has", lambda self, stage, key: asked.append(key))
     trials = plan(BASE, {"grid": {"epsilon": [1, 3]}, "seeds": [0, 1, 2]}, load_option)
-    assert "6 trials" in describe(trials, str(tmp_path), {})
+    assert "6 trials" in describe(trials, Store(str(tmp_path)), {})
     assert asked == []  # an object store answers in 50 ms, and 10,020 trials have 23,000 artifacts
 
 

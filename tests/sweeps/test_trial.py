@@ -8,6 +8,7 @@ from sweeps import trial as module
 from sweeps.plan import plan
 from wavedp import chain
 from wavedp.config import DataConfig, TrialConfig, configure, to_dict
+from wavedp.store import Store
 
 PROCEDURAL = DataConfig(name="procedural", n_records=256)
 PUBLIC = dataclasses.replace(PROCEDURAL, split="public")
@@ -44,7 +45,7 @@ def conducted(monkeypatch, tmp_path):
         coordinator = FakeCoordinator()
         for name, method in changes.items():
             setattr(coordinator, name, Method(method))
-        row = module.conduct(TRIAL, coordinator, str(tmp_path / "store"), "commit")
+        row = module.conduct(TRIAL, coordinator, Store(str(tmp_path / "store")), "commit")
         assert row is coordinator.row
         return row, coordinator.files
 

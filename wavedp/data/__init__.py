@@ -11,7 +11,8 @@
 
 Datasets outside this package are found by an entry point of the group `wavedp.datasets` (its name is the dataset's
 name), or by `data.name=package.module:Object`; see `source_of`. If the files of a dataset are missing, a decoded file
-of it in the home stands in for them (wavedp.data.decoded).
+of it in the home stands in for them (wavedp.data.decoded); without one, facts that came with a public model answer for
+all but the images (wavedp.data.facts).
 
 Decoded records are kept in `data.cache` (`<home>/decoded`), one file for each split and setting, named by the identity
 of the files they come from. So the second `load` decodes nothing, and `fingerprint` reads a few bytes. That includes
@@ -34,6 +35,7 @@ from wavedp.data import (
     cache,
     decoded,
     emoji,
+    facts,
     fashion_mnist,
     folder,
     icons,
@@ -55,7 +57,9 @@ __all__ = [
     "fingerprint",
     "from_arrays",
     "has_captions",
+    "has_images",
     "is_stored",
+    "known_marks",
     "licence",
     "licences",
     "load",
@@ -63,6 +67,7 @@ __all__ = [
     "n_records",
     "record_files",
     "repeats",
+    "require_images",
     "shape",
     "source_of",
 ]
@@ -115,7 +120,7 @@ def fingerprint(config: DataConfig, split: Split) -> str:
 
 def n_records(config: DataConfig, split: Split) -> int:
     """Records that `load` returns. Raises UserError for a split that the set lacks, or a limit beyond it."""
-    if config.duplicates == "merge":
+    if config.duplicates == "merge" and has_images(config):
         return len(load(config, split).labels)
     return _answer(config, lambda asked: _n_records(asked, split))
 
@@ -123,7 +128,7 @@ def n_records(config: DataConfig, split: Split) -> int:
 def record_files(config: DataConfig, split: Split) -> list[Path]:
     """The file of each record that `load` returns; an empty list where records have no files of their own."""
     files = _answer(config, lambda asked: _record_files(asked, split))
-    if files and config.duplicates == "merge":
+    if files and config.duplicates == "merge" and has_images(config):
         whole = load(dataclasses.replace(config, duplicates="refuse"), split)
         return [files[i] for i in records.first_of_each(whole.images)]
     return files
@@ -133,6 +138,34 @@ def repeats(config: DataConfig, split: Split) -> records.Repeats:
     """How many records of a split are equal to another."""
     found = cache.remember(config, ["repeats", fingerprint(config, split)], _repeats, config, split)
     return records.Repeats(**found)
+
+
+def known_marks(config: DataConfig, split: Split) -> list[list[bytes]] | None:
+    """Short hashes of every record where only facts are known (wavedp.data.facts.marks); None if images are here."""
+    stand_in = None if has_images(config) else facts.find(config)
+    try:
+        return None if stand_in is None else facts.marks(stand_in, split)
+    except UserError:  # they know other splits only
+        require_images(config)
+        raise
+
+
+def has_images(config: DataConfig) -> bool:
+    """True if `load` would find the images here, False if there is nothing of them, or only facts."""
+    try:
+        require_images(config)
+    except UserError:
+        return False
+    return True
+
+
+def require_images(config: DataConfig) -> None:
+    """Raises UserError, with the command that fetches them, unless the images are here."""
+    try:
+        _source(config).files(config)
+    except UserError:
+        if decoded.find(config) is None:
+            raise
 
 
 def is_stored(config: DataConfig) -> bool:
@@ -177,18 +210,23 @@ def has_captions(config: DataConfig) -> bool:
 
 
 def _answer(config: DataConfig, ask: Callable[[DataConfig], T]) -> T:
-    """`ask(config)`; if its files are missing, `ask` of the decoded file that stands in for them."""
+    """`ask(config)`; if its files are missing, `ask` of the decoded file, or the facts, that stand in for them. What
+    facts do not say is missing like the files."""
     try:
         return ask(config)
-    except UserError:
+    except UserError as missing:
         stand_in = _stand_in(config)
         if stand_in is None:
             raise
-    return ask(stand_in)
+        try:
+            return ask(stand_in)
+        except UserError as error:
+            raise (missing if stand_in.name == facts.NAME else error) from None
 
 
 def _stand_in(config: DataConfig) -> DataConfig | None:
-    """The config of a decoded file of this dataset; None if the dataset has its own files, or there is no such file.
+    """The config of a decoded file of this dataset, or of facts about it; None if it has its own files, or there is no
+    such file.
 
     A dataset of a package that is not installed here counts as one whose files are missing.
     """
@@ -198,6 +236,7 @@ def _stand_in(config: DataConfig) -> DataConfig | None:
         file = decoded.find(config)
         if file is not None:
             return dataclasses.replace(config, name="decoded", split="official", path=str(file))
+        return facts.find(config)
     return None
 
 
@@ -226,6 +265,8 @@ def _fingerprint(config: DataConfig, split: Split) -> str:
     source = _source(config)
     if source is decoded and _is_whole(config):
         return decoded.recorded_fingerprint(config, split)
+    if config.name == facts.NAME:
+        return facts.recorded_fingerprint(config, split)
     path = _cache_path(config, split, source)
     return (cache.read_fingerprint(path) if path else None) or _load(config, split).fingerprint
 
@@ -270,7 +311,7 @@ def _repeats(config: DataConfig, split: Split) -> dict[str, Any]:
 
 
 def _source(config: DataConfig) -> Source:
-    source = source_of(config.name)
+    source = facts if config.name == facts.NAME else source_of(config.name)
     if config.split not in getattr(source, "DIVISIONS", ("official",)):
         raise UserError(f"data.split={config.split} is not defined for {config.name}: use data.split=official.")
     return source

@@ -7,6 +7,7 @@ what no ε covers.
     an edited copy: resized, mirrored, recompressed   a warning, with the number and an example
     pictures of one colour                            equal only if their files are: unrelated sets have blank ones too
     cropped, turned or redrawn copies                 not found
+    public images of which only facts are known       as above, by 8 bytes of each hash; edited copies are not found
 
 A comparison is kept in `data.cache` (counts and one example), so a study makes it once.
 """
@@ -24,7 +25,7 @@ import numpy as np
 
 from wavedp import data
 from wavedp.config import DataConfig
-from wavedp.data import cache, records
+from wavedp.data import cache, facts, records
 from wavedp.data.dataset import Split
 from wavedp.errors import UserError
 
@@ -41,13 +42,16 @@ class Found:
 
 
 def refuse_shared(sensitive: DataConfig, public: Iterable[Read]) -> None:
-    """Raises UserError for public images of which one is a record of the sensitive set, in whatever split."""
+    """Raises UserError for public images of which one is a record of the sensitive set, in whatever split. Where the
+    sensitive images are not, public models can be made all the same: the private fit, which has them, asks again."""
     for config, split in dict.fromkeys(public):
         if _same_folder(sensitive, config):
             raise UserError(
                 f"data.path={sensitive.path} and public.path={config.path} are the same, so public training would "
                 "see every sensitive image without privacy: name other public images."
             )
+        if not data.has_images(sensitive):  # whoever fits them asks again
+            continue
         found = shared(_splits(sensitive), (config, split))
         if found.example:
             raise UserError(
@@ -59,10 +63,12 @@ def refuse_shared(sensitive: DataConfig, public: Iterable[Read]) -> None:
 
 def warn_of_copies(sensitive: DataConfig, public: Iterable[Read]) -> list[str]:
     """A sentence for each public set that seems to hold edited copies of sensitive records. Computed images are not
-    compared: nobody edited them."""
+    compared: nobody edited them. Nor are those of which only facts are known (wavedp.data.facts): there is no picture
+    to compare."""
     warned = []
     for config, split in dict.fromkeys(public):
-        found = _copies(_splits(sensitive), (config, split)) if data.is_stored(config) else Found()
+        pictures = data.is_stored(config) and data.has_images(config)
+        found = _copies(_splits(sensitive), (config, split)) if pictures else Found()
         if found.example:
             warned.append(
                 f"{found.count} of {found.images} public images ({config.name}, {split}) look like edited copies of "
@@ -99,8 +105,9 @@ def _remembered(name: str, compare: Callable[..., dict[str, Any]], sensitive: tu
 
 
 def _shared(sensitive: tuple[Read, ...], other: Read) -> dict[str, Any]:
-    places = {mark: (read, i) for read in sensitive for i, marks in enumerate(_marks(read)) for mark in marks}
-    theirs = _marks(other)
+    known = data.known_marks(*other)
+    size, theirs = (None, _marks(other)) if known is None else (facts.SHORT, known)
+    places = {mark[:size]: (read, i) for read in sensitive for i, marks in enumerate(_marks(read)) for mark in marks}
     found = [(i, mark) for i, marks in enumerate(theirs) for mark in marks if mark in places]
     example = (_name(other, found[0][0]), _name(*places[found[0][1]])) if found else None
     return asdict(Found(len({i for i, _ in found}), len(theirs), example))
@@ -139,7 +146,10 @@ def _name(read: Read, i: int) -> str:
 
 def _contents(*reads: Read) -> list[object]:
     """What a comparison depends on: the images, and the files that hold them."""
-    return [[data.fingerprint(config, split), *map(cache.stamp, _files((config, split)))] for config, split in reads]
+    return [
+        [data.fingerprint(*read), *map(cache.stamp, _files(read)), *([] if data.has_images(read[0]) else ["facts"])]
+        for read in reads
+    ]
 
 
 @memoized

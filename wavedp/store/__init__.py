@@ -15,6 +15,9 @@ stays, and files of two attempts never mix. No pickle anywhere: an artifact from
     a damaged artifact                              a warning; it is set aside, and made again by whoever needs it
     checkpoints of an unfinished stage              in a folder that only this user can enter; gone once it is published
 
+Behind a store lie places that are only read (`Behind`): what the store lacks is looked for there, by the same key. By
+default that is the zoo of public models (wavedp.entries). Their artifacts are found, never copied into the store.
+
 `python -m wavedp.store pack|unpack` carries artifacts from one store to another (wavedp.store.carry).
 """
 
@@ -32,11 +35,12 @@ import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
+from wavedp import entries
 from wavedp.errors import UserError
 from wavedp.files import (
     cannot_write,
@@ -56,7 +60,7 @@ from wavedp.store import lease
 if TYPE_CHECKING:  # a plan only asks which artifacts exist; that must not import torch
     from torch import Tensor
 
-__all__ = ["MANIFEST", "Artifact", "Draft", "Store", "sha256", "write_atomically", "write_jsonl", "write_npz"]
+__all__ = ["MANIFEST", "Artifact", "Behind", "Draft", "Store", "sha256", "write_atomically", "write_jsonl", "write_npz"]
 
 MANIFEST = "manifest.json"
 
@@ -94,13 +98,25 @@ class Draft:
         self.files[f"{name}.json"] = json.dumps(value, indent=1, sort_keys=True).encode()
 
 
+class Behind(Protocol):
+    """Artifacts that are read where a store lacks them."""
+
+    def files(self, stage: str, key: str) -> dict[str, bytes] | None:
+        """{name: content} of a whole artifact, verified; None if there is none."""
+
+    def origin(self, stage: str, key: str) -> str | None:
+        """What to call the place of that artifact in a study's records; None if there is none."""
+
+
 class Store:
     """Artifacts under one root URL. Any number of processes may read and write; see the module for what excludes whom.
 
+    behind: read-only places for what the store lacks, in order (None: the zoo; (): none).
     Raises UserError for a URL that nothing here can open.
     """
 
-    def __init__(self, root: str) -> None:
+    def __init__(self, root: str, behind: Iterable[Behind] | None = None) -> None:
+        self.behind: tuple[Behind, ...] = entries.behind() if behind is None else tuple(behind)
         self.root = root if "://" in root else str(Path(root).absolute())
         try:
             self.fs, self.path = fsspec.url_to_fs(self.root)
@@ -113,6 +129,10 @@ class Store:
 
         A damaged one is set aside with a warning, so that the stage can be run again.
         """
+        return self._own(stage, key) or self._from_behind(stage, key)
+
+    def _own(self, stage: str, key: str) -> Artifact | None:
+        """The artifact that lies in the store itself."""
         manifest = self._manifest(stage, key)
         if manifest is None:
             return None
@@ -130,26 +150,48 @@ class Store:
             if path.rpartition("/")[2] == f"{name}.json":
                 content = self._verified(stage, key, path, digest)
                 return None if content is None else json.loads(content)
-        return None
+        found = self._from_behind(stage, key)
+        return None if found is None or f"{name}.json" not in found.files else found.json(name)
 
     def has(self, stage: str, key: str) -> bool:
-        """True if the artifact was published. Only `open` verifies its content."""
+        """True if the artifact was published, or lies behind. Of one that was published only `open` verifies the
+        content."""
+        return self._has(stage, key) or self._from_behind(stage, key) is not None
+
+    def origin(self, stage: str, key: str) -> str | None:
+        """What the place behind calls an artifact that the store itself lacks; None if the store has it, or nobody."""
+        if self.behind and not self._has(stage, key):
+            return next(filter(None, (place.origin(stage, key) for place in self.behind)), None)
+        return None
+
+    def _has(self, stage: str, key: str) -> bool:
         return self.fs.exists(f"{self._folder(stage, key)}/{MANIFEST}")
+
+    def _from_behind(self, stage: str, key: str) -> Artifact | None:
+        for place in self.behind:
+            files = place.files(stage, key)
+            if files is not None:
+                return Artifact(key, files)
+        return None
 
     def which(self, stage: str, keys: Iterable[str]) -> set[str]:
         """Those of the keys for which `has` is true. A stage's folder is listed once: asking an object store for each
         of thousands takes minutes."""
         present = set(self.names(stage))
-        return {key for key in keys if key in present and self.has(stage, key)}
+        return {
+            key
+            for key in keys
+            if (key in present and self._has(stage, key)) or self._from_behind(stage, key) is not None
+        }
 
     def publish(self, stage: str, key: str, draft: Draft) -> Artifact:
         """Publish a draft; an artifact that already exists is kept. Returns the published one."""
-        published = self.open(stage, key)
+        published = self._own(stage, key)
         if published is not None:
             return published
         if (self._rename if self.local else self._upload)(stage, key, draft):
             return Artifact(key, dict(draft.files))
-        published = self.open(stage, key)
+        published = self._own(stage, key)
         if published is None:
             raise UserError(f"{self._folder(stage, key)} was made by another process and is damaged: run it again.")
         return published
@@ -260,7 +302,7 @@ class Store:
 
     def _set_aside(self, stage: str, key: str, path: str) -> None:
         folder = self._folder(stage, key)
-        warnings.warn(f"{folder} is damaged ({path}): it is set aside, to be made again.", stacklevel=4)
+        warnings.warn(f"{folder} is damaged ({path}): it is set aside, to be made again.", stacklevel=5)
         with contextlib.suppress(OSError):  # it was taken away meanwhile, or may not be: publishing replaces it
             if self.local:
                 shutil.rmtree(f"{folder}.corrupted", ignore_errors=True)
@@ -299,7 +341,7 @@ class Store:
         manifest = json.dumps({f"{attempt}/{name}": sha256(data) for name, data in draft.files.items()}).encode()
         if self._first(f"{folder}/{MANIFEST}", manifest):
             return True
-        if self.open(stage, key) is not None:
+        if self._own(stage, key) is not None:
             self.fs.rm(f"{folder}/{attempt}", recursive=True)
             return False
         self.fs.pipe_file(f"{folder}/{MANIFEST}", manifest)  # in place of a damaged one that could not be set aside

@@ -8,9 +8,10 @@ list. With both, an artifact must match both; with neither, all artifacts are pa
 
     <stage>/<key>/manifest.json, *.safetensors, *.json    members of the tar, as in the store (wavedp.store)
 
-Only published artifacts travel. The folder `work/` never does: its checkpoints hold the state of the noise generator,
-and whoever has that can subtract the noise from a private fit. Locks, damaged artifacts, unfinished folders and
-the records of studies stay behind too. `unpack` verifies every file of the tar before it publishes the first artifact.
+Only published artifacts travel; the zoo's, which every wavedp has, stay where they are. The folder `work/` never
+travels: its checkpoints hold the state of the noise generator, and whoever has that can subtract the noise from a
+private fit. Locks, damaged artifacts, unfinished folders and the records of studies stay behind too. `unpack` verifies
+every file of the tar before it publishes the first artifact.
 
 Unpacking beside a running study is safe: of two that publish one artifact, the first stays.
 """
@@ -31,7 +32,7 @@ from typing import IO
 
 from wavedp.command import command
 from wavedp.errors import UserError
-from wavedp.store import MANIFEST, Draft, Store, sha256
+from wavedp.store import MANIFEST, Artifact, Draft, Store, sha256
 
 STAGE = re.compile(r"(?!(?:work|studies)$)[a-z][a-z0-9_]*")
 KEY = re.compile(r"[0-9a-f]{64}")
@@ -51,29 +52,39 @@ def pack(store: Store, file: str | Path, keys: Sequence[str] = (), stages: Seque
     Raises UserError for a key or stage that the store lacks, an ambiguous prefix, a corrupted artifact, or when nothing
     is chosen; the file is then left as it was.
     """
-    file = Path(file)
     chosen = _choose(store, list(_artifacts(store)), keys, stages)
+    write(file, _opened_all(store, chosen))
+    return len(chosen)
+
+
+def write(file: str | Path, artifacts: Iterable[tuple[str, Artifact]]) -> None:
+    """Write these artifacts, each with its stage, into a tar, which replaces `file` once it is complete."""
+    file = Path(file)
     part = file.with_name(f".{file.name}.{os.getpid()}.part")
     try:
         with tarfile.open(part, "w") as archive:
-            for stage, key in chosen:
-                artifact = store.open(stage, key)
-                if artifact is None:
-                    raise UserError(
-                        f"{stage}/{key} in {store.root} was corrupted and is now set aside: make it again, or choose "
-                        "others with --keys or --stages."
-                    )
+            for stage, artifact in artifacts:
                 manifest = json.dumps(
                     {name: sha256(data) for name, data in artifact.files.items()}, sort_keys=True
                 ).encode()
                 for name, data in [(MANIFEST, manifest), *sorted(artifact.files.items())]:
-                    member = tarfile.TarInfo(f"{stage}/{key}/{name}")
+                    member = tarfile.TarInfo(f"{stage}/{artifact.key}/{name}")
                     member.size = len(data)
                     archive.addfile(member, io.BytesIO(data))
         os.replace(part, file)
     finally:
         part.unlink(missing_ok=True)
-    return len(chosen)
+
+
+def _opened_all(store: Store, chosen: Iterable[tuple[str, str]]) -> Iterator[tuple[str, Artifact]]:
+    for stage, key in chosen:
+        artifact = store.open(stage, key)
+        if artifact is None:
+            raise UserError(
+                f"{stage}/{key} in {store.root} was corrupted and is now set aside: make it again, or choose "
+                "others with --keys or --stages."
+            )
+        yield stage, artifact
 
 
 def unpack(store: Store, file: str | Path) -> tuple[int, int]:
@@ -113,7 +124,7 @@ def main(arguments: list[str] | None = None) -> int:
             command.add_argument("--stages", default="", help="a comma list, such as private_fit,coarse_samples")
     options = parser.parse_args(arguments)
     try:
-        store = Store(options.store)
+        store = Store(options.store, behind=())  # what lies behind it is in every wavedp
         if options.command == "pack":
             stages = [stage for stage in options.stages.split(",") if stage]
             print(f"{pack(store, options.file, options.keys, stages)} artifacts are now in {options.file}")
