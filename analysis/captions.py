@@ -77,21 +77,22 @@ def floor_clause(study: Study, metric: str) -> str:
     return "" if floor is None else f" Real images in their place get {floor:.3g}."
 
 
-def seeds_sentence(values: Iterable[Interval]) -> str:
-    """State over how many seeds or sample sets the points are means, and what the bars are."""
+def seeds_sentence(values: Iterable[Interval], mark: str = "point", bars: str = "bars") -> str:
+    """State over how many seeds or sample sets the points are means, and what the bars are. mark, bars: what the figure
+    draws them as."""
     values = list(values)
     counts, sets = (sorted({value.n for value in values if value.of == kind}) for kind in ("seeds", "sample sets"))
-    sentences = []
+    sentences, marks = [], f"{mark.capitalize()}s"
     if counts and counts[-1] > 1:
         single = " (none on a single seed)" if counts[0] < 2 else ""
-        sentences.append(f"Points are means over {_span(counts)} seeds, bars their 95% Student t intervals{single}.")
+        sentences.append(f"{marks} are means over {_span(counts)} seeds, {bars} their 95% Student t intervals{single}.")
     elif counts:
-        sentences.append("One seed a point, so no interval is drawn.")
+        sentences.append(f"One seed a {mark}, so no interval is drawn.")
     if sets:
-        which = "Points of one seed" if counts else "Points"
+        which = f"{marks} of one seed" if counts else marks
         sentences.append(
-            f"{which} are means over {_span(sets)} sample sets of one private fit, bars their 95% Student t intervals, "
-            "which say nothing of another fit."
+            f"{which} are means over {_span(sets)} sample sets of one private fit, {bars} their 95% Student t "
+            "intervals, which say nothing of another fit."
         )
     return " ".join(sentences)
 

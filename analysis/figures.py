@@ -1,8 +1,9 @@
-"""Draw a study:  python -m analysis.figures runs/<study> [pareto samples table] [--metric NAME] [--published]
+"""Draw a study:  python -m analysis.figures runs/<study> [figure …] [--metric NAME] [--published]
 
     pareto    figures/pareto.html and .json, with a browser also .png and .pdf (with a single ε: one row per series)
     samples   figures/samples.png, samples_coarse.png, samples.json
     table     results.md
+    waterfall figures/waterfall.* for each FID and accuracy, if the study has its steps (analysis.waterfall)
 
 All pages of all studies in one folder load plotly from that folder's plotly.min.js (4.8 MB), which this command writes
 where it is missing or of another version: results/plotly.min.js is in git. Nothing is loaded from the network. PNG and
@@ -26,7 +27,7 @@ from wavedp.store import write_atomically
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-FIGURES = ("pareto", "samples", "table")
+FIGURES = ("pareto", "samples", "table", "waterfall")
 PNG_SCALE = 2  # PNG pixels per pixel of the layout
 RENDER_SECONDS = 60  # time limit for the browser
 PLOTLY = "plotly.min.js"
@@ -56,6 +57,8 @@ def render(
                 from analysis.samples import write_samples
 
                 written += write_samples(study, figures)
+            elif name == "waterfall":
+                written += _waterfall(study, required=set(names) != set(FIGURES))
             else:
                 from analysis.tables import write_table
 
@@ -80,6 +83,13 @@ def _pareto(study: Study, figures: Path, metric: str | None, published: bool) ->
         + ("_published" if data.published else "")
     )
     return write_figure(figure, figures / name)
+
+
+def _waterfall(study: Study, required: bool) -> list[Path]:
+    """Most studies have no such steps, which is worth a word only if they were asked for."""
+    from analysis.waterfall import waterfall_metrics, write
+
+    return write([study], study.folder) if required or waterfall_metrics([study]) else []
 
 
 def write_figure(figure: go.Figure, stem: Path) -> list[Path]:

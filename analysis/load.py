@@ -42,6 +42,7 @@ class Trial:
     host: str = ""
     commit: str = ""
     axes: dict[str, Any] = field(default_factory=dict)
+    settings: dict[str, Any] | None = None  # None in studies older than this field
     notes: list[str] = field(default_factory=list)
 
     @property

@@ -34,7 +34,8 @@ PUBLISHED = (
     "study.yaml", "trials.jsonl", "trials.superseded.jsonl", "ledger.jsonl", "results.md", "gpu_seconds.json",
     "spectra.jsonl", "spectra_ledger.jsonl", "membership.jsonl", "membership_ledger.jsonl",
     "samples/*.npz", "samples/*.png", "failures/*.txt",
-    "figures/*.html", "figures/*.json", "figures/*.png", "figures/*.pdf",
+    "figures/*.html", "figures/*.json", "figures/*.png", "figures/*.pdf", "figures/waterfall.md",
+    "figures/waterfall.csv",
 )  # fmt: skip
 
 

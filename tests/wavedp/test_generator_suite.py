@@ -75,6 +75,11 @@ class TestReal(GeneratorSuite):
         return configure("generator", "real")
 
 
+class TestRealThroughTokens(GeneratorSuite):
+    def config(self):
+        return configure("generator", "real", tokens=True)
+
+
 class TestClassMeans(GeneratorSuite):
     """One file of somebody else's (tests/plugins/class_means_generator.py)."""
 

@@ -112,6 +112,25 @@ def test_real_returns_sensitive_images_of_the_class(tmp_path):
     assert all(any(torch.equal(image, real) for real in images[labels == 2]) for image in drawn)
 
 
+@pytest.mark.parametrize("name", ["scalar", "spectral"])
+def test_real_images_through_tokens_are_what_their_codes_say(name, tmp_path):
+    """Whatever the batch; the private fit keeps the images as they are."""
+    images, labels = torch.rand(12, 1, 14, 14), torch.arange(12) % 3
+    made = tokenizer(name=name)
+    settings = FitSettings(PrivacyConfig(), {}, 0, tmp_path / "c")
+    fit = RealModel(made).fit_private({}, images, labels, settings, silent)
+    assert {name: value.tolist() for name, value in fit.weights.items()} == {
+        name: value.tolist()
+        for name, value in RealModel().fit_private({}, images, labels, settings, silent).weights.items()
+    }
+    wanted, sampling = torch.tensor([2, 0, 2, 1, 1]), SamplingConfig(batch_size=2)
+    plain, through = (
+        model.sample(fit.weights, wanted, sampling, 0, silent) for model in (RealModel(), RealModel(made))
+    )
+    assert torch.allclose(through, made.decode(made.encode(plain)), atol=1e-6)
+    assert not torch.allclose(through, plain, atol=1e-2)  # these tokens lose something
+
+
 @pytest.mark.parametrize(("side", "channels"), [(14, 1), (7, 1), (14, 3)])
 def test_cached_sampling_equals_uncached(side, channels):
     model = transformer(side, channels)

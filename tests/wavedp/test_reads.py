@@ -89,6 +89,7 @@ TRIALS = {
     "blur diffusion at ε = 0": trial("blur_diffusion", privacy={"epsilon": 0.0}),
     "public": trial("public", tokenizer="spectral"),
     "real": trial("real", upscaler={"name": "bicubic", "low_pass_consistency": True}),
+    "real, through tokens": trial({"name": "real", "tokens": True}, tokenizer="spectral", upscaler="bicubic"),
     "whole images": trial("real", upscaler="identity", level=0),
     **{
         name: trial("real", upscaler=name)
@@ -112,6 +113,10 @@ UNKEYED = {
 
 UNREAD = {
     ("pretrain", "diffusion.multiplicity"): "of the private fit; published keys of pretrain hold the whole section",
+    (
+        "tokenizer",
+        "generator.tokens",
+    ): "it decides whether the trial's tokenizer is read; if not, the key has the default",
     ("private_fit", "privacy.clipping"): "nothing is clipped at ε = ∞, and a sweep over ε sets it for all",
     **{
         ("tokenizer", f"tokenizer.{field}"): "the stage makes no weights; later ones read the field, and hold this key"

@@ -1,10 +1,12 @@
-"""`real`: real coarse images instead of generated ones, the ceiling that stage two allows. Not private."""
+"""`real`: real coarse images instead of generated ones: the ceiling that stage two allows, or with `tokens` that tokens
+and stage two allow together. Not private."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from wavedp import data, tokenizers
 from wavedp.config import TrialConfig
 from wavedp.fields import result
 from wavedp.generators import FitKind, GeneratorMethod
@@ -16,9 +18,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RealConfig:
-    """Nothing to set."""
+    """Which ceiling."""
 
     name: str = result("real")
+    # Samples are what the trial's tokenizer makes of the images: their codes, decoded.
+    tokens: bool = result(False, later=True, stage="coarse_samples")
 
 
 class Real(GeneratorMethod):
@@ -37,14 +41,20 @@ class Real(GeneratorMethod):
 
     def needs(self, trial: TrialConfig) -> Needs:
         """Its published keys hold the public images' fingerprint, though it learns nothing from them."""
-        return Needs(data=((trial.public, "train"),) if trial.public is not None else ())
+        public = ((trial.public, "train"),) if trial.public is not None else ()
+        if not trial.generator.tokens:
+            return Needs(data=public)
+        return Needs(fields=frozenset({"tokenizer"}), inputs=("tokenizer",), data=public)
 
     def fit_kind(self, trial: TrialConfig) -> FitKind:
         """It keeps sensitive images as they are, whatever ε says."""
         return "real"
 
     def build(self, trial: TrialConfig, inputs: Inputs, device: str) -> RealModel:
-        """A drawer of images."""
+        """A drawer of images, through the trial's tokens or not."""
         from wavedp.generators.real.model import RealModel
 
-        return RealModel()
+        if not trial.generator.tokens:
+            return RealModel()
+        weights = inputs["tokenizer"]
+        return RealModel(tokenizers.build(trial.tokenizer, data.shape(trial.data), trial.level, weights))
