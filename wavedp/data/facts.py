@@ -17,7 +17,8 @@ If the images are there, they answer, and where they differ from the facts so do
     classes, shape            names of the labels; C, H, W
     splits                    {split: {records, fingerprint, captions, pixels, files}}; the last two are base64 of 8
                               bytes a record: of wavedp.data.records.pixel_hashes (zeros: of one colour, which is
-                              compared by its file alone) and of the sha256 of its file (null where it has none)
+                              compared by its file alone) and of the sha256 of its file (zeros where it has none; null where
+                              none has)
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from __future__ import annotations
 import base64
 import dataclasses
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, get_args
@@ -64,21 +65,21 @@ class Facts:
         return json.dumps({"format": FORMAT, **dataclasses.asdict(self)}, indent=1, sort_keys=True) + "\n"
 
 
-def of(config: DataConfig, licence: str, loaded: Iterable[tuple[Dataset, list[Path]]]) -> Facts:
-    """The facts of these splits of a dataset, each with the file of every record ([] where there are none)."""
+def of(config: DataConfig, licence: str, loaded: Iterable[tuple[Dataset, Sequence[Path | None]]]) -> Facts:
+    """The facts of these splits of a dataset, each with the file of every record, None for one without ([]: all)."""
     splits: dict[str, dict[str, Any]] = {}
     classes: tuple[str, ...] = ()
     shape: tuple[int, ...] = ()
     for dataset, files in loaded:
         hashes = zip(records.pixel_hashes(dataset.images), records.plain(dataset.images), strict=True)
         pixels = b"".join(PLAIN if plain else value[:SHORT] for value, plain in hashes)
-        of_files = b"".join(value[:SHORT] for value in records.file_hashes(files))
+        of_files = b"".join(value[:SHORT] if value else PLAIN for value in records.file_hashes(files))
         splits[dataset.split] = {
             "records": len(dataset.labels),
             "fingerprint": dataset.fingerprint,
             "captions": dataset.captions is not None,
             "pixels": base64.b64encode(pixels).decode(),
-            "files": base64.b64encode(of_files).decode() if files else None,
+            "files": base64.b64encode(of_files).decode() if any(files) else None,
         }
         classes, shape = dataset.classes, dataset.images.shape[1:]
     return Facts(config.name, licence, identity(config), _folder(config), classes, shape, splits)  # type: ignore[arg-type]
@@ -111,7 +112,7 @@ def marks(config: DataConfig, split: Split) -> list[list[bytes]]:
     about = _split(config, split)
     found = [[value] * (value != PLAIN) for value in _pieces(about["pixels"])]
     for mark, value in zip(found, _pieces(about["files"] or ""), strict=False):
-        mark.append(value)
+        mark += [value] * (value != PLAIN)
     return found
 
 

@@ -22,6 +22,7 @@ from __future__ import annotations
 import hashlib
 import io
 import logging
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -78,31 +79,41 @@ def licences(config: DataConfig, split: Split) -> list[str]:
     return [chosen[picture.collection].licence for picture in _split_pictures(config, split)] * config.variants
 
 
+def captions(config: DataConfig, split: Split) -> list[str]:
+    """Every record's caption; no picture is drawn."""
+    chosen = _chosen(config)
+    return [caption(each, chosen[each.collection]) for each in _split_pictures(config, split)] * config.variants
+
+
 def read(config: DataConfig, split: Split, n: int) -> Records:
     """Draw the first n records; the label is the set's category, the caption such as `icon: t shirt`.
 
     A picture that cannot be drawn is refused: its package is damaged. One in which nothing is visible is black, and how
     many there are is logged.
     """
+    return pick(config, split, range(n))
+
+
+def pick(config: DataConfig, split: Split, wanted: Sequence[int]) -> Records:
+    """As `read`, the records at these places."""
     pictures, chosen, root = _split_pictures(config, split), _chosen(config), _root(config)
     label = {category: i for i, category in enumerate(classes(config))}
-    images = np.empty((n, config.channels, config.size, config.size), np.uint8)
-    places: dict[str, list[int]] = {}
-    for place, picture in enumerate(pictures[:n]):
-        places.setdefault(picture.collection, []).append(place)
+    images = np.empty((len(wanted), config.channels, config.size, config.size), np.uint8)
+    repeated = [pictures[place % len(pictures)] for place in wanted]
+    rows: dict[str, dict[str, list[int]]] = {}  # by set and name: a picture is rastered once for all of its variants
+    for row, picture in enumerate(repeated):
+        rows.setdefault(picture.collection, {}).setdefault(picture.name, []).append(row)
     empty = 0
-    for collection in sorted(places):  # one set at a time: the largest is 100 MB, all of them 500
+    for collection in sorted(rows):  # one set at a time: the largest is 100 MB, all of them 500
         content = iconify.read_set(root, collection)
-        for place in places[collection]:
-            name = pictures[place].name
+        for name, records in rows[collection].items():
             image = _raster(root, content, collection, name, appearance.side(config.size))
             empty += image.getbbox() is None
-            for variant, record in enumerate(range(place, n, len(pictures))):
-                drawn = appearance.draw(image, f"{collection}:{name}", variant, config.size, config.channels)
-                images[record] = drawn
+            for row in records:
+                variant = wanted[row] // len(pictures)
+                images[row] = appearance.draw(image, f"{collection}:{name}", variant, config.size, config.channels)
     if empty:
-        logging.getLogger(__name__).warning("%d of %d icons draw nothing and stay black.", empty, min(n, len(pictures)))
-    repeated = [pictures[i % len(pictures)] for i in range(n)]
+        logging.getLogger(__name__).warning("%d of %d icons draw nothing and stay black.", empty, len(set(repeated)))
     labels = np.array([label[chosen[picture.collection].category] for picture in repeated], np.int64)
     return images, labels, tuple(caption(picture, chosen[picture.collection]) for picture in repeated)
 
