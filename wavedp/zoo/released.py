@@ -190,7 +190,7 @@ def _facts(trial: TrialConfig) -> dict[str, str]:
                 found[path.name.removesuffix(facts.SUFFIX).removesuffix(".json") + facts.SUFFIX] = path.read_text(
                     "utf-8"
                 )
-        return found | {path.name: path.read_text("utf-8") for path in Path(folder).iterdir()}
+        return found | {path.name: path.read_text(encoding="utf-8") for path in Path(folder).iterdir()}
 
 
 def _put_facts(found: dict[str, str], home: Path) -> list[Path]:
