@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shlex
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -36,8 +35,8 @@ from wavedp.run import at_home, read_plan
 from wavedp.store import Store
 from wavedp.zoo import checking, released
 from wavedp.zoo.adding import add
+from wavedp.zoo.settings import anywhere
 
-FOLDERS = ("results", "store", "data.home", "public.home", "data.cache", "public.cache", "zoo.path")
 BY_FILE = "python -m wavedp.zoo rebuild {}"
 
 
@@ -201,12 +200,7 @@ def _trial(chosen: argparse.Namespace) -> tuple[TrialConfig, str]:
     if len(keys) > 1:
         raise UserError(f"the trials of {chosen.plan} ask for {len(keys)} keys of {chosen.stage}: add --trial ID.")
     about = json.loads(chosen.plan.read_text(encoding="utf-8")).get("about") or {}
-    return asked[0].config, chosen.command or _anywhere(about.get("command", "")) or BY_FILE.format(chosen.name)
-
-
-def _anywhere(command: str) -> str:
-    """A study's command without the folders of the machine that it was typed on."""
-    return shlex.join(word for word in shlex.split(command) if word.partition("=")[0] not in FOLDERS)
+    return asked[0].config, chosen.command or anywhere(about.get("command", "")) or BY_FILE.format(chosen.name)
 
 
 def _assigned(text: str) -> tuple[str, str]:
