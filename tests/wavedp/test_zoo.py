@@ -29,6 +29,7 @@ from wavedp.run import main as run_plan
 from wavedp.store import Draft, Store
 from wavedp.zoo import adding, checking
 from wavedp.zoo.__main__ import main
+from wavedp.zoo.settings import anywhere
 
 LIMIT = 12_000_000
 TINY = TrialConfig(
@@ -293,6 +294,11 @@ def test_an_entry_s_settings_say_what_decides_its_key_and_nothing_of_the_machine
     settings = json.loads((zoo / "models" / "tiny" / "entry.json").read_text())["settings"]
     assert set(settings) == {"public", "generator"}  # of the sensitive set only shape and classes, as by default
     assert set(settings["public"]) == {"name", "split", "n_records"}  # a limit that limits nothing
+
+
+def test_a_command_is_kept_without_folders_of_this_machine():
+    typed = "python -m sweeps.run +sweep=tiny privacy.steps=3 store=/here results=runs data.home=/there 'sweep.seeds=[0, 1]'"
+    assert anywhere(typed) == "python -m sweeps.run +sweep=tiny privacy.steps=3 'sweep.seeds=[0, 1]'"
 
 
 def test_rebuild_is_bit_equal_here_and_says_by_how_much_it_is_not(zoo, capsys):

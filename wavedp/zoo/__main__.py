@@ -35,6 +35,7 @@ from wavedp.run import at_home, read_plan
 from wavedp.store import Store
 from wavedp.zoo import checking, released
 from wavedp.zoo.adding import add
+from wavedp.zoo.settings import anywhere
 
 BY_FILE = "python -m wavedp.zoo rebuild {}"
 
@@ -81,7 +82,8 @@ def _parser() -> argparse.ArgumentParser:
         "--data-licence", action="append", default=[], metavar="DATASET=LICENCE", help="instead of what it says itself"
     )
     adding.add_argument("--tolerance", type=float, default=0.0, help="largest difference that rebuild allows (0)")
-    adding.add_argument("--command", help="what makes it (the plan's)")
+    adding.add_argument("--threads", type=int, help="that it was trained with (as many as torch takes here)")
+    adding.add_argument("--command", help="what makes it (the plan's, without this machine's folders)")
     pack = commands.add_parser("pack", help="a finished private fit in one file")
     pack.add_argument("study", type=Path, help="its folder, such as runs/eps_grid")
     pack.add_argument("--trial", required=True, help="id of a finished trial")
@@ -144,6 +146,7 @@ def _add(chosen: argparse.Namespace) -> int:
         licence=chosen.licence,
         data_licences=dict(_assigned(text) for text in chosen.data_licence),
         tolerance=chosen.tolerance,
+        threads=chosen.threads,
     )
     total = sum(item.size() for item in entries.readable(folder))
     size = f"{entry.size() / 1e6:.2f} MB of {total / 1e6:.2f} in all"
@@ -197,7 +200,7 @@ def _trial(chosen: argparse.Namespace) -> tuple[TrialConfig, str]:
     if len(keys) > 1:
         raise UserError(f"the trials of {chosen.plan} ask for {len(keys)} keys of {chosen.stage}: add --trial ID.")
     about = json.loads(chosen.plan.read_text(encoding="utf-8")).get("about") or {}
-    return asked[0].config, chosen.command or about.get("command") or BY_FILE.format(chosen.name)
+    return asked[0].config, chosen.command or anywhere(about.get("command", "")) or BY_FILE.format(chosen.name)
 
 
 def _assigned(text: str) -> tuple[str, str]:

@@ -40,12 +40,14 @@ def add(
     licence: str = "Apache-2.0",
     data_licences: Mapping[str, str] | None = None,
     tolerance: float = 0.0,
+    threads: int | None = None,
 ) -> Entry:
     """Write `<folder>/models/<name>`, and the facts of its public images; the entry.
 
     trial: one that asks for the artifact. command: what made it, as a user types it. licence: of the weights.
     data_licences: by a dataset's name, where it should be said otherwise than `wavedp.data.licence` does. tolerance:
-    the largest difference of a weight that `rebuild` may find on another machine.
+    the largest difference of a weight that `rebuild` may find on another machine. threads: that it was trained with,
+    on which the last bits depend (None: as many as torch takes here).
     Raises UserError for a name that is taken, a stage that is not public, an artifact that the store lacks or that
     holds no weight, and public images that are not here.
     """
@@ -79,7 +81,7 @@ def add(
         command=command,
         data=described,
         licence=licence,
-        made=made_here(),
+        made=made_here(threads),
         tolerance=float(tolerance),
         files={file: sha256(content) for file, content in sorted(artifact.files.items())},
     )
@@ -115,11 +117,13 @@ def write_facts(folder: Path, config: DataConfig, split: str, licence: str, suff
     return path.name
 
 
-def made_here() -> dict[str, Any]:
+def made_here(threads: int | None = None) -> dict[str, Any]:
     """This machine, as far as its arithmetic is concerned, and the versions of what computes."""
+    import torch
+
     return {
-        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
-        "threads": os.environ.get("OMP_NUM_THREADS", "all"),
+        "machine": f"{platform.system()} {platform.machine()}, {torch.backends.cpu.get_cpu_capability()}",
+        "threads": threads or torch.get_num_threads(),
         "python": platform.python_version(),
         **{package: _version(package) for package in VERSIONED},
     }

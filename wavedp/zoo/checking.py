@@ -92,11 +92,13 @@ class Rebuilt:
 
 
 def rebuild(entry: Entry, store: str, home: str | None, device: str, report: Report = silent) -> Rebuilt:
-    """Train an entry again in a store of its own, without the zoo, and compare.
+    """Train an entry again in a store of its own, without the zoo, by as many threads as it was trained, and compare.
 
     Raises UserError for a damaged entry, for one whose key this code does not ask for, for public images that are not
     here, and for a store that has the artifact already.
     """
+    import torch
+
     from wavedp import stages
 
     verify(entry, home)
@@ -105,8 +107,12 @@ def rebuild(entry: Entry, store: str, home: str | None, device: str, report: Rep
         raise UserError(
             f"{store} has {entry.stage} {entry.key[:12]} already, so nothing would be trained: name another store."
         )
-    started = time.time()
-    artifact, _ = stages.make(entry.stage, trial, fresh, device, report)
+    started, before = time.time(), torch.get_num_threads()
+    torch.set_num_threads(int(entry.made.get("threads") or before))
+    try:
+        artifact, _ = stages.make(entry.stage, trial, fresh, device, report)
+    finally:
+        torch.set_num_threads(before)
     seconds = time.time() - started
     known = Artifact(entry.key, entry.content())
     return Rebuilt(entry, difference(known, artifact), known.files == artifact.files, seconds)

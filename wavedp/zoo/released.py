@@ -43,7 +43,7 @@ from wavedp.privacy import ledger
 from wavedp.run import spent
 from wavedp.store import Artifact, Store, carry
 from wavedp.zoo.adding import made_here, write_facts
-from wavedp.zoo.settings import portable, trial_at
+from wavedp.zoo.settings import anywhere, portable, trial_at
 
 FORMAT = 1
 ABOUT, ARTIFACTS = "release.json", "artifacts.tar"
@@ -97,7 +97,7 @@ def pack(finished: FinishedTrial, store: Store, out: Path, non_private: bool = F
         "settings": portable(settings_of(finished.config)),
         "keys": {stage: finished.row["keys"][stage] for stage in artifacts},
         "ledger": lines,
-        "command": finished.meta.get("command"),
+        "command": anywhere(str(finished.meta.get("command"))),
         "commit": finished.row.get("commit"),
         "packed": made_here(),
         "facts": _facts(finished.config),
@@ -187,10 +187,9 @@ def _facts(trial: TrialConfig) -> dict[str, str]:
                 write_facts(Path(folder), config, split, data.licence(config), facts.SUFFIX)
             elif (known := facts.find(config)) is not None:
                 path = Path(str(known.path))
-                found[path.name.removesuffix(facts.SUFFIX).removesuffix(".json") + facts.SUFFIX] = path.read_text(
-                    "utf-8"
-                )
-        return found | {path.name: path.read_text("utf-8") for path in Path(folder).iterdir()}
+                name = path.name.removesuffix(facts.SUFFIX).removesuffix(".json") + facts.SUFFIX
+                found[name] = path.read_text(encoding="utf-8")
+        return found | {path.name: path.read_text(encoding="utf-8") for path in Path(folder).iterdir()}
 
 
 def _put_facts(found: dict[str, str], home: Path) -> list[Path]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ from wavedp.config import TrialConfig, settings_of, trial_of
 from wavedp.errors import UserError
 
 DATA = ("data", "public")
+FOLDERS = ("results", "store", "data.home", "public.home", "data.cache", "public.cache", "zoo.path")
+"""Settings of a command that name folders of the machine where it was typed."""
 Settings = dict[str, Any]
 
 
@@ -26,6 +29,11 @@ def portable(settings: Settings) -> Settings:
                 section["path"] = Path(section["path"]).name
     found.pop("device", None)
     return found
+
+
+def anywhere(command: str) -> str:
+    """A study's command without the folders of the machine that it was typed on."""
+    return shlex.join(word for word in shlex.split(command) if word.partition("=")[0] not in FOLDERS)
 
 
 def trial_at(settings: Settings, home: str | None) -> TrialConfig:
