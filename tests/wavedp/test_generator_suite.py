@@ -39,6 +39,24 @@ class TestSpectralARWithEverything(GeneratorSuite):
         )
 
 
+class TestSpectralARWithDigits(GeneratorSuite):
+    """Detail tokens of three digits: class means before the fit, guidance; pretrained on finer tokens."""
+
+    def config(self):
+        return small("spectral_ar", condition_dropout=0.2, pretrain_level=0)
+
+    def trial(self, base):
+        digits = configure(
+            "tokenizer", "scalar", detail_bins=9, detail_range=0.5, companding=8.0, detail_digits="apart", coarsest=4
+        )
+        return dataclasses.replace(
+            base,
+            privacy=dataclasses.replace(base.privacy, mean_share=0.2),
+            sampling=dataclasses.replace(base.sampling, guidance=2.0, top_k=8, top_p=0.9),
+            tokenizer=digits,
+        )
+
+
 class TestBlurDiffusion(GeneratorSuite):
     def config(self):
         return small("blur_diffusion")

@@ -131,8 +131,8 @@ def test_a_condition_of_one_row_beside_noises_of_many():
     torch.testing.assert_close(flat(clipped_sum(model, loss(2), batch, 1.0)), expected, rtol=1e-4, atol=1e-5)
 
 
-def transformer():
-    tokenizer = ScalarTokenizer(configure("tokenizer", "scalar"), (1, 8, 8))
+def transformer(**tokens):
+    tokenizer = ScalarTokenizer(configure("tokenizer", "scalar", **tokens), (1, 8, 8))
     torch.manual_seed(0)
     model = SpectralTransformer(tokenizer, ClassCondition(CLASSES, 32), 32, 2, 2)
     loss = spectral_ar.record_loss(tokenizer, PrivacyConfig(), 0.0)
@@ -153,7 +153,12 @@ def unet(side_by_side=False, views=1, multiplicity=2):
     return model, loss, (torch.rand(4, *shape), torch.randint(CLASSES, (4,)), torch.rand(4, draws))
 
 
-REAL = {"transformer": transformer, "unet": unet}
+def digits():
+    """The transformer over codes of three digits."""
+    return transformer(detail_bins=9, companding=8.0, detail_digits="apart", coarsest=4)
+
+
+REAL = {"transformer": transformer, "digits": digits, "unet": unet}
 
 
 @pytest.mark.parametrize("mode", MODES)

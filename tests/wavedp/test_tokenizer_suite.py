@@ -25,6 +25,15 @@ class TestScalar(TokenizerSuite):
         return small("scalar")
 
 
+class TestScalarFine(TokenizerSuite):
+    """conf/tokenizer/scalar_fine.yaml, but for `coarsest`."""
+
+    def config(self):
+        return small(
+            "scalar", bins=128, detail_bins=101, detail_range=0.5, companding=30.0, detail_digits="apart"
+        )  # fmt: skip
+
+
 class TestSpectral(TokenizerSuite):
     def config(self):
         return small("spectral")

@@ -1,5 +1,7 @@
 """The scalar tokenizer: error bounds of its docstring, order of scales, refused settings."""
 
+import math
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -8,7 +10,10 @@ from hypothesis import strategies as st
 from wavedp.config import configure
 from wavedp.errors import UserError
 from wavedp.tokenizers import build
+from wavedp.tokenizers.scalar.model import companded
 from wavedp.wavelets import coarse, decompose
+
+FINE = {"bins": 128, "detail_bins": 101, "detail_range": 0.5, "companding": 30.0, "detail_digits": "apart"}
 
 
 @settings(max_examples=25, deadline=None)
@@ -67,6 +72,44 @@ def test_scales_come_coarse_to_fine_and_a_finer_change_leaves_coarser_codes():
     a, b = tokenizer.encode(images), tokenizer.encode(finer)
     assert torch.equal(a[:, :98], b[:, :98])
     assert not torch.equal(a[:, 98:], b[:, 98:])
+
+
+@settings(max_examples=25, deadline=None)
+@given(mu=st.floats(0.01, 300), bins=st.sampled_from([3, 7, 31, 101]), seed=st.integers(0, 99))
+def test_error_of_a_companded_detail_is_within_the_documented_bound(mu, bins, seed):
+    torch.manual_seed(seed)
+    images = torch.rand(3, 1, 4, 4) ** 2 * 0.6 + 0.2
+    config = configure("tokenizer", "scalar", detail_bins=bins, detail_range=0.5, companding=mu, coarsest=2, bins=4097)
+    tokenizer = build(config, (1, 4, 4), 0, {})
+    rebuilt = tokenizer.decode(tokenizer.encode(images))
+    if rebuilt.min() <= 0 or rebuilt.max() >= 1:  # clipped
+        return
+    (before,), (after,) = (decompose(each, 1).details for each in (images, rebuilt))
+    x = before / 2
+    bound = (0.5 / mu + x.abs()) * ((1 + mu) ** (2 / (bins - 1)) - 1) / 2
+    assert ((x - after / 2).abs() <= bound + 1e-5).all()
+
+
+@pytest.mark.parametrize(("bins", "mu"), [(3, 1.0), (31, 8.0), (101, 255.0)])
+def test_companded_levels_are_those_of_the_mu_law(bins, mu):
+    levels = companded(bins, 0.5, mu)
+    assert len(levels) == bins
+    assert levels[bins // 2] == 0
+    assert torch.equal(levels, -levels.flip(0))
+    assert float(levels[-1]) == pytest.approx(0.5)
+    u = (2 * levels).sign() * (1 + mu * (2 * levels).abs()).log() / math.log(1 + mu)  # G.711: even steps
+    torch.testing.assert_close(u, torch.linspace(-1, 1, bins, dtype=torch.float64))
+
+
+def test_fine_tokens_tell_what_the_default_ones_cannot():
+    torch.manual_seed(0)
+    images = torch.rand(20, 1, 14, 14)  # as rough as images get
+    fine = configure("tokenizer", "scalar", **FINE)
+    coarsely, finely = (build(c, (1, 14, 14), 0, {}) for c in (configure("tokenizer", "scalar"), fine))
+    off = [float((made.decode(made.encode(images)) - images).square().mean().sqrt()) for made in (coarsely, finely)]
+    assert off[1] < 0.01 < 0.05 < off[0]
+    codes = finely.encode(0.4 + 0.2 * images)
+    assert torch.equal(finely.encode(finely.decode(codes)), codes)
 
 
 @pytest.mark.parametrize("level", [1, 2])

@@ -18,6 +18,7 @@ per-record map and costs no ε. Tests of your own: subclass `wavedp.testing.toke
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -32,12 +33,32 @@ Shape = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Span:
-    """Tokens start..stop-1 of the sequence use codebook number `codebook`, which has `size` codes."""
+    """Tokens start..stop-1 of the sequence use codebook number `codebook`, which has `size` codes.
+
+    digits: sizes of the numbers that a code is made of, their product `size`; none given: one digit, the code itself.
+    The first counts most: with digits (a, b, c), code = (first · b + second) · c + third. A generator may draw them one
+    after another instead of one of all `size` codes. Raises ValueError for another product.
+    """
 
     start: int
     stop: int
     codebook: int
     size: int
+    digits: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.digits:
+            object.__setattr__(self, "digits", (self.size,))
+        if math.prod(self.digits) != self.size:
+            raise ValueError(f"a codebook of {self.size} codes does not have digits of {self.digits}")
+
+    def split(self, codes: Tensor) -> list[Tensor]:
+        """The digits of codes of this span, each a tensor of the same shape."""
+        found = []
+        for size in reversed(self.digits[1:]):
+            found.append(codes % size)
+            codes = codes // size
+        return [codes, *reversed(found)]
 
 
 class Tokenizer(Protocol):

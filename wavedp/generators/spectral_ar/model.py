@@ -11,12 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from functools import reduce
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from wavedp.config import PrivacyConfig, SamplingConfig
 from wavedp.devices import taker
@@ -25,6 +26,7 @@ from wavedp.generators.adaptation import adapt, merge
 from wavedp.generators.conditions import ClassCondition, Condition, TextCondition, drop, forget_classes
 from wavedp.generators.pretraining import pretrain
 from wavedp.generators.spectral_ar import SpectralARConfig
+from wavedp.generators.spectral_ar.digits import most_digits
 from wavedp.generators.spectral_ar.transformer import SpectralTransformer, cut
 from wavedp.methods import Weights
 from wavedp.privacy.clipping import SideBySide, at_once, trainable
@@ -137,7 +139,7 @@ class SpectralARModel:
         """One coarse image per condition. Image i draws from uniforms of its own row, the same for every model."""
         model = self._model(self.tokenizer, self.n_classes, weights).eval()
         generator = torch.Generator().manual_seed(derive_seed(seed, "coarse_samples"))
-        uniforms = torch.rand(len(conditions), self.tokenizer.length, generator=generator)
+        uniforms = _uniforms(len(conditions), self.tokenizer, generator)
         images = []
         for start in range(0, len(conditions), sampling.batch_size):
             part = slice(start, start + sampling.batch_size)
@@ -162,10 +164,10 @@ class SpectralARModel:
         rows = []
         for codes in prefix.cpu():  # seeded by content, so that batches and order don't matter
             seed = derive_seed(0, "complete", str(codes.tolist()))
-            rows.append(torch.rand(self.public.length, generator=torch.Generator().manual_seed(seed)))
+            rows.append(_uniforms(1, self.public, torch.Generator().manual_seed(seed)))
         none = model.condition.absent(self._example_conditions(len(images)))
         with self._autocast():
-            codes = model.sample(none, torch.stack(rows).to(self.device), temperature, prefix=prefix)
+            codes = model.sample(none, torch.cat(rows).to(self.device), temperature, prefix=prefix)
         return self.public.decode(codes).cpu()
 
     @torch.inference_mode()
@@ -200,13 +202,15 @@ class SpectralARModel:
         return torch.autocast("cuda", torch.bfloat16, enabled=self.device == "cuda")
 
 
-def token_losses(model: nn.Module, codes: Tensor, conditions: Tensor) -> Tensor:
-    """B L: cross-entropy of every token, in nats."""
-    found, start = [], 0
-    for logits in model(codes, conditions):
-        stop = start + logits.shape[1]
-        found.append(F.cross_entropy(logits.float().transpose(1, 2), codes[:, start:stop], reduction="none"))
-        start = stop
+def token_losses(model: SpectralTransformer, codes: Tensor, conditions: Tensor) -> Tensor:
+    """B L: cross-entropy of every token, in nats; that of a code of several digits is the sum of theirs."""
+    found, logits = [], iter(model(codes, conditions))
+    for span in model.spans:
+        losses = [
+            F.cross_entropy(next(logits).float().transpose(1, 2), digit, reduction="none")
+            for digit in span.split(codes[:, span.start : span.stop])
+        ]
+        found.append(reduce(Tensor.add, losses))
     return torch.cat(found, dim=1)
 
 
@@ -238,6 +242,13 @@ def record_loss(
         return (token_losses(model, codes, shown) * weight.to(codes.device)).mean(1)
 
     return SideBySide(loss, privacy.views) if side_by_side else loss
+
+
+def _uniforms(rows: int, tokenizer: Tokenizer, generator: torch.Generator) -> Tensor:
+    """rows L K. The first digits' are drawn before all others, as they were before codes had several digits."""
+    first = torch.rand(rows, tokenizer.length, 1, generator=generator)
+    more = most_digits(tokenizer.spans) - 1
+    return torch.cat([first, torch.rand(rows, tokenizer.length, more, generator=generator)], 2) if more else first
 
 
 def _encode(tokenizer: Tokenizer, images: Tensor, device: str) -> Tensor:

@@ -1,11 +1,13 @@
 """A decoder-only transformer over the tokens of a coarse-to-fine tokenizer.
 
-Shapes: B records, L tokens, D width, H heads, N neighbours of a token, V codes of a codebook.
+Shapes: B records, L tokens, D width, H heads, N neighbours of a token, V codes of a codebook, K most digits of a code.
 
 p(codes | condition) = Π_t p(code_t | code_<t, condition). The input at position t is the sum of a position embedding,
 the condition's embedding and a projection of the adjacent earlier codes: left, above and above-right on its own scale,
 and on the next coarser scale the token that covers it and that token's four neighbours. Attention sees every earlier
-position; the neighbour codes only save it from having to find the adjacent ones.
+position; the neighbour codes only save it from having to find the adjacent ones. A code of several digits
+(wavedp.tokenizers.Span) is embedded as the sum of its digits' embeddings, and drawn one digit after another
+(wavedp.generators.spectral_ar.digits).
 
 Opacus can compute a gradient per record because no operation mixes records (LayerNorm, no dropout), index tensors are
 expanded to B L, and input and output weights are not tied (ghost clipping does not support tied weights).
@@ -19,13 +21,14 @@ from torch import Tensor, nn
 
 from wavedp.errors import UserError
 from wavedp.generators.conditions import Condition
+from wavedp.generators.spectral_ar.digits import DigitHead, head_of, id_tables, most_digits, n_rows
 from wavedp.tokenizers import Tokenizer
 
 CODE_WIDTH = 32  # embedding width of a neighbour's code; small, as codes are few and a private fit noises every weight
 
 
 class SpectralTransformer(nn.Module):
-    """forward(codes B L int64, conditions) -> one logits tensor B (stop - start) V for each of the spans.
+    """forward(codes B L int64, conditions) -> one logits tensor B (stop - start) V for each digit of each span.
 
     conditions: input of `condition`, class labels B int64 or sentence embeddings B E float32.
     """
@@ -33,20 +36,24 @@ class SpectralTransformer(nn.Module):
     def __init__(self, tokenizer: Tokenizer, condition: Condition, width: int, depth: int, heads: int) -> None:
         super().__init__()
         self.neighbours: Tensor
+        self.divisors: Tensor
+        self.sizes: Tensor
         self.offsets: Tensor
         self.spans, self.length = tokenizer.spans, tokenizer.length
         neighbours = neighbour_table(tokenizer.positions)
-        offsets = torch.cat([torch.full((s.stop - s.start,), _offset(tokenizer, s.codebook)) for s in self.spans])
-        self.register_buffer("neighbours", neighbours, persistent=False)
-        self.register_buffer("offsets", offsets, persistent=False)
-        self.none = n_codes(tokenizer)  # id of a missing neighbour
+        tables = zip(("divisors", "sizes", "offsets"), id_tables(self.spans), strict=True)
+        for name, table in (("neighbours", neighbours), *tables):
+            self.register_buffer(name, table, persistent=False)
+        self.digits = most_digits(self.spans)  # K
+        self.none = n_rows(self.spans)  # id of a missing neighbour
         self.condition = condition
         self.position = nn.Embedding(self.length, width)
-        self.code = nn.Embedding(self.none + 1, CODE_WIDTH)
+        blank = self.none + 1 if self.digits > 1 else None  # id of a digit that a code lacks: its embedding is 0
+        self.code = nn.Embedding(self.none + (1 if blank is None else 2), CODE_WIDTH, padding_idx=blank)
         self.context = nn.Linear(neighbours.shape[1] * CODE_WIDTH, width)
         self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
-        self.heads = nn.ModuleList(nn.Linear(width, s.size) for s in self.spans)
+        self.heads = nn.ModuleList(head_of(width, span) for span in self.spans)
         nn.init.normal_(self.position.weight, std=0.02)
 
     def forward(self, codes: Tensor, conditions: Tensor) -> list[Tensor]:
@@ -54,7 +61,14 @@ class SpectralTransformer(nn.Module):
         for block in self.blocks:
             h = block(h)
         h = self.norm(h)
-        return [head(h[:, s.start : s.stop]) for head, s in zip(self.heads, self.spans, strict=True)]
+        logits = []
+        for head, span in zip(self.heads, self.spans, strict=True):
+            shown = h[:, span.start : span.stop]
+            if isinstance(head, DigitHead):
+                logits += head(shown, span.split(codes[:, span.start : span.stop]))
+            else:
+                logits.append(head(shown))
+        return logits
 
     @torch.inference_mode()
     def sample(
@@ -68,14 +82,22 @@ class SpectralTransformer(nn.Module):
         prefix: Tensor | None = None,
         cached: bool = True,
     ) -> Tensor:
-        """Draw codes B L for B conditions by inverse-CDF sampling with uniforms B L in [0, 1).
+        """Draw codes B L for B conditions by inverse-CDF sampling with uniforms B L K in [0, 1), one for each digit, or
+        B L where all codes are one digit.
 
-        Equal uniforms give equal draws from equal distributions, so models can be compared sample by sample.
+        Equal uniforms give equal draws from equal distributions, so models can be compared sample by sample. top_k and
+        top_p apply to each digit.
         guidance: logits are unconditional + guidance · (conditional - unconditional) (Ho & Salimans, arXiv 2207.12598).
         prefix: the first k codes, B k; only the rest is drawn. Raises UserError when it is longer than the sequence.
         cached: False recomputes everything for each token, the reference for testing the cache. Raises UserError too
-        for logits that are not finite.
+        for logits that are not finite, and for fewer than K uniforms a token.
         """
+        uniforms = uniforms.double().view(*uniforms.shape[:2], -1)
+        if uniforms.shape[2] < self.digits:
+            raise UserError(
+                f"codes of {self.digits} digits need as many uniforms each, got shape {tuple(uniforms.shape)}: give "
+                "records × tokens × digits."
+            )
         batch, given = len(conditions), 0 if prefix is None else prefix.shape[1]
         if given > self.length:
             raise UserError(f"a prefix of {given} codes is longer than the sequence of {self.length}: give fewer.")
@@ -86,39 +108,58 @@ class SpectralTransformer(nn.Module):
         if guided:
             conditions = torch.cat([conditions, self.condition.absent(conditions)])
         # All that is the same for every token comes first: a token is a few dozen small kernels.
-        ids, shown, uniforms = self._ids(codes), self.condition(conditions), uniforms.double()
+        ids, shown = self._ids(codes), self.condition(conditions)
         caches = [Cache(self.length) for _ in self.blocks]
         seen = 0  # number of positions in the caches
         masses = torch.ones_like(uniforms)  # looked at when all is drawn: no wait at every token
         for span, head in zip(self.spans, self.heads, strict=True):
             for t in range(max(span.start, given), span.stop):
-                h = self._inputs(ids.repeat(2, 1) if guided else ids, shown, seen, t + 1)
+                h = self._inputs(ids.repeat(2, 1, 1) if guided else ids, shown, seen, t + 1)
                 for block, cache in zip(self.blocks, caches, strict=True):
                     h = block(h, cache if cached else None)
                 seen = t + 1 if cached else 0
-                logits = head(self.norm(h[:, -1]))
-                if guided:
-                    conditional, unconditional = logits.chunk(2)
-                    logits = unconditional + guidance * (conditional - unconditional)
-                drawn, masses[:, t : t + 1] = _draw(logits, uniforms[:, t], temperature, top_k, top_p)
-                torch.add(drawn, self.offsets[t], out=ids[:, t])
+                state, drawn = self.norm(h[:, -1]), list[Tensor]()
+                for k in range(len(span.digits)):
+                    if isinstance(head, DigitHead):
+                        logits = head.following(state, [each.repeat(2) for each in drawn] if guided else drawn)
+                    else:
+                        logits = head(state)
+                    if guided:
+                        conditional, unconditional = logits.chunk(2)
+                        logits = unconditional + guidance * (conditional - unconditional)
+                    digit, masses[:, t, k : k + 1] = _draw(logits, uniforms[:, t, k], temperature, top_k, top_p)
+                    drawn.append(digit)
+                    torch.add(digit, self.offsets[t, k], out=ids[:, t, k])
         if not masses.isfinite().all():
             raise UserError(
                 "the distributions that codes are drawn from are not finite: the model diverged, or "
                 f"temperature={temperature} is too low; lower a learning rate or raise the temperature."
             )
-        return ids[:, :-1] - self.offsets
+        return ((ids[:, :-1] - self.offsets) * self.divisors).sum(2)
 
     def _ids(self, codes: Tensor) -> Tensor:
-        """Return B L+1 ids, unique across codebooks; the last column is the id of a missing neighbour."""
-        return F.pad(codes + self.offsets, (0, 1), value=self.none)
+        """Return B L+1 K ids, unique across codebooks and digits; the last of L+1 is a missing neighbour."""
+        ids = F.pad(codes.unsqueeze(2) // self.divisors % self.sizes + self.offsets, (0, 0, 0, 1), value=self.none)
+        ids[:, -1, 1:] = self.none + 1
+        return ids
 
     def _inputs(self, ids: Tensor, shown: Tensor, start: int, stop: int) -> Tensor:
         """Return the summed embeddings of positions start..stop-1, B stop-start D. shown: the conditions', B 1 D."""
         batch, table = len(ids), self.neighbours[start:stop]
-        near = self.code(ids[:, table.flatten()]).view(batch, stop - start, -1)
+        near = self._embedded(ids, table.flatten()).view(batch, stop - start, -1)
         index = torch.arange(start, stop, device=ids.device).expand(batch, -1).contiguous()
         return self.context(near) + self.position(index) + shown
+
+    def _embedded(self, ids: Tensor, places: Tensor) -> Tensor:
+        """Return the embeddings of the tokens at `places`, B n CODE_WIDTH, of ids B L+1 K."""
+        if self.digits == 1:
+            embedded: Tensor = self.code(ids[:, places, 0])
+            return embedded
+        few = len(places) < ids.shape[1]  # else each token's embedding, a sum over digits, is made once
+        chosen = ids[:, places] if few else ids
+        embedded = self.code(chosen.flatten(1)).view(*chosen.shape, -1).sum(2)
+        # A copy of the places: they are kept for the backward pass, and whoever puts buffers back would change them.
+        return embedded if few else embedded.index_select(1, places.clone())
 
 
 class Cache:
@@ -183,11 +224,6 @@ def neighbour_table(positions: Tensor) -> Tensor:
     return torch.tensor(table)
 
 
-def n_codes(tokenizer: Tokenizer) -> int:
-    """Total number of codes in all codebooks."""
-    return sum({span.codebook: span.size for span in tokenizer.spans}.values())
-
-
 def cut(weights: dict[str, Tensor], public: Tokenizer, private: Tokenizer) -> dict[str, Tensor]:
     """Reduce the weights of a model over the tokens of `public` to the tokens of `private`, a prefix of them.
 
@@ -195,11 +231,12 @@ def cut(weights: dict[str, Tensor], public: Tokenizer, private: Tokenizer) -> di
     and adds no noise to them. Raises UserError as `require_prefix` does.
     """
     require_prefix(public, private)
-    codes, last = n_codes(private), n_codes(public)
+    rows, last = n_rows(private.spans), n_rows(public.spans)
+    special = 1 + (most_digits(private.spans) > 1)  # the row of a missing token, and that of a missing digit
     unused = tuple(f"heads.{i}." for i in range(len(private.spans), len(public.spans)))
     kept = {name: value for name, value in weights.items() if not unused or not name.startswith(unused)}
     kept["position.weight"] = kept["position.weight"][: private.length]
-    kept["code.weight"] = torch.cat([kept["code.weight"][:codes], kept["code.weight"][last:]])
+    kept["code.weight"] = torch.cat([kept["code.weight"][:rows], kept["code.weight"][last : last + special]])
     return kept
 
 
@@ -207,17 +244,17 @@ def require_prefix(public: Tokenizer, private: Tokenizer) -> None:
     """Raise UserError unless the tokens of `private` are the first ones of `public`, over the same codebooks."""
     n = private.length
     same = n <= public.length and torch.equal(public.positions[:n], private.positions)
-    if not same or [s.size for s in private.spans] != [s.size for s in public.spans[: len(private.spans)]]:
+    mine, theirs = ([s.digits for s in each.spans[: len(private.spans)]] for each in (private, public))
+    if not same or mine != theirs:
         raise UserError(
-            f"the private tokens ({n}, codebooks {[s.size for s in private.spans]}) are no prefix of those the "
-            f"generator was pretrained on ({public.length}, codebooks {[s.size for s in public.spans]}): use one "
-            f"tokenizer for both, and a level it reaches."
+            f"the private tokens ({n}, codebooks {_sizes(private)}) are no prefix of those the generator was "
+            f"pretrained on ({public.length}, codebooks {_sizes(public)}): use one tokenizer for both, and a level it "
+            "reaches."
         )
 
 
-def _offset(tokenizer: Tokenizer, codebook: int) -> int:
-    sizes = {span.codebook: span.size for span in tokenizer.spans}
-    return sum(size for book, size in sizes.items() if book < codebook)
+def _sizes(tokenizer: Tokenizer) -> list[str]:
+    return ["×".join(str(size) for size in span.digits) for span in tokenizer.spans]
 
 
 def _draw(

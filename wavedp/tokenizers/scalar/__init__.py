@@ -1,9 +1,9 @@
-"""`scalar`: uniform quantisation of Haar coefficients with public constants, no training."""
+"""`scalar`: quantisation of Haar coefficients at levels given by public constants, no training."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from wavedp.config import TrialConfig
 from wavedp.errors import UserError
@@ -22,6 +22,10 @@ class ScalarConfig:
     detail_bins: int = result(7, within="[3, inf)")  # of a detail; odd, so that 0 is a level
     detail_range: float = result(0.3, within="(0, inf)")  # details from -range to range
     coarsest: int = result(8, within="[1, inf)")  # halve the image until its side is at most this, or odd
+    # Levels of a detail are closer together near 0, by the law of this mu; 0: evenly spaced.
+    companding: float = result(0.0, later=True, within="[0, inf)")
+    # A detail token's H, V and D: one of detail_bins³ codes (joint), or three digits that are drawn one after another.
+    detail_digits: Literal["joint", "apart"] = result("joint", later=True)
 
 
 class Scalar(TokenizerMethod):

@@ -1,19 +1,27 @@
-"""The training-free tokenizer: uniform quantisation of wavelet coefficients.
+"""The training-free tokenizer: quantisation of wavelet coefficients at fixed levels.
 
 Shapes: B records, C channels, h w pixels of the coarse image, L tokens.
 
 The coarse image is decomposed again, until its side is at most `coarsest` or odd. Scale 0 is the approximation
 divided by 2^j (range [0, 1]); each finer scale holds the H, V, D details divided by 2^j of their level (range
-[-1/2, 1/2] for Haar). Values round to the nearest of evenly spaced levels that include both ends of their range:
-`bins` levels on [0, 1] for scale 0 (a black background stays black), `detail_bins` (odd, so that 0 is a level) on
-[-detail_range, detail_range] for details. One token per channel and location; a detail token holds H, V and D jointly.
+[-1/2, 1/2] for Haar). Values round to the nearest level: of `bins` evenly spaced ones on [0, 1] for scale 0 (a black
+background stays black), of `detail_bins` (odd, so that 0 is one) on [-detail_range, detail_range] for details. One
+token per channel and location; a detail token holds H, V and D, jointly or as three digits (`Span.digits`).
 
-Error per coefficient: at most half a step, 1 / (2 (bins - 1)) for scale 0 and detail_range / (detail_bins - 1) for a
-detail inside the range; a detail beyond it is clipped and off by its excess. Range and bins are public constants:
-nothing is fitted on private images.
+Levels of a detail, for μ = companding, r = detail_range, n = detail_bins and u = -1, -1 + 2 / (n - 1), ..., 1:
+
+    x(u) = r u                              μ = 0: evenly spaced
+    x(u) = r sign(u) ((1 + μ)^|u| - 1) / μ  μ > 0: the μ-law (ITU-T G.711), whose gaps grow with |x|
+
+Error per coefficient: at most half a gap. That is 1 / (2 (bins - 1)) for scale 0, and for a detail x inside the range
+r / (n - 1), or (r / μ + |x|) ((1 + μ)^(2 / (n - 1)) - 1) / 2 when μ > 0. A detail beyond the range is clipped and off
+by its excess; details of images in [0, 1] never exceed 1/2. All constants are public: nothing is fitted on private
+images.
 """
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor
@@ -38,7 +46,8 @@ class ScalarTokenizer:
         self.length = sum(sizes)
         self.spans: tuple[Span, ...] = (Span(0, sizes[0], 0, config.bins),)
         if self.depth:
-            self.spans += (Span(sizes[0], self.length, 1, config.detail_bins**3),)
+            digits = (config.detail_bins,) * 3 if config.detail_digits == "apart" else ()
+            self.spans += (Span(sizes[0], self.length, 1, config.detail_bins**3, digits),)
         self.positions = torch.cat([_positions(scale, channels, *grid) for scale, grid in enumerate(self.grids)])
 
     def encode(self, images: Tensor) -> Tensor:
@@ -47,7 +56,12 @@ class ScalarTokenizer:
         codes = [_nearest(pyramid.approximation / 2**self.depth, 0.0, 1.0, self.config.bins).flatten(1)]
         reach, bins = self.config.detail_range, self.config.detail_bins
         for j, bands in enumerate(pyramid.details):
-            cells = _nearest(bands / 2 ** (self.depth - j), -reach, reach, bins)  # B C 3 h w
+            values = bands / 2 ** (self.depth - j)  # B C 3 h w
+            if self.config.companding:
+                levels = self._levels(values)
+                cells = torch.bucketize(values.contiguous(), (levels[1:] + levels[:-1]) / 2)
+            else:
+                cells = _nearest(values, -reach, reach, bins)
             codes.append(((cells[:, :, 0] * bins + cells[:, :, 1]) * bins + cells[:, :, 2]).flatten(1))
         return torch.cat(codes, dim=1)
 
@@ -63,8 +77,23 @@ class ScalarTokenizer:
         details = []
         for j, part in enumerate(parts[1:]):
             cells = torch.stack([part // bins**2, part // bins % bins, part % bins], dim=2)
-            details.append(_level(cells, -reach, reach, bins) * 2 ** (self.depth - j))
+            values = (
+                self._levels(approximation)[cells] if self.config.companding else _level(cells, -reach, reach, bins)
+            )
+            details.append(values * 2 ** (self.depth - j))
         return reconstruct(Pyramid(approximation, tuple(details))).clamp(0, 1)
+
+    def _levels(self, like: Tensor) -> Tensor:
+        """The levels of a detail, ascending, on the device and with the type of `like`."""
+        levels = companded(self.config.detail_bins, self.config.detail_range, self.config.companding)
+        return levels.to(like.device, like.dtype)
+
+
+def companded(bins: int, reach: float, mu: float) -> Tensor:
+    """The levels x(u) of the module's docstring for mu > 0: `bins` (odd) float64 from -reach to reach, exactly odd."""
+    u = torch.linspace(0, 1, bins // 2 + 1, dtype=torch.float64)
+    positive = reach * torch.expm1(u * math.log1p(mu)) / mu
+    return torch.cat([-positive.flip(0)[:-1], positive])
 
 
 def _positions(scale: int, channels: int, rows: int, columns: int) -> Tensor:
