@@ -43,8 +43,11 @@ class Source(Protocol):
 
     Every function raises UserError if the dataset does not offer what the config asks for, or is not on disk.
     `wavedp.testing.datasets.DatasetSuite` tests a source. Optional: DIVISIONS, the values of `data.split` that the
-    dataset defines (without it: `official`); LICENCE, a sentence that data cards repeat; `record_files(config, split)`,
-    the file of each record in order, by which a copy of a file is known in another set whatever it is decoded to.
+    dataset defines (without it: `official`); LICENCE, a sentence that data cards repeat, or `licence(config)`, which
+    gives one; `record_files(config, split)`, the file of each record in order (None where it has none of its own), by
+    which a copy of a file is known in another set whatever it is decoded to; `content(config, split)`, JSON values that
+    a decoded copy depends on instead of the files; READS, which of the fields `parts` and `names` it reads;
+    `captions(config, split)`, all captions without decoding, and `pick(config, split, places)`, some records.
     """
 
     def shape(self, config: DataConfig) -> tuple[int, int, int]:
