@@ -33,9 +33,7 @@ def check() -> None:
 
 
 @torch.inference_mode()
-def encode(
-    sentences: Sequence[str], device: str = "cpu", batch_size: int = 256, report: Report = silent
-) -> Tensor:
+def encode(sentences: Sequence[str], device: str = "cpu", batch_size: int = 256, report: Report = silent) -> Tensor:
     """Return B 384 float32 of unit length, on the CPU. Encodes equal sentences once. Raises UserError as `check`."""
     check()
     tokenizer, network = _load(device)

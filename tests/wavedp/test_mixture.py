@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -70,7 +71,11 @@ def test_labels_captions_files_and_licences_are_those_of_the_parts(tmp_path):
     files = data.record_files(config, "train")
     assert [i for i, each in enumerate(files) if each] == own.tolist()
     assert [each for each in files if each] == data.record_files(mixed(tmp_path, (), name="folder", path=root), "train")
-    assert data.licence(config) == f"{label}: not stated; procedural: Apache-2.0 (this code computes them); drawings: not stated"  # fmt: skip
+    said = {"procedural": "Apache-2.0 (this code computes them)"}
+    parts = [f"{name}: {said.get(name, 'not stated')}" for name in (label, "procedural", "drawings")]
+    assert data.licence(config) == "; ".join(parts)
+    assert data.licences(config, "train")[own[0]] == "not stated"
+    assert data.licences(config, "train").count(said["procedural"]) == 30
 
 
 @settings(max_examples=60, deadline=None)
@@ -132,7 +137,7 @@ def test_what_are_no_parts_is_refused(parts):
     ],
 )
 def test_bad_parts_get_one_sentence(parts, more, words, tmp_path):
-    config = mixed(tmp_path, {name: size for name, size in dict(parts).items()}, **more)
+    config = mixed(tmp_path, dict(parts), **more)
     if "folder" in dict(parts):
         config = mixed(tmp_path, {"procedural": 5, folder(tmp_path / "drawings"): 0.5})
     for ask in (data.load, data.fingerprint):
@@ -176,8 +181,10 @@ def test_a_sensitive_record_in_a_part_is_refused(tmp_path):
     root = folder(tmp_path / "drawings")
     sensitive = DataConfig(name="folder", size=8, channels=1, path=folder(tmp_path / "own", seed=9), home=str(tmp_path))
     public = mixed(tmp_path, {"procedural": 30, root: None})
-    overlap.refuse_shared(sensitive, [(public, "train")])
+    overlap.refuse_shared(sensitive, [(dataclasses.replace(public, cache="before"), "train")])
     shutil.copy(tmp_path / "own" / "train" / "thing" / "3.png", tmp_path / "drawings" / "train" / "thing" / "x.png")
     words = r"1 of 41 public images \(mixture, train\) .*drawings/train/thing/x\.png = .*own/train/thing/3\.png"
     with pytest.raises(UserError, match=words):
-        checks.check(TrialConfig(data=sensitive, public=public, upscaler="bicubic", privacy=PrivacyConfig(batch_size=2)))
+        checks.check(
+            TrialConfig(data=sensitive, public=public, upscaler="bicubic", privacy=PrivacyConfig(batch_size=2))
+        )

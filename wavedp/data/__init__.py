@@ -2,6 +2,8 @@
 
     fashion_mnist  60,000 and 10,000 grey garments, 28x28 (or padded to 32x32)
     openclipart    public-domain drawings for public pretraining, rendered at any size
+    icons          133,000 named vector pictures under permissive licences, drawn with light and texture at any size
+    emoji          1,900 shaded colour pictures, at any size
     photographs    crops of twelve photographs, for super-resolution at any size
     procedural     computed shapes and textures of any size; needs no file
     folder         the user's own images in class folders
@@ -32,7 +34,20 @@ from typing import Any, TypeVar, get_args
 import numpy as np
 
 from wavedp.config import DataConfig
-from wavedp.data import cache, chosen, decoded, fashion_mnist, folder, mixture, openclipart, photographs, procedural, records
+from wavedp.data import (
+    cache,
+    chosen,
+    decoded,
+    emoji,
+    fashion_mnist,
+    folder,
+    icons,
+    mixture,
+    openclipart,
+    photographs,
+    procedural,
+    records,
+)
 from wavedp.data.arrays import from_arrays
 from wavedp.data.dataset import Dataset, Records, Source, Split, content_fingerprint
 from wavedp.errors import UserError
@@ -50,6 +65,7 @@ __all__ = [
     "has_captions",
     "is_stored",
     "licence",
+    "licences",
     "load",
     "n_classes",
     "n_records",
@@ -64,6 +80,8 @@ __all__ = [
 SOURCES: dict[str, Source] = {
     "fashion_mnist": fashion_mnist,
     "openclipart": openclipart,
+    "icons": icons,
+    "emoji": emoji,
     "photographs": photographs,
     "procedural": procedural,
     "folder": folder,
@@ -178,6 +196,16 @@ def licence(config: DataConfig) -> str:
     return stated(config) if stated else getattr(source, "LICENCE", "not stated")
 
 
+def licences(config: DataConfig, split: Split) -> list[str]:
+    """The licence of each record that `load` returns, as an SPDX id where the dataset knows one for each; otherwise an
+    empty list."""
+    found = _answer(config, lambda asked: _licences(asked, split))
+    if found and config.duplicates == "merge":
+        whole = load(dataclasses.replace(config, duplicates="refuse"), split)
+        return [found[i] for i in records.first_of_each(whole.images)]
+    return found
+
+
 def has_captions(config: DataConfig) -> bool:
     """True if `load(config, split).captions` is not None."""
     return _answer(config, lambda asked: _source(asked).has_captions(asked))
@@ -283,6 +311,11 @@ def _pick(config: DataConfig, split: Split, places: Sequence[int]) -> Records:
     rows = np.asarray(places, np.int64)
     said = None if loaded.captions is None else tuple(loaded.captions[i] for i in places)
     return loaded.images[rows], loaded.labels[rows], said
+
+
+def _licences(config: DataConfig, split: Split) -> list[str]:
+    list_licences = getattr(_source(config), "licences", None)
+    return list_licences(config, split)[: config.limit] if list_licences else []
 
 
 def _repeats(config: DataConfig, split: Split) -> dict[str, Any]:

@@ -78,6 +78,14 @@ def licence(config: DataConfig) -> str:
     return mixture.licence(config)
 
 
+def licences(config: DataConfig, split: Split) -> list[str]:
+    """The licence of each record."""
+    of_parts = []
+    for part in mixture.parts(config).values():
+        of_parts.append(data.licences(part, split) or [data.licence(part)] * data.n_records(part, split))
+    return [of_parts[k][i] for k, i, _ in _order(config, split).tolist()]
+
+
 def content(config: DataConfig, split: Split) -> list[Any]:
     """What a decoded copy of the records depends on: the encoder, and every record that can be chosen."""
     found: list[Any] = [nearest.encoder()]

@@ -79,6 +79,14 @@ def record_files(config: DataConfig, split: Split) -> list[Path | None]:
     return [found[k][i] if found[k] else None for k, i in order.tolist()] if any(found) else []
 
 
+def licences(config: DataConfig, split: Split) -> list[str]:
+    """The licence of each record: its own where its part says one for each, otherwise the part's."""
+    order, found = interleaved(counts(config, split)), []
+    for part in parts(config).values():
+        found.append(data.licences(part, split) or [data.licence(part)] * data.n_records(part, split))
+    return [found[k][i] for k, i in order.tolist()]
+
+
 def content(config: DataConfig, split: Split) -> list[Any]:
     """What a decoded copy of the records depends on: the parts' records and their classes' names."""
     limited = _limited(config, split, config.limit)
@@ -144,8 +152,7 @@ def _labelled(config: DataConfig) -> list[tuple[str, DataConfig]]:
     """Each part with the name that its labels begin with."""
     labels = [part.name if part.path is None else Path(part.path).name for part in parts(config).values()]
     return [
-        (label.removesuffix(decoded.SUFFIX), part)
-        for label, part in zip(labels, parts(config).values(), strict=True)
+        (label.removesuffix(decoded.SUFFIX), part) for label, part in zip(labels, parts(config).values(), strict=True)
     ]
 
 

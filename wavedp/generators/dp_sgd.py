@@ -119,8 +119,8 @@ def _check_named(trial: TrialConfig) -> None:
     if found != wanted:
         raise UserError(
             f"generator.public_classes=keep needs public classes that begin with those of {trial.data.name} "
-            f"({', '.join(wanted[:3])}, …), and {public.name} begins with {', '.join(found[:3])}: use public=chosen, or "
-            "public_classes=forget."
+            f"({', '.join(wanted[:3])}, …), and {public.name} begins with {', '.join(found[:3])}: use public=chosen, "
+            "or public_classes=forget."
         )
 
 
