@@ -6,6 +6,8 @@ Nothing here imports torch for trials with scalar tokens at one level.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from wavedp import data, methods
 from wavedp.chain import fit_kind, mechanisms, n_records, public_reads
 from wavedp.config import TrialConfig
@@ -23,6 +25,7 @@ def check(trial: TrialConfig) -> list[str]:
     setting that none of the trial's methods reads too.
     """
     check_values(trial)
+    trial = replace(trial, public=methods.public_of(trial))
     for field, value in methods.unread(trial):
         raise UserError(methods.unread_sentence(trial, field, value))
     channels, height, width = data.shape(trial.data)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from wavedp.errors import UserError
 from wavedp.fields import (
     SEED,
     configure,
@@ -48,22 +49,60 @@ __all__ = [
 ]
 
 
+def parts_of(where: str, given: Any) -> tuple[tuple[str, float | None], ...]:
+    """The parts of a mixture, from a mapping {dataset: records, share or None for all} or such pairs; a part of 0
+    records is left out. Raises UserError for anything else."""
+    try:
+        pairs = tuple((name, size) for name, size in dict(given or ()).items() if size is None or size != 0)
+    except (TypeError, ValueError):
+        pairs = ((None, 0),)
+    for name, size in pairs:
+        whole = isinstance(size, int) and not isinstance(size, bool) and size >= 1
+        if not isinstance(name, str) or not (size is None or whole or (isinstance(size, float) and 0 < size < 1)):
+            raise UserError(
+                f"{where}={given!r} are no parts: write {{dataset: number}} with a number of records, a share below 1, "
+                "null for all records, or 0 for none."
+            )
+    return pairs
+
+
+def names_of(where: str, given: Any) -> tuple[str, ...]:
+    """Names of classes, in label order, from a list; none from None. Raises UserError for anything else."""
+    names = tuple(given) if isinstance(given, list | tuple) else () if given is None else (None,)
+    if not all(isinstance(name, str) and name.strip() for name in names) or len(set(names)) != len(names):
+        raise UserError(f"{where}={given!r} are no names of classes: write a list of different names.")
+    return names  # type: ignore[return-value]
+
+
 @dataclass(frozen=True)
 class DataConfig:
     """A dataset: which images, at which size, divided how (wavedp.data)."""
 
-    name: str = result("fashion_mnist")  # or openclipart, photographs, procedural, folder, decoded, one of your own
+    name: str = result("fashion_mnist")  # or another of wavedp.data, or one of your own
     # dpimagebench: fashion_mnist's train divided 55,000/5,000, seed 0; public: procedural images that official lacks
     split: Literal["official", "dpimagebench", "public"] = result("official")
     size: int = result(28, within="[1, inf)")  # H = W in pixels; sets that are rendered or read from a folder take any
     channels: int = result(1, within="[1, 3]")  # 1 (grey) or 3 (RGB)
     limit: int | None = result(None, within="[1, inf)")  # keep only the first records of every split
     n_records: int = result(2048, within="[1, inf)")  # of the procedural set's train split
+    # Of icons: `permissive`, `all`, or SPDX ids joined by +; and the appearances of each picture of icons and emoji.
+    licences: str = result("permissive", later=True)
+    variants: int = result(1, later=True, within="[1, inf)")
     # What to do with train records that are equal: a private fit protects one record, not all copies of it.
     duplicates: Literal["refuse", "merge", "accept"] = privacy("refuse", later=True)
     path: str | None = performance(None, path=True)  # root of a folder dataset
     home: str = performance(".wavedp/data", path=True)  # downloads
     cache: str = performance("decoded")  # folder for decoded copies, below home unless absolute; off: none are kept
+    # Of mixture and chosen: the datasets that it is made of, and how much of each (wavedp.data.mixture).
+    parts: tuple[tuple[str, float | None], ...] = result((), later=True, read=parts_of)
+    # Of chosen: the classes that public images are sought for; none: those of the trial's data.
+    names: tuple[str, ...] = result((), later=True, read=names_of)
+    per_name: int = result(100, later=True, within="[1, inf)")  # different images for each name, at most
+    named_share: float = result(0.5, later=True, within="[0, 1)")  # of the records: named images, repeated as needed
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "parts", parts_of("parts", self.parts))
+        object.__setattr__(self, "names", names_of("names", self.names))
 
 
 @dataclass(frozen=True)

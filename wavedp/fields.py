@@ -60,12 +60,16 @@ def result(
     read_if: Mapping[str, Any] | None = None,
     stage: str | None = None,
     within: str | None = None,
+    read: Callable[[str, Any], Any] | None = None,
 ) -> Any:
     """A field that changes the numbers a stage produces. later, read_if, within: as in `privacy`. before: the value
     that reproduces studies older than this field and keeps their keys. stage: of a generator's field, the first stage
-    that reads it, `private_fit` or `coarse_samples` (None: `pretrain`), so that it moves no key before."""
+    that reads it, `private_fit` or `coarse_samples` (None: `pretrain`), so that it moves no key before. read: (name,
+    what YAML, JSON or Python gave) -> the field's value, for one that is neither a word nor a number; raises UserError.
+    """
     said = {} if before is None else {"before": before}
-    return _field(default, "result", within, later=later or before is not None, read_if=read_if, stage=stage, **said)
+    later = later or before is not None
+    return _field(default, "result", within, later=later, read_if=read_if, stage=stage, read=read, **said)
 
 
 def performance(default: Any, path: bool = False, within: str | None = None) -> Any:
@@ -210,6 +214,8 @@ def from_dict(cls: type, values: dict[str, Any], section: str = "") -> Any:
             made[name] = section_of(about["method"], where, value)
         elif "methods" in about:
             made[name] = tuple(section_of(about["methods"], where, item) for item in value or ())
+        elif about.get("read"):
+            made[name] = about["read"](where, value)
         else:
             made[name] = _convert(where, hints[name], value, about.get("within"))
     return cls(**made)
@@ -225,6 +231,8 @@ def check_values(config: Any, section: str = "") -> None:
         if "methods" in about:
             for chosen in value:
                 check_values(chosen, f"{about['methods']}.")
+        elif about.get("read"):
+            about["read"](where, value)
         elif dataclasses.is_dataclass(value):
             check_values(value, f"{where}.")
         else:
@@ -270,7 +278,7 @@ def _names(cls: type) -> set[str]:
 def _plain(value: Any) -> Any:
     """The value in JSON, which has no infinity and no tuple; the sections of listed methods as their identities."""
     if isinstance(value, tuple):
-        return [identity(item) if dataclasses.is_dataclass(item) else item for item in value]
+        return [identity(item) if dataclasses.is_dataclass(item) else _plain(item) for item in value]
     return "inf" if isinstance(value, float) and math.isinf(value) else value
 
 

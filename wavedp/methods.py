@@ -24,7 +24,7 @@ from functools import cache, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias, runtime_checkable
 
-from wavedp import registry, sources
+from wavedp import data, registry, sources
 from wavedp.config import DataConfig, TrialConfig, configure
 from wavedp.fields import identity, is_read, once, settled
 from wavedp.progress import Report
@@ -136,8 +136,8 @@ def reads(trial: TrialConfig, field: str) -> bool:
 def canonical(trial: TrialConfig) -> TrialConfig:
     """The same trial with every field at its default that its methods do not read: equal results, equal keys.
 
-    Paths and other PERFORMANCE fields stay, and so do the datasets, whose fingerprints stand for them. A canonical
-    trial is given back as it is.
+    Paths and other PERFORMANCE fields stay, and so do the datasets, whose fingerprints stand for them; public images
+    that are chosen by names get those of the trial's classes. A canonical trial is given back as it is.
     """
     read = fields_read(trial)
     values = {item.name: _canonical(trial, item, read) for item in _fields()}
@@ -145,11 +145,25 @@ def canonical(trial: TrialConfig) -> TrialConfig:
     return dataclasses.replace(trial, **changes) if changes else trial
 
 
+def public_of(trial: TrialConfig) -> DataConfig | None:
+    """The trial's public images; where they are chosen by names and none are given, by those of its data's classes,
+    which are public."""
+    public = trial.public
+    if public is None or public.names or "names" not in getattr(data.source_of(public.name), "READS", ()):
+        return public
+    return dataclasses.replace(public, names=_class_names(trial.data))
+
+
+@cache  # the trials of a study ask the same again and again
+def _class_names(config: DataConfig) -> tuple[str, ...]:
+    return data.class_names(config)
+
+
 def _canonical(trial: TrialConfig, item: dataclasses.Field[Any], read: frozenset[str]) -> Any:
     """The value of one of its fields in a trial's canonical form; the same object where that is its value."""
     value, kind = getattr(trial, item.name), item.metadata.get("method")
     if item.name in ("data", "public"):
-        return value
+        return public_of(trial) if item.name == "public" else value
     if kind == "tokenizer" and "tokenizer" not in read:
         return _default(kind)
     if kind:
@@ -206,7 +220,7 @@ def unread(trial: TrialConfig) -> list[tuple[str, Any]]:
     settled_trial, found = canonical(trial), []
     for item in fields(trial):
         mine, other = getattr(trial, item.name), getattr(settled_trial, item.name)
-        if mine is other:
+        if mine is other or item.name == "public":
             continue
         if item.metadata.get("method") == "tokenizer" and mine != other and "tokenizer" not in fields_read(trial):
             found.append((item.name, mine.name))

@@ -14,6 +14,7 @@ from wavedp import data, methods, metrics
 from wavedp.chain import n_records, public_reads
 from wavedp.config import DataConfig, MetricsConfig, TrialConfig
 from wavedp.data import overlap
+from wavedp.methods import canonical
 
 
 def check_models(trial: TrialConfig) -> None:
@@ -26,7 +27,7 @@ def check_models(trial: TrialConfig) -> None:
         from wavedp import stages, text
 
         text.check()
-        stages.prompts(trial)
+        stages.prompts(canonical(trial))
     for method in (methods.tokenizer(trial), methods.upscaler(trial)):
         method.check_models(trial)
     _check_metrics(trial.metrics, trial.data, trial.sampling.n, by_text)

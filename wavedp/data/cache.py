@@ -39,7 +39,7 @@ def path(config: DataConfig, split: Split, source: Source) -> Path | None:
 
     The name hashes everything that can change the records: the config, the version of PIL, the text of the modules that
     decode and fingerprint them (of a dataset from outside also of those that it imports of its own), and `stamp` of
-    every file.
+    every file, or the source's `content`.
     """
     files = source.files(config)
     module = source.__name__ if isinstance(source, ModuleType) else type(source).__module__
@@ -47,8 +47,9 @@ def path(config: DataConfig, split: Split, source: Source) -> Path | None:
         return None
     code = _code(*sources.files(module, leave=("wavedp",)).values(), *HERE)
     digest = hashlib.sha256(json.dumps([identity(config), PIL.__version__, code]).encode())
-    for file in files:
-        digest.update(f"{stamp(file)}\n".encode(errors="surrogateescape"))
+    content = getattr(source, "content", None)
+    for mark in content(config, split) if content else map(stamp, files):
+        digest.update(f"{mark}\n".encode(errors="surrogateescape"))
     label = re.sub(r"[^\w.-]+", "-", config.name)  # package.module:Object
     return _folder(config) / f"{label}-{split}-{config.channels}x{config.size}-{digest.hexdigest()[:32]}.npz"
 
@@ -121,6 +122,21 @@ def remember(config: DataConfig, about: Any, compute: Callable[..., dict[str, An
         found = compute(*arguments)
     with contextlib.suppress(OSError):
         publish(path, lambda file: file.write(json.dumps(found).encode()))
+    return found
+
+
+def remember_array(config: DataConfig, about: Any, compute: Callable[[], np.ndarray]) -> np.ndarray:
+    """As `remember`, for an array. about: everything that it depends on, the code too."""
+    if config.cache == OFF:
+        return compute()
+    digest = hashlib.sha256(json.dumps(about).encode(errors="surrogateescape")).hexdigest()
+    path = _folder(config) / f"{digest[:32]}.npy"
+    try:
+        return np.load(path)
+    except UNREADABLE:
+        found = compute()
+    with contextlib.suppress(OSError):
+        publish(path, lambda file: np.save(file, found))
     return found
 
 

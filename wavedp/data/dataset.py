@@ -42,9 +42,17 @@ class Source(Protocol):
     """The functions of a dataset's module (or object); `wavedp.data` adds the limit, the cache and the fingerprint.
 
     Every function raises UserError if the dataset does not offer what the config asks for, or is not on disk.
-    `wavedp.testing.datasets.DatasetSuite` tests a source. Optional: DIVISIONS, the values of `data.split` that the
-    dataset defines (without it: `official`); LICENCE, a sentence that data cards repeat; `record_files(config, split)`,
-    the file of each record in order, by which a copy of a file is known in another set whatever it is decoded to.
+    `wavedp.testing.datasets.DatasetSuite` tests a source. Optional:
+
+        DIVISIONS                        values of `data.split` that it defines (without it: `official`)
+        READS                            which of the fields `parts` and `names` it reads
+        LICENCE, licence(config)         a sentence that data cards repeat
+        licences(config, split)          the licence of each record in order, where it differs between them
+        record_files(config, split)      the file of each record in order, None where it has none of its own, by which a
+                                         copy of a file is known in another set whatever it is decoded to
+        content(config, split)           JSON values that a decoded copy depends on, instead of the files
+        captions(config, split)          the caption of every record, without decoding
+        pick(config, split, places)      the records at these places, as `read` gives them
     """
 
     def shape(self, config: DataConfig) -> tuple[int, int, int]:

@@ -1,4 +1,4 @@
-"""Download a dataset: `python -m wavedp.data.get fashion_mnist|openclipart|photographs [--home DIR]`.
+"""Download a dataset: `python -m wavedp.data.get fashion_mnist|openclipart|icons|emoji|photographs [--home DIR]`.
 
 No other module of wavedp.data uses the network. Sources are tried in order until one gives files that pass the checks;
 one rename then puts the folder in place.
@@ -10,6 +10,7 @@ import argparse
 import hashlib
 import http.client
 import os
+import re
 import sys
 import tempfile
 import urllib.request
@@ -19,7 +20,7 @@ from pathlib import Path
 
 from wavedp.command import command
 from wavedp.config import DataConfig
-from wavedp.data import debian, fashion_mnist, openclipart
+from wavedp.data import debian, emoji, fashion_mnist, iconify, npm, openclipart
 from wavedp.errors import UserError
 
 TIMEOUT = 10  # seconds without a byte: a machine without network soon reaches the next source
@@ -48,6 +49,41 @@ class Package:
     def _unpacked(self, deb: Path, work: Path) -> Path:
         debian.unpack(deb, work / "files")
         return work / "files" / self.inside
+
+
+@dataclass(frozen=True)
+class Tarball:
+    """A version of an npm package, the sha256 of its tarball, and which of its files are kept, and where: a pattern of
+    paths with a group `to`. compress: a folder whose files are kept as .gz."""
+
+    name: str
+    version: str
+    sha256: str
+    wanted: str
+    compress: str = ""
+
+    @property
+    def url(self) -> str:
+        return npm.url(self.name, self.version)
+
+    def by_url(self, work: Path) -> Path:
+        file = work / "package.tgz"
+        return self._unpacked(file, download(self.url, file), work)
+
+    def by_npm(self, work: Path) -> Path:
+        file = npm.pack(self.name, self.version, work)
+        return self._unpacked(file, npm.sha256(file), work)
+
+    def _unpacked(self, file: Path, found: str, work: Path) -> Path:
+        if found != self.sha256:
+            raise OSError(f"the file has sha256 {found} instead of {self.sha256}")
+        print(f"  unpacking {self.name} {self.version}", flush=True)
+        npm.unpack(file, re.compile(self.wanted), work / "files", self.compress)
+        file.unlink()
+        return work / "files"
+
+    def sources(self) -> tuple[tuple[str, Callable[[Path], Path]], ...]:
+        return (self.url, self.by_url), (f"npm pack {self.name}@{self.version}", self.by_npm)
 
 
 @dataclass(frozen=True)
@@ -97,6 +133,19 @@ _PHOTOGRAPHS = Package(
     "7bf4c2209f34b4f61ba6d24c8b58c28b361e82e4b943aae6d42c030169af9e04",
     "usr/share/backgrounds/mate/nature",
 )
+_ICONS = Tarball(
+    "@iconify/json",
+    "2.2.535",
+    "1a545f86fa224d6531d8fb101dcbe83aac2b28689a21cbed6fc68318a5af4d91",
+    r"(?P<to>(?:collections|package|json/[^/]+)\.json)",
+    compress="json",
+)
+_EMOJI = Tarball(
+    "emoji-datasource-google",
+    "16.0.0",
+    "fb5fd131b362aab7a55542d2a147a79708cce0a8b1c1bbacd470172708b5c438",
+    r"(?:img/google/)?(?P<to>emoji\.json|LICENSE|README\.md|64/[^/]+\.png)",
+)
 DOWNLOADS = {
     "fashion_mnist": Download(
         (
@@ -113,6 +162,15 @@ DOWNLOADS = {
         _no_drawings,
         openclipart.thin,
         "folders <category>/ of PNG files",
+    ),
+    "icons": Download(
+        _ICONS.sources(), iconify.missing, lambda folder: None, "collections.json and the folder json/ of @iconify/json"
+    ),
+    "emoji": Download(
+        _EMOJI.sources(),
+        emoji.missing,
+        lambda folder: None,
+        "emoji.json and the folder img/google/64 (as 64/) of emoji-datasource-google",
     ),
     "photographs": Download(
         (("Debian package mate-backgrounds by apt-get", _PHOTOGRAPHS.by_apt), (_PHOTOGRAPHS.pool, _PHOTOGRAPHS.by_url)),

@@ -102,14 +102,14 @@ def render(image: Image.Image, size: int, channels: int) -> np.ndarray:
         y, x = (size - height) // 2, (size - width) // 2
         canvas[y : y + height, x : x + width] = np.asarray(fitted)
     rgb, alpha = canvas[..., :3], canvas[..., 3:]
-    luma = _luma(rgb)
+    luma = luma_of(rgb)
     if luma.sum() < alpha.sum() / 2:
         rgb, luma = rgb + (alpha - 2 * luma), alpha - luma  # one number added to R, G and B moves luma, not hue
     drawn = luma if channels == 1 else rgb
     return np.clip(np.rint(drawn), 0, 255).astype(np.uint8).transpose(2, 0, 1)
 
 
-def _luma(rgb: np.ndarray) -> np.ndarray:
+def luma_of(rgb: np.ndarray) -> np.ndarray:
     """H W 3 float32 -> H W 1 float32, the same bits on every machine.
 
     A matrix product would differ between machines, because BLAS picks its kernel by the CPU. For a sum near a rounding

@@ -119,7 +119,7 @@ def _marks(read: Read) -> list[list[bytes]]:
     pixels = zip(records.pixel_hashes(images), records.plain(images), strict=True)
     marks = [[] if plain else [value] for value, plain in pixels]
     for mark, value in zip(marks, records.file_hashes(files), strict=False):  # there may be no files
-        mark.append(value)
+        mark += [value] if value else []
     return marks
 
 
@@ -128,18 +128,21 @@ def _images(read: Read) -> np.ndarray:
 
 
 @memoized
-def _files(read: Read) -> list[Path]:
+def _files(read: Read) -> list[Path | None]:
     return data.record_files(*read)
 
 
 def _name(read: Read, i: int) -> str:
     files = _files(read)
-    return str(files[i]) if files else f"image {i} of {read[0].name} {read[1]}"
+    return str(files[i]) if files and files[i] else f"image {i} of {read[0].name} {read[1]}"
 
 
 def _contents(*reads: Read) -> list[object]:
     """What a comparison depends on: the images, and the files that hold them."""
-    return [[data.fingerprint(config, split), *map(cache.stamp, _files((config, split)))] for config, split in reads]
+    return [
+        [data.fingerprint(config, split), *(cache.stamp(file) for file in _files((config, split)) if file)]
+        for config, split in reads
+    ]
 
 
 @memoized

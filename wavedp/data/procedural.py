@@ -97,7 +97,7 @@ def _draw(motif: np.ndarray, labels: np.ndarray, size: int, channels: int) -> np
     edge = size * reach / 2  # pixels in one unit of (u, v)
     for label in np.unique(labels):
         of = labels == label
-        coverage[of] = _coverage(CLASSES[label], u[of], v[of], edge[of])
+        coverage[of] = coverage_of(CLASSES[label], u[of], v[of], edge[of])
     bright, dark = 0.35 + 0.65 * light, 0.15 * back
     if channels == 1:
         images = (dark + (bright - dark) * coverage)[:, None]
@@ -107,7 +107,7 @@ def _draw(motif: np.ndarray, labels: np.ndarray, size: int, channels: int) -> np
     return np.rint(255 * images).astype(np.uint8)
 
 
-def _coverage(name: str, u: np.ndarray, v: np.ndarray, edge: np.ndarray) -> np.ndarray:
+def coverage_of(name: str, u: np.ndarray, v: np.ndarray, edge: np.ndarray) -> np.ndarray:
     """Share of each pixel that the motif covers, in [0, 1].
 
     Shapes: their signed distance, in pixels, ramped over one pixel.

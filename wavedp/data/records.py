@@ -41,9 +41,9 @@ def plain(images: np.ndarray) -> np.ndarray:
     return (flat == flat[..., :1]).all((1, 2))
 
 
-def file_hashes(files: Iterable[Path]) -> list[bytes]:
-    """A hash of each file's bytes. Raises UserError for one that cannot be read."""
-    known: dict[Path, bytes] = {}
+def file_hashes(files: Iterable[Path | None]) -> list[bytes | None]:
+    """A hash of each file's bytes, None for no file. Raises UserError for one that cannot be read."""
+    known: dict[Path | None, bytes | None] = {None: None}
     for file in (every := list(files)):
         if file not in known:
             try:

@@ -68,3 +68,9 @@ def forget_classes(weights: dict[str, Tensor], n_classes: int) -> dict[str, Tens
     table = weights["condition.table.weight"]
     mean = table[:-1].mean(0, keepdim=True).repeat(n_classes, 1)
     return {**weights, "condition.table.weight": torch.cat([mean, table[-1:]])}
+
+
+def keep_classes(weights: dict[str, Tensor], n_classes: int) -> dict[str, Tensor]:
+    """Adapt a model's weights, with a ClassCondition named `condition`, to the first of its classes."""
+    table = weights["condition.table.weight"]
+    return {**weights, "condition.table.weight": torch.cat([table[:n_classes], table[-1:]])}

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, ClassVar, Literal
 
-from wavedp import data
+from wavedp import data, methods
 from wavedp.config import DataConfig, TrialConfig
 from wavedp.errors import UserError
 from wavedp.fields import SEED, result
@@ -35,6 +35,8 @@ class PretrainedConfig:
     pretrain_batch: int = result(128, within="[1, inf)")  # images a step
     pretrain_learning_rate: float = result(4e-3, within="(0, inf)")  # at the start; it falls to 0 along a cosine
     public_seed: int = result(0, within=SEED)  # of weights and batches
+    # keep: the private classes begin with what was learned of the public classes of their names (public=chosen).
+    public_classes: Literal["forget", "keep"] = result("forget", later=True)
 
 
 class DPSGD(GeneratorMethod):
@@ -70,6 +72,8 @@ class DPSGD(GeneratorMethod):
             n_records(trial.public, "train")
         if self.conditioning(trial) == "text":
             _check_text(trial)
+        if config.public_classes == "keep":
+            _check_named(trial)
         if trial.sampling.guidance != 1 and config.condition_dropout == 0:
             raise UserError(
                 f"sampling.guidance={trial.sampling.guidance} needs a model that has seen images without condition: "
@@ -98,6 +102,26 @@ class DPSGD(GeneratorMethod):
     def adapted_width(self, trial: TrialConfig) -> int:
         """The width of the layers that low-rank updates change."""
         return trial.generator.width
+
+
+def _check_named(trial: TrialConfig) -> None:
+    """The first public classes are the private ones, by name and in order."""
+    config, public = trial.generator, methods.public_of(trial)
+    if config.conditioning != "class" or public is None or not config.pretrain_steps:
+        what = "public=null" if public is None else "generator.pretrain_steps=0"
+        what = what if config.conditioning == "class" else f"generator.conditioning={config.conditioning}"
+        raise UserError(
+            f"generator.public_classes=keep keeps what public pretraining learned of classes, and {what} has none: use "
+            "public_classes=forget."
+        )
+    wanted = data.class_names(trial.data)
+    found = data.class_names(public)[: len(wanted)]
+    if found != wanted:
+        raise UserError(
+            f"generator.public_classes=keep needs public classes that begin with those of {trial.data.name} "
+            f"({', '.join(wanted[:3])}, …), and {public.name} begins with {', '.join(found[:3])}: use public=chosen, "
+            "or public_classes=forget."
+        )
 
 
 def _check_text(trial: TrialConfig) -> None:

@@ -33,7 +33,7 @@ from wavedp.generators import FitSettings, PrivateFit
 from wavedp.generators.adaptation import adapt, merge
 from wavedp.generators.blur_diffusion import BlurDiffusionConfig
 from wavedp.generators.blur_diffusion.denoiser import Denoiser
-from wavedp.generators.conditions import ClassCondition, Condition, TextCondition, drop, forget_classes
+from wavedp.generators.conditions import ClassCondition, Condition, TextCondition, drop, forget_classes, keep_classes
 from wavedp.generators.pretraining import pretrain
 from wavedp.methods import Weights
 from wavedp.privacy.clipping import SideBySide, at_once
@@ -67,11 +67,13 @@ class BlurDiffusionModel:
     ) -> Weights:
         """On public images and their mirror images; see `pretrain`.
 
-        The public classes' embeddings are not kept: every sensitive class starts from their mean.
+        With public_classes=forget every sensitive class starts from the mean of the public ones' embeddings, with keep
+        from its own: the public classes begin with those of the same names.
         """
         torch.manual_seed(derive_seed(seed, "pretrain"))
-        by_class = self.config.conditioning == "class"
-        model = self._model(int(conditions.max()) + 1 if by_class and len(conditions) else 1).train()
+        by_class, keeps = self.config.conditioning == "class", self.config.public_classes == "keep"
+        n_public = max(int(conditions.max()) + 1 if by_class and len(conditions) else 1, self.n_classes if keeps else 1)
+        model = self._model(n_public).train()
         losses = record_loss(self.process, self.diffusion, self.config.condition_dropout, views=1, multiplicity=1)
         take, condition_of = taker(images, self.device), taker(conditions, self.device)
 
@@ -82,7 +84,8 @@ class BlurDiffusionModel:
                 return losses(model, shown, condition_of(index), draws).mean()
 
         weights = pretrain(model, loss_of, len(conditions), self.config, report, checkpoint, max_grad_norm=1.0)
-        return forget_classes(weights, self.n_classes) if by_class else weights
+        adapted = keep_classes if keeps else forget_classes
+        return adapted(weights, self.n_classes) if by_class else weights
 
     def start(self, weights: Weights) -> Weights:
         """The public weights as they are."""

@@ -23,7 +23,7 @@ from wavedp.config import PrivacyConfig, SamplingConfig
 from wavedp.devices import taker
 from wavedp.generators import FitSettings, PrivateFit
 from wavedp.generators.adaptation import adapt, merge
-from wavedp.generators.conditions import ClassCondition, Condition, TextCondition, drop, forget_classes
+from wavedp.generators.conditions import ClassCondition, Condition, TextCondition, drop, forget_classes, keep_classes
 from wavedp.generators.pretraining import pretrain
 from wavedp.generators.spectral_ar import SpectralARConfig
 from wavedp.generators.spectral_ar.digits import most_digits
@@ -60,11 +60,13 @@ class SpectralARModel:
     ) -> Weights:
         """On public images and their mirror images; see `pretrain`.
 
-        The public classes' embeddings are not kept: every sensitive class starts from their mean.
+        With public_classes=forget every sensitive class starts from the mean of the public ones' embeddings, with keep
+        from its own: the public classes begin with those of the same names.
         """
         torch.manual_seed(derive_seed(seed, "pretrain"))
-        by_class = self.config.conditioning == "class"
-        model = self._model(self.public, int(conditions.max()) + 1 if by_class and len(conditions) else 1)
+        by_class, keeps = self.config.conditioning == "class", self.config.public_classes == "keep"
+        n_public = max(int(conditions.max()) + 1 if by_class and len(conditions) else 1, self.n_classes if keeps else 1)
+        model = self._model(self.public, n_public)
         wanted = (images, images.flip(-1)) if self.config.pretrain_steps else ()
         views = [taker(_encode(self.public, flipped, self.device), self.device) for flipped in wanted]
         condition_of = taker(conditions, self.device)
@@ -75,7 +77,8 @@ class SpectralARModel:
                 return token_losses(model, views[step % 2](index), shown).mean()
 
         weights = pretrain(model, loss_of, len(conditions), self.config, report, checkpoint)
-        return forget_classes(weights, self.n_classes) if by_class else weights
+        adapted = keep_classes if keeps else forget_classes
+        return adapted(weights, self.n_classes) if by_class else weights
 
     def start(self, weights: Weights) -> Weights:
         """The public weights without those of scales finer than the private level."""
