@@ -17,7 +17,7 @@ from analysis.pareto_figure import AXIS, CAPTION_COLUMNS, CAPTION_LINE, GREY, GR
 from analysis.waterfall import Step, Waterfall, WaterfallData
 from analysis.waterfall_table import decimals
 
-STEP, PANEL, BETWEEN, TOP, LEFT, RIGHT, TICKS = 58, 230, 66, 96, 76, 24, 62  # pixels
+STEP, PANEL, BETWEEN, TOP, LEFT, RIGHT, TICKS = 58, 230, 66, 96, 76, 24, 42  # pixels
 COLOURS = {
     "floor": GREY, "detail": PALETTE[0], "tokens": PALETTE[1], "generator": PALETTE[2], "privacy": PALETTE[3],
 }  # fmt: skip
@@ -82,7 +82,7 @@ def waterfall_figure(data: WaterfallData) -> go.Figure:
         meta=data.provenance,
     )
     add_caption(figure, lines, LEFT)
-    figure.layout.annotations[-1].yshift = -AXIS - TICKS + 16  # under the slanted names of steps
+    figure.layout.annotations[-1].yshift = -AXIS - TICKS + 8  # under the slanted names of steps
     return figure
 
 
@@ -145,7 +145,7 @@ def _draw(figure: go.Figure, chain: Waterfall, steps: list[str], digits: int, pl
         y=ends,
         mode="markers",
         marker={"size": 1, "color": INK},
-        error_y={"array": [step.value.half_width or 0.0 for step in chain.steps], "thickness": 1.3, "width": 4},
+        error_y={"array": [step.value.half_width for step in chain.steps], "thickness": 1.3, "width": 4},
         text=[_hover(chain, step) for step in chain.steps],
         hovertemplate="%{text}<extra></extra>",
         **place,

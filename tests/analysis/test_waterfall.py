@@ -124,6 +124,10 @@ def test_names_of_cases_and_settings_that_nobody_reads_do_not_matter(tmp_path):
     named = [{**each, "axes": {"case": f"case {index}"}} for index, each in enumerate([odd, CEILINGS[2], *FITS])]
     (chain,) = waterfall_data([study(tmp_path / "a", named)]).chains
     assert [step.kind for step in chain.steps] == ["detail", "tokens", "generator", "privacy", "privacy"]
+    network = {"name": "wavelet_detail", "detail": "regression"}  # which reads no weight of an adversary
+    pair = [real(85.0, upscaler=network), at(1.0, 120.0, upscaler={**network, "detail_adversarial": 0.1})]
+    (chain,) = waterfall_data([study(tmp_path / "b", pair)]).chains
+    assert [mean for _, mean in shown(chain)] == [85.0, 120.0]
 
 
 def test_two_sets_of_parts_and_two_generators_are_told_apart(tmp_path):
