@@ -184,15 +184,23 @@ def test_the_fit_s_key_holds_what_it_reads_and_nothing_else():
 # The fit itself
 
 
+KINDS = {
+    "sampled": {"detail": "sampled"},
+    "regression": {"detail": "regression"},
+    "U-Net with noise": {"detail": "adversarial", "detail_noise": 2, "detail_halvings": 1},
+    "diffusion": {"detail": "diffusion", "detail_halvings": 1},
+}
+
+
 def detail_network(kind="sampled", channels=1):
     torch.manual_seed(0)
-    config = configure("upscaler", "wavelet_detail", detail=kind, detail_width=4, detail_depth=1)
+    config = configure("upscaler", "wavelet_detail", **KINDS[kind], detail_width=4, detail_depth=1)
     weights = {name: torch.randn_like(x) / 4 for name, x in network.build(config, channels).state_dict().items()}
     return private.for_fit(config, weights, channels)
 
 
 @pytest.mark.parametrize("mode", ["bookkeeping", "hooks"])
-@pytest.mark.parametrize("kind", ["sampled", "regression"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_the_clipped_sum_is_that_of_autograd_record_by_record(kind, mode):
     model, size, views = detail_network(kind, channels=3), (8, 8), 2
     images, draws = torch.rand(5, 3, 8, 8), torch.rand(5, private.draws_of(model, size, views))
@@ -209,11 +217,12 @@ def test_the_clipped_sum_is_that_of_autograd_record_by_record(kind, mode):
     gradients.close()
     for total, parts in zip(sums, zip(*expected, strict=True), strict=True):
         assert torch.allclose(total, torch.stack(parts).sum(0), rtol=1e-3, atol=1e-6)
-    assert (draws.shape[1] > 0) == (kind == "sampled")
+    assert (draws.shape[1] > 0) == (kind != "regression")
 
 
-def test_a_record_s_loss_takes_all_its_numbers_and_those_of_no_other_record():
-    model, size = detail_network(), (16, 16)
+@pytest.mark.parametrize("kind", ["sampled", "U-Net with noise", "diffusion"])
+def test_a_record_s_loss_takes_all_its_numbers_and_those_of_no_other_record(kind):
+    model, size = detail_network(kind), (16, 16)
     count = private.draws_of(model, size, 2)
     images, draws = torch.rand(3, 1, 16, 16), torch.rand(3, count, requires_grad=True)
     losses = private.record_loss(size, 2)(model, images, draws)

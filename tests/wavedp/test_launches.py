@@ -57,6 +57,26 @@ def test_training_wavelet_detail(monkeypatch, joins, kernels):
     assert found.kernels <= kernels
 
 
+@pytest.mark.parametrize(
+    "options",
+    [{"detail": "diffusion"}, {"detail_noise": 4, "detail_pixels": "energy", "detail_critic": "relativistic"}],
+    ids=["diffusion", "critic"],
+)
+def test_training_wavelet_detail_of_other_kinds(monkeypatch, options):
+    monkeypatch.setattr(losses, "JOINS", 0.0)
+
+    def train(steps):
+        network.fit_public(
+            IMAGES,
+            configure("upscaler", "wavelet_detail", train_steps=steps, train_batch=64, detail_halvings=1, **options),
+            "meta",
+            silent,
+        )
+
+    found = launches.per_step(train, 2, 6)
+    assert (found.waits, found.uploads) == (0, 1)
+
+
 def test_an_average_of_all_weights_at_once_is_that_of_each():
     """Bit by bit on the CPU, since published weights were averaged one by one."""
     torch.manual_seed(0)

@@ -15,12 +15,21 @@ STEPS, STOPPED = 12, 7
 TOKENS = {"name": "spectral", "codes": 16, "detail_codes": 16, "train_steps": STEPS, "adversarial": 0.1}
 PRETRAIN = {"pretrain_steps": STEPS, "condition_dropout": 0.2}
 UPSCALER = {"train_steps": STEPS, "train_batch": 4, "detail_width": 8, "detail_depth": 1, "detail_adversarial": 0.5}
+CRITIC = {
+    "name": "wavelet_detail", "detail_halvings": 1, "detail_noise": 2, "detail_pixels": "energy",
+    "detail_critic": "relativistic", "detail_critic_width": 4,
+}  # fmt: skip
 TRAININGS = {
     "tokenizer": ("tokenizer", trial(tokenizer=TOKENS)),
     "transformer": ("pretrain", trial(generator=PRETRAIN)),
     "diffusion": ("pretrain", trial(generator=PRETRAIN | {"name": "blur_diffusion"}, diffusion={"channels": 16})),
     "detail": ("upscaler", trial(upscaler=UPSCALER | {"name": "wavelet_detail"})),
     "sampled": ("upscaler", trial(upscaler=UPSCALER | {"name": "wavelet_detail", "detail": "sampled"})),
+    "denoised": (
+        "upscaler",
+        trial(upscaler=UPSCALER | {"name": "wavelet_detail", "detail": "diffusion", "detail_halvings": 1}),
+    ),
+    "critic": ("upscaler", trial(upscaler=UPSCALER | CRITIC)),
     "deblurring": ("upscaler", trial(upscaler=UPSCALER | {"name": "blur_diffusion"}, diffusion={"channels": 16})),
 }
 

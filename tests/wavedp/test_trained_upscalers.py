@@ -5,7 +5,7 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
-from wavedp import stages
+from wavedp import chain, stages
 from wavedp.config import configure
 from wavedp.errors import UserError
 from wavedp.methods import Trains, upscaler
@@ -33,6 +33,27 @@ class TestWaveletDetail(Trained):
 class TestSampledWaveletDetail(Trained):
     def config(self):
         return configure("upscaler", "wavelet_detail", **FEW, detail="sampled", detail_width=8, detail_depth=1)
+
+
+class TestUNetWaveletDetail(Trained):
+    def config(self):
+        drawn = {
+            "detail_noise": 2,
+            "detail_pixels": "energy",
+            "detail_critic": "relativistic",
+            "detail_critic_width": 4,
+        }
+        return configure(
+            "upscaler", "wavelet_detail", **FEW, **drawn, detail_width=8, detail_depth=1, detail_halvings=2
+        )
+
+
+class TestDiffusionWaveletDetail(Trained):
+    factors = (1, 2, 4, 8)
+
+    def config(self):
+        few = {"detail_width": 8, "detail_depth": 2, "detail_halvings": 1, "detail_steps": 3}
+        return configure("upscaler", "wavelet_detail", **FEW, **few, detail="diffusion")
 
 
 class TestPartlyPrivateWaveletDetail(Trained):
@@ -69,6 +90,21 @@ class TestSpectral(Trained):
 def test_who_trains():
     for suite, trains in ((TestWaveletDetail, True), (TestBlurDiffusion, True), (TestSpectral, False)):
         assert isinstance(upscaler(suite().trial(1, 2)), Trains) == trains
+
+
+def test_an_energy_score_without_noise_is_refused():
+    method, trial = upscaler(TestUNetWaveletDetail().trial(1, 2)), TestUNetWaveletDetail().trial(1, 2)
+    method.check(trial)
+    with pytest.raises(UserError, match=r"detail_pixels=energy scores two samples .* set upscaler\.detail_noise=4"):
+        method.check(replace(trial, upscaler=replace(trial.upscaler, detail_noise=0)))
+
+
+def test_more_steps_of_drawing_are_no_new_training():
+    trial = TestDiffusionWaveletDetail().trial(1, 2)
+    more = replace(trial, upscaler=replace(trial.upscaler, detail_steps=8))
+    before, after = chain.keys(trial), chain.keys(more)
+    assert before["upscaler"] == after["upscaler"]
+    assert before["upscale"] != after["upscale"]
 
 
 def test_they_refuse_a_trial_without_public_images():

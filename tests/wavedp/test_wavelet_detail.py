@@ -18,7 +18,8 @@ from wavedp.testing.upscalers import check_upscaler, coarse_scenes
 from wavedp.upscalers import load
 from wavedp.upscalers.completion import Completion
 from wavedp.upscalers.low_pass import keep_low_pass
-from wavedp.upscalers.wavelet_detail import WaveletDetailConfig, losses, network
+from wavedp.upscalers.wavelet_detail import WaveletDetailConfig, diffusion, losses, network
+from wavedp.upscalers.wavelet_detail.critic import Critic
 from wavedp.wavelets import coarse, spread
 
 SMALL = configure(
@@ -33,6 +34,17 @@ SMALL = configure(
 )
 REGRESSION = replace(SMALL, detail="regression")
 ADVERSARIAL = replace(SMALL, detail="adversarial", detail_perceptual=0.0, detail_adversarial=3.0, train_steps=400)
+CRITIC = replace(
+    ADVERSARIAL,
+    train_batch=8,
+    train_steps=200,
+    detail_halvings=1,
+    detail_noise=4,
+    detail_critic="relativistic",
+    detail_critic_width=16,
+    detail_adversarial=1.0,
+)
+DIFFUSION = replace(SMALL, detail="diffusion", detail_width=16, detail_depth=2, detail_decay=0.98, train_steps=120)
 
 
 def test_the_recipe_is_the_one_of_the_configuration_file():
@@ -97,6 +109,118 @@ def test_sampling_draws_what_may_be_and_regression_always_the_same(trained):
     assert drawn["sampled"].std(0).mean() > 0.15  # another draw for each image
     assert 0.4 < (drawn["sampled"] > 0).double().mean() < 0.6
     assert drawn["regression"].std(0).mean() < 0.01
+
+
+def test_diffusion_draws_what_may_be():
+    """A block's upper or left half is 0.3 brighter or darker than its mean, whose value says nothing of it."""
+    weights = network.fit_public(stripes(256), DIFFUSION, "cpu", silent)
+    flat = torch.full((200, 1, 4, 4), 0.5) + 1e-4 * torch.arange(200).view(-1, 1, 1, 1)
+    drawn = network.complete(DIFFUSION, weights, "cpu", flat, 2) - spread(flat, 2)
+    assert 0.2 < drawn.abs().mean() < 0.4
+    assert drawn.std(0).mean() > 0.2
+    assert 0.4 < (drawn > 0).double().mean() < 0.6
+
+
+def zeroed() -> diffusion.DetailDiffusion:
+    """Its F is 0, so that D(x, σ) = x / (σ² + 1): the mean of white noise of variance 1, given x."""
+    made = network.build(DIFFUSION, 1)
+    assert isinstance(made, diffusion.DetailDiffusion)
+    for value in made.last.parameters():
+        torch.nn.init.zeros_(value)
+    return made
+
+
+@torch.no_grad()
+def test_the_solver_brings_noise_to_the_variance_of_the_data():
+    model, images, errors = zeroed(), torch.full((8, 1, 16, 16), 0.5), []
+    noise = torch.randn(8, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    exact = noise * diffusion.LARGEST / (diffusion.LARGEST**2 + 1) ** 0.5  # the flow of white noise
+    for steps in (10, 20, 40):
+        errors.append(float((model._bands(images, noise, 0, steps) - exact).abs().mean()))
+    assert errors[0] < 0.06
+    assert errors[1] < errors[0] / 3  # of second order: a first-order solver halves
+    assert errors[2] < errors[1] / 3
+
+
+def test_the_network_of_diffusion_learns_a_target_of_unit_variance():
+    """Whatever the noise level, and whatever the contrast of the public images."""
+    images, model = 0.5 + 0.05 * torch.randn(200, 1, 16, 16, generator=torch.Generator().manual_seed(0)), zeroed()
+    model.size.copy_(diffusion.sizes(images, 2))
+    torch.testing.assert_close(model.size, torch.tensor([0.05, 0.025, 0.025]), rtol=0.1, atol=0)
+    torch.manual_seed(0)
+    found = torch.stack([diffusion.loss(model, images, 2) for _ in range(10)])
+    assert abs(found.mean() - 1) < 0.03
+
+
+def test_levels_of_noise_fall_from_the_largest():
+    for steps in (1, 2, 6):
+        found = diffusion.levels(steps)
+        assert len(found) == steps
+        assert found[0] == pytest.approx(diffusion.LARGEST)
+        assert found == sorted(found, reverse=True)
+    assert diffusion.levels(6)[-1] == pytest.approx(diffusion.SMALLEST)
+
+
+@pytest.mark.parametrize(("halvings", "whole"), [(0, False), (1, True), (3, True)])
+def test_a_u_net_sees_the_whole_image_of_any_side(halvings, whole):
+    torch.manual_seed(0)
+    made = network.build(replace(SMALL, detail="regression", detail_halvings=halvings), 3)
+    images = torch.rand(1, 3, 23, 18)
+    changed = images.clone()
+    changed[..., -1, -1] += 0.5
+    nothing = torch.empty(1, 0, 23, 18)
+    moved = (made(changed, nothing, 0) - made(images, nothing, 0)).abs()
+    assert moved.shape == (1, 3, 3, 23, 18)
+    assert (moved[..., 0, 0].sum() > 0) == whole
+
+
+def test_a_critic_makes_drawn_images_vivid_too(monkeypatch):
+    monkeypatch.setattr(losses, "JOINS", 0.0)
+    flat = torch.full((50, 1, 4, 4), 0.5) + 1e-4 * torch.arange(50).view(-1, 1, 1, 1)
+    drawn = network.complete(CRITIC, network.fit_public(stripes(256), CRITIC, "cpu", silent), "cpu", flat, 2)
+    assert (drawn - spread(flat, 2)).abs().mean() > 0.1
+
+
+def test_an_energy_score_beside_an_adversary_has_two_samples(monkeypatch):
+    seen = []
+    real = losses.energy_score
+    monkeypatch.setattr(losses, "energy_score", lambda a, b, y: (seen.append((a, b, y)), real(a, b, y))[1])
+    config = replace(CRITIC, detail_pixels="energy", train_steps=3, train_batch=2)
+    network.fit_public(stripes(16), config, "cpu", silent)
+    for first, second, truth in seen:
+        assert first.shape == second.shape == truth.shape == (2, 1, 8, 8)
+        assert not torch.equal(first, second)
+
+
+def test_a_critic_learns_which_of_a_pair_is_real_and_teaches_the_drawn_one():
+    torch.manual_seed(0)
+    critic = Critic(2, 1e-3, "cpu", 8)
+    real, drawn = torch.rand(2, 16, 2, 8, 8)
+    real[:, 0] = real[:, 0].round()  # black or white
+    before = critic.step(real, drawn)
+    for _ in range(40):
+        after = critic.step(real, drawn)
+    assert after < before / 2
+    drawn.requires_grad_()
+    loss = critic.generator_loss(real, drawn)
+    assert loss > 1
+    loss.backward()
+    assert drawn.grad is not None
+    assert drawn.grad.abs().sum() > 0
+    critic.optimizer.zero_grad()
+    assert critic.generator_loss(real, real) == pytest.approx(0.6931, abs=1e-3)
+    assert all(value.grad is None for value in critic.network.parameters())
+
+
+def test_its_slopes_are_held_small(monkeypatch):
+    monkeypatch.setattr("wavedp.upscalers.wavelet_detail.critic.PENALTY", 1e3)
+    torch.manual_seed(0)
+    critic = Critic(2, 1e-3, "cpu", 8)
+    real, drawn = torch.rand(2, 16, 2, 8, 8)
+    real[:, 0] = real[:, 0].round()
+    for _ in range(40):
+        loss = critic.step(real, drawn)
+    assert loss > 0.6  # it may not tell them apart
 
 
 def test_a_discriminator_that_sees_the_coarse_image_makes_the_drawn_ones_vivid(monkeypatch):

@@ -40,12 +40,21 @@ class WaveletDetailConfig(TrainingConfig):
     train_steps: int = result(8000, within="[1, inf)")
     train_batch: int = result(16, within="[1, inf)")
     train_learning_rate: float = result(1.5e-3, within="(0, inf)")
-    detail: Literal["adversarial", "regression", "sampled"] = result("adversarial", later=True)  # see losses.py
+    detail: Literal["adversarial", "regression", "sampled", "diffusion"] = result(
+        "adversarial", later=True
+    )  # see losses.py
     # Weights of two losses.
     detail_perceptual: float = result(0.0, later=True, read_if={"detail": "adversarial"}, within="[0, inf)")
     detail_adversarial: float = result(0.03, later=True, read_if={"detail": "adversarial"}, within="[0, inf)")
     detail_width: int = result(64, later=True, within="[1, inf)")
     detail_depth: int = result(6, later=True, within="[0, inf)")
+    detail_halvings: int = result(0, later=True, within="[0, 4]")  # see bodies.py; 0: nothing sees the whole image
+    detail_noise: int = result(0, later=True, read_if={"detail": "adversarial"}, within="[0, inf)")  # planes
+    detail_pixels: Literal["absolute", "energy"] = result("absolute", later=True, read_if={"detail": "adversarial"})
+    detail_critic: Literal["hinge", "relativistic"] = result("hinge", later=True, read_if={"detail": "adversarial"})
+    detail_critic_width: int = result(32, later=True, read_if={"detail": "adversarial"}, within="[1, inf)")
+    detail_decay: float = result(0.998, later=True, within="[0, 1)")  # of the moving average of the weights, kept
+    detail_steps: int = result(6, later=True, read_if={"detail": "diffusion"}, within="[1, inf)")  # of drawing
     # Of ε, for fine-tuning on full-size sensitive images (private.py); 0: the network is public.
     epsilon_share: float = privacy(0.0, later=True, within="[0, 1)")
     fit_batch: int = privacy(256, later=True, read_if=SHARED, within="[1, inf)")  # of that fit, as privacy.batch_size
@@ -57,7 +66,7 @@ class WaveletDetailConfig(TrainingConfig):
 class WaveletDetail(Trained):
     """See the module's docstring."""
 
-    name, Config = "wavelet_detail", WaveletDetailConfig
+    name, Config, used = "wavelet_detail", WaveletDetailConfig, ("name", "detail_steps")
 
     def needs(self, trial: TrialConfig) -> Needs:
         """Public images and their weights; the settings of the private fit, and its weights, if it has a share of ε."""
@@ -66,8 +75,9 @@ class WaveletDetail(Trained):
         return replace(needs, fields=needs.fields | read, inputs=(*needs.inputs, "upscaler_fit"))
 
     def training_content(self, trial: TrialConfig) -> tuple[Any, list[Any]]:
-        """Nothing of the private fit, which begins with the public network."""
-        own = {name: value for name, value in identity(trial.upscaler).items() if name not in OF_FIT}
+        """Everything except the steps of drawing and the private fit, which begins with the public network."""
+        later = ("detail_steps", *OF_FIT)
+        own = {name: value for name, value in identity(trial.upscaler).items() if name not in later}
         return own, methods.shared(trial, self, leave=("privacy",))
 
     def fit_privacy(self, trial: TrialConfig) -> PrivacyConfig | None:
@@ -122,6 +132,11 @@ class WaveletDetail(Trained):
             raise UserError(
                 f"upscaler=wavelet_detail learns to double images, and {height}×{width} has an odd side: use "
                 "another upscaler."
+            )
+        if trial.upscaler.detail_pixels == "energy" and not trial.upscaler.detail_noise:
+            raise UserError(
+                "upscaler.detail_pixels=energy scores two samples of an image, and detail_noise=0 makes them equal: "
+                "set upscaler.detail_noise=4, or detail_pixels=absolute."
             )
         fit = methods.upscaler_privacy(trial)
         if fit is None:

@@ -1,9 +1,10 @@
 """Losses of the network that draws detail, by `upscaler.detail`:
 
     adversarial  close to the truth in pixels and to an ImageNet network, and taken for real by a discriminator that
-                 also sees the coarse image: sharp; the network has no noise
+                 also sees the coarse image: sharp; the network has noise only if `detail_noise` says so
     regression   least absolute error: the median image, blurred where the coarse image leaves the detail open
     sampled      least energy score of patches: one sample of the images that the coarse image allows
+    diffusion    least squared error of denoised bands: another such sample, drawn in a few steps (diffusion.py)
 
 `learners` are the parts that a loss trains beside the network.
 
@@ -12,6 +13,7 @@ Shapes: B images, C channels, H W pixels, h w of a coarse image.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
@@ -20,11 +22,14 @@ from torch import Tensor
 
 from wavedp.losses import Adversary, Perceptual
 from wavedp.resume import Part
-from wavedp.upscalers.wavelet_detail import WaveletDetailConfig
+from wavedp.upscalers.wavelet_detail import WaveletDetailConfig, diffusion
+from wavedp.upscalers.wavelet_detail.bodies import trained_levels
+from wavedp.upscalers.wavelet_detail.critic import Critic
 from wavedp.wavelets import spread
 
 if TYPE_CHECKING:
-    from wavedp.upscalers.wavelet_detail.network import DetailNetwork
+    from wavedp.upscalers.wavelet_detail.bodies import DetailNetwork, DetailUNet
+    from wavedp.upscalers.wavelet_detail.diffusion import DetailDiffusion
 
 PATCHES = (1, 2, 4, 8)  # sides in pixels
 JOINS = 0.4  # share of the training after which the discriminator joins: first images are blurred, and teach it nothing
@@ -32,30 +37,51 @@ ADVERSARY_LEARNING_RATE = 4e-4
 
 
 class Adversarial:
-    """|X - y| + detail_perceptual × perceptual distance - detail_adversarial × D(X, coarse image); D, the discriminator
-    of the tokenizer's training, learns beside the network by the hinge loss, after the first 40 % of the training.
+    """Pixels + detail_perceptual × perceptual distance - detail_adversarial × D(X, coarse image); pixels: |X - y|, or
+    by detail_pixels the energy score of two samples. D learns beside the network, after the first 40 % of the training:
+    by the hinge loss the discriminator of the tokenizer's training, or that of critic.py.
 
     Raises UserError if there is a perceptual weight and the packages of its network are not installed.
     """
 
     def __init__(self, config: WaveletDetailConfig, channels: int, device: str) -> None:
         self.config = config
-        self.adversary = Adversary(2 * channels, ADVERSARY_LEARNING_RATE, device)
+        size = (2 * channels, ADVERSARY_LEARNING_RATE, device, config.detail_critic_width)
+        self.critic = Critic(*size) if config.detail_critic == "relativistic" else None
+        self.adversary = Adversary(*size) if self.critic is None else None
         self.perceptual = perceptual(config, device)
-        self.learners: dict[str, Part] = {"adversary": self.adversary}
+        self.learners: dict[str, Part] = {"adversary": self.adversary or self.critic}
 
-    def __call__(self, network: DetailNetwork, small: Tensor, full: Tensor, level: int, share: float) -> Tensor:
+    def __call__(
+        self, network: DetailNetwork | DetailUNet, small: Tensor, full: Tensor, level: int, share: float
+    ) -> Tensor:
         """share: of the training that is over, in [0, 1)."""
+        if self.config.detail_pixels == "energy":
+            small, full = (images.repeat(2, 1, 1, 1) for images in (small, full))
         drawn = network.enlarge(small, network.noise_like(small, level))
-        loss, shown = (drawn - full).abs().mean(), drawn.clamp(0, 1)
+        if self.config.detail_pixels == "energy":
+            first, second = drawn.chunk(2)
+            loss = energy_score(first, second, full.chunk(2)[0])
+        else:
+            loss = (drawn - full).abs().mean()
+        shown = drawn.clamp(0, 1)
         if self.perceptual is not None:
             loss = loss + self.config.detail_perceptual * self.perceptual(shown, full)
         if share >= JOINS:
             beside = spread(small, 2**level)
-            self.adversary.step(torch.cat([full, beside], 1), torch.cat([shown.detach(), beside], 1))
-            seen = torch.cat([shown, beside], 1)
-            loss = loss + self.config.detail_adversarial * self.adversary.generator_loss(seen)
+            loss = loss + self.config.detail_adversarial * self._against(
+                torch.cat([full, beside], 1), torch.cat([shown, beside], 1)
+            )
         return loss
+
+    def _against(self, real: Tensor, drawn: Tensor) -> Tensor:
+        """The discriminator's own step, and what it then says to the network."""
+        if self.critic is not None:
+            self.critic.step(real, drawn)
+            return self.critic.generator_loss(real, drawn)
+        assert self.adversary is not None
+        self.adversary.step(real, drawn.detach())
+        return self.adversary.generator_loss(drawn)
 
 
 class Regression:
@@ -63,8 +89,22 @@ class Regression:
 
     learners: ClassVar[dict[str, Part]] = {}
 
-    def __call__(self, network: DetailNetwork, small: Tensor, full: Tensor, level: int, share: float) -> Tensor:
+    def __call__(
+        self, network: DetailNetwork | DetailUNet, small: Tensor, full: Tensor, level: int, share: float
+    ) -> Tensor:
         return (network.enlarge(small, network.noise_like(small, level)) - full).abs().mean()
+
+
+class Denoising:
+    """The loss of wavedp.upscalers.wavelet_detail.diffusion, of all doublings at once."""
+
+    learners: ClassVar[dict[str, Part]] = {}
+
+    def __init__(self, trained: int) -> None:
+        self.trained = trained
+
+    def __call__(self, network: DetailDiffusion, small: Tensor, full: Tensor, level: int, share: float) -> Tensor:
+        return diffusion.loss(network, full, self.trained)
 
 
 class Energy:
@@ -72,16 +112,23 @@ class Energy:
 
     learners: ClassVar[dict[str, Part]] = {}
 
-    def __call__(self, network: DetailNetwork, small: Tensor, full: Tensor, level: int, share: float) -> Tensor:
+    def __call__(
+        self, network: DetailNetwork | DetailUNet, small: Tensor, full: Tensor, level: int, share: float
+    ) -> Tensor:
         twice = small.repeat(2, 1, 1, 1)
         first, second = network.enlarge(twice, network.noise_like(twice, level)).chunk(2)
         return energy_score(first, second, full)
 
 
-def build(config: WaveletDetailConfig, channels: int, device: str) -> Adversarial | Regression | Energy:
-    """The loss that `config.detail` names."""
+def build(
+    config: WaveletDetailConfig, shape: Sequence[int], device: str
+) -> Adversarial | Regression | Energy | Denoising:
+    """The loss that `config.detail` names, for images of shape C H W."""
+    channels, height, width = shape
     if config.detail == "adversarial":
         return Adversarial(config, channels, device)
+    if config.detail == "diffusion":
+        return Denoising(trained_levels((height, width)))
     return Regression() if config.detail == "regression" else Energy()
 
 
@@ -92,7 +139,7 @@ def perceptual(config: WaveletDetailConfig, device: str) -> Perceptual | None:
     return Perceptual(device, "upscaler.detail_perceptual", "upscaler.detail_perceptual=0")
 
 
-def energy_score(first: Tensor, second: Tensor, truth: Tensor, over: tuple[int, ...] | None = None) -> Tensor:
+def energy_score(first: Tensor, second: Tensor, truth: Tensor, *, over: tuple[int, ...] | None = None) -> Tensor:
     """A score of two samples of the same coarse image, B C H W, for how they describe the truth; lower is better.
     Averaged over images and over patches of several sides. over: dimensions to average over (None: all); (1, 2, 3)
     gives one score for each image, B.
