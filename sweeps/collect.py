@@ -41,7 +41,7 @@ def collect(plan: Path, store: Store, results: Path, home: str | None = None) ->
         copy.put_study(as_yaml(study))
         records = Records(folder, copy)
         for trial in trials:
-            for stage in SENSITIVE:
+            for stage in (name for name in SENSITIVE if name in trial.keys):
                 records.put_ledger(store.json(stage, trial.keys[stage], "ledger") or [], [trial.id])
             absent = [stage for stage, key in trial.keys.items() if not store.has(stage, key)]
             if absent:

@@ -19,14 +19,14 @@ import ray
 
 from sweeps.clocks import Clocks
 from sweeps.copies import Copy
-from sweeps.plan import release_of
+from sweeps.plan import PlannedTrial, refusal_of_all, releases_of
 from sweeps.records import Records
-from wavedp import stages
+from wavedp import chain, stages
 from wavedp.config import TrialConfig, from_dict
 from wavedp.entries import behind
 from wavedp.errors import UserError
 from wavedp.files import cannot_write, write_atomically
-from wavedp.privacy.budget import Budget, made, release_refusal, stage_refusal
+from wavedp.privacy.budget import Budget, made, stage_refusal
 from wavedp.store import Store
 
 WORKER_DEATHS = 10  # of one stage, before its trials fail
@@ -120,6 +120,7 @@ class Coordinator:
             # The trials that wait for the task get this error and report it; forgetting the task lets a retry begin.
             self.tasks.pop(key, None)
             self.clocks.begun.pop(key, None)
+            # A release that was to be made beside it stays noted: the retry needs it too.
             if key not in made(self.records.ledger.values()):
                 self.releases.pop(key, None)
             return
@@ -146,12 +147,12 @@ class Coordinator:
             refusal = stage_refusal(self.budget, used)
             if refusal:
                 return refusal
-        asked = release_of(trial) if name == "private_fit" and self.budget.epsilon is not None else None
-        if asked is None:
+        if name not in chain.PRIVATE or self.budget.epsilon is None or key in self.releases:
             return None
-        refusal = release_refusal(self.budget, self.releases, key, asked)
+        asked = releases_of(PlannedTrial("", {}, trial, chain.keys(trial)))  # no half of a trial is released
+        refusal = refusal_of_all(self.budget, self.releases, asked)
         if refusal is None:
-            self.releases.setdefault(key, asked)
+            self.releases = asked | self.releases
         return refusal
 
     def _used(self, task: tuple[str, float]) -> float:

@@ -212,33 +212,50 @@ def _part(base: dict[str, Any], options: dict[str, Any], name: str, changed: lis
     return getattr(trial_of(values), name)
 
 
-def release_of(trial: TrialConfig) -> Release | None:
-    """The release that the trial's private_fit will make, noise calibrated; None if it uses no sensitive image."""
-    kind = chain.fit_kind(trial)
+def release_of(trial: TrialConfig, stage: str = "private_fit") -> Release | None:
+    """The release that one of the trial's private stages will make, noise calibrated; None if it uses no sensitive
+    image."""
+    kind = chain.fit_kind(trial, stage)
     if kind == "public":
         return None
-    mechanisms = chain.mechanisms(trial).values() if kind == "dp" else [Mechanism(1, 0, 1)]
+    mechanisms = chain.mechanisms(trial, stage).values() if kind == "dp" else [Mechanism(1, 0, 1)]
     delta = accounting.delta(trial.privacy, chain.n_records(trial.data, "train"))
     return Release(chain.fingerprint(trial.data, "train"), tuple(mechanisms), delta)
+
+
+def releases_of(trial: PlannedTrial) -> dict[str, Release]:
+    """The releases that a trial rests on, by stage key, in the order of the chain."""
+    found = {trial.keys[stage]: release_of(trial.config, stage) for stage in chain.fit_kinds(trial.config)}
+    return {key: release for key, release in found.items() if release is not None}
 
 
 @uncollected()
 def refused_by_budget(
     trials: list[PlannedTrial], infeasible: dict[str, InfeasibleError], budget: Budget, made: dict[str, Release]
 ) -> dict[str, InfeasibleError]:
-    """The trials whose release would pass the study's budget.epsilon, in the plan's order, beside those `made`."""
+    """The trials whose releases would pass the study's budget.epsilon, in the plan's order, beside those `made`."""
     releases, refused = dict(made), {}
     for trial in trials:
-        key = trial.keys["private_fit"]
-        asked = release_of(trial.config) if trial.id not in infeasible and key not in releases else None
-        if asked is None:
+        if trial.id in infeasible or all(trial.keys[stage] in releases for stage in chain.fit_kinds(trial.config)):
             continue
-        refusal = release_refusal(budget, releases, key, asked)
+        asked = releases_of(trial)
+        refusal = refusal_of_all(budget, releases, asked)
         if refusal:
             refused[trial.id] = InfeasibleError(refusal)
         else:
-            releases.setdefault(key, asked)
+            releases = asked | releases
     return refused
+
+
+def refusal_of_all(budget: Budget, releases: dict[str, Release], asked: dict[str, Release]) -> str | None:
+    """The reason to refuse a trial's releases, of which all or none should be made; None allows them."""
+    beside = dict(releases)
+    for key, release in asked.items():
+        refusal = release_refusal(budget, beside, key, release)
+        if refusal:
+            return refusal
+        beside.setdefault(key, release)
+    return None
 
 
 def save_plan(
@@ -255,7 +272,7 @@ def save_plan(
     ]
     content = without_infinity({**study, "trials": rows})
     write_atomically(path, (json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode())
-    fits = len({trial.keys["private_fit"] for trial in feasible})
+    fits = len({trial.keys[stage] for trial in feasible for stage in chain.PRIVATE if stage in trial.keys})
     return (
         f"{path} holds {len(feasible)} trials on {fits} private fits: python -m wavedp.run {path} --store DIR makes "
         "them without Ray."

@@ -17,6 +17,7 @@ import yaml
 from sweeps.copies import Copy
 from sweeps.plan import PlannedTrial
 from sweeps.study import identity_of
+from wavedp import chain
 from wavedp.config import trial_of
 from wavedp.errors import UserError
 from wavedp.files import write_atomically
@@ -72,10 +73,12 @@ class Records:
     def find_releases(self, trials: Iterable[PlannedTrial], store: Store) -> list[tuple[list[ledger.Line], list[str]]]:
         """The ledger lines of planned private fits that are in the store, whoever made them, and the trials they are
         for: publishing from a release counts as making it."""
-        users: dict[str, list[str]] = {}
+        users: dict[tuple[str, str], list[str]] = {}
         for trial in trials:
-            users.setdefault(trial.keys["private_fit"], []).append(trial.id)
-        found = [(store.json("private_fit", key, "ledger") or [], names) for key, names in users.items()]
+            for stage in chain.PRIVATE:
+                if stage in trial.keys:
+                    users.setdefault((stage, trial.keys[stage]), []).append(trial.id)
+        found = [(store.json(stage, key, "ledger") or [], names) for (stage, key), names in users.items()]
         return [(lines, names) for lines, names in found if lines]
 
     def save(self, *names: str) -> None:

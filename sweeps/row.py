@@ -56,7 +56,7 @@ def finished(trial: PlannedTrial, store: Store) -> tuple[dict[str, Any], dict[st
     bridge = _artifact(store, "upscale", trial).json("upscaler")["bridge"]
     done = {
         "status": "done",
-        "epsilon_spent": _spent(_artifact(store, "private_fit", trial).json("ledger")),
+        "epsilon_spent": _spent(_lines(store, trial)),
         "metrics": _artifact(store, "evaluate", trial).json("metrics"),
         "notes": [bridge] if bridge else [],
     }
@@ -66,8 +66,14 @@ def finished(trial: PlannedTrial, store: Store) -> tuple[dict[str, Any], dict[st
     return done, {} if real else _samples(store, trial)
 
 
+def _lines(store: Store, trial: PlannedTrial) -> list[dict[str, Any]]:
+    """The ledger lines of the trial's private fits."""
+    private = [stage for stage in chain.PRIVATE if stage in trial.keys]
+    return [line for stage in private for line in _artifact(store, stage, trial).json("ledger")]
+
+
 def _spent(lines: list[dict[str, Any]]) -> float | str:
-    """ε of one trial from its private fit's ledger lines: 0 when no sensitive image was used, "inf" without noise."""
+    """ε of one trial from its private fits' ledger lines: 0 when no sensitive image was used, "inf" without noise."""
     if any(line["kind"] == "nonprivate" for line in lines):
         return "inf"
     return sum(ledger.composed_epsilon(lines).values())

@@ -15,9 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from sweeps.plan import LoadOption, PlannedTrial, load_options, planned, release_of
+from sweeps.plan import LoadOption, PlannedTrial, load_options, planned, releases_of
 from wavedp.errors import UserError, nearest
 from wavedp.privacy import selection
+from wavedp.privacy.budget import Release
 
 
 def check_search(sweep: dict[str, Any]) -> None:
@@ -82,9 +83,9 @@ def random_search(base: dict[str, Any], search: dict[str, Any], load_option: Loa
         for value in (spec if isinstance(spec, list) else [spec["low"], spec["high"]])
     ]
     options = load_options(ends, load_option)
-    fixed = release_of(planned(base, options, {}).config)
+    fixed = _spends(planned(base, options, {}))
     for corner in ends:
-        if release_of(planned(base, options, corner).config) not in (fixed, None):
+        if _spends(planned(base, options, corner)) not in (fixed, []):
             ((axis, value),) = corner.items()
             raise UserError(
                 f"search axis {axis}={value} changes what a run spends, and the price of selection is that of runs of "
@@ -96,6 +97,10 @@ def random_search(base: dict[str, Any], search: dict[str, Any], load_option: Loa
         for number in range(selection.drawn(law, seed))
     ]
     return [planned(base, options, point) for point in drawn]
+
+
+def _spends(trial: PlannedTrial) -> list[Release]:
+    return list(releases_of(trial).values())
 
 
 def _check_axis(axis: str, spec: Any) -> None:

@@ -31,27 +31,34 @@ def describe(trials: list[PlannedTrial], store: Store, infeasible: dict[str, Inf
             f"  {stage.name:<15}{len(unique):>8}{len(have):>10}{len(unique) - len(have):>9}"
             + (f"  from the zoo: {', '.join(zoo)}" if zoo else "")
         )
-    releases = {trial.keys["private_fit"]: trial for trial in feasible}
-    private = {key: trial for key, trial in releases.items() if chain.fit_kind(trial.config) == "dp"}
-    new = len(private) - len(store.which("private_fit", private))
-    looks = sum(chain.fit_kind(trial.config) in ("nonprivate", "real") for trial in releases.values())
-    lines.append(f"private releases: {len(private)} ({new} new); non-private uses of the training images: {looks}")
-    lines += _composed(list(private.values()))
+    fits = {
+        (stage, trial.keys[stage]): (kind, trial)
+        for trial in feasible
+        for stage, kind in chain.fit_kinds(trial.config).items()
+    }
+    private = {(stage, key): trial for (stage, key), (kind, trial) in fits.items() if kind == "dp"}
+    there = sum(len(store.which(name, {key for stage, key in private if stage == name})) for name in chain.PRIVATE)
+    looks = sum(kind in ("nonprivate", "real") for kind, _ in fits.values())
+    lines.append(
+        f"private releases: {len(private)} ({len(private) - there} new); non-private uses of the training images: "
+        f"{looks}"
+    )
+    lines += _composed([(stage, trial) for (stage, _), trial in private.items()])
     return "\n".join(lines)
 
 
-def _composed(releases: list[PlannedTrial]) -> list[str]:
-    """One line a dataset: ε of each release asked, and of all of them together."""
-    by_dataset: dict[str, list[PlannedTrial]] = {}
-    for trial in releases:
-        by_dataset.setdefault(chain.fingerprint(trial.config.data, "train"), []).append(trial)
+def _composed(releases: list[tuple[str, PlannedTrial]]) -> list[str]:
+    """One line a dataset: ε of each release asked, and of all of them together. releases: stage and trial of each."""
+    by_dataset: dict[str, list[tuple[str, PlannedTrial]]] = {}
+    for stage, trial in releases:
+        by_dataset.setdefault(chain.fingerprint(trial.config.data, "train"), []).append((stage, trial))
     lines = []
     for fingerprint, members in by_dataset.items():
-        n_records = chain.n_records(members[0].config.data, "train")
-        mechanisms = [item for trial in members for item in chain.mechanisms(trial.config).values()]
-        delta = max(accounting.delta(trial.config.privacy, n_records) for trial in members)
+        n_records = chain.n_records(members[0][1].config.data, "train")
+        mechanisms = [item for stage, trial in members for item in chain.mechanisms(trial.config, stage).values()]
+        delta = max(accounting.delta(trial.config.privacy, n_records) for _, trial in members)
         epsilon = accounting.compose(mechanisms, delta)
-        asked = Counter(trial.config.privacy.epsilon for trial in members)
+        asked = Counter(chain.privacy_of(trial.config, stage).epsilon for stage, trial in members)
         single = ", ".join(f"{e:g}" + (f" ×{count}" if count > 1 else "") for e, count in sorted(asked.items()))
         lines.append(
             f"  dataset {fingerprint[:12]} ({n_records:,} records): ε = {single} each by itself; "

@@ -1,7 +1,7 @@
 """The data card of a synthetic set: how private it is, how it was made, and under which licences. README.md beside it.
 
-Formal guarantee. The card's ε is the composition of all releases of the trial's private fit at the stated δ: it bounds
-what the images reveal about one record, and holds for any number of images drawn from that fit, since drawing is
+Formal guarantee. The card's ε is the composition of all releases of the trial's private fits at the stated δ: it bounds
+what the images reveal about one record, and holds for any number of images drawn from those fits, since drawing is
 post-processing. What the same study released besides is composed in a line of its own. No ε is stated for images of a
 fit without noise, and none for copies of sensitive images: their cards begin with a warning.
 """
@@ -41,7 +41,7 @@ class Made:
 def card_text(finished: FinishedTrial, made: Made, images: ImageSet, form: Form) -> str:
     """The card's text; for the form hf with the YAML header of a dataset on the Hugging Face hub."""
     config, lines = made.config, finished.releases()
-    epsilon, kind = _composed(lines), chain.fit_kind(config)
+    epsilon, kind = _composed(lines), chain.use_of(config)
     warning = _warning(kind, epsilon)
     count, channels, height, width = images.images.shape
     parts = [

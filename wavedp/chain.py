@@ -2,9 +2,12 @@
 
     reference ─────────────────────────────────────────────────────────────┐
     tokenizer → pretrain → private_fit → coarse_samples → upscale → evaluate
-    upscaler ────────────────────────────────────────────────┘
+    upscaler → [upscaler_fit] ───────────────────────────────┘
 
-Only trials whose upscaler trains have the stage `upscaler`. A stage's key is the sha256 of its name, its code version,
+Only trials whose upscaler trains have the stage `upscaler`, and only those that give it a share of ε have
+`upscaler_fit`. The stages that are `private` make releases: whoever counts releases asks the chain which they are.
+
+A stage's key is the sha256 of its name, its code version,
 the PRIVACY and RESULT fields it reads, the keys of its inputs and the fingerprints of the data it reads. Trials that
 agree on all of these share the artifact, so that those which differ only in the upscaler share one private fit.
 
@@ -17,29 +20,36 @@ Nothing here imports torch, so that a study of hundreds of trials is planned in 
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import hashlib
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 from wavedp import data, methods, metrics, tokenizers
-from wavedp.config import DataConfig, TrialConfig
+from wavedp.config import DataConfig, PrivacyConfig, TrialConfig, identity
 from wavedp.fields import first_stages
 from wavedp.generators import FitKind, coarse_shape
 from wavedp.methods import Method, canonical
+from wavedp.privacy import accounting, shares
 from wavedp.privacy.accounting import Mechanism
 
-__all__ = ["CHAIN", "NAMES", "chain_of", "coarse_shape", "fingerprint", "fit_kind", "keys", "mechanisms", "n_records"]
+__all__ = [
+    "CHAIN", "NAMES", "PRIVATE", "chain_of", "coarse_shape", "fingerprint", "fit_kind", "fit_kinds", "keys",
+    "mechanisms", "n_records", "privacy_of", "use_of",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Stage:
     """fields: what of the trial's configuration enters the key. reads: the datasets and splits it looks at. runs: the
     methods whose code it runs. applies: whether a trial has this stage at all. Inputs that a trial does not run are
-    ignored."""
+    ignored. private: the way in which it uses sensitive images to fit a model, which then is a release (None: it fits
+    none)."""
 
     name: str
     inputs: tuple[str, ...] = ()
@@ -47,6 +57,7 @@ class Stage:
     reads: Callable[[TrialConfig], list[tuple[DataConfig, str]]] = lambda trial: []
     runs: Callable[[TrialConfig], Sequence[Method]] = lambda trial: []
     applies: Callable[[TrialConfig], bool] = lambda trial: True
+    private: Callable[[TrialConfig], FitKind] | None = None
     version: int = 1
 
 
@@ -59,19 +70,69 @@ n_records = cache(data.n_records)
 has_images = cache(data.has_images)
 
 
-def fit_kind(trial: TrialConfig) -> FitKind:
-    """The way in which a trial's private_fit uses sensitive images (wavedp.generators.FitKind)."""
-    return methods.generator(trial).fit_kind(trial)
+def fit_kind(trial: TrialConfig, stage: str = "private_fit") -> FitKind:
+    """The way in which one of a trial's private stages uses sensitive images (wavedp.generators.FitKind)."""
+    private = next(item for item in CHAIN if item.name == stage).private
+    assert private is not None  # or nobody may ask
+    return private(trial)
 
 
-def mechanisms(trial: TrialConfig) -> dict[str, Mechanism]:
-    """The mechanisms that the trial's private fit will run, by purpose, calibrated to its budget (σ = 0 for ε = ∞).
+def fit_kinds(trial: TrialConfig) -> dict[str, FitKind]:
+    """The private stages that a trial has, in order, with their ways of using sensitive images."""
+    return {stage.name: stage.private(trial) for stage in chain_of(trial) if stage.private}
+
+
+def use_of(trial: TrialConfig) -> FitKind:
+    """The worst use that a trial's private stages make of sensitive images: what its samples as a whole are."""
+    kinds = fit_kinds(trial).values()
+    return next((kind for kind in ("real", "nonprivate", "dp") if kind in kinds), "public")  # type: ignore[return-value]
+
+
+def mechanisms(trial: TrialConfig, stage: str = "private_fit") -> dict[str, Mechanism]:
+    """The mechanisms that one of the trial's private stages will run, by purpose, calibrated to its part of the budget
+    (σ = 0 for ε = ∞). Those of all its private stages together spend at most the trial's ε, by PLD.
 
     None where it uses no sensitive image, or keeps them as they are. Raises InfeasibleError.
     """
-    if fit_kind(trial) in ("real", "public"):
+    if fit_kind(trial, stage) in ("real", "public"):
         return {}
-    return methods.generator(trial).mechanisms(canonical(trial), n_records(trial.data, "train"))
+    trial, count = canonical(trial), n_records(trial.data, "train")
+    settings = privacy_of(trial, stage)
+    if stage == "upscaler_fit":
+        return {stage: accounting.mechanisms(settings, count)[-1]}
+    return methods.generator(trial).mechanisms(_with(trial, privacy=settings), count)
+
+
+def privacy_of(trial: TrialConfig, stage: str = "private_fit") -> PrivacyConfig:
+    """The settings of one of the trial's private stages, with the part of ε that is its own.
+
+    The upscaler's fit has exactly its share of ε. The generator's has as much as, composed with that fit by PLD, keeps
+    both within the trial's ε: more than the rest. Raises InfeasibleError.
+    """
+    trial = canonical(trial)
+    detail = methods.upscaler_privacy(trial)
+    if stage == "upscaler_fit":
+        assert detail is not None  # or the trial would not have this stage
+        return detail
+    if detail is None or fit_kind(trial) != "dp":
+        return trial.privacy
+    whole, count, generator = trial.privacy, n_records(trial.data, "train"), methods.generator(trial)
+
+    def planned(epsilon: float) -> list[Mechanism]:
+        part = _with(trial, privacy=_with(whole, epsilon=epsilon))
+        return list(generator.mechanisms(part, count).values())
+
+    beside = accounting.mechanisms(detail, count)[-1]
+    part = shares.epsilon_beside(beside, whole.epsilon, accounting.delta(whole, count), planned)
+    return _with(whole, epsilon=part)
+
+
+def _with(config: Any, **changes: Any) -> Any:
+    """A copy of a section with changes. Unlike dataclasses.replace it reads no field, and what a stage reads must be in
+    its key."""
+    copied = copy.copy(config)
+    vars(copied).update(changes)
+    return copied
 
 
 def _own(trial: TrialConfig, stage: str) -> list[dict[str, Any]]:
@@ -87,7 +148,22 @@ def _private_fit(trial: TrialConfig) -> list[Any]:
         return [None, trial.level, 0]
     generator, private = methods.generator(trial), fit_kind(trial) in ("dp", "nonprivate")
     mechanism = methods.section(trial, "privacy", generator) if private else None
-    return [mechanism, trial.level, trial.seed, *_own(trial, "private_fit")]
+    return [mechanism, trial.level, trial.seed, *_own(trial, "private_fit"), *_beside(trial)]
+
+
+def _beside(trial: TrialConfig) -> list[dict[str, Any]]:
+    """What of the upscaler's private fit decides how much of ε is left to the generator's."""
+    detail = methods.upscaler_privacy(trial)
+    if detail is None or fit_kind(trial) != "dp":
+        return []
+    content = identity(detail)
+    return [{"upscaler_fit": {name: content[name] for name in ("epsilon", "delta", "batch_size", "steps")}}]
+
+
+def _upscaler_fit(trial: TrialConfig) -> list[Any]:
+    """The trial's level is not in it: one fit serves every level, and every generator."""
+    method = methods.upscaler(trial)
+    return [method.fit_content(trial), methods.section(trial, "privacy", method), trial.seed]
 
 
 def _coarse_samples(trial: TrialConfig) -> list[Any]:
@@ -170,6 +246,16 @@ CHAIN = (
         inputs=("tokenizer", "pretrain"),
         fields=_private_fit,
         reads=lambda t: [(t.data, "train")] if fit_kind(t) != "public" else [],
+        private=lambda t: methods.generator(t).fit_kind(t),
+    ),
+    Stage(
+        "upscaler_fit",
+        inputs=("upscaler",),
+        fields=_upscaler_fit,
+        reads=lambda t: [(t.data, "train")],
+        runs=lambda t: [methods.upscaler(t)],
+        applies=lambda t: methods.upscaler_privacy(t) is not None,
+        private=lambda t: "nonprivate" if math.isinf(t.privacy.epsilon) else "dp",
     ),
     Stage(
         "coarse_samples",
@@ -179,7 +265,7 @@ CHAIN = (
     ),
     Stage(
         "upscale",
-        inputs=("tokenizer", "pretrain", "coarse_samples", "upscaler"),
+        inputs=("tokenizer", "pretrain", "coarse_samples", "upscaler", "upscaler_fit"),
         fields=_upscale,
         runs=lambda t: [methods.upscaler(t)],
     ),
@@ -194,6 +280,8 @@ CHAIN = (
 
 
 NAMES = tuple(stage.name for stage in CHAIN)
+PRIVATE = tuple(stage.name for stage in CHAIN if stage.private)
+"""Stages that fit a model to sensitive images: each of their artifacts is a release."""
 PUBLIC = ("upscaler", "tokenizer", "pretrain", "coarse_samples")
 """Stages whose data must be public: no ε covers what they learn, or the prompts that they take, from it."""
 

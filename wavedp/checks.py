@@ -10,7 +10,7 @@ from collections.abc import Collection
 from dataclasses import replace
 
 from wavedp import data, methods
-from wavedp.chain import NAMES, fit_kind, mechanisms, missing_images, n_records, public_reads
+from wavedp.chain import NAMES, fit_kinds, mechanisms, missing_images, n_records, public_reads
 from wavedp.config import TrialConfig
 from wavedp.data import duplicates, overlap
 from wavedp.errors import UserError
@@ -46,10 +46,12 @@ def check(trial: TrialConfig) -> list[str]:
             "metrics.downstream_steps needs class labels, which images made from prompts lack: set it to 0."
         )
     overlap.refuse_shared(trial.data, public_reads(trial))
-    if fit_kind(trial) == "dp":
+    kinds = fit_kinds(trial)
+    if "dp" in kinds.values():
         warned += duplicates.check(trial.data)
-    if fit_kind(trial) in ("dp", "nonprivate"):
-        mechanisms(trial)
+    if {"dp", "nonprivate"} & set(kinds.values()):
+        for stage in kinds:
+            mechanisms(trial, stage)
         warned += accounting.check_delta(trial.privacy, n_records(trial.data, "train"))
         warned += overlap.warn_of_known_test(trial.data, trial.metrics.reference_split)
     return list(dict.fromkeys(warned))

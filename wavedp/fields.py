@@ -27,6 +27,19 @@ FieldClass = Literal["privacy", "result", "performance"]
 KEPT = 4096
 
 
+class Above(float):
+    """In `read_if`: any number above 0. As a number it is an example of one."""
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, int | float) and other > 0
+
+    def __hash__(self) -> int:
+        return hash(Above)
+
+    def __str__(self) -> str:
+        return f"{float(self):g} (or any other above 0)"
+
+
 def once(function: Callable[..., Any]) -> Callable[..., Any]:
     """Remember what a function gives for a section: the trials of a plan share sections, and ask the same of each again
     and again. A section is known by being the same object, because 1 and 1.0 are equal and make different keys."""

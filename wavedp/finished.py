@@ -37,9 +37,9 @@ class FinishedTrial:
         return str(self.row["trial"])
 
     def releases(self) -> list[ledger.Line]:
-        """The ledger lines of the trial's private fit."""
-        key = self.row["keys"]["private_fit"]
-        return [line for line in ledger.releases(self.lines) if line["stage_key"] == key]
+        """The ledger lines of the trial's private fits."""
+        keys = [self.row["keys"][stage] for stage in chain.PRIVATE if stage in self.row["keys"]]
+        return [line for line in ledger.releases(self.lines) if line["stage_key"] in keys]
 
     def artifact(self, stage: str, store: Store) -> Artifact:
         """What a stage of the trial made. Raises UserError when the store does not have it."""

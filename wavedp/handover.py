@@ -17,8 +17,10 @@ def check(finished: FinishedTrial, folder: Path, not_private: bool) -> None:
     """Before any work. Raises UserError for a folder that is not empty, for a fit without a ledger line, whose ε nobody
     could state, and for copies of sensitive images, unless the user says that they are not private."""
     require_empty(folder)
-    kind = chain.fit_kind(finished.config)
-    if kind != "public" and not finished.releases():
+    kind, lines = chain.use_of(finished.config), finished.releases()
+    named = {line["stage_key"] for line in lines}
+    expected = [stage for stage, own in chain.fit_kinds(finished.config).items() if own != "public"]
+    if any(finished.row["keys"].get(stage) not in named for stage in expected):
         raise UserError(
             f"{finished.folder / 'ledger.jsonl'} has no line of the private fit of {finished.id}, so that its ε is not "
             "known: restore that file, or type the study's command again."

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias, runtime_checkable
 
 from wavedp import data, registry, sources
-from wavedp.config import DataConfig, TrialConfig, configure
+from wavedp.config import DataConfig, PrivacyConfig, TrialConfig, configure
 from wavedp.fields import identity, is_read, once, settled
 from wavedp.progress import Report
 
@@ -93,6 +93,26 @@ class Trains(Protocol):
         tokenizer: of its training_level). Goes on from `checkpoint` (wavedp.resume)."""
 
 
+@runtime_checkable
+class FitsPrivately(Protocol):
+    """An upscaler whose training may go on on sensitive images, for a share of the trial's ε. One that does so in a
+    trial adds the stage `upscaler_fit` to it, whose weights `build` finds beside those of `upscaler`."""
+
+    def fit_privacy(self, trial: TrialConfig) -> PrivacyConfig | None:
+        """The settings of that fit, with ε times its share as epsilon; None where it has none. They must depend on
+        nothing but its own Config and the fields of the section privacy that `needs` names then, so that trials which
+        differ in the generator, the level or the sampling share the fit. Not asked where `upscaler_privacy` says."""
+
+    def fit_content(self, trial: TrialConfig) -> dict[str, Any]:
+        """The part of its Config, as JSON, that the fit reads beyond its public training."""
+
+    def fit_private(
+        self, trial: TrialConfig, weights: Weights, images: Tensor, fit: Any, device: str, report: Report
+    ) -> Any:
+        """From `weights` of its public training, on full-size sensitive images B C H W float32 in [0, 1]. fit:
+        wavedp.generators.FitSettings with one mechanism, `upscaler_fit`. Returns a wavedp.generators.PrivateFit."""
+
+
 def generator(trial: TrialConfig) -> Any:
     """The trial's generator, as declared."""
     return registry.find("generator", trial.generator.name)
@@ -118,6 +138,21 @@ def needs(trial: TrialConfig, method: Method) -> Needs:
 def trains(method: Method) -> bool:
     """True if the method has the ability `Trains`."""
     return isinstance(method, Trains)
+
+
+@cache
+def fits_privately(method: Method) -> bool:
+    """True if the method has the ability `FitsPrivately`."""
+    return isinstance(method, FitsPrivately)
+
+
+def upscaler_privacy(trial: TrialConfig) -> PrivacyConfig | None:
+    """The settings of the upscaler's private fit; None if the trial has none, as always at ε = 0, where no sensitive
+    image is used, and at level 0, where there is nothing to enlarge."""
+    method = upscaler(trial)
+    if trial.level == 0 or trial.privacy.epsilon == 0 or not fits_privately(method):
+        return None
+    return method.fit_privacy(trial)
 
 
 def fields_read(trial: TrialConfig) -> frozenset[str]:

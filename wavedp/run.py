@@ -14,9 +14,10 @@ command finds them by key and enters their ledger lines. Neither ray nor hydra i
 
     case                                     what happens
     --minutes run out, SIGTERM               the running stage writes its checkpoint and stops; exit status 3
-    --shard k/n                              private fits are divided by key: shards with stores of their own never make
-                                             a release twice; public stages may be made in several
-    --stages                                 only these, and the public trainings that they need; a missing private_fit
+    --shard k/n                              private fits are divided by key, and trials that share one go together:
+                                             shards with stores of their own never make a release twice; public stages
+                                             may be made in several
+    --stages                                 only these, and the public trainings that they need; a missing private fit
                                              or reference is never made on the way: its trials wait
     a stage fails                            said in one line; what does not need it goes on; exit status 1
     other data or other code than the plan   refused before any work, with the first stage whose key differs; status 2
@@ -51,17 +52,20 @@ from wavedp.store import Artifact, Store
 if TYPE_CHECKING:
     import numpy as np
 
-ORDER = ("tokenizer", "pretrain", "private_fit", "coarse_samples", "upscaler", "upscale", "reference", "evaluate")
+ORDER = (
+    "tokenizer", "pretrain", "private_fit", "coarse_samples", "upscaler", "upscaler_fit", "upscale", "reference",
+    "evaluate",
+)  # fmt: skip
 """Stages that need a GPU or the sensitive images come before those that any machine can make later."""
 
-SENSITIVE = ("private_fit", "reference")
+SENSITIVE = (*chain.PRIVATE, "reference")
 DONE, FAILED, REFUSED, UNFINISHED = 0, 1, 2, 3
 
 
 @dataclass(frozen=True)
 class Run:
     """A finished trial. samples: uint8 [B C H W]; labels: int64 [B]; coarse: float32 [B C h w] in [0, 1], before stage
-    two. metrics: by full name. epsilon: of its private fit, composed by PLD at the delta in the ledger; inf without
+    two. metrics: by full name. epsilon: of its private fits, composed by PLD at the delta in the ledger; inf without
     noise, 0 if no sensitive image was used. ledger: every use of sensitive images it rests on. keys: of its stages."""
 
     samples: np.ndarray
@@ -104,21 +108,21 @@ def run(
     for stage in chain.chain_of(canonical(trial)):
         report = _silent if quiet else printed(stage.name)
         found[stage.name], _ = stages.make(stage.name, trial, store, chosen_device(device), report, ranks)
-    lines = [line for name in SENSITIVE for line in found[name].json("ledger")]
+    lines = [line for name in SENSITIVE if name in found for line in found[name].json("ledger")]
     samples, coarse = found["upscale"].tensors("samples"), found["coarse_samples"].tensors("samples")
     return Run(
         samples["images"].numpy(),
         samples["labels"].numpy(),
         coarse["images"].numpy(),
         found["evaluate"].json("metrics"),
-        spent(found["private_fit"].json("ledger")),
+        spent([line for name in chain.PRIVATE if name in found for line in found[name].json("ledger")]),
         lines,
         keys,
     )
 
 
 def spent(lines: Sequence[ledger.Line]) -> float:
-    """ε of the private fit with these lines."""
+    """ε of the private fits with these lines."""
     if any(line["kind"] == "nonprivate" for line in lines):
         return math.inf
     return sum(ledger.composed_epsilon(lines).values())
@@ -166,7 +170,8 @@ def read_zoo(path: Path) -> Zoo:
 def units(trials: Sequence[PlannedTrial], stages: Iterable[str], shard: tuple[int, int] = (1, 1)) -> list[Unit]:
     """The artifacts to make for these stages, most useful first, each key once. shard: (k, n), 1 <= k <= n."""
     number, of = shard
-    mine = [trial for trial in trials if int(trial.keys["private_fit"], 16) % of == number - 1]
+    places = _together(trials)
+    mine = [trial for trial in trials if int(places[trial.keys["private_fit"]], 16) % of == number - 1]
     found = []
     for stage in (name for name in ORDER if name in stages):
         users: dict[str, list[PlannedTrial]] = {}
@@ -176,6 +181,21 @@ def units(trials: Sequence[PlannedTrial], stages: Iterable[str], shard: tuple[in
         made = [Unit(stage, key, owned[0], len(owned)) for key, owned in users.items()]
         found += sorted(made, key=lambda unit: -unit.users)
     return found
+
+
+def _together(trials: Sequence[PlannedTrial]) -> dict[str, str]:
+    """{key of a private fit: the least key of the fits that its trials share with others, directly or not}."""
+    least: dict[str, str] = {}
+
+    def root(key: str) -> str:
+        while least.setdefault(key, key) != key:
+            key = least[key]
+        return key
+
+    for trial in trials:
+        roots = sorted({root(trial.keys[stage]) for stage in chain.PRIVATE if stage in trial.keys})
+        least |= dict.fromkeys(roots, roots[0])
+    return {key: root(key) for key in least}
 
 
 def require_same_keys(trials: Sequence[PlannedTrial], stages: Iterable[str]) -> None:
@@ -346,10 +366,10 @@ def _releases(asked: Sequence[Unit], store: Store) -> list[str]:
     """A line for each private fit that the store has: what it spent."""
     found = []
     for unit in asked:
-        artifact = store.open(unit.stage, unit.key) if unit.stage == "private_fit" else None
+        artifact = store.open(unit.stage, unit.key) if unit.stage in chain.PRIVATE else None
         if artifact is not None and (lines := artifact.json("ledger")):
             used = " + ".join(line["purpose"] for line in lines)
-            found.append(f"private_fit {unit.key[:12]}: {used}, epsilon = {spent(lines):.4g}, {unit.users} trials")
+            found.append(f"{unit.stage} {unit.key[:12]}: {used}, epsilon = {spent(lines):.4g}, {unit.users} trials")
     return found
 
 

@@ -2,12 +2,12 @@
 
     reference ─────────────────────────────────────────────────────────────┐
     tokenizer → pretrain → private_fit → coarse_samples → upscale → evaluate
-    upscaler ────────────────────────────────────────────────┘
+    upscaler → [upscaler_fit] ───────────────────────────────┘
 
 `tokenizer`, `pretrain` and `upscaler` see public images only, and later stages use what they made; a trial has the
-stage `upscaler` when its stage two must be trained. `private_fit` is the only stage that trains on sensitive images;
-`reference` looks at the sensitive set's evaluation split. These two leave lines for the privacy ledger in their
-artifact. Every stage after `private_fit` is post-processing.
+stage `upscaler` when its stage two must be trained. `private_fit` trains on sensitive images, and so does
+`upscaler_fit`, in the trials that give stage two a share of ε; `reference` looks at the sensitive set's evaluation
+split. These leave lines for the privacy ledger in their artifact. Every stage after them is post-processing.
 
 `wavedp.chain` lists what each stage reads: the fields and data that its key is made of. A stage gets its inputs'
 artifacts, a place to write, and the canonical trial (wavedp.methods), in which every setting that the trial's methods
@@ -27,12 +27,23 @@ import torch
 from torch import Tensor
 
 from wavedp import data, methods, metrics, text, tokenizers
-from wavedp.chain import PUBLIC, chain_of, coarse_shape, fit_kind, keys, mechanisms, n_records, public_reads
+from wavedp.chain import (
+    PRIVATE,
+    PUBLIC,
+    chain_of,
+    coarse_shape,
+    fit_kind,
+    keys,
+    mechanisms,
+    n_records,
+    privacy_of,
+    public_reads,
+)
 from wavedp.config import DataConfig, TrialConfig
 from wavedp.data import duplicates, overlap
 from wavedp.errors import UserError
 from wavedp.finite import require_finite
-from wavedp.generators import FitSettings, Generator, Pretrains
+from wavedp.generators import FitSettings, Generator, Pretrains, PrivateFit
 from wavedp.methods import Trains, Weights, canonical
 from wavedp.metrics import suite
 from wavedp.privacy import ledger
@@ -122,8 +133,7 @@ def make_private_fit(work: Work) -> None:
     trial = work.trial
     kind = fit_kind(trial)
     if work.ranks != 1 and kind in ("dp", "nonprivate"):
-        one = replace(work, ranks=1, report=silent)
-        work.draft.files |= together(work.ranks, _private_fit_files, one, work.device, work.report)
+        _share(work, "private_fit")
         return
     generator = build_generator(trial, work.inputs, work.device)
     weights = _input_weights(work.inputs, "pretrain")
@@ -131,47 +141,74 @@ def make_private_fit(work: Work) -> None:
         work.draft.tensors("weights", generator.start(weights) if isinstance(generator, Pretrains) else weights)
         work.draft.json("ledger", [])
         return
+
+    def fit(sensitive: data.Dataset, settings: FitSettings) -> PrivateFit:
+        images, conditions = _coarse_images(sensitive, trial.level), _conditions(sensitive, trial)
+        return generator.fit_private(weights, images, conditions, settings, work.report)
+
+    _release(work, "private_fit", fit)
+
+
+def make_upscaler_fit(work: Work) -> None:
+    """A release too: stage two's public model, trained on with the full-size sensitive images for its share of ε."""
+    if work.ranks != 1:
+        _share(work, "upscaler_fit")
+        return
+    trial, method, weights = work.trial, methods.upscaler(work.trial), _input_weights(work.inputs, "upscaler")
+
+    def fit(sensitive: data.Dataset, settings: FitSettings) -> PrivateFit:
+        images = _coarse_images(sensitive, level=0)
+        return method.fit_private(trial, weights, images, settings, work.device, work.report)
+
+    _release(work, "upscaler_fit", fit)
+
+
+def _release(work: Work, stage: str, fit: Callable[[data.Dataset, FitSettings], PrivateFit]) -> None:
+    """Run one of the trial's private fits on the sensitive images; its weights and ledger lines are the artifact."""
+    trial = work.trial
+    kind, settings, planned = fit_kind(trial, stage), privacy_of(trial, stage), mechanisms(trial, stage)
     if kind == "dp":
         duplicates.check(trial.data)
     sensitive = data.load(trial.data, "train")
-    images, conditions = _coarse_images(sensitive, trial.level), _conditions(sensitive, trial)
     source: dict[str, Any] = {
         "dataset": sensitive.fingerprint,
-        "n_records": len(images),
+        "n_records": len(sensitive.images),
         "stage_key": work.key,
         "trials": [],
     }
-    seed = derive_seed(trial.seed, "private_fit", work.key)
-    checkpoint = work.folder / "checkpoint.safetensors"
-    planned = mechanisms(trial)
-    fit = generator.fit_private(
-        weights, images, conditions, FitSettings(trial.privacy, planned, seed, checkpoint), work.report
-    )
-    if fit.mechanisms != planned:  # the budget was asked for what was planned; nothing has left the stage yet
+    seed = derive_seed(trial.seed, stage, work.key)
+    done = fit(sensitive, FitSettings(settings, planned, seed, work.folder / "checkpoint.safetensors"))
+    if done.mechanisms != planned:  # the budget was asked for what was planned; nothing has left the stage yet
+        whose = f"upscaler={trial.upscaler.name}" if stage == "upscaler_fit" else f"generator={trial.generator.name}"
         raise UserError(
-            f"generator={trial.generator.name} ran {fit.mechanisms} where {planned} was planned, and nothing is "
-            "released: make its `mechanisms` and its fit agree."
+            f"{whose} ran {done.mechanisms} where {planned} was planned, and nothing is released: make its "
+            "`mechanisms` and its fit agree."
         )
     lines = [
         ledger.line_for_fit(
             item,
-            trial.privacy,
+            settings,
             **source,
             purpose=purpose,
-            release=fit.releases[purpose],
+            release=done.releases[purpose],
             copies=data.repeats(trial.data, "train").copies,
         )
-        for purpose, item in fit.mechanisms.items()
+        for purpose, item in done.mechanisms.items()
     ]
     if kind == "real":
         lines = [ledger.line_nonprivate("real images as samples (the anchor)", **source)]
-    work.draft.tensors("weights", fit.weights)
+    work.draft.tensors("weights", done.weights)
     work.draft.json("ledger", lines)
 
 
-def _private_fit_files(work: Work, report: Report) -> dict[str, bytes]:
-    """What each process of a shared fit runs: this stage, as if it were alone, which finds the others in its fit."""
-    make_private_fit(replace(work, report=report))
+def _share(work: Work, stage: str) -> None:
+    """Let several processes run a private stage, each as if it were alone: they find each other in its fit."""
+    one = replace(work, ranks=1, report=silent)
+    work.draft.files |= together(work.ranks, partial(_files_of, stage), one, work.device, work.report)
+
+
+def _files_of(stage: str, work: Work, report: Report) -> dict[str, bytes]:
+    MAKE[stage](replace(work, report=report))
     return work.draft.files
 
 
@@ -208,7 +245,7 @@ def make_upscaler(work: Work) -> None:
 
 
 def make_upscale(work: Work) -> None:
-    """Stage two: the coarse samples brought to full size by a public super-resolution model."""
+    """Stage two: the coarse samples brought to full size by a super-resolution model that is public or released."""
     factor, upscaler = 2**work.trial.level, build_upscaler(work.trial, work.inputs, work.device)
     samples = work.inputs["coarse_samples"].tensors("samples")
     parts = []
@@ -247,6 +284,7 @@ MAKE: dict[str, Callable[[Work], None]] = {
     "tokenizer": make_tokenizer,
     "pretrain": make_pretrain,
     "private_fit": make_private_fit,
+    "upscaler_fit": make_upscaler_fit,
     "coarse_samples": make_coarse_samples,
     "upscaler": make_upscaler,
     "upscale": make_upscale,
@@ -315,7 +353,7 @@ def _make(
     """
     names = keys(trial, stage)
     key = names[stage]
-    if stage in (*PUBLIC, "private_fit"):
+    if stage in (*PUBLIC, *PRIVATE):
         overlap.refuse_shared(trial.data, public_reads(trial))
     published, made = store.open(stage, key), False
     if published is None:

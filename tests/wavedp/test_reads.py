@@ -78,6 +78,15 @@ TRIALS = {
     "captions": trial({"name": "spectral_ar", "conditioning": "text"}, upscaler="bilinear"),
     "tokens at ε = 0": trial(privacy={"epsilon": 0.0}),
     "tokens at ε = ∞": trial(privacy={"epsilon": math.inf}, upscaler="wavelet_detail"),
+    "detail with a share of ε": trial(
+        upscaler={"name": "wavelet_detail", "detail": "sampled", "epsilon_share": 0.3, "fit_batch": 8, "fit_steps": 2},
+        privacy={"optimizer": "adam_bc", "views": 2},
+    ),
+    "detail with a share of ∞": trial(
+        "public",
+        upscaler={"name": "wavelet_detail", "epsilon_share": 0.3, "fit_batch": 8, "fit_steps": 2},
+        privacy={"epsilon": math.inf},
+    ),
     "blur diffusion": trial("blur_diffusion", blur="quartic", upscaler={"name": "blur_diffusion", "blur": "heat"}),
     "blur diffusion by heat, all options": trial(
         {"name": "blur_diffusion", "condition_dropout": 0.2},
@@ -105,6 +114,11 @@ UNDECLARED = {
 """Fields that a stage reads although no method of the trial says so: they are always at their defaults there."""
 
 UNKEYED = {
+    **{
+        ("private_fit", f"upscaler.fit_{field}"): "of the fit beside it, of which only what it spends matters here"
+        for field in ("max_grad_norm", "learning_rate")
+    },
+    ("upscaler_fit", "level"): "at level 0 a trial has no such stage, and at all others it is the same",
     ("tokenizer", "level"): "it decides at which level to train, and that is in the key",
     ("pretrain", "level"): "`build` makes the private tokenizer too, which public training does not use",
     ("pretrain", "privacy.epsilon"): "`needs` asks for the fit kind, and public images are the same for all",

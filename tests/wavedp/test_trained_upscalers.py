@@ -56,6 +56,14 @@ class TestDiffusionWaveletDetail(Trained):
         return configure("upscaler", "wavelet_detail", **FEW, **few, detail="diffusion")
 
 
+class TestPartlyPrivateWaveletDetail(Trained):
+    factors = (2, 4)
+
+    def config(self):
+        few = {**FEW, "detail": "sampled", "detail_width": 8, "detail_depth": 1}
+        return configure("upscaler", "wavelet_detail", **few, epsilon_share=0.3, fit_batch=16, fit_steps=2)
+
+
 class TestBlurDiffusion(Trained):
     def config(self):
         return configure("upscaler", "blur_diffusion", **FEW, diffusion_steps=3)

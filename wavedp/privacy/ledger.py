@@ -209,11 +209,8 @@ def best_of_k(lines: Sequence[Line], axes: dict[str, Any], delta: float | None =
             "Best-of-K selection: refused. Its bound (Papernot & Steinke 2021, arXiv 2110.03620) needs a random number "
             "of trials and the publication of the best alone; a fixed grid has neither, so the composed epsilon holds."
         )
-    runs: dict[str, list[Line]] = {}
-    for line in releases(lines):
-        if line["kind"] != "nonprivate":
-            runs.setdefault(line["stage_key"], []).append(line)
-    kinds = {tuple((line["dataset"], line["delta"], mechanism_of(line)) for line in run) for run in runs.values()}
+    runs = _runs([line for line in releases(lines) if line["kind"] != "nonprivate"])
+    kinds = {tuple((line["dataset"], line["delta"], mechanism_of(line)) for line in run) for run in runs}
     if len(kinds) > 1:
         return (
             f"Best-of-K selection: refused. The runs are of {len(kinds)} mechanisms, and the bound is that of the "
@@ -231,6 +228,21 @@ def best_of_k(lines: Sequence[Line], axes: dict[str, Any], delta: float | None =
         f"Best of K ~ {law} trials: epsilon = {epsilon:.4g} at delta = {stated:.3g} (RDP; Papernot & Steinke 2021, "
         "arXiv 2110.03620), for whoever sees the best trial alone: not K, its seed, another trial or this ledger."
     )
+
+
+def _runs(private: Sequence[Line]) -> list[list[Line]]:
+    """Releases by run: those of one stage key, and with them those of a trial's other private stage."""
+    runs: list[list[Line]] = []
+    for line in private:
+        for run in runs:
+            beside = line["purpose"] not in {other["purpose"] for other in run}
+            trials = {trial for other in run for trial in other["trials"]}
+            if line["stage_key"] == run[0]["stage_key"] or (beside and trials & set(line["trials"])):
+                run.append(line)
+                break
+        else:
+            runs.append([line])
+    return runs
 
 
 def cross_check(lines: Sequence[Line]) -> str:

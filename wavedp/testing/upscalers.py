@@ -33,9 +33,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from wavedp import chain, data, methods, registry
-from wavedp.config import DataConfig, TrialConfig, from_dict, to_dict
+from wavedp.config import DataConfig, PrivacyConfig, SamplingConfig, TrialConfig, from_dict, to_dict
 from wavedp.errors import UserError
-from wavedp.methods import Inputs, Needs, Trains, canonical, variant
+from wavedp.generators import FitSettings, PrivateFit
+from wavedp.methods import Inputs, Needs, Trains, Weights, canonical, variant
+from wavedp.privacy import accounting
 from wavedp.progress import silent
 from wavedp.testing.declarations import another, check_config
 from wavedp.upscalers import Origin, Upscaler
@@ -86,12 +88,16 @@ class UpscalerSuite:
         return TrialConfig(level=level, data=images, public=public, generator="real", upscaler=self.config())
 
     def inputs(self, trial: TrialConfig) -> Inputs:
-        """Weights that earlier stages make for `build`: those of its own training. One set serves all factors."""
+        """Weights that earlier stages make for `build`: those of its own training, and of its private fit if the trial
+        has one. One set serves all factors."""
         method = methods.upscaler(trial)
         if not isinstance(method, Trains) or trial.public is None:
             return {}
         images = torch.tensor(data.load(trial.public, "train").images).float() / 255
-        return {"upscaler": method.train(canonical(trial), images, "cpu", silent, None)[0]}
+        public = method.train(canonical(trial), images, "cpu", silent, None)[0]
+        if methods.upscaler_privacy(trial) is None:
+            return {"upscaler": public}
+        return {"upscaler": public, "upscaler_fit": self._private_fit(trial, public).weights}
 
     def model(self, channels: int, factor: int) -> Upscaler:
         """The upscaler as the stage `upscale` builds it."""
@@ -197,6 +203,8 @@ class UpscalerSuite:
             item = next(item for item in dataclasses.fields(section) if item.name == last)
             section = dataclasses.replace(section, **(item.metadata.get("read_if") or {}))
             other = dataclasses.replace(section, **{last: another(section, last)})
+            if other == section:  # it has one value only
+                continue
             before, after = (dataclasses.replace(trial, **{head: each}) for each in (section, other))
             assert _key(before) != _key(after), (
                 f"needs() says that {field} is read, and it does not move the key: training_content() must hold it "
@@ -214,6 +222,41 @@ class UpscalerSuite:
                 f"upscaler.{item.name} is a PERFORMANCE field and moves the key: leave it out of content(), or make it "
                 "a RESULT field if it changes results by more than rounding"
             )
+
+    # Its private fit
+
+    def test_its_private_fit_runs_what_was_planned_within_its_share(self) -> None:
+        """For an upscaler with the ability `FitsPrivately`, where its Config asks for a fit."""
+        trial = canonical(self._trial())
+        settings = methods.upscaler_privacy(trial)
+        if settings is None:
+            return
+        whole, planned = trial.privacy, chain.mechanisms(trial, "upscaler_fit")
+        assert settings.epsilon < whole.epsilon, "fit_privacy() must leave a part of ε to the generator"
+        delta = accounting.delta(whole, chain.n_records(trial.data, "train"))
+        assert delta == accounting.delta(settings, chain.n_records(trial.data, "train")), "δ must be the trial's own"
+        spent = accounting.compose(list(planned.values()), delta)
+        assert spent <= settings.epsilon, f"{planned} spends {spent:.4g}, more than its share of {settings.epsilon:g}"
+        public = self._weights(self.channels[0], self.factors[-1])["upscaler"]
+        fit = self._private_fit(trial, public)
+        assert fit.mechanisms == planned, f"fit_private() ran {fit.mechanisms} where {planned} was planned"
+        assert fit.releases.keys() == planned.keys(), "fit_private() must give the noise id of each mechanism"
+        assert fit.weights.keys() == public.keys(), "fit_private() must return the weights that `build` can read"
+        assert any(not torch.equal(fit.weights[name], public[name]) for name in public), "the fit changed no weight"
+
+    def test_its_private_fit_depends_on_what_its_key_holds(self) -> None:
+        """One release serves trials that differ in the level, the generator or the sampling."""
+        trial = self._trial()
+        if methods.upscaler_privacy(trial) is None:
+            return
+        key = chain.keys(trial)["upscaler_fit"]
+        same: list[dict[str, Any]] = [{"generator": "public"}, {"level": 1}, {"sampling": SamplingConfig(n=7, seed=1)}]
+        for changes in same:
+            other = chain.keys(dataclasses.replace(trial, **changes))["upscaler_fit"]
+            assert other == key, f"the fit's key moves with {changes}, so that it would be released twice"
+        for changes in ({"seed": 1}, {"privacy": PrivacyConfig(epsilon=3.0)}):
+            other = chain.keys(dataclasses.replace(trial, **changes))["upscaler_fit"]
+            assert other != key, f"the fit's key stays with {changes}, which make another release"
 
     # What it draws
 
@@ -292,6 +335,15 @@ class UpscalerSuite:
         )
 
     # What the tests share
+
+    def _private_fit(self, trial: TrialConfig, public: Weights) -> PrivateFit:
+        """The private fit of a trial, from its public weights."""
+        trial = canonical(trial)
+        images = torch.tensor(data.load(trial.data, "train").images).float() / 255
+        with TemporaryDirectory() as folder:
+            planned, settings = chain.mechanisms(trial, "upscaler_fit"), chain.privacy_of(trial, "upscaler_fit")
+            fit = FitSettings(settings, planned, 0, Path(folder) / "checkpoint")
+            return methods.upscaler(trial).fit_private(trial, public, images, fit, "cpu", silent)
 
     def _method(self) -> Any:
         return registry.find("upscaler", self.config().name)

@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from wavedp import data
-from wavedp.config import TrialConfig
+from wavedp import data, methods
+from wavedp.config import PrivacyConfig, TrialConfig
 from wavedp.errors import UserError
-from wavedp.fields import result
-from wavedp.methods import Inputs, Weights
+from wavedp.fields import Above, identity, is_read, privacy, result
+from wavedp.generators import FitSettings, PrivateFit
+from wavedp.methods import Inputs, Needs, Weights
+from wavedp.privacy import accounting
 from wavedp.progress import Report
 from wavedp.upscalers import Upscaler
 from wavedp.upscalers.trained import Trained, TrainingConfig
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+SHARED = {"epsilon_share": Above(0.1)}
+OF_FIT = ("epsilon_share", "fit_batch", "fit_steps", "fit_max_grad_norm", "fit_learning_rate")
+OF_PRIVACY = (
+    "delta", "accountant", "relation", "clipping", "noise_source", "optimizer", "adam_floor", "ema_decay", "views",
+    "precision",
+)  # fmt: skip
+"""Fields of the section privacy that the private fit reads as the generator's does."""
+HOW = ("microbatch_size", "grad_sample_mode", "checkpoint_every")
 
 
 @dataclass(frozen=True)
@@ -43,6 +55,12 @@ class WaveletDetailConfig(TrainingConfig):
     detail_critic_width: int = result(32, later=True, read_if={"detail": "adversarial"}, within="[1, inf)")
     detail_decay: float = result(0.998, later=True, within="[0, 1)")  # of the moving average of the weights, kept
     detail_steps: int = result(6, later=True, read_if={"detail": "diffusion"}, within="[1, inf)")  # of drawing
+    # Of ε, for fine-tuning on full-size sensitive images (private.py); 0: the network is public.
+    epsilon_share: float = privacy(0.0, later=True, within="[0, 1)")
+    fit_batch: int = privacy(256, later=True, read_if=SHARED, within="[1, inf)")  # of that fit, as privacy.batch_size
+    fit_steps: int = privacy(60, later=True, read_if=SHARED, within="[1, inf)")
+    fit_max_grad_norm: float = privacy(0.1, later=True, read_if=SHARED, within="(0, inf)")
+    fit_learning_rate: float = result(3e-4, later=True, read_if=SHARED, within="(0, inf)")
 
 
 class WaveletDetail(Trained):
@@ -50,10 +68,46 @@ class WaveletDetail(Trained):
 
     name, Config, used = "wavelet_detail", WaveletDetailConfig, ("name", "detail_steps")
 
+    def needs(self, trial: TrialConfig) -> Needs:
+        """Public images and their weights; the settings of the private fit, and its weights, if it has a share of ε."""
+        needs, fits = super().needs(trial), methods.upscaler_privacy(trial) is not None
+        read = frozenset(f"privacy.{name}" for name in OF_PRIVACY) if fits else frozenset()
+        return replace(needs, fields=needs.fields | read, inputs=(*needs.inputs, "upscaler_fit"))
+
     def training_content(self, trial: TrialConfig) -> tuple[Any, list[Any]]:
-        """Everything except the steps of drawing."""
-        content, rest = super().training_content(trial)
-        return {name: value for name, value in content.items() if name != "detail_steps"}, rest
+        """Everything except the steps of drawing and the private fit, which begins with the public network."""
+        later = ("detail_steps", *OF_FIT)
+        own = {name: value for name, value in identity(trial.upscaler).items() if name not in later}
+        return own, methods.shared(trial, self, leave=("privacy",))
+
+    def fit_privacy(self, trial: TrialConfig) -> PrivacyConfig | None:
+        """Its own batches, steps and clipping norm; the rest as the section privacy says."""
+        config = trial.upscaler
+        if not config.epsilon_share:
+            return None
+        taken = [
+            item for item in fields(PrivacyConfig) if item.name in (*OF_PRIVACY, *HOW) and is_read(trial.privacy, item)
+        ]
+        return PrivacyConfig(
+            epsilon=config.epsilon_share * trial.privacy.epsilon,
+            batch_size=config.fit_batch,
+            steps=config.fit_steps,
+            max_grad_norm=config.fit_max_grad_norm,
+            learning_rate=config.fit_learning_rate,
+            **{item.name: getattr(trial.privacy, item.name) for item in taken},
+        )
+
+    def fit_content(self, trial: TrialConfig) -> dict[str, Any]:
+        """The share and the fit's own settings: `upscaler`, whose weights it begins with, says the rest."""
+        return {name: value for name, value in identity(trial.upscaler).items() if name in OF_FIT}
+
+    def fit_private(
+        self, trial: TrialConfig, weights: Weights, images: Tensor, fit: FitSettings, device: str, report: Report
+    ) -> PrivateFit:
+        """See wavedp.upscalers.wavelet_detail.private."""
+        from wavedp.upscalers.wavelet_detail.private import fine_tune
+
+        return fine_tune(trial.upscaler, weights, images, fit, device, report)
 
     def train(
         self, trial: TrialConfig, images: Tensor, device: str, report: Report, checkpoint: Path | None
@@ -64,14 +118,15 @@ class WaveletDetail(Trained):
         return fit_public(images, trial.upscaler, device, report, checkpoint), {}
 
     def build(self, trial: TrialConfig, inputs: Inputs, device: str) -> Upscaler:
-        """The trained network."""
+        """The trained network: the private fit's, if there was one."""
         from wavedp.upscalers.completion import Completion
         from wavedp.upscalers.wavelet_detail.network import complete
 
-        return Completion(self.name, partial(complete, trial.upscaler, inputs["upscaler"], device))
+        weights = inputs.get("upscaler_fit", inputs["upscaler"])
+        return Completion(self.name, partial(complete, trial.upscaler, weights, device))
 
     def check(self, trial: TrialConfig) -> list[str]:
-        """Images can be halved and doubled again."""
+        """Images can be halved and doubled again, and the private fit can be accounted for."""
         warned, (_, height, width) = super().check(trial), data.shape(trial.data)
         if height % 2 or width % 2:
             raise UserError(
@@ -83,7 +138,21 @@ class WaveletDetail(Trained):
                 "upscaler.detail_pixels=energy scores two samples of an image, and detail_noise=0 makes them equal: "
                 "set upscaler.detail_noise=4, or detail_pixels=absolute."
             )
-        return warned
+        fit = methods.upscaler_privacy(trial)
+        if fit is None:
+            return warned
+        count = data.n_records(trial.data, "train")
+        if trial.upscaler.fit_batch > count:
+            raise UserError(
+                f"upscaler.fit_batch={trial.upscaler.fit_batch} cannot be drawn from {count} records: use at most "
+                f"{count}."
+            )
+        if fit.grad_sample_mode == "ghost":
+            raise UserError(
+                "privacy.grad_sample_mode=ghost sees one forward pass a record, and upscaler.epsilon_share="
+                f"{trial.upscaler.epsilon_share:g} makes several: use bookkeeping, hooks or auto."
+            )
+        return warned + accounting.check(fit, count)
 
     def check_models(self, trial: TrialConfig) -> None:
         """The network behind a perceptual loss is installed."""

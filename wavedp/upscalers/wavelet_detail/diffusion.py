@@ -95,10 +95,19 @@ def loss(network: DetailDiffusion, full: Tensor, trained: int) -> Tensor:
     """The mean over doublings to images B C H W, each with noise levels of its own."""
     losses = []
     for doubling in range(trained):
-        bands = bands_of(full, doubling) / network.size[doubling]
-        sigma = (MEAN + SPREAD * torch.randn(len(full), device=full.device)).exp()
-        at = sigma[:, None, None, None]
-        noisy = bands + at * torch.randn_like(bands)
-        target = (bands - noisy / (at**2 + 1)) * (at**2 + 1).sqrt() / at
-        losses.append((network.raw(coarse(full, doubling + 1), noisy, sigma, doubling) - target).square().mean())
+        level = torch.randn(len(full), device=full.device)
+        size = (full.shape[-2] >> doubling + 1, full.shape[-1] >> doubling + 1)
+        noise = torch.randn(len(full), network.noise, *size, device=full.device)
+        losses.append(errors(network, full, doubling, level, noise).mean())
     return torch.stack(losses).mean()
+
+
+def errors(network: DetailDiffusion, full: Tensor, doubling: int, level: Tensor, noise: Tensor) -> Tensor:
+    """Squared errors of a doubling to images B C H W: B 3C h w. level: B standard normal numbers, of which σ is made.
+    noise: n, B 3C h w."""
+    bands = bands_of(full, doubling) / network.size[doubling]
+    sigma = (MEAN + SPREAD * level).exp()
+    at = sigma[:, None, None, None]
+    noisy = bands + at * noise
+    target = (bands - noisy / (at**2 + 1)) * (at**2 + 1).sqrt() / at
+    return (network.raw(coarse(full, doubling + 1), noisy, sigma, doubling) - target).square()

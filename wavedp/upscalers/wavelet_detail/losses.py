@@ -60,7 +60,8 @@ class Adversarial:
             small, full = (images.repeat(2, 1, 1, 1) for images in (small, full))
         drawn = network.enlarge(small, network.noise_like(small, level))
         if self.config.detail_pixels == "energy":
-            loss = energy_score(*drawn.chunk(2), full.chunk(2)[0])
+            first, second = drawn.chunk(2)
+            loss = energy_score(first, second, full.chunk(2)[0])
         else:
             loss = (drawn - full).abs().mean()
         shown = drawn.clamp(0, 1)
@@ -138,9 +139,10 @@ def perceptual(config: WaveletDetailConfig, device: str) -> Perceptual | None:
     return Perceptual(device, "upscaler.detail_perceptual", "upscaler.detail_perceptual=0")
 
 
-def energy_score(first: Tensor, second: Tensor, truth: Tensor) -> Tensor:
+def energy_score(first: Tensor, second: Tensor, truth: Tensor, *, over: tuple[int, ...] | None = None) -> Tensor:
     """A score of two samples of the same coarse image, B C H W, for how they describe the truth; lower is better.
-    Averaged over images and over patches of several sides.
+    Averaged over images and over patches of several sides. over: dimensions to average over (None: all); (1, 2, 3)
+    gives one score for each image, B.
 
         ½ |X - y| + ½ |X' - y| - ½ |X - X'|     (Gneiting & Raftery, JASA 2007, equation 22, with two samples)
 
@@ -149,14 +151,14 @@ def energy_score(first: Tensor, second: Tensor, truth: Tensor) -> Tensor:
     """
     return torch.stack(
         [
-            (_patch_distance(first, truth, side) + _patch_distance(second, truth, side)) / 2
-            - _patch_distance(first, second, side) / 2
+            (_patch_distance(first, truth, side, over) + _patch_distance(second, truth, side, over)) / 2
+            - _patch_distance(first, second, side, over) / 2
             for side in PATCHES
         ]
-    ).mean()
+    ).mean(0)
 
 
-def _patch_distance(first: Tensor, second: Tensor, side: int) -> Tensor:
+def _patch_distance(first: Tensor, second: Tensor, side: int, over: tuple[int, ...] | None) -> Tensor:
     squares = (first - second).square().sum(1, keepdim=True)
     means = F.avg_pool2d(squares, min(side, *squares.shape[-2:]), stride=max(side // 2, 1))
-    return (means + 1e-6).sqrt().mean()  # the root has no slope at 0
+    return (means + 1e-6).sqrt().mean(over)  # the root has no slope at 0
