@@ -112,9 +112,10 @@ class Entry:
         return [self.licence, *(str(one["licence"]) for one in self.data)]
 
     def licensed(self, name: str) -> bool:
-        """True if a licence of the weights or data has this name, in any version that begins like it: GPL-2.0 is in
-        GPL-2.0-or-later, not in LGPL-2.0."""
-        pattern = re.compile(rf"(?<![\w-]){re.escape(name.strip())}(?!\w)", re.IGNORECASE)
+        """True if a licence of the weights or data has this name, or begins with it: GPL-2.0 is in GPL-2.0-or-later
+        and in GPL-2+, not in LGPL-2.0; CC-BY is in CC-BY-SA-4.0."""
+        stem = re.escape(name.strip().removesuffix(".0"))
+        pattern = re.compile(rf"(?<![\w-]){stem}(?:\.0)?(?!\.?\w)", re.IGNORECASE)
         return any(pattern.search(licence) for licence in self.licences())
 
 
