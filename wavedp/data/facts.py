@@ -17,8 +17,8 @@ If the images are there, they answer, and where they differ from the facts so do
     classes, shape            names of the labels; C, H, W
     splits                    {split: {records, fingerprint, captions, pixels, files}}; the last two are base64 of 8
                               bytes a record: of wavedp.data.records.pixel_hashes (zeros: of one colour, which is
-                              compared by its file alone) and of the sha256 of its file (zeros where it has none; null where
-                              none has)
+                              compared by its file alone) and of the sha256 of its file (zeros where it has none; null
+                              where no record has one)
 """
 
 from __future__ import annotations
