@@ -80,7 +80,11 @@ def home(tmp_path) -> str:
             "height": 24,
         },
         "colours": {"icons": {"flag": {"body": FLAG}, "ring": {"body": RING}}, "width": 24, "height": 24},
-        "shared": {"icons": {"banner": {"body": FLAG.replace("#f80", "#0e0")}}, "width": 24, "height": 24},
+        "shared": {
+            "icons": {"banner": {"body": FLAG.replace("#f80", "#0e0")}, "pennant": {"body": f"{FLAG} "}},
+            "width": 24,
+            "height": 24,
+        },
         "own": {"icons": {"mine": {"body": square(0.4)}}, "width": 24, "height": 24},
     }
     about = {
@@ -171,6 +175,7 @@ def test_licences_are_chosen_by_name_and_known_for_each_record(home):
     assert wavedp.data.licences(DataConfig(name="procedural"), "train") == []
     merged = dataclasses.replace(whole, duplicates="merge", variants=1)
     assert len(wavedp.data.licences(merged, "train")) == len(wavedp.data.load(merged, "train").labels)
+    assert len(wavedp.data.load(merged, "train").labels) == wavedp.data.n_records(whole, "train") / 2 - 1
 
 
 def test_a_data_card_names_the_licences_that_were_asked_for():
