@@ -303,8 +303,9 @@ def test_a_command_is_kept_without_folders_of_this_machine():
     assert anywhere(typed) == "python -m sweeps.run +sweep=tiny privacy.steps=3 'sweep.seeds=[0, 1]'"
 
 
-def test_rebuild_is_bit_equal_here_and_says_by_how_much_it_is_not(zoo, capsys):
-    assert "tiny is bit-equal" in said(capsys, "rebuild", "tiny", "--zoo", str(zoo))
+def test_rebuild_is_bit_equal_here_and_says_by_how_much_it_is_not(zoo, capsys, monkeypatch):
+    monkeypatch.setattr(entries, "HERE", zoo)  # where it would be found instead of trained
+    assert "tiny is bit-equal" in said(capsys, "rebuild", "tiny")
     entry = entries.read(zoo / "models" / "tiny")
     artifact = store_with(zoo).open("pretrain", KEY)
     moved = Draft()
@@ -428,7 +429,7 @@ def test_a_training_that_is_needed_still_asks_for_the_images_before_anything_run
     checks.check_images(trial, store_with(zoo))
 
 
-@pytest.mark.parametrize("kind", ["file", "pixels", "plain", "none"])
+@pytest.mark.parametrize("kind", ["file", "plain file", "pixels", "plain", "none"])
 def test_sensitive_records_among_unseen_public_images_are_refused(without_images, tmp_path, kind):
     trial, _ = without_images
     there = tmp_path / "elsewhere" / "train"
@@ -436,12 +437,14 @@ def test_sensitive_records_among_unseen_public_images_are_refused(without_images
     draw(mine, 3, seed=9)
     if kind == "file":
         shutil.copy(there / "a" / "3.png", mine / "copy.png")
+    elif kind == "plain file":
+        shutil.copy(there / "b" / "plain.png", mine / "copy.png")
     elif kind == "pixels":
         Image.open(there / "a" / "3.png").save(mine / "copy.bmp")  # the same pixels in other bytes
     elif kind == "plain":
         Image.new("L", (8, 8)).save(mine / "copy.bmp")  # unrelated sets have one
     sensitive = DataConfig(name="folder", path=str(tmp_path / "mine"), size=8, home=trial.public.home)
-    if kind in ("file", "pixels"):
+    if kind in ("file", "plain file", "pixels"):
         with pytest.raises(
             UserError, match=r"1 of 13 public images \(folder, train\) are records of the sensitive set"
         ):
@@ -456,6 +459,9 @@ def test_images_that_are_here_win_over_facts(without_images, tmp_path):
     draw(tmp_path / "pictures" / "train" / "a", 9, seed=5)
     assert data.n_records(trial.public, "train") == 9
     assert chain.keys(trial, "pretrain")["pretrain"] != entries.read(zoo / "models" / "drawn").key
+    (tmp_path / "pictures" / "train" / "a" / "0.png").write_bytes(b"no picture")
+    with pytest.raises(UserError, match=r"0\.png"):
+        data.fingerprint(trial.public, "train")
 
 
 @pytest.mark.parametrize("damage", ["{", json.dumps({"format": 9}), json.dumps({"format": 1, "name": "x"})])

@@ -16,9 +16,8 @@ If the images are there, they answer, and where they differ from the facts so do
     identity, folder          as in a decoded file, `limit` and `duplicates` among them
     classes, shape            names of the labels; C, H, W
     splits                    {split: {records, fingerprint, captions, pixels, files}}; the last two are base64 of 8
-                              bytes a record: of wavedp.data.records.pixel_hashes (zeros: of one colour, which is
-                              compared by its file alone) and of the sha256 of its file (zeros where it has none; null
-                              where no record has one)
+                              bytes a record: of wavedp.data.records.pixel_hashes, and of the sha256 of its file (zeros
+                              where it has none; null where no record has one)
 """
 
 from __future__ import annotations
@@ -45,7 +44,6 @@ NAME = "(facts)"
 """What `find` calls a dataset that only facts are known of; no user can choose it."""
 SHORT = 8
 """Bytes of a hash: two different images agree by chance once in 10^19 pairs."""
-PLAIN = bytes(SHORT)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,9 +69,8 @@ def of(config: DataConfig, licence: str, loaded: Iterable[tuple[Dataset, Sequenc
     classes: tuple[str, ...] = ()
     shape: tuple[int, ...] = ()
     for dataset, files in loaded:
-        hashes = zip(records.pixel_hashes(dataset.images), records.plain(dataset.images), strict=True)
-        pixels = b"".join(PLAIN if plain else value[:SHORT] for value, plain in hashes)
-        of_files = b"".join(value[:SHORT] if value else PLAIN for value in records.file_hashes(files))
+        pixels = b"".join(value[:SHORT] for value in records.pixel_hashes(dataset.images))
+        of_files = b"".join(value[:SHORT] if value else NO_FILE for value in records.file_hashes(files))
         splits[dataset.split] = {
             "records": len(dataset.labels),
             "fingerprint": dataset.fingerprint,
@@ -108,11 +105,12 @@ def facts_in(file: Path) -> Facts | None:
 
 
 def marks(config: DataConfig, split: Split) -> list[list[bytes]]:
-    """The short hashes of each record: of its pixels unless it is of one colour, of its file if it has one."""
+    """The short hashes of each record: of its pixels, and of its file if it has one. Pictures of one colour are in it:
+    no sensitive one is looked for by its pixels (wavedp.data.overlap)."""
     about = _split(config, split)
-    found = [[value] * (value != PLAIN) for value in _pieces(about["pixels"])]
+    found = [[value] for value in _pieces(about["pixels"])]
     for mark, value in zip(found, _pieces(about["files"] or ""), strict=False):
-        mark += [value] * (value != PLAIN)
+        mark += [value] * (value != NO_FILE)
     return found
 
 
