@@ -44,6 +44,7 @@ NAME = "(facts)"
 """What `find` calls a dataset that only facts are known of; no user can choose it."""
 SHORT = 8
 """Bytes of a hash: two different images agree by chance once in 10^19 pairs."""
+NO_FILE = bytes(SHORT)
 
 
 @dataclasses.dataclass(frozen=True)
