@@ -65,6 +65,32 @@ def test_digits_are_another_view_of_the_same_codes():
     assert [table.shape for table in id_tables(apart.spans)] == [(32, 3)] * 3
 
 
+def test_each_earlier_digit_has_rows_of_its_own():
+    head = DigitHead(4, (2, 3, 4))
+    first, second = torch.arange(2).repeat_interleave(3), torch.arange(3).repeat(2)
+    rows = head._rows(1, [first]), head._rows(2, [first, second])
+    assert rows[0].unique().tolist() == [0, 1]
+    assert rows[1][:, 0].unique().tolist() == [2, 3]
+    assert rows[1][:, 1].unique().tolist() == [4, 5, 6]
+    assert head.earlier.num_embeddings == 7
+
+
+def test_a_code_of_scale_0_may_be_two_digits():
+    made, images = tokens(digits=2), torch.rand(3, 1, 8, 8)
+    assert [span.digits for span in made.spans] == [(3, 3), (5, 5, 5)]
+    assert torch.equal(made.encode(images), tokens().encode(images))
+    model = transformer(made)
+    assert model.code.num_embeddings == 6 + 15 + 2
+    codes = model.sample(torch.arange(3), torch.rand(3, made.length, 3))
+    assert codes[:, :16].max() < 9
+    losses = token_losses(
+        model,
+        made.encode(images[:1]).repeat(9, 1).index_put((torch.arange(9), torch.tensor(5)), torch.arange(9)),
+        torch.zeros(9).long(),
+    )
+    assert float((-losses[:, 5]).exp().sum().detach()) == pytest.approx(1, abs=1e-5)
+
+
 def test_probabilities_of_all_codes_sum_to_one():
     made = tokens(detail_bins=3)
     model = transformer(made, std=0.5)

@@ -30,7 +30,7 @@ class TestScalarFine(TokenizerSuite):
 
     def config(self):
         return small(
-            "scalar", bins=128, detail_bins=101, detail_range=0.5, companding=30.0, detail_digits="apart"
+            "scalar", bins=256, digits=2, detail_bins=101, detail_range=0.5, companding=30.0, detail_digits="apart"
         )  # fmt: skip
 
 

@@ -13,7 +13,7 @@ from wavedp.tokenizers import build
 from wavedp.tokenizers.scalar.model import companded
 from wavedp.wavelets import coarse, decompose
 
-FINE = {"bins": 128, "detail_bins": 101, "detail_range": 0.5, "companding": 30.0, "detail_digits": "apart"}
+FINE = {"bins": 256, "digits": 2, "detail_bins": 101, "detail_range": 0.5, "companding": 30.0, "detail_digits": "apart"}
 
 
 @settings(max_examples=25, deadline=None)
@@ -126,6 +126,7 @@ def test_the_codes_of_a_coarse_image_are_the_prefix_of_the_whole_image_s(level):
     [
         (configure("tokenizer", "scalar", detail_bins=4), "detail_bins=4"),
         (configure("tokenizer", "scalar", wavelet="db4"), "db4"),
+        (configure("tokenizer", "scalar", digits=2), "bins=32 is no square.* such as 36"),
     ],
 )
 def test_bad_settings_are_refused_by_name(config, word):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -24,6 +25,8 @@ class ScalarConfig:
     coarsest: int = result(8, within="[1, inf)")  # halve the image until its side is at most this, or odd
     # Levels of a detail are closer together near 0, by the law of this mu; 0: evenly spaced.
     companding: float = result(0.0, later=True, within="[0, inf)")
+    # A code of scale 0 is one digit, or two of √bins values each, which need fewer weights to model.
+    digits: int = result(1, later=True, within="[1, 2]")
     # A detail token's H, V and D: one of detail_bins³ codes (joint), or three digits that are drawn one after another.
     detail_digits: Literal["joint", "apart"] = result("joint", later=True)
 
@@ -62,5 +65,10 @@ def check(config: ScalarConfig) -> None:
     """Raises UserError for settings that suit no image."""
     if config.detail_bins % 2 == 0:
         raise UserError(f"tokenizer.detail_bins={config.detail_bins} has no level at 0: use an odd number ≥ 3.")
+    if config.digits == 2 and math.isqrt(config.bins) ** 2 != config.bins:
+        raise UserError(
+            f"tokenizer.bins={config.bins} is no square, which tokenizer.digits=2 takes: use one such as "
+            f"{(math.isqrt(config.bins) + 1) ** 2}, or digits=1."
+        )
     if config.wavelet != "haar":
         raise UserError(f"tokenizer.wavelet={config.wavelet!r} leaves ragged scales: the scalar tokenizer uses haar.")

@@ -6,7 +6,8 @@ The coarse image is decomposed again, until its side is at most `coarsest` or od
 divided by 2^j (range [0, 1]); each finer scale holds the H, V, D details divided by 2^j of their level (range
 [-1/2, 1/2] for Haar). Values round to the nearest level: of `bins` evenly spaced ones on [0, 1] for scale 0 (a black
 background stays black), of `detail_bins` (odd, so that 0 is one) on [-detail_range, detail_range] for details. One
-token per channel and location; a detail token holds H, V and D, jointly or as three digits (`Span.digits`).
+token per channel and location; a detail token holds H, V and D, jointly or as three digits (`Span.digits`), and one of
+scale 0 may be two digits, of steps of √bins levels and of single ones.
 
 Levels of a detail, for μ = companding, r = detail_range, n = detail_bins and u = -1, -1 + 2 / (n - 1), ..., 1:
 
@@ -44,7 +45,8 @@ class ScalarTokenizer:
         self.grids = [(height, width)] + [(height * 2**j, width * 2**j) for j in range(self.depth)]
         sizes = [channels * rows * columns for rows, columns in self.grids]
         self.length = sum(sizes)
-        self.spans: tuple[Span, ...] = (Span(0, sizes[0], 0, config.bins),)
+        halves = (math.isqrt(config.bins),) * 2 if config.digits == 2 else ()
+        self.spans: tuple[Span, ...] = (Span(0, sizes[0], 0, config.bins, halves),)
         if self.depth:
             digits = (config.detail_bins,) * 3 if config.detail_digits == "apart" else ()
             self.spans += (Span(sizes[0], self.length, 1, config.detail_bins**3, digits),)
