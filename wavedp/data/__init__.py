@@ -190,10 +190,9 @@ def class_names(config: DataConfig) -> tuple[str, ...]:
 
 
 def licence(config: DataConfig) -> str:
-    """The images' licence, and who says so, where the dataset states one (LICENCE)."""
+    """The images' licence, and who says so, where the dataset states one (`licence(config)` or LICENCE)."""
     source = source_of(config.name)
-    stated = getattr(source, "licence", None)
-    return stated(config) if stated else getattr(source, "LICENCE", "not stated")
+    return source.licence(config) if hasattr(source, "licence") else getattr(source, "LICENCE", "not stated")
 
 
 def licences(config: DataConfig, split: Split) -> list[str]:

@@ -75,7 +75,7 @@ def draw(
     if dice.chance(0.5):
         image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     prepared = _fit(image, side(size))
-    drawn = _recoloured(dice, prepared) if coloured else _given_a_body(dice, prepared[..., 3] / 255)
+    drawn = _recoloured(dice, prepared) if coloured else _given_a_body(dice, prepared[..., 3])
     return _placed(drawn, width, height, left, top, size, channels)
 
 
@@ -114,10 +114,10 @@ def _fit(image: Image.Image, room: int) -> np.ndarray:
 
 
 def _given_a_body(dice: Dice, mask: np.ndarray) -> np.ndarray:
-    """Coverage of a picture without colours, R R in [0, 1] -> R R 3 in [0, 1], premultiplied."""
+    """The opacity of a picture without colours, R R of any scale -> R R 3 in [0, 1], premultiplied."""
     from scipy import ndimage
 
-    room = len(mask)
+    room, mask = len(mask), mask / max(float(mask.max()), 1.0)
     thicken = dice.between(0, 1)
     steps = (thicken > 0.4) + (thicken > 0.75)  # of a 64th of the side each
     if steps:
@@ -127,8 +127,14 @@ def _given_a_body(dice: Dice, mask: np.ndarray) -> np.ndarray:
     regions = _regions(mask, dice.chance(0.85), body, dice.chance(0.5), dice)
     covered = np.maximum(mask, regions > 0)
     shade = np.where(regions > 0, mask * line + (1 - mask) * regions, mask * line) * _lit(dice, covered)
-    shade = shade * np.float32(light / np.quantile(shade[covered > 0.5], 0.95)) if (covered > 0.5).any() else shade
-    return np.clip(shade, 0, 1)[..., None] * _tint(dice, room)
+    return _bright(shade, covered, light)[..., None] * _tint(dice, room)
+
+
+def _bright(shade: np.ndarray, covered: np.ndarray, light: float) -> np.ndarray:
+    """The picture, R R or R R 3, times what makes all but its brightest twentieth at most `light`, then clipped."""
+    seen = (shade if shade.ndim == 2 else shade.max(-1))[covered > 0.5]
+    brightest = float(np.quantile(seen, 0.95)) if len(seen) else 1.0
+    return np.clip(shade * np.float32(light / max(brightest, 1 / 255)), 0, 1)
 
 
 def _regions(mask: np.ndarray, filled: bool, body: float, apart: bool, dice: Dice) -> np.ndarray:
@@ -202,7 +208,7 @@ def _recoloured(dice: Dice, prepared: np.ndarray) -> np.ndarray:
     share = dice.between(0, 1)
     mixed = luma + (share * rgb + (1 - share) * turned - luma) * dice.between(0.4, 1.1)
     mixed = np.clip(mixed, 0, 1) ** np.float32(dice.between(0.7, 1.4))
-    return np.clip(mixed * _lit(dice, alpha[..., 0])[..., None], 0, 1)
+    return _bright(mixed * _lit(dice, alpha[..., 0])[..., None], alpha[..., 0], dice.between(0.75, 1.0))
 
 
 def _order(dice: Dice) -> tuple[int, int, int]:

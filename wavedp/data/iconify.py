@@ -106,7 +106,7 @@ def read_set(root: Path, collection: str) -> dict[str, Any]:
 def list_pictures(root: Path, chosen: Iterable[str]) -> list[Picture]:
     """The pictures of the chosen sets, in the order of `position`: one of each name's styles, and one of each drawing.
 
-    Left out are pictures that their set hides, that move, or that need fonts or other files.
+    Left out are pictures that their set hides, that move, that need fonts or other files, or that are empty.
     """
     found: list[tuple[float, Picture, bytes]] = []
     for collection in chosen:
@@ -200,7 +200,7 @@ def _icons(content: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
         if name not in content["icons"] and not {"rotate", "hFlip", "vFlip"} & set(content["aliases"][name]):
             continue
         icon = _resolve(content, name)
-        if icon and not icon["hidden"] and not MOVING_OR_FOREIGN.search(icon["body"]):
+        if icon and not icon["hidden"] and _has_area(icon) and not MOVING_OR_FOREIGN.search(icon["body"]):
             yield name, icon
 
 
@@ -225,6 +225,11 @@ def _resolve(content: dict[str, Any], name: str) -> dict[str, Any] | None:
     for side, default in (("left", 0), ("top", 0), ("width", SIDE), ("height", SIDE)):
         made.setdefault(side, content.get(side, default))
     return {**made, "body": icon["body"], "rotate": made["rotate"] % 4}
+
+
+def _has_area(icon: dict[str, Any]) -> bool:
+    """False for the few pictures whose view box has no side, or whose body is empty."""
+    return bool(icon["body"].strip()) and icon["width"] > 0 and icon["height"] > 0
 
 
 def _add(made: dict[str, Any], more: dict[str, Any]) -> None:

@@ -38,7 +38,7 @@ from wavedp.errors import UserError
 if TYPE_CHECKING:
     from PIL import Image
 
-LICENCE = "MIT, Apache-2.0, CC0-1.0, ISC, BSD or Unlicense by set (collections.json of the npm package @iconify/json)"
+BY_SET = "by set (collections.json of the npm package @iconify/json)"
 TEST_SHARE = 0.05
 KINDS = {"Emoji": "emoji", "Logos": "logo", "Flags / Maps": "map", "Programming": "programming"}
 """Categories of sets that say something about a picture; the others are of grids and makers."""
@@ -65,6 +65,12 @@ def files(config: DataConfig) -> list[Path]:
     """collections.json and the file of every chosen set. Raises UserError if one is missing."""
     root = _root(config)
     return [root / "collections.json", *(iconify.set_file(root, name) for name in _chosen(config))]
+
+
+def licence(config: DataConfig) -> str:
+    """What data cards say: the licences that were asked for. Opens no file."""
+    wanted = config.licences.replace("permissive", "MIT, Apache-2.0, CC0-1.0, ISC, BSD-3-Clause, Unlicense")
+    return f"{wanted.replace('+', ', ')} {BY_SET}"
 
 
 def licences(config: DataConfig, split: Split) -> list[str]:

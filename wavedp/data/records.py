@@ -45,7 +45,7 @@ def file_hashes(files: Iterable[Path | None]) -> list[bytes | None]:
     """A hash of each file's bytes, None for no file. Raises UserError for one that cannot be read."""
     known: dict[Path | None, bytes | None] = {None: None}
     for file in (every := list(files)):
-        if file not in known:
+        if file is not None and file not in known:
             try:
                 with open(file, "rb") as opened:
                     known[file] = hashlib.file_digest(opened, "sha256").digest()
