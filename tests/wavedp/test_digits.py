@@ -5,10 +5,11 @@ import itertools
 import pytest
 import torch
 from test_bookkeeping import looped, norms_of, summed
-from test_generators import over_tokens
+from test_generators import FIT, over_tokens
 
 from wavedp.config import PrivacyConfig, configure
 from wavedp.errors import UserError
+from wavedp.generators import FitSettings
 from wavedp.generators.conditions import ClassCondition
 from wavedp.generators.spectral_ar.digits import DigitHead, id_tables, n_rows
 from wavedp.generators.spectral_ar.model import _uniforms, record_loss, token_losses
@@ -248,3 +249,18 @@ def test_completion_and_likelihoods_know_digits():
     conditional, unconditional = made.log_likelihoods(made.start(weights), images, torch.arange(4))
     assert conditional.shape == unconditional.shape == (4,)
     assert (conditional < 0).all()
+
+
+@pytest.mark.parametrize("trained", ["attention", "lora"])
+def test_adaptation_leaves_the_digits_head_and_embeddings(trained, tmp_path):
+    made = over_tokens(tokens())
+    torch.manual_seed(0)
+    images, labels = torch.rand(40, 1, 8, 8), torch.arange(40) % 4
+    weights = made.fit_public(images, labels, 0, silent)
+    privacy = PrivacyConfig(epsilon=1.0, batch_size=8, steps=2, trained=trained, lora_rank=2)
+    fit = made.fit_private(weights, images, labels, FitSettings(privacy, FIT, 5, tmp_path / "c"), silent)
+    assert fit.weights.keys() == weights.keys()
+    moved = {name for name in weights if not torch.equal(weights[name], fit.weights[name])}
+    assert "condition.table.weight" in moved
+    assert "blocks.0.qkv.weight" in moved
+    assert not any(name.startswith(("heads.", "code.", "position.")) for name in moved)

@@ -1,6 +1,6 @@
 """Tokenizers turn coarse images into a sequence of codes, coarse scales first, and back.
 
-    scalar     uniform quantisation of wavelet coefficients, no training
+    scalar     quantisation of wavelet coefficients at fixed levels, no training
     spectral   vector-quantised wavelet scales, learned on public images (arXiv 2412.09607)
     raster     vector-quantised patches without wavelets, learned on public images: the baseline
 
