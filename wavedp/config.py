@@ -74,6 +74,17 @@ def names_of(where: str, given: Any) -> tuple[str, ...]:
     return names  # type: ignore[return-value]
 
 
+def words_of(where: str, given: Any) -> tuple[tuple[str, str], ...]:
+    """Other words for names of classes, from a mapping {name: words} or such pairs. Raises UserError for others."""
+    try:
+        pairs = tuple(dict(given or ()).items())
+    except (TypeError, ValueError):
+        pairs = ((None, None),)
+    if not all(isinstance(text, str) and text.strip() for pair in pairs for text in pair):
+        raise UserError(f"{where}={given!r} are no words: write {{name of a class: other words for it}}.")
+    return pairs
+
+
 @dataclass(frozen=True)
 class DataConfig:
     """A dataset: which images, at which size, divided how (wavedp.data)."""
@@ -97,12 +108,14 @@ class DataConfig:
     parts: tuple[tuple[str, float | None], ...] = result((), later=True, read=parts_of)
     # Of chosen: the classes that public images are sought for; none: those of the trial's data.
     names: tuple[str, ...] = result((), later=True, read=names_of)
+    words: tuple[tuple[str, str], ...] = result((), later=True, read=words_of)  # sought in place of some names
     per_name: int = result(100, later=True, within="[1, inf)")  # different images for each name, at most
     named_share: float = result(0.5, later=True, within="[0, 1)")  # of the records: named images, repeated as needed
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "parts", parts_of("parts", self.parts))
         object.__setattr__(self, "names", names_of("names", self.names))
+        object.__setattr__(self, "words", words_of("words", self.words))
 
 
 @dataclass(frozen=True)

@@ -80,6 +80,15 @@ def test_the_nearest_captions_bear_the_names_and_the_rest_keep_their_labels(tmp_
     assert CAPTIONS[6] in [made.captions[i] for i in np.flatnonzero(~named)], "a logo shows no apple"
 
 
+def test_other_words_are_sought_in_place_of_a_name(tmp_path, few):
+    asked = config(tmp_path, names=("Xyzzy", "Car"), words={"Xyzzy": "apple/pear", "Boat": "ship"})
+    usual = data.load(config(tmp_path), "train")
+    made = data.load(asked, "train")
+    assert made.classes[0] == "Xyzzy"
+    assert np.array_equal(made.labels, usual.labels)
+    assert np.array_equal(made.images, usual.images)
+
+
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.8])
 def test_named_images_are_the_given_share_of_any_prefix(share, tmp_path, few):
     asked = config(tmp_path, named_share=share)
@@ -212,11 +221,15 @@ def test_parts_without_captions_and_names_that_are_classes_already_are_refused(t
     for names in ("Bag", ["Bag", "Bag"], ["Bag", 3], [" "]):
         with pytest.raises(UserError, match=r"public\.names=.* are no names of classes: write a list"):
             from_dict(TrialConfig, {"public": {"name": "chosen", "names": names}})
+    for words in ("sweater", {"Pullover": 3}, ["Pullover"]):
+        with pytest.raises(UserError, match=r"public\.words=.* are no words: write"):
+            from_dict(TrialConfig, {"public": {"name": "chosen", "words": words}})
 
 
 def test_the_shipped_files_are_read():
     public = from_dict(DataConfig, composed("data@public=chosen")["public"])
-    assert public == DataConfig(name="chosen", parts={"openclipart": None})
+    assert public.words[1] == ("Pullover", "sweater/jumper/pullover")
+    assert dataclasses.replace(public, words=()) == DataConfig(name="chosen", parts={"openclipart": None})
 
 
 # --- a generator that keeps what it learned of the named classes ------------------------------------------------------

@@ -90,7 +90,7 @@ SOURCES: dict[str, Source] = {
     "decoded": decoded,
 }
 GROUP = "wavedp.datasets"
-MIXED = ("parts", "names")  # fields that few sources read, which say so in READS
+MIXED = ("parts", "names", "words")  # fields that few sources read, which say so in READS
 ANSWERS = ("shape", "classes", "count", "has_captions", "files", "read")  # the methods of Source
 
 T = TypeVar("T")

@@ -9,7 +9,8 @@ records of the parts are sought through, also those beyond the number that the m
                `named_share` of all records is theirs. A repetition is another variant of its picture where the part
                draws variants (data.variants of icons and emoji), the same picture otherwise
 
-data.names is taken from the trial's data where it is empty (wavedp.methods.canonical).
+data.names is taken from the trial's data where it is empty (wavedp.methods.canonical). data.words says other words for
+names that the encoder or the captions do not know: {Pullover: sweater/jumper}.
 
 PrivImage (Li et al., USENIX Security 2024) chooses public images by a private query of the sensitive ones instead.
 """
@@ -32,7 +33,7 @@ from wavedp.data.dataset import Records, Split
 from wavedp.errors import UserError
 
 DIVISIONS = mixture.DIVISIONS
-READS = ("parts", "names")
+READS = ("parts", "names", "words")
 
 
 def shape(config: DataConfig) -> tuple[int, int, int]:
@@ -136,10 +137,11 @@ def chosen(config: DataConfig, split: Split) -> list[list[tuple[int, int, float]
     if split != "train":
         whole = sum(data.n_records(replace(part, variants=1), "train") for part in every)
     per_name = max(1, round(config.per_name * len(places) / whole))
+    sought = [dict(config.words).get(name, name) for name in config.names]
     shown = [caption for of_part in captions for caption in of_part]
     digest = hashlib.sha256(json.dumps([shown, nearest.encoder()]).encode()).hexdigest()
-    about = ["chosen", list(config.names), per_name, digest]
-    found = cache.remember(config, about, nearest.choose, config.names, shown, per_name, config)
+    about = ["chosen", sought, per_name, digest]
+    found = cache.remember(config, about, nearest.choose, sought, shown, per_name, config)
     return [
         [(*places[record], cosine) for record, cosine in zip(records, cosines, strict=True)]
         for records, cosines in zip(found["records"], found["cosines"], strict=True)

@@ -45,7 +45,7 @@ class Source(Protocol):
     `wavedp.testing.datasets.DatasetSuite` tests a source. Optional:
 
         DIVISIONS                        values of `data.split` that it defines (without it: `official`)
-        READS                            which of the fields `parts` and `names` it reads
+        READS                            which of the fields `parts`, `names`, `words` it reads
         LICENCE, licence(config)         a sentence that data cards repeat
         licences(config, split)          the licence of each record in order, where it differs between them
         record_files(config, split)      the file of each record in order, None where it has none of its own, by which a

@@ -31,7 +31,7 @@ from wavedp.errors import UserError
 
 DIVISIONS = ("official", "public")
 """`public` is handed to the parts that define it."""
-OWN = ("parts", "names", "per_name", "named_share")
+OWN = ("parts", "names", "words", "per_name", "named_share")
 READS = ("parts",)
 
 
@@ -143,7 +143,9 @@ def _part(config: DataConfig, given: str) -> DataConfig:
         if not os.path.isabs(path):
             raise UserError(f"the part {given} is no whole path: write it from the root, or from ~.")
     known = getattr(data.source_of(name), "DIVISIONS", ("official",))
-    plain = {item.name: item.default for item in fields(config) if item.name in (*OWN, "limit", "duplicates")}
+    plain: dict[str, Any] = {
+        item.name: item.default for item in fields(config) if item.name in (*OWN, "limit", "duplicates")
+    }
     division: Any = config.split if config.split in known else "official"
     return replace(config, **plain, name=name, path=path, split=division)
 
