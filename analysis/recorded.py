@@ -13,7 +13,7 @@ from typing import Any
 
 from analysis.load import Study, Trial
 from wavedp import methods, registry
-from wavedp.config import METHODS, TrialConfig, fields_of, identity, sections, trial_of
+from wavedp.config import METHODS, TrialConfig, configure, fields_of, identity, sections, trial_of
 from wavedp.errors import UserError
 from wavedp.methods import Method, canonical
 
@@ -101,17 +101,33 @@ def key(*settings: Flat | str | int | None) -> str:
 
 
 def labels(every: Sequence[Flat], kind: str) -> dict[str, str]:
-    """{key: label} of settings of one kind: the method's name, and what tells it from others of that name."""
+    """{key: label} of settings of one kind: the method's name, with what tells it from others of that name and is not
+    at its default. Different settings have different labels."""
     distinct = {key(each): each for each in every}
-    found = {}
+    said: dict[str, list[str]] = {}
     for name, each in distinct.items():
-        title = str(each[f"{kind}.name"])
         alike = [other for other in distinct.values() if other[f"{kind}.name"] == each[f"{kind}.name"]]
+        usual = _defaults(kind, str(each[f"{kind}.name"]))
         varying = sorted({field for other in alike for field in other if other.get(field) != each.get(field)})
-        said = [f"{_short(field)} {each.get(field, 'default')}" for field in varying]
-        said = said[:MOST_NAMED] + ["…"] * (len(said) > MOST_NAMED)
-        found[name] = f"{title} ({', '.join(said)})" if said else title
-    return found
+        said[name] = [f"{_short(field)} {each[field]}" for field in varying if each.get(field) != usual.get(field)]
+    short = {name: _label(distinct[name], kind, fields[:MOST_NAMED], fields) for name, fields in said.items()}
+    whole = {name: _label(distinct[name], kind, fields, fields) for name, fields in said.items()}
+    clear = {name: label for name, label in short.items() if list(short.values()).count(label) == 1}
+    return {**whole, **clear}
+
+
+def _label(each: Flat, kind: str, shown: list[str], every: list[str]) -> str:
+    title = str(each[f"{kind}.name"])
+    return f"{title} ({', '.join([*shown, *(['…'] if len(shown) < len(every) else [])])})" if every else title
+
+
+def _defaults(kind: str, name: str) -> Flat:
+    """The settings of a method that is used as it comes."""
+    trial = TrialConfig()
+    found = {"blur": trial.blur, **_flat("public", trial.public)}
+    for section in ("privacy", "diffusion", "sampling", "data"):
+        found |= _flat(section, getattr(trial, section))
+    return {**found, **_flat(kind, configure(kind, name))} if kind in METHODS else found
 
 
 def _short(field: str) -> str:

@@ -310,7 +310,8 @@ def _assign(values: dict[str, Any], base: dict[str, Any], path: str, value: Any)
             raise UserError(f"sweep axis {path} names no field of a trial: {nearest(name, known)}")
         known = set(section)
     of_another = parents[:1] and parents[0] in METHODS and _read_by_some(parents[0], last)
-    if last not in section and not of_another:
+    named_freely = parents[1:] == ["parts"]  # of a mixture: names of datasets
+    if last not in section and not of_another and not named_freely:
         raise UserError(f"sweep axis {path} names no field of a trial: {nearest(last, known, path[: -len(last)])}")
     section[last] = value
 

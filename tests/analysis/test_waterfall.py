@@ -15,7 +15,7 @@ from study_folder import DELTA, number
 
 from analysis.figures import render
 from analysis.load import load
-from analysis.recorded import configuration
+from analysis.recorded import configuration, labels, method_of
 from analysis.waterfall import ORDER, main, waterfall_data, waterfall_metrics
 from analysis.waterfall_figure import COLOURS, waterfall_figure
 from analysis.waterfall_table import COLUMNS, markdown
@@ -136,9 +136,9 @@ def test_two_sets_of_parts_and_two_generators_are_told_apart(tmp_path):
     data = waterfall_data([study(tmp_path / "a", [*CEILINGS, *FITS, *new, longer])], FID)
     parts = {chain.parts: shown(chain) for chain in data.chains if chain.level}
     today, trained, fine = parts
-    assert today == "scalar (detail_bins 7) → realsr_df2k_x4, spectral_ar (steps 320)"
-    assert fine == "scalar (detail_bins 15) → realsr_df2k_x4, spectral_ar (steps 320)"
-    assert trained == "scalar (detail_bins 7) → realsr_df2k_x4, spectral_ar (steps 640)"
+    assert today == "scalar → realsr_df2k_x4, spectral_ar"
+    assert fine == "scalar (detail_bins 15) → realsr_df2k_x4, spectral_ar"
+    assert trained == "scalar → realsr_df2k_x4, spectral_ar (steps 640)"
     assert [mean for _, mean in parts[fine]] == [23.0, 92.5, 70.0, 90.0]
     assert [mean for _, mean in parts[trained]] == [23.0, 92.5, 141.3, 165.0]
 
@@ -152,7 +152,25 @@ def test_parts_learnt_from_other_public_images_are_other_parts(tmp_path):
     ]
     (chain,) = waterfall_data([study(tmp_path / "a", rows)]).chains
     assert [mean for _, mean in shown(chain)] == [85.0, 120.0]
-    assert chain.upscaler == "wavelet_detail (public openclipart)"
+    assert chain.upscaler == "wavelet_detail"
+    (other,) = waterfall_data(
+        [study(tmp_path / "b", [*rows, at(1.0, 110.0, upscaler="wavelet_detail", public=photographs)])]
+    ).chains[1:]
+    assert other.upscaler == "wavelet_detail (public photographs)"
+
+
+def test_a_label_says_a_few_settings_and_more_where_others_are_alike():
+    def tokens(**changes):
+        return method_of(TrialConfig(tokenizer=configure("tokenizer", "scalar", **changes)), "tokenizer")
+
+    fine = tokens(bins=64, detail_bins=15, detail_range=0.5, coarsest=14)
+    assert list(labels([tokens(), fine], "tokenizer").values()) == [
+        "scalar", "scalar (bins 64, coarsest 14, detail_bins 15, …)",
+    ]  # fmt: skip
+    other = tokens(bins=64, detail_bins=15, detail_range=0.4, coarsest=14)
+    _, one, two = labels([tokens(), fine, other, fine], "tokenizer").values()
+    assert one == "scalar (bins 64, coarsest 14, detail_bins 15, detail_range 0.5)"
+    assert two == "scalar (bins 64, coarsest 14, detail_bins 15, detail_range 0.4)"
 
 
 def test_replicates_give_intervals_and_one_result_counts_once(tmp_path):

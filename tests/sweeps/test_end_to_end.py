@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import hydra
+import numpy as np
 import psutil
 import pytest
 import torch
@@ -18,7 +19,8 @@ from omegaconf import OmegaConf
 
 import sweeps.run
 from wavedp import chain
-from wavedp.config import TrialConfig, sections, trial_of, with_absolute_paths
+from wavedp.config import DataConfig, TrialConfig, sections, trial_of, with_absolute_paths
+from wavedp.data import decoded
 from wavedp.errors import UserError
 from wavedp.privacy import ledger, recipe
 from wavedp.store import Store
@@ -336,12 +338,24 @@ def test_dry_run_of_180_trials_counts_and_prices_without_ray(tmp_path, monkeypat
     assert time.time() - started < 30  # the aim is 5 s on an idle machine; this limit allows for a busy one
 
 
+def stand_in(name, count):
+    """Black images with captions in a decoded file, where this process looks for a dataset."""
+    images, labels = np.zeros((count, 1, 28, 28), np.uint8), np.arange(count) % 2
+    records = images, labels, ("a thing", "a bag") * (count // 2)
+    splits = {"train": records, "test": tuple(part[:8] for part in records)}
+    home = Path(".wavedp/data")
+    home.mkdir(parents=True, exist_ok=True)
+    decoded.write(home / f"{name}{decoded.SUFFIX}", DataConfig(name=name, n_records=256), ("thing", "bag"), splits)
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "conf" / "sweep").glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_shipped_sweep_plans(path, tmp_path, monkeypatch, capsys):
     """Each file opens with its command and composes, checks and prices in miniature."""
     assert f"python -m sweeps.run +sweep={path.stem}" in path.read_text()
     monkeypatch.chdir(tmp_path)
     overrides = [f"+sweep={path.stem}", "preset=tiny", "dry_run=true", f"store={tmp_path / 'store'}"]
+    if path.stem == "public_data":  # whose cases name datasets and numbers of records
+        stand_in("openclipart", 8), stand_in("photographs", 8), stand_in("icons", 20_000)
     if path.stem == "random_search":
         overrides.append("sweep.search.random_k.seed=0")  # which its file leaves to whoever keeps the secret
     with hydra.initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
