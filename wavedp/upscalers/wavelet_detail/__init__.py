@@ -40,9 +40,8 @@ class WaveletDetailConfig(TrainingConfig):
     train_steps: int = result(8000, within="[1, inf)")
     train_batch: int = result(16, within="[1, inf)")
     train_learning_rate: float = result(1.5e-3, within="(0, inf)")
-    detail: Literal["adversarial", "regression", "sampled", "diffusion"] = result(
-        "adversarial", later=True
-    )  # see losses.py
+    # See losses.py.
+    detail: Literal["adversarial", "regression", "sampled", "diffusion"] = result("adversarial", later=True)
     # Weights of two losses.
     detail_perceptual: float = result(0.0, later=True, read_if={"detail": "adversarial"}, within="[0, inf)")
     detail_adversarial: float = result(0.03, later=True, read_if={"detail": "adversarial"}, within="[0, inf)")
