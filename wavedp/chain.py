@@ -110,11 +110,13 @@ def privacy_of(trial: TrialConfig, stage: str = "private_fit") -> PrivacyConfig:
     both within the trial's ε: more than the rest. Raises InfeasibleError.
     """
     trial = canonical(trial)
+    if stage == "private_fit" and fit_kind(trial) != "dp":
+        return trial.privacy
     detail = methods.upscaler_privacy(trial)
     if stage == "upscaler_fit":
         assert detail is not None  # or the trial would not have this stage
         return detail
-    if detail is None or fit_kind(trial) != "dp":
+    if detail is None:
         return trial.privacy
     whole, count, generator = trial.privacy, n_records(trial.data, "train"), methods.generator(trial)
 
@@ -153,8 +155,8 @@ def _private_fit(trial: TrialConfig) -> list[Any]:
 
 def _beside(trial: TrialConfig) -> list[dict[str, Any]]:
     """What of the upscaler's private fit decides how much of ε is left to the generator's."""
-    detail = methods.upscaler_privacy(trial)
-    if detail is None or fit_kind(trial) != "dp":
+    detail = methods.upscaler_privacy(trial) if fit_kind(trial) == "dp" else None
+    if detail is None:
         return []
     content = identity(detail)
     return [{"upscaler_fit": {name: content[name] for name in ("epsilon", "delta", "batch_size", "steps")}}]

@@ -12,12 +12,13 @@ import pytest
 
 from sweeps import coordinator as module
 from sweeps.claim import claimed
-from sweeps.plan import plan, release_of
+from sweeps.plan import PlannedTrial, plan, release_of, releases_of
 from sweeps.records import Records
 from wavedp import chain, data
-from wavedp.config import DataConfig, TrialConfig, from_dict, to_dict
+from wavedp.config import DataConfig, TrialConfig, configure, from_dict, to_dict
 from wavedp.errors import UserError
 from wavedp.jsonl import read_jsonl
+from wavedp.methods import canonical
 from wavedp.privacy import accounting, ledger
 from wavedp.privacy.accounting import compose
 from wavedp.store import Draft, Store
@@ -44,7 +45,7 @@ class FakeStage:
 
 async def released(name, trial):
     config = from_dict(TrialConfig, trial)
-    key, asked = chain.keys(config)[name], release_of(config)
+    key, asked = chain.keys(config)[name], release_of(config, name if name in chain.PRIVATE else "private_fit")
     lines = [
         ledger.line_for_fit(
             item, config.privacy, dataset=asked.dataset, n_records=256, stage_key=key, trials=[], purpose=str(number)
@@ -103,6 +104,26 @@ def test_a_release_that_does_not_fit_is_refused_and_smaller_ones_go_on(tmp_path,
     # Started again, the ledger is what was spent: the same two are free, the third is refused.
     target, _ = coordinator(tmp_path, monkeypatch, epsilon=budget)
     assert [isinstance(answer, str) for answer in ask(target, TRIALS)] == [False, False, True]
+
+
+def test_a_trial_of_two_releases_is_allowed_or_refused_whole(tmp_path, monkeypatch):
+    """One that its budget holds in part would spend it on half a trial."""
+    detail = configure("upscaler", "wavelet_detail", epsilon_share=0.5, fit_batch=64, fit_steps=2)
+    config = canonical(dataclasses.replace(TRIALS[0].config, upscaler=detail))
+    trial = PlannedTrial("a", {}, config, chain.keys(config))
+    first, second = (trial.keys[stage] for stage in chain.PRIVATE)
+    both = releases_of(trial)
+    delta = both[first].delta
+    alone, whole = (compose([m for key in keys for m in both[key].mechanisms], delta) for keys in ([first], both))
+    assert alone < whole <= config.privacy.epsilon
+    target, fake = coordinator(tmp_path / "tight", monkeypatch, epsilon=(alone + whole) / 2)
+    assert "over budget.epsilon=" in ask(target, [trial])[0]
+    assert not fake.started
+    target, fake = coordinator(tmp_path / "wide", monkeypatch, epsilon=whole * 1.001)
+    assert not isinstance(ask(target, [trial])[0], str)
+    assert target.releases.keys() == {first, second}  # the second is noted before it is asked for
+    assert not isinstance(ask(target, [trial], "upscaler_fit")[0], str)
+    assert len(fake.started) == 2
 
 
 def test_a_release_that_was_made_elsewhere_is_counted_before_any_other(tmp_path, monkeypatch):

@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from sweeps.plan import PlannedTrial, refusal_of_all, refused_by_budget, releases_of
+from sweeps.records import Records
 from sweeps.row import _spent
 from sweeps.summary import describe
-from wavedp import chain, checks, methods, stages
+from wavedp import chain, checks, handover, methods, stages
 from wavedp.config import DataConfig, MetricsConfig, PrivacyConfig, SamplingConfig, TrialConfig, configure
 from wavedp.errors import InfeasibleError, UserError
 from wavedp.finished import FinishedTrial
@@ -113,6 +114,11 @@ def test_each_kind_of_trial_leaves_the_lines_that_the_table_says(generator, epsi
     row = {"trial": "a", "keys": chain.keys(asked)}
     finished = FinishedTrial(Path(), {}, row, asked, [line | {"trials": ["a"]} for line in lines])
     assert len(finished.releases()) == len(lines)
+    listed = Records(tmp_path / "study").find_releases([planned_trial("a", asked)], store)
+    assert [line for own, _ in listed for line in own] == lines
+    half = dataclasses.replace(finished, lines=[line for line in finished.lines if line["purpose"] != "upscaler_fit"])
+    with pytest.raises(UserError, match=r"ledger\.jsonl has no line of the private fit of a"):
+        handover.check(half, tmp_path / "export", not_private=True)
     if use == "dp":
         share = 0.3 * 4.0
         assert 0 < detail["epsilon"] <= share
@@ -143,6 +149,7 @@ def test_both_fits_together_spend_the_trial_s_epsilon_and_hardly_less(share):
     assert 2.0 * (1 - 0.005) - 0.02 <= accounting.compose(both, DELTA) <= 2.0
     assert chain.privacy_of(asked, "upscaler_fit").epsilon == share * 2.0
     left = chain.privacy_of(asked).epsilon
+    assert left == float(f"{left:.4g}")  # another machine's rounding finds the same
     assert left > (1 - share) * 2.0  # more than the rest: losses of two fits add up to less than their sum
     generator = chain.mechanisms(asked)["private_fit"]
     assert accounting.compose([generator], DELTA) <= left < 2.0
@@ -276,6 +283,18 @@ def test_secure_noise_makes_another_release_each_time(tmp_path):
     ]
     assert lines[0]["release"] != lines[1]["release"]
     assert lines[0]["noise_multiplier"] == lines[1]["noise_multiplier"] > 0
+
+
+def test_a_set_with_equal_records_is_refused_for_this_fit_too(tmp_path, monkeypatch):
+    asked, store = trial(generator="public"), Store(str(tmp_path))
+
+    def refuse(config):
+        raise UserError("two records are equal")
+
+    monkeypatch.setattr(stages.duplicates, "check", refuse)
+    with pytest.raises(UserError, match="two records are equal"):
+        stages.make("upscaler_fit", asked, store, "cpu")
+    assert not store.has("upscaler_fit", chain.keys(asked)["upscaler_fit"])
 
 
 def test_a_fit_that_runs_other_than_planned_releases_nothing(tmp_path, monkeypatch):

@@ -37,8 +37,8 @@ def epsilon_beside(
     taken = accounting.compose([beside], delta)
     low, high, asked = 0.0, budget, math.sqrt(max(budget**2 - taken**2, 0))  # as Gaussians would add up
     for _ in range(LOOKS):
-        asked = _rounded_down(asked) if low < _rounded_down(asked) < high else (low + high) / 2
-        if asked <= budget * 1e-4:
+        asked = _rounded_down(asked if low < _rounded_down(asked) < high else (low + high) / 2)
+        if asked <= max(low, budget * 1e-4):
             break
         over = accounting.compose([*planned(asked), beside], delta) - budget
         if over <= 0:
