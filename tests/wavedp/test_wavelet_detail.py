@@ -140,6 +140,8 @@ def test_the_solver_brings_noise_to_the_variance_of_the_data():
     assert errors[0] < 0.06
     assert errors[1] < errors[0] / 3  # of second order: a first-order solver halves
     assert errors[2] < errors[1] / 3
+    model.size.fill_(0.05)  # each pixel is half the sum of three bands, with signs
+    assert float((model.draw(images, [noise], 40) - 0.5).std()) == pytest.approx(0.05 * 3**0.5 / 2, rel=0.05)
 
 
 def test_the_network_of_diffusion_learns_a_target_of_unit_variance():

@@ -29,7 +29,6 @@ from wavedp.wavelets import spread
 
 if TYPE_CHECKING:
     from wavedp.upscalers.wavelet_detail.bodies import DetailNetwork, DetailUNet
-    from wavedp.upscalers.wavelet_detail.diffusion import DetailDiffusion
 
 PATCHES = (1, 2, 4, 8)  # sides in pixels
 JOINS = 0.4  # share of the training after which the discriminator joins: first images are blurred, and teach it nothing
@@ -47,10 +46,9 @@ class Adversarial:
     def __init__(self, config: WaveletDetailConfig, channels: int, device: str) -> None:
         self.config = config
         size = (2 * channels, ADVERSARY_LEARNING_RATE, device, config.detail_critic_width)
-        self.critic = Critic(*size) if config.detail_critic == "relativistic" else None
-        self.adversary = Adversary(*size) if self.critic is None else None
+        self.adversary = Critic(*size) if config.detail_critic == "relativistic" else Adversary(*size)
         self.perceptual = perceptual(config, device)
-        self.learners: dict[str, Part] = {"adversary": self.adversary or self.critic}
+        self.learners: dict[str, Part] = {"adversary": self.adversary}
 
     def __call__(
         self, network: DetailNetwork | DetailUNet, small: Tensor, full: Tensor, level: int, share: float
@@ -76,10 +74,9 @@ class Adversarial:
 
     def _against(self, real: Tensor, drawn: Tensor) -> Tensor:
         """The discriminator's own step, and what it then says to the network."""
-        if self.critic is not None:
-            self.critic.step(real, drawn)
-            return self.critic.generator_loss(real, drawn)
-        assert self.adversary is not None
+        if isinstance(self.adversary, Critic):
+            self.adversary.step(real, drawn)
+            return self.adversary.generator_loss(real, drawn)
         self.adversary.step(real, drawn.detach())
         return self.adversary.generator_loss(drawn)
 
@@ -103,7 +100,10 @@ class Denoising:
     def __init__(self, trained: int) -> None:
         self.trained = trained
 
-    def __call__(self, network: DetailDiffusion, small: Tensor, full: Tensor, level: int, share: float) -> Tensor:
+    def __call__(
+        self, network: DetailNetwork | DetailUNet, small: Tensor, full: Tensor, level: int, share: float
+    ) -> Tensor:
+        assert isinstance(network, diffusion.DetailDiffusion)
         return diffusion.loss(network, full, self.trained)
 
 
