@@ -15,7 +15,7 @@ from test_zoo import TINY, draw, said
 
 from sweeps.plan import PlannedTrial
 from sweeps.records import Records
-from wavedp import chain, stages
+from wavedp import chain, entries, stages
 from wavedp.config import DataConfig, PrivacyConfig, TrialConfig, configure, settings_of
 from wavedp.entries import Zoo, behind
 from wavedp.finished import open_trial
@@ -80,6 +80,7 @@ def test_a_loaded_model_is_found_by_key_with_its_ledger_lines(private, tmp_path,
     """On a machine with the sensitive images and without the public ones."""
     shutil.copytree(private / "sensitive", tmp_path / "sensitive")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(entries, "_known", {})  # nor has it the zoo with their facts
     trial, store = trial_in(tmp_path), Store(str(tmp_path / "store"), behind=())
     moved = released.trial_at(released.read(private / "one.zip")[0]["settings"], str(tmp_path / "home"))
     assert moved.data.path == "sensitive"
