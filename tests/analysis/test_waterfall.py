@@ -42,7 +42,7 @@ def row(fid: float, acc: float | None = None, axes: dict | None = None, **change
         "upscaler": config.upscaler.name,
         "axes": axes or {"case": place},
         "settings": settings_of(config),
-        "metrics": {FID: fid, **({ACC: acc} if acc is not None else {})},
+        "metrics": {**({ACC: acc} if acc is not None else {}), FID: fid},
         "keys": {"evaluate": f"{place} {fid}", "private_fit": f"{fit} {place}"},
     }
 
