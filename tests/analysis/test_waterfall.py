@@ -267,6 +267,8 @@ def test_bars_stand_on_each_other_in_a_panel_for_parts_and_level(tmp_path):
     assert min(coarse.y) == pytest.approx(-10.0)
     assert list(coarse.marker.color)[:3] == [COLOURS[kind] for kind in ("floor", "detail", "tokens")]
     assert list(whole.x) == [0, 2]  # no detail to lose at level 0
+    assert whole.width == coarse.width
+    assert 0 < whole.width < 1
     ranges = {tuple(figure.layout[name].range) for name in ("yaxis", "yaxis2")}
     assert len(ranges) == 1
     assert figure.layout.xaxis.ticktext[4:] == ("ε = 10", "ε = 3", "ε = 1")
