@@ -100,10 +100,11 @@ class WaterfallData:
 
 
 def waterfall_metrics(studies: Sequence[Study]) -> list[str]:
-    """The FIDs and accuracies that have a waterfall in these studies, in order of first appearance."""
+    """The FIDs and accuracies that have a waterfall in these studies, FIDs first."""
     rows = rows_of(studies)
     names = dict.fromkeys(name for row in rows for name in row.trial.metrics if name.split("_")[0] in FAMILIES)
-    return [name for name in names if _chains(rows, name)]
+    first = sorted(names, key=lambda name: FAMILIES.index(name.split("_")[0]))
+    return [name for name in first if _chains(rows, name)]
 
 
 def waterfall_data(studies: Sequence[Study], metric: str | None = None) -> WaterfallData:

@@ -77,7 +77,6 @@ def waterfall_figure(data: WaterfallData) -> go.Figure:
             "yanchor": "top",
             "pad": {"t": 14},
         },
-        bargap=1 - BAR,
         showlegend=False,
         meta=data.provenance,
     )
@@ -127,6 +126,7 @@ def _draw(figure: go.Figure, chain: Waterfall, steps: list[str], digits: int, pl
         x=at,
         y=[end - start for start, end in zip(starts, ends, strict=True)],
         base=starts,
+        width=BAR,  # plotly's own would fill the gap of a missing step
         marker_color=[COLOURS[step.kind] for step in chain.steps],
         hoverinfo="skip",
         **place,
@@ -165,7 +165,7 @@ def _draw(figure: go.Figure, chain: Waterfall, steps: list[str], digits: int, pl
 
 
 def _text(step: Step, digits: int) -> str:
-    change = "" if step.change is None else f"<br>{step.change:+.{digits}f}"
+    change = "" if step.change is None else f"<br>{step.change:+z.{digits}f}"
     return f"<b>{step.value.mean:.{digits}f}</b>{change}"
 
 

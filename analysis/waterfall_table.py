@@ -62,7 +62,7 @@ def cell(step: Step, digits: int) -> str:
     """`141.3 ± 0.8 (+48.8)`."""
     value: Interval = step.value
     bar = "" if value.half_width is None else f" ± {value.half_width:.{digits}f}"
-    return f"{value.mean:.{digits}f}{bar}" + ("" if step.change is None else f" ({step.change:+.{digits}f})")
+    return f"{value.mean:.{digits}f}{bar}" + ("" if step.change is None else f" ({step.change:+z.{digits}f})")
 
 
 def decimals(data: WaterfallData) -> int:

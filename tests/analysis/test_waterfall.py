@@ -42,7 +42,7 @@ def row(fid: float, acc: float | None = None, axes: dict | None = None, **change
         "upscaler": config.upscaler.name,
         "axes": axes or {"case": place},
         "settings": settings_of(config),
-        "metrics": {FID: fid, **({ACC: acc} if acc is not None else {})},
+        "metrics": {**({ACC: acc} if acc is not None else {}), FID: fid},
         "keys": {"evaluate": f"{place} {fid}", "private_fit": f"{fit} {place}"},
     }
 
@@ -267,6 +267,8 @@ def test_bars_stand_on_each_other_in_a_panel_for_parts_and_level(tmp_path):
     assert min(coarse.y) == pytest.approx(-10.0)
     assert list(coarse.marker.color)[:3] == [COLOURS[kind] for kind in ("floor", "detail", "tokens")]
     assert list(whole.x) == [0, 2]  # no detail to lose at level 0
+    assert whole.width == coarse.width
+    assert 0 < whole.width < 1
     ranges = {tuple(figure.layout[name].range) for name in ("yaxis", "yaxis2")}
     assert len(ranges) == 1
     assert figure.layout.xaxis.ticktext[4:] == ("ε = 10", "ε = 3", "ε = 1")
