@@ -2,7 +2,7 @@
 
 <root>/collections.json describes every set (name, category, licence); <root>/json/<set>.json, or the same file as
 .json.gz, holds its pictures: the inside of each <svg>, its view box, and aliases, which are another name for a picture
-or the picture turned by quarters and mirrored. The format: https://iconify.design/docs/types/iconify-json.html.
+or the picture turned by quarters and mirrored. The format: https://iconify.design/docs/types/iconify-icon.html.
 """
 
 from __future__ import annotations

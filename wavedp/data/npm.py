@@ -8,7 +8,6 @@ import re
 import shutil
 import subprocess
 import tarfile
-import zlib
 from pathlib import Path
 
 REGISTRY = "https://registry.npmjs.org"
@@ -77,5 +76,5 @@ def unpack(tarball: Path, wanted: re.Pattern[str], folder: Path, compress: str =
                 if done - said >= 100e6:
                     print(f"  {done / 1e6:.0f} MB unpacked", flush=True)
                     said = done
-    except (tarfile.TarError, zlib.error, EOFError) as error:
+    except tarfile.TarError as error:
         raise OSError(f"{tarball.name} cannot be read: {error}") from error
