@@ -228,7 +228,7 @@ def test_parts_without_captions_and_names_that_are_classes_already_are_refused(t
 
 def test_the_shipped_files_are_read():
     public = from_dict(DataConfig, composed("data@public=chosen")["public"])
-    assert public.words[1] == ("Pullover", "sweater/jumper/pullover")
+    assert public.words[1] == ("Pullover", "sweater/hoodie")
     assert dataclasses.replace(public, words=()) == DataConfig(name="chosen", parts={"openclipart": None})
 
 

@@ -10,7 +10,7 @@ records of the parts are sought through, also those beyond the number that the m
                draws variants (data.variants of icons and emoji), the same picture otherwise
 
 data.names is taken from the trial's data where it is empty (wavedp.methods.canonical). data.words says other words for
-names that the encoder or the captions do not know: {Pullover: sweater/jumper}.
+names that the encoder or the captions do not know: {Pullover: sweater/hoodie}.
 
 PrivImage (Li et al., USENIX Security 2024) chooses public images by a private query of the sensitive ones instead.
 """
