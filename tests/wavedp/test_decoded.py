@@ -492,7 +492,7 @@ def test_the_cache_of_an_object_knows_its_code(package, tmp_path):
 
 
 def test_names_that_lead_nowhere(package):
-    known = "use one of fashion_mnist, openclipart, photographs, procedural, folder, decoded, gone, .*satellites"
+    known = "use one of fashion_mnist, openclipart, icons, .*folder, mixture, chosen, decoded, gone, .*satellites"
     for name, message in (
         ("cifar", f"'cifar' is not a dataset: {known}.*, or package.module:Object"),
         ("gone", "dataset orbit:Gone cannot be imported .*Gone"),
