@@ -23,11 +23,9 @@ from wavedp.jsonl import read_jsonl
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / "tests" / "assets" / "published_keys.json"
-# Defaults of a study's time which today have to be said: smaller models, other sample counts, no floor, one sample set.
+# Defaults of a study's time which today have to be said: other sample counts, no floor, one sample set.
 SAID_TODAY = {
-    "eps_grid": ["preset=small"],
-    "eps_grid_2k": ["preset=small", "sampling.n=2000", "metrics.floor=false"],
-    "eps_grid_detail": ["preset=small"],
+    "eps_grid_2k": ["sampling.n=2000", "metrics.floor=false"],
     "tokenizers": ["privacy.steps=160", "sampling.n=1000", "metrics.precision=bfloat16", "metrics.floor=false"],
     "tricks": ["metrics.floor=false"],
     "blur_schedules": ["metrics.floor=false"],
