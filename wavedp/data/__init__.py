@@ -363,9 +363,9 @@ def _repeats(config: DataConfig, split: Split) -> dict[str, Any]:
 
 
 def _source(config: DataConfig) -> Source:
-    source = source_of(config.name)
-    for field in MIXED:  # a decoded file keeps those of the dataset that it was
-        if getattr(config, field) and source is not decoded and field not in getattr(source, "READS", ()):
+    source = facts if config.name == facts.NAME else source_of(config.name)
+    for field in MIXED:  # a decoded file, and facts, keep those of the dataset that it was
+        if getattr(config, field) and source not in (decoded, facts) and field not in getattr(source, "READS", ()):
             readers = [name for name, other in SOURCES.items() if field in getattr(other, "READS", ())]
             raise UserError(f"data.{field} is not read by {config.name}: use {' or '.join(readers)}, or leave it out.")
     if config.split not in getattr(source, "DIVISIONS", ("official",)):
