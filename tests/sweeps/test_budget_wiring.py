@@ -62,6 +62,7 @@ async def lost(name, trial):
 def coordinator(folder, monkeypatch, result=released, gpus=0, **budget):
     settings = {
         "store": str(folder / "store"),
+        "zoo": None,
         "copy": "study-0",
         "stages": {name: {"num_gpus": gpus} for name in chain.NAMES},
         "budget": {"epsilon": None, "gpu_hours": None} | budget,

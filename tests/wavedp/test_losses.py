@@ -56,7 +56,7 @@ def test_both_forms_have_the_same_gradients_in_float32(pair):
     losses = [adversary.step(real, rebuilt) for adversary in pair]
     torch.testing.assert_close(losses[1], losses[0], rtol=1e-5, atol=0)
     for mine, theirs in zip(*(adversary.network.parameters() for adversary in pair), strict=True):
-        torch.testing.assert_close(mine.grad, theirs.grad, rtol=0, atol=1e-5 * float(theirs.grad.abs().max()))
+        torch.testing.assert_close(mine.grad, theirs.grad, rtol=0, atol=5e-5 * float(theirs.grad.abs().max()))
 
 
 @pytest.mark.parametrize("first", [0, 1])
