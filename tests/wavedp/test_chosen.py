@@ -228,8 +228,9 @@ def test_parts_without_captions_and_names_that_are_classes_already_are_refused(t
 
 def test_the_shipped_files_are_read():
     public = from_dict(DataConfig, composed("data@public=chosen")["public"])
-    assert public.words[1] == ("Pullover", "sweater/hoodie")
-    assert dataclasses.replace(public, words=()) == DataConfig(name="chosen", parts={"openclipart": None})
+    assert dict(public.words)["Pullover"] == "sweater/cardigan/long sleeve shirt"
+    parts = {"openclipart": None, "icons": 40000, "emoji": None}
+    assert dataclasses.replace(public, words=()) == DataConfig(name="chosen", parts=parts, per_name=50)
 
 
 # --- a generator that keeps what it learned of the named classes ------------------------------------------------------
