@@ -317,7 +317,7 @@ def test_a_fit_that_runs_other_than_planned_releases_nothing(tmp_path, monkeypat
 def test_the_dry_run_and_the_budget_count_both_releases(tmp_path):
     one, other = planned_trial("one", trial()), planned_trial("two", trial(level=2))
     assert one.keys["upscaler_fit"] == other.keys["upscaler_fit"]
-    text = describe([one, other], str(tmp_path), {})
+    text = describe([one, other], Store(str(tmp_path)), {})
     assert "private releases: 3 (3 new); non-private uses of the training images: 0" in text
     assert "all 3 composed" in text
     asked = releases_of(one) | releases_of(other)
