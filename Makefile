@@ -7,12 +7,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 SWEEP ?= eps_grid
 ARGS ?=
+# Their public models come with wavedp, or their images are procedural.
+NO_PUBLIC_IMAGES := eps_grid sr_models anchors smoke
 export OMP_NUM_THREADS ?= 1
 export RAY_USAGE_STATS_ENABLED = 0
 
 .PHONY: sweep test smoke env data lint clean
 
-sweep: data
+sweep: env fashion_mnist $(if $(filter $(SWEEP),$(NO_PUBLIC_IMAGES)),,openclipart)
 	$(BIN)/python -m sweeps.run +sweep=$(SWEEP) $(ARGS)
 
 test: env fashion_mnist

@@ -352,6 +352,8 @@ def _make(
     missing: gives an input that is not in the store.
     """
     names = keys(trial, stage)
+    if stage not in names:
+        raise UserError(f"This trial has no stage {stage}: its stages are {', '.join(keys(trial))}.")
     key = names[stage]
     if stage in (*PUBLIC, *PRIVATE):
         overlap.refuse_shared(trial.data, public_reads(trial))

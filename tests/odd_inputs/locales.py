@@ -7,7 +7,7 @@ from odd_inputs import Odd, command
 
 C = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 LATIN = {"PYTHONIOENCODING": "latin-1"}
-STUDY = "results/eps_grid"
+STUDY = "results/eps_grid_small"
 
 
 def printed(module: str, *args: str, environment: dict[str, str], has: str) -> None:

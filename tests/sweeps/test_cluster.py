@@ -42,7 +42,7 @@ try:
             print("shared:", store)
         except UserError as error:
             print("refused:", error)
-    settings = {"store": str(shared), "copy": "s-0", "stages": {}, "budget": {}}
+    settings = {"store": str(shared), "copy": "s-0", "stages": {}, "budget": {}, "zoo": None}
     here = ray.get_runtime_context().get_node_id()
     coordinators = [execute._coordinator(results, settings, []) for _ in range(6)]
     ray.get([each.rows.remote() for each in coordinators])

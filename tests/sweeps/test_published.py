@@ -21,7 +21,9 @@ ROOT = Path(__file__).parents[2]
 STUDIES = sorted(path.parent.name for path in ROOT.glob("results/*/study.yaml"))
 # Defaults of that time which today have to be said, as README does.
 SAID_TODAY = {
-    "eps_grid_2k": ["sampling.n=2000"],
+    "eps_grid_small": ["preset=small"],
+    "eps_grid_2k": ["preset=small", "sampling.n=2000"],
+    "eps_grid_detail": ["preset=small"],
     "tokenizers": ["privacy.steps=160", "sampling.n=1000", "metrics.precision=bfloat16"],
 }
 

@@ -25,12 +25,14 @@ ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / "tests" / "assets" / "published_keys.json"
 # Defaults of a study's time which today have to be said: other sample counts, no floor, one sample set.
 SAID_TODAY = {
-    "eps_grid_2k": ["sampling.n=2000", "metrics.floor=false"],
+    "eps_grid_small": ["preset=small"],
+    "eps_grid_2k": ["preset=small", "sampling.n=2000", "metrics.floor=false"],
+    "eps_grid_detail": ["preset=small"],
     "tokenizers": ["privacy.steps=160", "sampling.n=1000", "metrics.precision=bfloat16", "metrics.floor=false"],
     "tricks": ["metrics.floor=false"],
     "blur_schedules": ["metrics.floor=false"],
 }
-STUDIES = ("eps_grid", "eps_grid_2k", "eps_grid_detail", "tokenizers", "tricks", "sr_ceiling", "blur_schedules")
+STUDIES = ("eps_grid_small", "eps_grid_2k", "eps_grid_detail", "tokenizers", "tricks", "sr_ceiling", "blur_schedules")
 
 
 def planned(study: str):

@@ -283,7 +283,7 @@ def test_the_number_reaches_the_stage(monkeypatch, tmp_path, capsys):
     for device, resources in [
         ("cuda", {"num_gpus": 2}), ("cuda", {"num_gpus": 0.25}), ("cuda", {}), ("cpu", {"num_gpus": 2}),
     ]:  # fmt: skip
-        settings = {"stages": {"private_fit": resources}, "store": str(tmp_path), "device": device}
+        settings = {"stages": {"private_fit": resources}, "store": str(tmp_path), "zoo": None, "device": device}
         coordinator.run_stage._function("private_fit", "key", {}, settings, silent_actor)
     assert asked == [2, 1, 1, 1]
     monkeypatch.setattr(stages, "make", lambda *arguments: asked.append(arguments[-1]) or 1 / 0)

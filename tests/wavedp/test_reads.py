@@ -134,7 +134,16 @@ UNREAD = {
     ("private_fit", "privacy.clipping"): "nothing is clipped at ε = ∞, and a sweep over ε sets it for all",
     **{
         ("tokenizer", f"tokenizer.{field}"): "the stage makes no weights; later ones read the field, and hold this key"
-        for field in ("wavelet", "bins", "detail_bins", "detail_range", "coarsest")
+        for field in (
+            "wavelet",
+            "bins",
+            "digits",
+            "detail_bins",
+            "detail_digits",
+            "detail_range",
+            "companding",
+            "coarsest",
+        )  # fmt: skip
     },
 }
 """(stage, field) that are in the stage's key although it does not read them, with the reason."""

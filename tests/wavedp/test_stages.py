@@ -289,3 +289,9 @@ def test_a_stage_that_is_in_the_store_is_not_waited_for(tmp_path):
         asking.start()
         asking.join(30)
         assert not asking.is_alive()
+
+
+@pytest.mark.parametrize("stage", ["upscaler", "upscaler_fit", "upscalr"])
+def test_a_stage_that_the_trial_does_not_have_is_named(stage, tmp_path):
+    with pytest.raises(UserError, match=f"This trial has no stage {stage}: its stages are reference, tokenizer, "):
+        stages.make(stage, TINY, Store(str(tmp_path)), "cpu")

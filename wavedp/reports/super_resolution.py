@@ -55,7 +55,7 @@ def measure(trial: TrialConfig, images: Tensor, store: Store, device: str) -> It
     option, public = "low_pass_consistency", trial.public or trial.data
     for asked in ({option: False}, {option: True}) if _reads(method, option) else ({},):
         of_one = replace(trial, upscaler=replace(trial.upscaler, **asked))
-        made_before = method.needs(of_one).inputs
+        made_before = [stage.name for stage in chain.chain_of(of_one) if stage.name in method.needs(of_one).inputs]
         inputs = {name: stages.make(name, of_one, store, device, printed("training"))[0] for name in made_before}
         model, factor = stages.build_upscaler(of_one, inputs, device), 2**trial.level
         model.upscale(small[:1], factor)
