@@ -32,7 +32,16 @@ SAID_TODAY = {
     "tricks": ["metrics.floor=false"],
     "blur_schedules": ["metrics.floor=false"],
 }
-STUDIES = ("eps_grid_small", "eps_grid_2k", "eps_grid_detail", "tokenizers", "tricks", "sr_ceiling", "blur_schedules")
+STUDIES = (
+    "eps_grid",
+    "eps_grid_small",
+    "eps_grid_2k",
+    "eps_grid_detail",
+    "tokenizers",
+    "tricks",
+    "sr_ceiling",
+    "blur_schedules",
+)
 
 
 def planned(study: str):

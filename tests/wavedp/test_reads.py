@@ -125,6 +125,10 @@ UNKEYED = {
 }
 """(stage, field) that are read and not in the stage's key, with the reason why its result does not change."""
 
+OF_SCALAR = (
+    "wavelet", "bins", "digits", "detail_bins", "detail_digits", "detail_range", "companding", "coarsest",
+)  # fmt: skip
+
 UNREAD = {
     ("pretrain", "diffusion.multiplicity"): "of the private fit; published keys of pretrain hold the whole section",
     (
@@ -134,16 +138,7 @@ UNREAD = {
     ("private_fit", "privacy.clipping"): "nothing is clipped at ε = ∞, and a sweep over ε sets it for all",
     **{
         ("tokenizer", f"tokenizer.{field}"): "the stage makes no weights; later ones read the field, and hold this key"
-        for field in (
-            "wavelet",
-            "bins",
-            "digits",
-            "detail_bins",
-            "detail_digits",
-            "detail_range",
-            "companding",
-            "coarsest",
-        )  # fmt: skip
+        for field in OF_SCALAR
     },
 }
 """(stage, field) that are in the stage's key although it does not read them, with the reason."""
