@@ -20,6 +20,7 @@ WIDTH, PLOT_HEIGHT, TOP, LEFT, RIGHT, AXIS = 960, 430, 104, 80, 180, 62  # pixel
 GRID = {"gridcolor": "#ececec", "linecolor": "#444444", "showline": True, "ticks": "outside", "zeroline": False}
 CAPTION_COLUMNS, CAPTION_LINE = 146, 15  # characters, pixels
 LABEL_GAP = 0.055  # minimum distance between two labels, in plot heights
+LABEL_COLUMNS = 23  # characters that fit into RIGHT
 LOG_RATIO = 8  # a metric that spans more than this factor gets a logarithmic axis
 
 
@@ -76,9 +77,7 @@ def pareto_figure(data: ParetoData) -> go.Figure:
     for front in sorted(data.fronts, key=lambda front: front.label in colours):
         _draw_front(figure, axes, front, colours.get(front.label, GREY))
     _label_fronts(figure, axes, [(front, colours[front.label]) for front in data.fronts if front.label in colours])
-    for front in data.fronts:
-        if front.is_anchor:
-            _label_anchor(figure, axes, front)
+    _label_anchors(figure, axes, [front for front in data.fronts if front.is_anchor])
     _explain_lines(figure, data)
     if data.total is not None:
         _draw_total(figure, data)
@@ -181,7 +180,7 @@ def _label_fronts(figure: go.Figure, axes: _Axes, fronts: list[tuple[Front, str]
     """Write names at the right edge, in the colour and at the height of each front's last point."""
     # In plot heights, not in data units: plotly drops labels outside the axis range, where `spread` may move one.
     ends = [(axes.y(front.points[-1].value.mean) - axes.bottom) / (axes.top - axes.bottom) for front, _ in fronts]
-    names = [textwrap.wrap(front.label, 26) for front, _ in fronts]
+    names = [textwrap.wrap(front.label, LABEL_COLUMNS) for front, _ in fronts]
     heights = spread(ends, LABEL_GAP * (1 + 0.75 * (max(map(len, names), default=1) - 1)))
     for (_, colour), name, height in zip(fronts, names, heights, strict=True):
         place = {"x": 1.01, "xref": "paper", "xanchor": "left", "y": height, "yref": "paper", "yanchor": "middle"}
@@ -190,19 +189,24 @@ def _label_fronts(figure: go.Figure, axes: _Axes, fronts: list[tuple[Front, str]
         )
 
 
-def _label_anchor(figure: go.Figure, axes: _Axes, front: Front) -> None:
-    """Write the name beside the marker, on the side towards the middle of the figure."""
-    for point in front.points:
-        side = "left" if point.epsilon == 0 else "right"
-        figure.add_annotation(
-            x=math.log10(axes.x(point.epsilon)),
-            y=axes.y(point.value.mean),
-            text=front.label,
-            showarrow=False,
-            xanchor=side,
-            xshift=10 if side == "left" else -10,
-            font={"size": 12, "color": "#555555"},
-        )
+def _label_anchors(figure: go.Figure, axes: _Axes, anchors: list[Front]) -> None:
+    """Write names beside the markers, on the side towards the middle of the figure, clear of each other."""
+    for side, shift in (("left", 10), ("right", -10)):
+        here = [
+            (front.label, point) for front in anchors for point in front.points if (point.epsilon == 0) == (shift > 0)
+        ]
+        gap = 0.75 * LABEL_GAP * (axes.top - axes.bottom)
+        heights = spread([axes.y(point.value.mean) for _, point in here], gap)
+        for (label, point), height in zip(here, heights, strict=True):
+            figure.add_annotation(
+                x=math.log10(axes.x(point.epsilon)),
+                y=height,
+                text=label,
+                showarrow=False,
+                xanchor=side,
+                xshift=shift,
+                font={"size": 12, "color": "#555555"},
+            )
 
 
 def _symbol(paper: Published) -> str:

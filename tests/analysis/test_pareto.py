@@ -240,6 +240,19 @@ def test_zero_is_an_anchor_beyond_the_left_break(study: Study) -> None:
     assert "public model" in [note.text for note in figure.layout.annotations]
 
 
+def test_names_of_anchors_at_the_same_height_do_not_overlap(study: Study) -> None:
+    names = [f"public model {i}" for i in range(4)]
+    anchors = [
+        dataclasses.replace(study.done[0], trial=name, epsilon_spent=0.0, keys={}, axes={"upscaler": name})
+        for name in names
+    ]
+    figure = pareto_figure(pareto_data(dataclasses.replace(study, trials=[*study.trials, *anchors])))
+    heights = sorted(note.y for note in figure.layout.annotations if note.text in names)
+    low, high = figure.layout.yaxis.range
+    assert len(heights) == 4
+    assert min(b - a for a, b in itertools.pairwise(heights)) * figure.layout.height / abs(high - low) > 15  # pixels
+
+
 def test_labels_caption_and_direction_are_there(data: ParetoData) -> None:
     figure = pareto_figure(data)
     texts = [note.text for note in figure.layout.annotations]
