@@ -13,6 +13,7 @@ import yaml
 from omegaconf import OmegaConf
 
 from sweeps.records import claim_folder
+from sweeps.run import _by_field
 from sweeps.study import axes_of, identity_of
 from wavedp.config import TrialConfig, from_dict, sections
 from wavedp.jsonl import read_jsonl
@@ -41,6 +42,7 @@ def test_a_published_command_goes_on_in_its_folder(name, tmp_path):
     overrides = shlex.split(made["command"])[3:] + SAID_TODAY.get(name, [])
     with hydra.initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         values = OmegaConf.to_container(hydra.compose("config", overrides=overrides), resolve=True)
+    _by_field(values["sweep"])
     trial = from_dict(TrialConfig, {section: values[section] for section in sections(TrialConfig)})
     today = {**made, "identity": identity_of(trial), "axes": axes_of(values["sweep"])}
     claim_folder(tmp_path, today, ["a trial of other code"])
