@@ -25,6 +25,7 @@ SAID_TODAY = {
     "eps_grid_small": ["preset=small"],
     "eps_grid_2k": ["preset=small", "sampling.n=2000"],
     "eps_grid_detail": ["preset=small"],
+    "ceilings_realsr": ["preset=small"],
     "tokenizers": ["privacy.steps=160", "sampling.n=1000", "metrics.precision=bfloat16"],
 }
 
