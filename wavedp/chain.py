@@ -46,15 +46,16 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Stage:
-    """fields: what of the trial's configuration enters the key. reads: the datasets and splits it looks at. runs: the
-    methods whose code it runs. applies: whether a trial has this stage at all. Inputs that a trial does not run are
-    ignored. private: the way in which it uses sensitive images to fit a model, which then is a release (None: it fits
-    none)."""
+    """fields: what of the trial's configuration enters the key. reads: the datasets and splits it looks at. named:
+    those that only its key holds. runs: the methods whose code it runs. applies: whether a trial has this stage at all.
+    Inputs that a trial does not run are ignored. private: the way in which it uses sensitive images to fit a model,
+    which then is a release (None: it fits none)."""
 
     name: str
     inputs: tuple[str, ...] = ()
     fields: Callable[[TrialConfig], Any] = lambda trial: None
     reads: Callable[[TrialConfig], list[tuple[DataConfig, str]]] = lambda trial: []
+    named: Callable[[TrialConfig], Sequence[tuple[DataConfig, str]]] = lambda trial: ()
     runs: Callable[[TrialConfig], Sequence[Method]] = lambda trial: []
     applies: Callable[[TrialConfig], bool] = lambda trial: True
     private: Callable[[TrialConfig], FitKind] | None = None
@@ -241,6 +242,7 @@ CHAIN = (
         inputs=("tokenizer",),
         fields=_pretrain,
         reads=lambda t: list(methods.needs(t, methods.generator(t)).data),
+        named=lambda t: methods.needs(t, methods.generator(t)).named,
         runs=lambda t: [methods.generator(t)],
     ),
     Stage(
@@ -347,7 +349,7 @@ def keys(trial: TrialConfig, of: str | None = None) -> dict[str, str]:
             stage.version,
             stage.fields(trial),
             [found[name] for name in stage.inputs],
-            [fingerprint(config, split) for config, split in stage.reads(trial)],
+            [fingerprint(config, split) for config, split in (*stage.reads(trial), *stage.named(trial))],
             *methods.versions(stage.runs(trial)),
         ]
         found[stage.name] = hashlib.sha256(CANONICAL_JSON.encode(content).encode()).hexdigest()

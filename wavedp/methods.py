@@ -47,11 +47,13 @@ SPINE = frozenset({"level", "seed", "sampling.n", "sampling.seed", "privacy.epsi
 class Needs:
     """fields: shared fields that are read, such as `blur`, `sampling.temperature`, `diffusion.*`, `tokenizer` (the
     trial's tokens). inputs: earlier stages whose weights `build` is given. data: datasets that the method's public
-    training, or a metric's reference, looks at beyond the trial's own splits."""
+    training, or a metric's reference, looks at beyond the trial's own splits. named: those that it never looks at and
+    that its keys hold all the same, since studies were published with them."""
 
     fields: frozenset[str] = frozenset()
     inputs: tuple[str, ...] = ()
     data: tuple[tuple[DataConfig, str], ...] = ()
+    named: tuple[tuple[DataConfig, str], ...] = ()
 
 
 class Method:

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from published import EPS_GRID as STUDY
+from published import row
 
 from odd_inputs import ROOT, Odd, Refused
 from sweeps import export, publish
@@ -17,8 +19,8 @@ from wavedp import sample
 from wavedp.data.image_files import ImageSet, write
 from wavedp.finished import open_trial
 
-STUDY = ROOT / "results" / "eps_grid"
-TRIAL = "epsilon=10-seed=0-516fd08b"
+ROW = row(STUDY, epsilon=10)
+TRIAL, MADE = ROW["trial"], ROW["keys"]["upscale"][:12]
 
 
 def refused(main: Callable[[list[str]], int], *typed: object) -> None:
@@ -69,7 +71,7 @@ def with_a_separator(text: str) -> str:
 CASES = [
     Odd("export: a trial's name half typed", exporting(STUDY, "--trial", "epsilon=10"), ("'epsilon=10'", TRIAL)),
     Odd("export: a folder without a study", exporting(ROOT / "conf", "--trial", "a"), ("conf is not a study",)),
-    Odd("export: a store without the trial", exporting(STUDY, "--trial", TRIAL), ("has no upscale b342f09eeeaa",)),
+    Odd("export: a store without the trial", exporting(STUDY, "--trial", TRIAL), (f"has no upscale {MADE}",)),
     Odd("export: a file as the target", a_file_as_target, ("set is a file: name another folder",)),
     Odd(
         "sample: no image",

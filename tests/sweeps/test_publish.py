@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 import yaml
+from published import EPS_GRID, ROOT, row
 
 from sweeps import publish
 from sweeps.records import read_jsonl
 from wavedp.errors import UserError
 from wavedp.store import write_jsonl
 
-ROOT = Path(__file__).parents[2]
 HEAD = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
 ELSEWHERE = "0123456789abcdef0123456789abcdef01234567"
 
@@ -22,7 +22,7 @@ def study(tmp_path, monkeypatch):
     """A finished study of this commit: a published one, as if it had just been run."""
     monkeypatch.setattr(publish, "commit", lambda: HEAD)  # whatever this checkout has not committed yet
     folder = tmp_path / "runs" / "eps_grid"
-    shutil.copytree(ROOT / "results" / "eps_grid", folder)
+    shutil.copytree(EPS_GRID, folder)
     of_commits(folder, HEAD)
     return folder
 
@@ -63,15 +63,16 @@ def lacks_a_trial(folder):
 
 
 def has_a_failed_trial(folder):
-    first, *rows = read_jsonl(folder / "trials.jsonl")
-    write_jsonl(folder / "trials.jsonl", [{**first, "status": "failed", "metrics": {}}, *rows])
+    failed = {**row(folder, epsilon=10), "status": "failed", "metrics": {}}
+    kept = [known for known in read_jsonl(folder / "trials.jsonl") if known["trial"] != failed["trial"]]
+    write_jsonl(folder / "trials.jsonl", [failed, *kept])
 
 
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
         (lacks_a_trial, "3 of 4 planned trials have ended"),
-        (has_a_failed_trial, r"the trial epsilon=10-seed=0-516fd08b failed"),
+        (has_a_failed_trial, f"the trial {row(EPS_GRID, epsilon=10)['trial']} failed"),
         (lambda folder: of_commits(folder, HEAD, ELSEWHERE), f"several commits, .*{ELSEWHERE[:12]}"),
         (lambda folder: of_commits(folder, f"{HEAD}+"), rf"in no commit \({HEAD[:12]}\+\)"),
         (lambda folder: of_commits(folder, ELSEWHERE), f"made by commit {ELSEWHERE[:12]}"),
@@ -115,9 +116,10 @@ def test_ten_megabytes_are_refused(study):
 
 def test_a_release_never_leaves_a_published_ledger(study):
     publish.publish(study, target_of(study))
-    kept = [line for line in read_jsonl(study / "ledger.jsonl") if line["epsilon"] != 2.999130187623052]
+    lost = row(study, epsilon=3)["keys"]["private_fit"]
+    kept = [line for line in read_jsonl(study / "ledger.jsonl") if line["stage_key"] != lost]
     write_jsonl(study / "ledger.jsonl", kept)
-    with pytest.raises(UserError, match=r"has 1 of 5 lines .* lacks \(private_fit 41c5e817b6c3\).*_2"):
+    with pytest.raises(UserError, match=rf"has 1 of 5 lines .* lacks \(private_fit {lost[:12]}\).*_2"):
         publish.publish(study, target_of(study), anyway=True)
     assert len(read_jsonl(target_of(study) / "ledger.jsonl")) == 5
 

@@ -1,19 +1,21 @@
 """The keys of every published trial, as they were before methods got rooms of their own: a key that moves is a private
 fit that would be made and paid for again.
 
-`PYTHONPATH=. python tests/sweeps/test_published_keys.py` writes tests/assets/published_keys.json anew; it needs both
-datasets."""
+`PYTHONPATH=.:tests python tests/sweeps/test_published_keys.py` writes tests/assets/published_keys.json anew; it needs
+all public images (python -m wavedp.data.get openclipart, icons, emoji and photographs)."""
 
 from __future__ import annotations
 
 import json
 import shlex
-from pathlib import Path
 
 import hydra
 import pytest
 import yaml
 from omegaconf import OmegaConf
+from published import KNOWN as GOLDEN
+from published import ROOT, what
+from published import fingerprint as known_fingerprint
 
 from sweeps.options import option_loader
 from sweeps.plan import plan
@@ -21,11 +23,10 @@ from wavedp import chain
 from wavedp.config import TrialConfig, sections, with_absolute_paths
 from wavedp.jsonl import read_jsonl
 
-ROOT = Path(__file__).parents[2]
-GOLDEN = ROOT / "tests" / "assets" / "published_keys.json"
 # Defaults of a study's time which today have to be said: other sample counts, no floor, one sample set.
 SAID_TODAY = {
     "eps_grid_small": ["preset=small"],
+    "ceilings_realsr": ["preset=small"],
     "eps_grid_2k": ["preset=small", "sampling.n=2000", "metrics.floor=false"],
     "eps_grid_detail": ["preset=small"],
     "tokenizers": ["privacy.steps=160", "sampling.n=1000", "metrics.precision=bfloat16", "metrics.floor=false"],
@@ -41,6 +42,8 @@ STUDIES = (
     "tricks",
     "sr_ceiling",
     "blur_schedules",
+    "public_data",
+    "ceilings_realsr",
 )
 
 
@@ -58,16 +61,11 @@ def published(study: str):
     return {row["trial"]: row["keys"] for row in read_jsonl(ROOT / "results" / study / "trials.jsonl")}
 
 
-def what(config, split):
-    return f"{config.name} {config.split} {config.size}x{config.size}x{config.channels} {config.limit} {split}"
-
-
 @pytest.fixture
 def golden(monkeypatch):
     """Known fingerprints stand for the images, so that this runs where Open Clip Art is not installed."""
-    known = json.loads(GOLDEN.read_text())
-    monkeypatch.setattr(chain, "fingerprint", lambda config, split: known["fingerprints"][what(config, split)])
-    return known["studies"]
+    monkeypatch.setattr(chain, "fingerprint", known_fingerprint)
+    return json.loads(GOLDEN.read_text())["studies"]
 
 
 @pytest.mark.parametrize("study", STUDIES)

@@ -2,16 +2,15 @@
 
 import json
 import math
-from pathlib import Path
 
 import pytest
+from published import EPS_GRID, ROOT, fingerprint, row
 
 from wavedp import chain
 from wavedp.config import DataConfig, MetricsConfig, PrivacyConfig, TrialConfig, settings_of, trial_of
 from wavedp.errors import UserError
 from wavedp.finished import open_trial
 
-ROOT = Path(__file__).parents[2]
 STUDIES = sorted(path.parent for path in ROOT.glob("results/*/trials.jsonl"))
 STAGES = ("tokenizer", "pretrain", "private_fit", "coarse_samples", "upscale")
 
@@ -22,9 +21,7 @@ def rows(folder):
 
 @pytest.mark.parametrize("study", STUDIES, ids=lambda folder: folder.name)
 def test_every_published_trial_is_opened_with_its_keys(study, monkeypatch):
-    known = json.loads((ROOT / "tests" / "assets" / "published_keys.json").read_text())["fingerprints"]
-    names = "{0.name} {0.split} {0.size}x{0.size}x{0.channels} {0.limit} {1}"
-    monkeypatch.setattr(chain, "fingerprint", lambda config, split: known[names.format(config, split)])
+    monkeypatch.setattr(chain, "fingerprint", fingerprint)
     done = [row["trial"] for row in rows(study) if row["status"] == "done"]
     assert done
     for trial in done:
@@ -53,6 +50,8 @@ def test_what_has_no_settings_says_nothing():
 
 def test_other_code_or_data_is_refused(monkeypatch):
     monkeypatch.setattr(chain, "fingerprint", lambda config, split: "another set")
-    trial = open_trial(ROOT / "results" / "eps_grid", "epsilon=10-seed=0-516fd08b")
-    with pytest.raises(UserError, match=r"stage pretrain of epsilon=10-seed=0-516fd08b has another key .* d6cb36fd"):
+    known = row(EPS_GRID, epsilon=10)
+    trial = open_trial(EPS_GRID, known["trial"])
+    sentence = f"stage pretrain of {known['trial']} has another key .* {known['keys']['pretrain']}"
+    with pytest.raises(UserError, match=sentence):
         trial.require_same_keys(STAGES)

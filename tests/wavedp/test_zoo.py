@@ -429,6 +429,16 @@ def test_a_training_that_is_needed_still_asks_for_the_images_before_anything_run
     checks.check_images(trial, store_with(zoo))
 
 
+@pytest.mark.parametrize("tokens", [False, True])
+def test_real_images_as_samples_learn_from_no_public_image_and_ask_for_none(without_images, tmp_path, tokens):
+    trial, _ = without_images
+    ceiling = dataclasses.replace(trial, generator={"name": "real", "tokens": tokens})
+    store = Store(str(tmp_path / "ceilings"), behind=())
+    checks.check_images(ceiling, store)
+    assert stages.make("upscale", ceiling, store, "cpu")[1]
+    assert chain.keys(ceiling)["pretrain"] != chain.keys(dataclasses.replace(ceiling, public=None))["pretrain"]
+
+
 @pytest.mark.parametrize("kind", ["file", "plain file", "pixels", "plain", "none"])
 def test_sensitive_records_among_unseen_public_images_are_refused(without_images, tmp_path, kind):
     trial, _ = without_images

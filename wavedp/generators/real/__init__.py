@@ -40,11 +40,11 @@ class Real(GeneratorMethod):
     }  # fmt: skip
 
     def needs(self, trial: TrialConfig) -> Needs:
-        """Its published keys hold the public images' fingerprint, though it learns nothing from them."""
+        """The trial's tokens, if it has any; no public image."""
         public = ((trial.public, "train"),) if trial.public is not None else ()
         if not trial.generator.tokens:
-            return Needs(data=public)
-        return Needs(fields=frozenset({"tokenizer"}), inputs=("tokenizer",), data=public)
+            return Needs(named=public)
+        return Needs(fields=frozenset({"tokenizer"}), inputs=("tokenizer",), named=public)
 
     def fit_kind(self, trial: TrialConfig) -> FitKind:
         """It keeps sensitive images as they are, whatever ε says."""
