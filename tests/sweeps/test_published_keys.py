@@ -19,6 +19,7 @@ from published import fingerprint as known_fingerprint
 
 from sweeps.options import option_loader
 from sweeps.plan import plan
+from sweeps.run import _by_field
 from wavedp import chain
 from wavedp.config import TrialConfig, sections, with_absolute_paths
 from wavedp.jsonl import read_jsonl
@@ -53,6 +54,7 @@ def planned(study: str):
     with hydra.initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         values = OmegaConf.to_container(hydra.compose("config", overrides=overrides), resolve=True)
         base = with_absolute_paths({name: values[name] for name in sections(TrialConfig)})
+        _by_field(values["sweep"])
         return plan(base, values["sweep"], option_loader(overrides, base))
 
 

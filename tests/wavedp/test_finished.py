@@ -52,6 +52,6 @@ def test_other_code_or_data_is_refused(monkeypatch):
     monkeypatch.setattr(chain, "fingerprint", lambda config, split: "another set")
     known = row(EPS_GRID, epsilon=10)
     trial = open_trial(EPS_GRID, known["trial"])
-    sentence = f"stage pretrain of {known['trial']} has another key .* {known['keys']['pretrain']}"
+    sentence = f"stage pretrain of {known['trial']} has another key .*: check out the commit {known['commit']}"
     with pytest.raises(UserError, match=sentence):
         trial.require_same_keys(STAGES)
