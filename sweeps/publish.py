@@ -8,6 +8,8 @@ Copies its records, figures and samples, and says what to add to git. What it re
     a file that is no record, figure or sample             artifacts and weights are never published: move it away
     10 MB or more in all                                   leave some figures or samples out
     a target with releases that this ledger lacks          what was released stays released: give another --to
+
+A README.md in the target, which says in words what the study found, stays there.
 """
 
 from __future__ import annotations
@@ -37,10 +39,11 @@ PUBLISHED = (
     "figures/*.html", "figures/*.json", "figures/*.png", "figures/*.pdf", "figures/waterfall.md",
     "figures/waterfall.csv",
 )  # fmt: skip
+WORDS = "README.md"
 
 
 def publish(folder: Path, target: Path, anyway: bool = False) -> list[Path]:
-    """Copy a study's folder to `target`, in the place of what was published there; returns the files written.
+    """Copy a study's folder to `target`, in the place of what was published there; returns the files copied.
 
     anyway: although trials are missing, or were made by other code than this commit. Raises UserError.
     """
@@ -50,11 +53,14 @@ def publish(folder: Path, target: Path, anyway: bool = False) -> list[Path]:
         _require_finished(study)
         _require_this_commit(study)
     _require_all_releases(folder, target)
+    told = (target / WORDS).read_bytes() if (target / WORDS).is_file() else None
     if target.exists():
         shutil.rmtree(target)
     for name in files:
         (target / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(folder / name, target / name)
+    if told is not None:
+        (target / WORDS).write_bytes(told)
     write_plotly(target.absolute().parent)  # which the pages load
     return [target / name for name in files]
 

@@ -94,9 +94,10 @@ def test_the_first_override_works_as_typed_and_the_next_is_told_its_name(tmp_pat
 
 
 def documented():
-    """The arguments of every `python -m sweeps.run …` in README, and in the headers of conf/."""
+    """The arguments of every `python -m sweeps.run …` in a README, and in the headers of conf/."""
     found = {}
-    for path in [ROOT / "README.md", *sorted(ROOT.glob("conf/**/*.yaml"))]:
+    told = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("[!.]*/**/README.md"))]
+    for path in [*told, *sorted(ROOT.glob("conf/**/*.yaml"))]:
         text, end = path.read_text(encoding="utf-8"), "`" if path.suffix == ".md" else "`\n"
         text = re.sub(r"\\\n#\s*", " ", text)  # a command on two lines of a header
         for typed in re.findall(rf"python -m sweeps\.run ([^{end}]*)", text):

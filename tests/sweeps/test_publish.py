@@ -22,7 +22,7 @@ def study(tmp_path, monkeypatch):
     """A finished study of this commit: a published one, as if it had just been run."""
     monkeypatch.setattr(publish, "commit", lambda: HEAD)  # whatever this checkout has not committed yet
     folder = tmp_path / "runs" / "eps_grid"
-    shutil.copytree(EPS_GRID, folder)
+    shutil.copytree(EPS_GRID, folder, ignore=shutil.ignore_patterns("README.md"))
     of_commits(folder, HEAD)
     return folder
 
@@ -54,8 +54,10 @@ def test_records_figures_and_samples_are_copied(study, capsys):
 def test_published_again_it_holds_what_the_study_holds(study):
     publish.publish(study, target_of(study))
     (study / "figures" / "pareto.pdf").unlink()
+    (target_of(study) / "README.md").write_text("ε = 1 is enough.")
     publish.publish(study, target_of(study))
     assert not (target_of(study) / "figures" / "pareto.pdf").exists()
+    assert (target_of(study) / "README.md").read_text() == "ε = 1 is enough."
 
 
 def lacks_a_trial(folder):

@@ -200,7 +200,7 @@ def test_noise_schedules_are_the_published_ones():
 
 
 def test_at_equal_signal_to_noise_cosine_noise_lets_the_same_f_blur_five_times_as_wide():
-    # README, "Which blur schedule?": f(i) says nothing without the noise schedule beside it.
+    # results/blur_schedules/README.md: f(i) says nothing without the noise schedule beside it.
     width = {}
     for noise in blur.NOISES:
         schedule = BlurSchedule(blur_schedule="quartic", beta_schedule=noise)
