@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 SWEEP ?= eps_grid
 ARGS ?=
 # Their public models come with wavedp, or their images are procedural.
-NO_PUBLIC_IMAGES := eps_grid sr_models anchors smoke
+NO_PUBLIC_IMAGES := eps_grid level_grid sr_models anchors smoke
 export OMP_NUM_THREADS ?= 1
 export RAY_USAGE_STATS_ENABLED = 0
 

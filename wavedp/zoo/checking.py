@@ -27,16 +27,20 @@ def entry_of(folder: Path, name: str) -> Entry:
 
 
 def table(found: Sequence[Entry]) -> str:
-    """A line for each entry: name, stage, key, size, data, licence, what made it."""
-    rows = [("name", "stage", "key", "kB", "data", "licence", "made by")]
+    """A line for each entry: name, stage, key, size, licence, data, what made it; then the licences of each dataset."""
+    rows = [("name", "stage", "key", "kB", "licence", "data", "made by")]
+    of_data: dict[str, str] = {}
     for entry in found:
-        learned = sorted({str(one["config"]["name"]) for one in entry.data})
-        licence = ", ".join(dict.fromkeys(entry.licences()))
-        made = (entry.name, entry.stage, entry.key[:12], f"{entry.size() / 1000:.0f}", ", ".join(learned) or "none")
-        rows.append((*made, licence, entry.command))
+        learned = {str(one["config"]["name"]): str(one["licence"]) for one in entry.data}
+        of_data |= learned
+        made = (entry.name, entry.stage, entry.key[:12], f"{entry.size() / 1000:.0f}", entry.licence)
+        rows.append((*made, ", ".join(sorted(learned)) or "none", entry.command))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
-    return "\n".join(line.rstrip() for line in lines)
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    for name, licence in sorted(of_data.items()):
+        each = licence.replace("; ", "\n  ")
+        lines.append(f"\nlicences of {name}:\n  {each}")
+    return "\n".join(lines)
 
 
 def verify(entry: Entry, home: str | None) -> str:
