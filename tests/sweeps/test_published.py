@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 from sweeps.records import claim_folder
 from sweeps.run import _by_field
 from sweeps.study import axes_of, identity_of
-from wavedp.config import TrialConfig, from_dict, sections
+from wavedp.config import TrialConfig, sections, trial_of, with_absolute_paths
 from wavedp.jsonl import read_jsonl
 
 ROOT = Path(__file__).parents[2]
@@ -44,8 +44,8 @@ def test_a_published_command_goes_on_in_its_folder(name, tmp_path):
     with hydra.initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         values = OmegaConf.to_container(hydra.compose("config", overrides=overrides), resolve=True)
     _by_field(values["sweep"])
-    trial = from_dict(TrialConfig, {section: values[section] for section in sections(TrialConfig)})
-    today = {**made, "identity": identity_of(trial), "axes": axes_of(values["sweep"])}
+    base = with_absolute_paths({section: values[section] for section in sections(TrialConfig)})
+    today = {**made, "identity": identity_of(trial_of(base)), "axes": axes_of(values["sweep"])}
     claim_folder(tmp_path, today, ["a trial of other code"])
     assert published
     assert read_jsonl(tmp_path / "trials.superseded.jsonl")[-len(published) :] == published
