@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from optuna._hypervolume import compute_hypervolume
 from scipy import stats
@@ -46,6 +46,7 @@ def test_where_higher_is_better_the_volume_is_that_of_the_mirrored_metric() -> N
     assert volume(accuracy, {}, (100.0, 0.4), lower=False).value == pytest.approx(0.1 + 0.3)
 
 
+@settings(deadline=None)  # two cores may be busy
 @given(st.lists(st.tuples(st.floats(-3, 3), st.floats(0, 300)), min_size=1, max_size=12))
 def test_hypervolume_is_optunas(points: list[tuple[float, float]]) -> None:
     reference = (2.0, 200.0)
@@ -150,6 +151,7 @@ def test_least(means: dict[float, float], failed: list[float], target: float, ex
     )
 
 
+@settings(deadline=None)  # two cores may be busy
 @given(st.dictionaries(st.floats(0.01, 100), st.floats(1, 300), min_size=1, max_size=6), st.floats(1, 300))
 def test_where_higher_is_better_least_is_that_of_the_mirrored_metric(means: dict[float, float], target: float) -> None:
     mirrored = least({epsilon: -value for epsilon, value in means.items()}, [], -target, lower=False)
@@ -158,6 +160,7 @@ def test_where_higher_is_better_least_is_that_of_the_mirrored_metric(means: dict
     assert found.epsilon == pytest.approx(mirrored.epsilon)
 
 
+@settings(deadline=None)  # two cores may be busy
 @given(st.dictionaries(st.floats(0.01, 100), st.floats(1, 300), min_size=2, max_size=6), st.floats(1, 300))
 def test_the_least_is_between_its_neighbours_on_numpys_line(means: dict[float, float], target: float) -> None:
     found = least(means, [], target, lower=True)

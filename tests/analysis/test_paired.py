@@ -6,7 +6,7 @@ import itertools
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -82,6 +82,7 @@ def test_holm_by_hand(p_values: list[float], expected: list[float]) -> None:
     assert holm(p_values) == pytest.approx(expected)
 
 
+@settings(deadline=None)  # two cores may be busy
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=7))
 def test_holm_is_the_closed_test(p_values: list[float]) -> None:
     assert holm(p_values) == pytest.approx(closed(p_values))
