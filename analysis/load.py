@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -151,6 +152,14 @@ def load(folder: str | Path) -> Study:
                 f"{place} is not a ledger line, for it lacks kind or stage_key: restore the file from a backup."
             )
     return Study(folder, read_meta(folder), list(trials.values()), ledger)
+
+
+def together(studies: Sequence[Study]) -> Study:
+    """One study with the rows, ledgers and meanings of all."""
+    first = studies[0]
+    meanings = {name: said for study in studies for name, said in (study.meta.get("metrics") or {}).items()}
+    lines = [line for study in studies for line in study.ledger]
+    return Study(first.folder, {**first.meta, "metrics": meanings}, [t for s in studies for t in s.trials], lines)
 
 
 def lower_is_better(metric: str) -> bool:

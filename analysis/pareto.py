@@ -13,7 +13,7 @@ from html import escape
 from typing import Any
 
 from analysis import captions
-from analysis.comparison import Published, published
+from analysis.comparable import Published, published, published_sentences
 from analysis.load import Study, Trial
 from analysis.price import composed, releases
 from analysis.replicates import Interval, Point, points
@@ -124,7 +124,4 @@ def _caption(study: Study, metric: str, values: list[Interval], papers: list[Pub
         captions.privacy_sentence(study),
         captions.nonprivate_sentence(study),
     ]
-    for paper in papers:
-        drawn = "hollow, not comparable: " + "; ".join(paper.differences) if paper.differences else "same protocol"
-        sentences.append(f"{paper.name} ({paper.source}): {drawn}.")
-    return " ".join(sentences)
+    return " ".join([*sentences, *published_sentences(papers)])

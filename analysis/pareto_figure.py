@@ -9,7 +9,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from analysis.captions import count_text
-from analysis.comparison import Published
+from analysis.comparable import Published
 from analysis.pareto import Front, FrontPoint, ParetoData
 from analysis.replicates import epsilon_text
 
@@ -35,7 +35,7 @@ class _Axes:
         self.span = max(self.high - self.low, 0.5)
         budgets = {p.epsilon for front in data.fronts for p in front.points}
         self.has_zero, self.has_infinity = 0.0 in budgets, math.inf in budgets
-        self.left = self.low - self.span * ((0.24 if self.has_zero else 0.06) + (0.22 if data.published else 0))
+        self.left = self.low - self.span * ((0.24 if self.has_zero else 0.06) + (0.3 if data.published else 0))
         self.right = self.high + self.span * (0.24 if self.has_infinity else 0.06)
         values = [v for front in data.fronts for p in front.points for v in (p.value.mean, p.value.low, p.value.high)]
         values += [v for paper in data.published for row in paper.methods.values() for v in row.values()]
@@ -71,8 +71,7 @@ def pareto_figure(data: ParetoData) -> go.Figure:
     """
     axes = _Axes(data)
     figure = go.Figure()
-    for paper in data.published:
-        _draw_published(figure, axes, paper)
+    _draw_published(figure, axes, data.published)
     colours = _colours(data)
     for front in sorted(data.fronts, key=lambda front: front.label in colours):
         _draw_front(figure, axes, front, colours.get(front.label, GREY))
@@ -213,9 +212,15 @@ def _symbol(paper: Published) -> str:
     return "circle" if paper.comparable else "circle-open"
 
 
-def _draw_published(figure: go.Figure, axes: _Axes, paper: Published) -> None:
-    rows = [sorted(row.items()) for row in paper.methods.values()]
-    for name, row in zip(paper.methods, rows, strict=True):
+def _explained(paper: Published) -> str:
+    return f"{paper.name}, {paper.metric}" + ("" if paper.comparable else ", not comparable")
+
+
+def _draw_published(figure: go.Figure, axes: _Axes, papers: list[Published]) -> None:
+    """Thin dotted lines with the methods' names in the left margin; a name that several tables have, with its paper."""
+    rows = [(paper, name, sorted(row.items())) for paper in papers for name, row in paper.methods.items()]
+    names = [name for _, name, _ in rows]
+    for paper, name, row in rows:
         figure.add_scatter(
             x=[epsilon for epsilon, _ in row],
             y=[value for _, value in row],
@@ -226,13 +231,13 @@ def _draw_published(figure: go.Figure, axes: _Axes, paper: Published) -> None:
             hovertemplate=f"%{{y}}<extra>{name}, {paper.name}</extra>",
             showlegend=False,
         )
-    heights = spread([axes.y(row[0][1]) for row in rows], 0.75 * LABEL_GAP * (axes.top - axes.bottom))
-    for name, row, height in zip(paper.methods, rows, heights, strict=True):
+    heights = spread([axes.y(row[0][1]) for _, _, row in rows], 0.75 * LABEL_GAP * (axes.top - axes.bottom))
+    for (paper, name, row), height in zip(rows, heights, strict=True):
         at = math.log10(row[0][0])
         figure.add_annotation(
             x=at - 0.09 * axes.span,
             y=height,
-            text=name,
+            text=name if paper.name == name or names.count(name) == 1 else f"{name} ({paper.name})",
             showarrow=False,
             xanchor="right",
             font={"size": 10, "color": "#666666"},
@@ -269,9 +274,8 @@ def _explain_lines(figure: go.Figure, data: ParetoData) -> None:
     styles: list[tuple[str, dict[str, Any], str, int]] = [("ε of one trial", {"width": 2.2}, "circle", 9)]
     if data.total is not None:
         styles.append(("ε of the front's releases up to there, composed", {"dash": "dash", "width": 1.3}, "diamond", 5))
-    for paper in data.published:
-        warning = "" if paper.comparable else ", not comparable"
-        styles.append((f"{paper.name}, {paper.metric}{warning}", {"dash": "dot", "width": 0.8}, _symbol(paper), 7))
+    for name, symbol in dict.fromkeys((_explained(paper), _symbol(paper)) for paper in data.published):
+        styles.append((name, {"dash": "dot", "width": 0.8}, symbol, 7))
     for name, line, symbol, size in styles:
         marker = {"symbol": symbol, "size": size, "color": "#555555"}
         line = line | {"color": "#555555"}

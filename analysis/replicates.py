@@ -55,14 +55,22 @@ class Point:
 
     def interval(self, metric: str) -> Interval | None:
         """Mean and 95% interval of a metric; None when no trial has it."""
+        fits = self._fits(metric)
+        if len(fits) == 1:
+            (values,) = fits.values()
+            return replace(interval(values), of="sample sets" if len(values) > 1 else "seeds")
+        return interval(list(self.by_seed(metric).values())) if fits else None
+
+    def by_seed(self, metric: str) -> dict[int, float]:
+        """A metric of each private fit, by its seed: the mean over the fit's sample sets."""
+        return {seed: math.fsum(values) / len(values) for seed, values in self._fits(metric).items()}
+
+    def _fits(self, metric: str) -> dict[int, list[float]]:
         fits: dict[int, list[float]] = {}
         for trial in self.trials:
             if metric in trial.metrics:
                 fits.setdefault(trial.seed, []).append(trial.metrics[metric])
-        if len(fits) == 1:
-            (values,) = fits.values()
-            return replace(interval(values), of="sample sets" if len(values) > 1 else "seeds")
-        return interval([math.fsum(values) / len(values) for values in fits.values()]) if fits else None
+        return fits
 
     @property
     def replicates(self) -> str:

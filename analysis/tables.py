@@ -32,10 +32,10 @@ def table(study: Study, metrics: Sequence[str] | None = None) -> str:
         "reused",
     ]
     rows = [_row(point, metrics, bold) for point in found]
-    parts = [_markdown(header, rows)] if rows else ["No trial has finished."]
+    parts = [markdown_table(header, rows)] if rows else ["No trial has finished."]
     missing = [trial for trial in study.trials if trial.status != "done"]
     if missing:
-        parts.append(_markdown(["without a result", "status", "reason"], [_missing(trial) for trial in missing]))
+        parts.append(markdown_table(["without a result", "status", "reason"], [_missing(trial) for trial in missing]))
     return "\n\n".join(parts) + "\n"
 
 
@@ -70,7 +70,7 @@ def _row(point: Point, metrics: Sequence[str], bold: dict[str, list[Point]]) -> 
     cells = [point.series, epsilon_text(point.epsilon), epsilon_text(point.spent)]
     for metric in metrics:
         value = point.interval(metric)
-        text = "" if value is None else _number(value)
+        text = "" if value is None else number_text(value)
         if value is not None and any(metric not in trial.metrics for trial in point.trials):
             text += f" (n={value.n})"
         cells.append(f"**{text}**" if point in bold[metric] else text)
@@ -98,7 +98,7 @@ def _missing(trial: Trial) -> list[str]:
     return [trial.trial, trial.status, " ".join((trial.reason or "no reason recorded").split()).replace("|", "\\|")]
 
 
-def _number(value: Interval) -> str:
+def number_text(value: Interval) -> str:
     """Format with as many decimals as give the half width two significant digits; without one, four digits."""
     if value.half_width is None:
         return f"{value.mean:.4g}"
@@ -125,7 +125,7 @@ def _separated(found: Sequence[Point], metric: str, lower: bool) -> list[Point]:
     return winners
 
 
-def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Format a table with padded, left-aligned columns, so that the text can also be read in a terminal."""
     widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
     rule = [("-" * width) for width in widths]

@@ -34,7 +34,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from analysis import captions, recorded
-from analysis.load import Study, Trial, load
+from analysis.load import Study, Trial, load, together
 from analysis.price import composed, releases
 from analysis.recorded import Flat, configuration, key
 from analysis.replicates import Interval, Point, epsilon_text
@@ -122,7 +122,7 @@ def waterfall_data(studies: Sequence[Study], metric: str | None = None) -> Water
             f"no chain of {named} can be taken apart{what}: a waterfall needs finished trials of generator=real with "
             "the same data, level, tokenizer, upscaler and metric, such as those of +sweep=ceilings."
         )
-    both = _together(studies)
+    both = together(studies)
     config = rows[0].config
     size = f"{config.data.size}×{config.data.size}"
     unknown = sum(configuration(study, trial) is None for study in studies for trial in study.done)
@@ -213,14 +213,6 @@ def _is_drawn(chain: Waterfall) -> bool:
     present = {step.kind for step in chain.steps}
     drawn = "detail" in present and not present.isdisjoint(("generator", "privacy"))
     return len(present) > 1 and ("tokens" in present or drawn)
-
-
-def _together(studies: Sequence[Study]) -> Study:
-    """One study with the rows, ledgers and meanings of all."""
-    first = studies[0]
-    meanings = {name: said for study in studies for name, said in (study.meta.get("metrics") or {}).items()}
-    lines = [line for study in studies for line in study.ledger]
-    return Study(first.folder, {**first.meta, "metrics": meanings}, [t for s in studies for t in s.trials], lines)
 
 
 def _caption(study: Study, metric: str, chains: list[Waterfall], floor: str, unknown: int) -> str:

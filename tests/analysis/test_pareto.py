@@ -10,13 +10,10 @@ from pathlib import Path
 
 import plotly.graph_objects as go
 import pytest
-import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from study_folder import BATCH, DELTA, NOISE, RECORDS, STEPS, build
 
-from analysis import pareto
-from analysis.comparison import published
 from analysis.load import Study, load
 from analysis.pareto import ParetoData, pareto_data
 from analysis.pareto_figure import pareto_figure, spread
@@ -322,53 +319,34 @@ def test_published_numbers_are_off_unless_asked(data: ParetoData) -> None:
 
 def test_published_numbers_of_another_protocol_are_hollow(study: Study) -> None:
     data = pareto_data(study, with_published=True)
-    (paper,) = data.published
+    paper = data.published[0]
     assert len(paper.methods) == 13
     assert paper.methods["PrivImage"] == {1.0: 12.1, 10.0: 5.3}
     assert not paper.comparable
-    assert "fid_pytorch_50k_train (here fid_clean_1k_test2k)" in data.caption
+    assert "measured by pytorch-fid's resizing (here clean-fid's resizing)" in data.caption
+    assert "DPDM at ε = 1: 28.8 and 53.5 are both in print" in data.caption
     figure = pareto_figure(data)
     assert drawn(figure, "DP-MERF")[0].marker.symbol == "circle-open"
-    assert {"DP-MERF", "DP-LoRA"} <= {note.text for note in figure.layout.annotations}
+    assert {"DP-MERF", "DP-LoRA", "DPDM (DPImageBench)", "DPDM (FETA-Pro)"} <= {
+        note.text for note in figure.layout.annotations
+    }
     assert any("not comparable" in (trace.name or "") for trace in figure.data)
 
 
-def test_published_numbers_of_the_same_protocol_are_filled(study: Study, tmp_path: Path) -> None:
-    paper = yaml.safe_load(
-        next(iter(Path(pareto.__file__).parent.glob("published/*.yaml"))).read_text(encoding="utf-8")
-    )
-    paper |= {"metric": "fid_clean_1k_test2k"}
-    paper["protocol"] = {"data.split": "official", "privacy.delta": DELTA, "accountant": "pld"}
-    (tmp_path / "paper.yaml").write_text(yaml.safe_dump(paper))
-    (found,) = published(study, "fid_clean_1k_test2k", tmp_path)
-    assert found.differences == []
-    data = dataclasses.replace(pareto_data(study), published=[found])
-    assert drawn(pareto_figure(data), "DP-MERF")[0].marker.symbol == "circle"
+def test_names_of_published_methods_do_not_overlap(study: Study) -> None:
+    """Of all sources together."""
+    data = pareto_data(study, with_published=True)
+    names = {name for paper in data.published for name in paper.methods}
+    notes = [note for note in pareto_figure(data).layout.annotations if note.text.split(" (")[0] in names]
+    heights = sorted(note.y for note in notes)
+    assert len(heights) == sum(len(paper.methods) for paper in data.published) > 13
+    low, high = pareto_figure(data).layout.yaxis.range
+    assert min(b - a for a, b in itertools.pairwise(heights)) > 0.04 * abs(high - low)
 
 
-@pytest.mark.parametrize(
-    ("change_paper", "difference"),
-    [
-        ({"metric": "fid_clean_50k_test"}, "metric"),
-        ({"resolution": 32}, "resolution"),
-        ({"data.split": "dpimagebench"}, "split"),
-        ({"privacy.delta": 1e-5}, "δ"),
-        ({"accountant": "rdp"}, "accountant"),
-    ],
-)
-def test_every_part_of_a_protocol_is_compared(
-    study: Study, tmp_path: Path, change_paper: dict, difference: str
-) -> None:
-    protocol = {"data.split": "official", "privacy.delta": DELTA, "accountant": "pld"}
-    paper = {"name": "P", "source": "s", "dataset": "fashion_mnist", "resolution": 28, "metric": "fid_clean_1k_test2k"}
-    paper |= {key: value for key, value in change_paper.items() if key in paper}
-    protocol |= {key: value for key, value in change_paper.items() if key in protocol}
-    (tmp_path / "p.yaml").write_text(yaml.safe_dump(paper | {"protocol": protocol, "methods": {"M": {1: 2.0}}}))
-    (found,) = published(study, "fid_clean_1k_test2k", tmp_path)
-    assert [text.split()[0] for text in found.differences] == [difference]
-
-
-def test_published_numbers_of_another_family_or_data_set_are_left_out(study: Study) -> None:
-    assert published(study, "acc_cnn400_2k_test") == []
-    elsewhere = dataclasses.replace(study, meta=study.meta | {"config": {"data": {"name": "cifar10"}}})
-    assert published(elsewhere, "fid_clean_1k_test2k") == []
+def test_comparable_published_numbers_are_filled(study: Study) -> None:
+    data = pareto_data(study, with_published=True)
+    same = dataclasses.replace(data, published=[dataclasses.replace(data.published[0], differences=[])])
+    figure = pareto_figure(same)
+    assert drawn(figure, "DP-MERF")[0].marker.symbol == "circle"
+    assert not any("not comparable" in (trace.name or "") for trace in figure.data)
