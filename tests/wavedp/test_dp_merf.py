@@ -17,18 +17,18 @@ from wavedp.generators.dp_merf.network import CODE, ConvGenerator
 from wavedp.progress import silent
 from wavedp.testing.generators import GeneratorSuite
 
-FEW = {"features": 64, "width": 8, "train_steps": 3, "train_batch": 20}
+FEW = {"features": 64, "channels": 8, "train_steps": 3, "train_batch": 20}
 
 
 class TestDPMERF(GeneratorSuite):
-    other = {"width": 16}  # noqa: RUF012
+    other = {"channels": 16}  # noqa: RUF012
 
     def config(self):
         return configure("generator", "dp_merf", **FEW)
 
 
 class TestDPMERFAtLevel2(GeneratorSuite):
-    other = {"width": 16}  # noqa: RUF012
+    other = {"channels": 16}  # noqa: RUF012
 
     def config(self):
         return configure("generator", "dp_merf", **FEW)
@@ -115,7 +115,7 @@ def test_training_brings_the_generator_to_the_embeddings_of_each_class():
     targets = room.mean_embeddings(found["sums"]).float()
 
     def distances(steps):
-        made = model(features=500, train_steps=steps, width=16, train_batch=40)
+        made = model(features=500, train_steps=steps, channels=16, train_batch=40)
         images = made.sample(found, torch.arange(400) % 2, SamplingConfig(), 0, silent).flatten(1)
         features = room.embedded(images, found["frequencies"])
         return images, float((features.view(-1, 2, 500).mean(0) - targets).norm(dim=1).max())
@@ -162,7 +162,7 @@ def test_a_training_that_diverges_is_refused():
     ("changes", "message"),
     [
         ({"features": 65}, r"generator\.features=65 are cosines and sines in pairs: use an even number"),
-        ({"width": 12}, r"generator\.width=12 has no groups of equal size: use a multiple of 8"),
+        ({"channels": 12}, r"generator\.channels=12 has no groups of equal size: use a multiple of 8"),
         ({"train_batch": 19}, r"train_batch=19 has less than two images for each of 10 classes.*use 20 or more"),
     ],
 )

@@ -35,7 +35,7 @@ class DPMERFConfig:
     features: int = result(10_000, within="[2, inf)", stage="private_fit")  # d, even: as many cosines as sines
     # σ² of the Gaussian kernel for images of 784 numbers in [0, 1]; for D numbers it is σ² D / 784.
     kernel_variance: float = result(105.0, within="(0, inf)", stage="private_fit")
-    width: int = result(32, within="[8, inf)", stage="coarse_samples")  # channels of the finest layer, a multiple of 8
+    channels: int = result(32, within="[8, inf)", stage="coarse_samples")  # of the finest layer, a multiple of 8
     train_steps: int = result(3000, within="[0, inf)", stage="coarse_samples")
     train_batch: int = result(100, within="[2, inf)", stage="coarse_samples")  # images a step, all classes alike
     train_learning_rate: float = result(1e-2, within="(0, inf)", stage="coarse_samples")  # falls to 0 along a cosine
@@ -53,8 +53,8 @@ class DPMERF(OneRelease):
         config, n_classes = trial.generator, data.n_classes(trial.data)
         if config.features % 2:
             raise UserError(f"generator.features={config.features} are cosines and sines in pairs: use an even number.")
-        if config.width % 8:
-            raise UserError(f"generator.width={config.width} has no groups of equal size: use a multiple of 8.")
+        if config.channels % 8:
+            raise UserError(f"generator.channels={config.channels} has no groups of equal size: use a multiple of 8.")
         if config.train_batch < 2 * n_classes:
             raise UserError(
                 f"generator.train_batch={config.train_batch} has less than two images for each of {n_classes} classes, "

@@ -105,7 +105,7 @@ class DPMERFModel:
         labels = torch.arange(n_classes, device=self.device).repeat(each)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(0, "dp_merf", digest(weights.items())))
-            model = ConvGenerator(self.shape, n_classes, config.width).to(self.device)
+            model = ConvGenerator(self.shape, n_classes, config.channels).to(self.device)
             optimizer = torch.optim.Adam(model.parameters(), lr=config.train_learning_rate, fused=fused(self.device))
             schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(config.train_steps, 1))
             for _ in resume.steps(config.train_steps, report, None, model=model):

@@ -5,6 +5,8 @@ Shapes: B images, C h w pixels, K classes, Z width of the noise.
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -14,20 +16,19 @@ CODE = 32
 
 
 class ConvGenerator(nn.Module):
-    """From noise B Z and labels B int64 to images B C h w in [0, 1]. width: channels of the finest layer, a multiple
-    of 8; the coarsest, at a quarter of the side, has four times as many."""
+    """From noise B Z and labels B int64 to images B C h w in [0, 1]. channels: of the finest layer, a multiple of 8;
+    the coarsest, at a quarter of the side, has four times as many."""
 
-    def __init__(self, shape: tuple[int, int, int], n_classes: int, width: int) -> None:
+    def __init__(self, shape: tuple[int, int, int], n_classes: int, channels: int) -> None:
         super().__init__()
-        channels, height, width_ = shape
         self.shape, self.n_classes = shape, n_classes
-        self.start = (4 * width, -(-height // 4), -(-width_ // 4))
-        self.first = nn.Linear(CODE + n_classes, self.start[0] * self.start[1] * self.start[2])
+        self.start = (4 * channels, *(-(-side // 4) for side in shape[1:]))
+        self.first = nn.Linear(CODE + n_classes, math.prod(self.start))
         self.layers = nn.ModuleList(
             nn.ModuleList([nn.GroupNorm(8, inside), nn.Conv2d(inside, outside, 3, padding=1)])
-            for inside, outside in ((4 * width, 2 * width), (2 * width, width))
+            for inside, outside in ((4 * channels, 2 * channels), (2 * channels, channels))
         )
-        self.last = nn.Sequential(nn.GroupNorm(8, width), nn.SiLU(), nn.Conv2d(width, channels, 3, padding=1))
+        self.last = nn.Sequential(nn.GroupNorm(8, channels), nn.SiLU(), nn.Conv2d(channels, shape[0], 3, padding=1))
 
     def forward(self, noise: Tensor, labels: Tensor) -> Tensor:
         shown = F.one_hot(labels, self.n_classes).to(noise)
