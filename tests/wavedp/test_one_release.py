@@ -40,7 +40,7 @@ from wavedp.progress import silent
 from wavedp.store import Store
 
 K, SHAPE, D = 3, (1, 2, 2), 4
-SMALL = {"dp_gaussian": {}, "dp_merf": {"features": 12, "width": 8, "train_steps": 2, "train_batch": 20}}
+SMALL = {"dp_gaussian": {}, "dp_merf": {"features": 12, "channels": 8, "train_steps": 2, "train_batch": 20}}
 METHODS = sorted(SMALL)
 RELEASED = {"dp_gaussian": "moments", "dp_merf": "sums"}
 LEVEL = 1e-4  # of rejecting an honest fit
@@ -193,7 +193,7 @@ def test_without_privacy_a_line_says_so_and_the_totals_are_exact(name, tmp_path)
 @pytest.mark.parametrize("name", METHODS)
 def test_what_follows_the_release_makes_no_other_release(name):
     before = chain.keys(trial(name))
-    free = {"edge": 2.0} if name == "dp_gaussian" else {"width": 16, "train_steps": 9, "train_learning_rate": 0.1}
+    free = {"edge": 2.0} if name == "dp_gaussian" else {"channels": 16, "train_steps": 9, "train_learning_rate": 0.1}
     paid = {"clip_rms": 0.25} if name == "dp_gaussian" else {"features": 6, "kernel_variance": 50.0}
     for changes, first in ((free, "coarse_samples"), (paid, "private_fit")):
         for field, value in changes.items():

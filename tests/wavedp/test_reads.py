@@ -101,7 +101,7 @@ TRIALS = {
     "normal distributions": trial("dp_gaussian", privacy=UNREAD_FIT),
     "normal distributions at ε = ∞": trial("dp_gaussian", privacy={**UNREAD_FIT, "epsilon": math.inf}),
     "mean embeddings": trial(
-        {"name": "dp_merf", "features": 8, "width": 8, "train_steps": 2, "train_batch": 20}, privacy=UNREAD_FIT
+        {"name": "dp_merf", "features": 8, "channels": 8, "train_steps": 2, "train_batch": 20}, privacy=UNREAD_FIT
     ),
     "real": trial("real", upscaler={"name": "bicubic", "low_pass_consistency": True}),
     "real, through tokens": trial({"name": "real", "tokens": True}, tokenizer="spectral", upscaler="bicubic"),
