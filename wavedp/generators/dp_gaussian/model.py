@@ -25,14 +25,17 @@ largest eigenvalue of such a matrix is, for large D,
                                     (λ - √(λ² - 4)) / 2, in units of √(vD)
 
 Eigenvalues of the covariance up to `edge` times this are dropped with their directions. The rest stay as they are, and
-a sample is 1/2 + m + (covariance)^(1/2) N(0, I), clipped to [0, 1].
+a sample is 1/2 + m + (covariance)^(1/2) N(0, I) with m clipped to ±1/2, clipped to [0, 1]. Variance that is dropped is
+not put back elsewhere: where no eigenvalue stays, every sample is the noisy mean of its class.
 
 The weight w. The edge grows with Δ r / √(r - 1) = (R² + w²)(w² + |m|²) / (w |m|). For the worst mean, |m| = R, that is
 (R² + w²)² / (w R), smallest at w² = R²/3.
 
     case                                   result
     a class without records, small n       n̂ is 1 or too small; the edge is as large as the noise, so that few
-                                           eigenvalues stay; samples are clipped noise about the noisy mean
+                                           eigenvalues stay, or none
+    no eigenvalue stays in any class       the stage `evaluate` refuses samples that are one image a class
+                                           (wavedp.metrics.suite.require_variety): raise ε or the level
     epsilon = inf                          exact moments of unclipped records; eigenvalues > 0 stay
     weights not finite                     UserError before a matrix is taken apart
 """
@@ -100,7 +103,7 @@ class DPGaussianModel:
             # The symmetric root, unlike a factor of eigenvectors, does not depend on their signs.
             root = ((vectors * values.sqrt()) @ vectors.T).float()
             chosen = labels == label
-            images[chosen] = 0.5 + mean.float() + noise[chosen] @ root
+            images[chosen] = 0.5 + mean.clamp(-0.5, 0.5).float() + noise[chosen] @ root
             report(int((labels <= label).sum()), len(labels))
         return images.clamp(0, 1).reshape(-1, *self.shape)
 
