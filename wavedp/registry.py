@@ -27,6 +27,8 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "blur_diffusion": "wavedp.generators.blur_diffusion:BlurDiffusion",
         "public": "wavedp.generators.spectral_ar:PublicOnly",
         "real": "wavedp.generators.real:Real",
+        "dp_gaussian": "wavedp.generators.dp_gaussian:DPGaussian",
+        "dp_merf": "wavedp.generators.dp_merf:DPMERF",
     },
     "tokenizer": {
         "scalar": "wavedp.tokenizers.scalar:Scalar",

@@ -114,7 +114,7 @@ def test_a_plan_prices_one_gaussian_release(lab):
     assert "privacy.steps=9 is not read by generator=class_means" in refused
     refused = sweep(lab, *by_yaml, "generator.sprad=0.2", "dry_run=true", status=2)
     assert "generator.sprad is not a setting: did you mean generator.spread?" in refused
-    assert "one of spectral_ar, blur_diffusion, public, real, class_means" in sweep(
+    assert "one of spectral_ar, blur_diffusion, public, real, dp_gaussian, dp_merf, class_means" in sweep(
         lab, "generator.name=class_mean", "dry_run=true", status=2
     )
 

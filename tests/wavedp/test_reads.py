@@ -65,6 +65,7 @@ def trial(generator="spectral_ar", tokenizer="scalar", upscaler="nearest", **cha
 ALL_OPTIONS = {
     "trained": "lora", "lora_rank": 2, "views": 2, "optimizer": "adam_bc", "noise_source": "seeded",
 }  # fmt: skip
+UNREAD_FIT = {"batch_size": 128, "steps": 320}  # defaults, for generators of one release, which read neither
 TRIALS = {
     "scalar tokens": trial(),
     "spectral tokens": trial(tokenizer="spectral", upscaler="bicubic"),
@@ -97,6 +98,11 @@ TRIALS = {
     "blur diffusion at ε = ∞": trial("blur_diffusion", privacy={"epsilon": math.inf}),
     "blur diffusion at ε = 0": trial("blur_diffusion", privacy={"epsilon": 0.0}),
     "public": trial("public", tokenizer="spectral"),
+    "normal distributions": trial("dp_gaussian", privacy=UNREAD_FIT),
+    "normal distributions at ε = ∞": trial("dp_gaussian", privacy={**UNREAD_FIT, "epsilon": math.inf}),
+    "mean embeddings": trial(
+        {"name": "dp_merf", "features": 8, "channels": 8, "train_steps": 2, "train_batch": 20}, privacy=UNREAD_FIT
+    ),
     "real": trial("real", upscaler={"name": "bicubic", "low_pass_consistency": True}),
     "real, through tokens": trial({"name": "real", "tokens": True}, tokenizer="spectral", upscaler="bicubic"),
     "whole images": trial("real", upscaler="identity", level=0),
@@ -104,7 +110,7 @@ TRIALS = {
         name: trial("real", upscaler=name)
         for name in ("animevideov3_x2", "animevideov3_x3", "animevideov3_x4", "realesrgan_x4plus", "realsr_df2k_x4")
     },
-    "outside": trial("class_means_generator:ClassMeans", privacy={"batch_size": 128, "steps": 320}),
+    "outside": trial("class_means_generator:ClassMeans", privacy=UNREAD_FIT),
 }
 STAGES = [name for name in chain.NAMES if name not in ("reference", "evaluate")]  # those are the metrics' own
 

@@ -1,0 +1,69 @@
+"""`dp_merf`: a convolutional generator trained on one noisy mean embedding of each class.
+
+Source: Harder, Adamczewski and Park, *DP-MERF* (AISTATS 2021, arXiv 2002.11603); d = 10,000, σ² = 105, 5 epochs of
+batches of 100 and Adam's rate of 0.01 are published for Fashion-MNIST. The network, its rate's cosine, the unbiased
+loss and the noisy counts in place of 1/N are ours; `model` has the sensitivity. No public image is used.
+
+The release is all of `private_fit`. The generator is trained on it in the stage `coarse_samples`, where other settings
+of the training cost no ε, and where whoever draws more samples trains the same generator again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from wavedp import data
+from wavedp.config import TrialConfig
+from wavedp.errors import UserError
+from wavedp.fields import result
+from wavedp.generators import coarse_shape
+from wavedp.generators.one_release import OneRelease
+from wavedp.methods import Inputs
+
+if TYPE_CHECKING:
+    from wavedp.generators.dp_merf.model import DPMERFModel
+
+PURPOSE = "mean_embedding"
+
+
+@dataclass(frozen=True)
+class DPMERFConfig:
+    """The embedding, which is released, and the generator that is trained on it."""
+
+    name: str = result("dp_merf")
+    features: int = result(10_000, within="[2, inf)", stage="private_fit")  # d, even: as many cosines as sines
+    # σ² of the Gaussian kernel for images of 784 numbers in [0, 1]; for D numbers it is σ² D / 784.
+    kernel_variance: float = result(105.0, within="(0, inf)", stage="private_fit")
+    channels: int = result(32, within="[8, inf)", stage="coarse_samples")  # of the finest layer, a multiple of 8
+    train_steps: int = result(3000, within="[0, inf)", stage="coarse_samples")
+    train_batch: int = result(100, within="[2, inf)", stage="coarse_samples")  # images a step, all classes alike
+    train_learning_rate: float = result(1e-2, within="(0, inf)", stage="coarse_samples")  # falls to 0 along a cosine
+
+
+class DPMERF(OneRelease):
+    """See the module's docstring."""
+
+    name = "dp_merf"
+    Config = DPMERFConfig
+    purpose = PURPOSE
+
+    def check(self, trial: TrialConfig) -> list[str]:
+        """A budget; features in pairs; two images of each class in a batch, from which the loss is unbiased."""
+        config, n_classes = trial.generator, data.n_classes(trial.data)
+        if config.features % 2:
+            raise UserError(f"generator.features={config.features} are cosines and sines in pairs: use an even number.")
+        if config.channels % 8:
+            raise UserError(f"generator.channels={config.channels} has no groups of equal size: use a multiple of 8.")
+        if config.train_batch < 2 * n_classes:
+            raise UserError(
+                f"generator.train_batch={config.train_batch} has less than two images for each of {n_classes} classes, "
+                f"and one has no unbiased distance to an embedding: use {2 * n_classes} or more."
+            )
+        return super().check(trial)
+
+    def build(self, trial: TrialConfig, inputs: Inputs, device: str) -> DPMERFModel:
+        """For coarse images of the trial."""
+        from wavedp.generators.dp_merf.model import DPMERFModel
+
+        return DPMERFModel(trial.generator, coarse_shape(trial), data.n_classes(trial.data), device)

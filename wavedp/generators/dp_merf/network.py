@@ -1,0 +1,40 @@
+"""A small convolutional generator of coarse images, conditioned on their class.
+
+Shapes: B images, C h w pixels, K classes, Z width of the noise.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+CODE = 32
+"""Z: independent normal numbers that an image is made from."""
+
+
+class ConvGenerator(nn.Module):
+    """From noise B Z and labels B int64 to images B C h w in [0, 1]. channels: of the finest layer, a multiple of 8;
+    the coarsest, at a quarter of the side, has four times as many."""
+
+    def __init__(self, shape: tuple[int, int, int], n_classes: int, channels: int) -> None:
+        super().__init__()
+        self.shape, self.n_classes = shape, n_classes
+        self.start = (4 * channels, *(-(-side // 4) for side in shape[1:]))
+        self.first = nn.Linear(CODE + n_classes, math.prod(self.start))
+        self.layers = nn.ModuleList(
+            nn.ModuleList([nn.GroupNorm(8, inside), nn.Conv2d(inside, outside, 3, padding=1)])
+            for inside, outside in ((4 * channels, 2 * channels), (2 * channels, channels))
+        )
+        self.last = nn.Sequential(nn.GroupNorm(8, channels), nn.SiLU(), nn.Conv2d(channels, shape[0], 3, padding=1))
+
+    def forward(self, noise: Tensor, labels: Tensor) -> Tensor:
+        shown = F.one_hot(labels, self.n_classes).to(noise)
+        x = self.first(torch.cat([noise, shown], dim=1)).view(-1, *self.start)
+        for norm, convolution in self.layers:  # type: ignore[misc]
+            x = convolution(F.interpolate(F.silu(norm(x)), scale_factor=2))
+        _, height, width = self.shape
+        top, left = (x.shape[-2] - height) // 2, (x.shape[-1] - width) // 2
+        return torch.sigmoid(self.last(x)[..., top : top + height, left : left + width])
