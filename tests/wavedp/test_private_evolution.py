@@ -32,7 +32,9 @@ IMAGES = DataConfig(name="procedural", size=16, n_records=64)
 
 
 def config(**changes):
-    return configure("generator", "private_evolution", **{"population": 6, "iterations": 4, **changes})
+    """Small, and the same when defaults change."""
+    small = {"population": 6, "iterations": 4, "lookahead": 0, "blend": 0.5, "first_degree": 0.05, "last_degree": 0.001}
+    return configure("generator", "private_evolution", **{**small, **changes})
 
 
 class TestPrivateEvolution(GeneratorSuite):
