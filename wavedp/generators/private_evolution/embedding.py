@@ -1,6 +1,6 @@
 """What records and members are compared by: pixels of the coarse image, or a public network's features.
 
-    n images   C h w a coarse image   D width of an embedding
+n images   C h w a coarse image   D width of an embedding
 """
 
 from __future__ import annotations
