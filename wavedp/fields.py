@@ -58,12 +58,17 @@ def once(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def privacy(
-    default: Any, later: bool = False, read_if: Mapping[str, Any] | None = None, within: str | None = None
+    default: Any,
+    later: bool = False,
+    read_if: Mapping[str, Any] | None = None,
+    stage: str | None = None,
+    within: str | None = None,
 ) -> Any:
     """A field that changes the privacy guarantee. later: added after studies were published; at its default it is in
     no key, so their keys stay. read_if: values that other fields of the section must have for this one to be read.
-    within: the interval of a number (wavedp.ranges), such as `(0, 1]`; a field of a number needs one."""
-    return _field(default, "privacy", within, later=later, read_if=read_if)
+    stage: as in `result`. within: the interval of a number (wavedp.ranges), such as `(0, 1]`; a field of a number needs
+    one."""
+    return _field(default, "privacy", within, later=later, read_if=read_if, stage=stage)
 
 
 def result(

@@ -25,6 +25,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
     "generator": {
         "spectral_ar": "wavedp.generators.spectral_ar:SpectralAR",
         "blur_diffusion": "wavedp.generators.blur_diffusion:BlurDiffusion",
+        "private_evolution": "wavedp.generators.private_evolution:PrivateEvolution",
         "public": "wavedp.generators.spectral_ar:PublicOnly",
         "real": "wavedp.generators.real:Real",
         "dp_gaussian": "wavedp.generators.dp_gaussian:DPGaussian",

@@ -97,6 +97,11 @@ TRIALS = {
     ),
     "blur diffusion at ε = ∞": trial("blur_diffusion", privacy={"epsilon": math.inf}),
     "blur diffusion at ε = 0": trial("blur_diffusion", privacy={"epsilon": 0.0}),
+    # More samples than members, so that some are variations.
+    "private evolution": trial({"name": "private_evolution", "population": 1, "iterations": 2}, sampling={"n": 24}),
+    "private evolution at ε = 0": trial(
+        {"name": "private_evolution", "population": 1}, privacy={"epsilon": 0.0}, sampling={"n": 24}
+    ),
     "public": trial("public", tokenizer="spectral"),
     "normal distributions": trial("dp_gaussian", privacy=UNREAD_FIT),
     "normal distributions at ε = ∞": trial("dp_gaussian", privacy={**UNREAD_FIT, "epsilon": math.inf}),

@@ -24,17 +24,18 @@ class ConvGenerator(nn.Module):
         self.shape, self.n_classes = shape, n_classes
         self.start = (4 * channels, *(-(-side // 4) for side in shape[1:]))
         self.first = nn.Linear(CODE + n_classes, math.prod(self.start))
-        self.layers = nn.ModuleList(
-            nn.ModuleList([nn.GroupNorm(8, inside), nn.Conv2d(inside, outside, 3, padding=1)])
-            for inside, outside in ((4 * channels, 2 * channels), (2 * channels, channels))
+        self.layers = nn.Sequential(
+            *(
+                nn.Sequential(nn.GroupNorm(8, i), nn.SiLU(), nn.Upsample(scale_factor=2), nn.Conv2d(i, o, 3, padding=1))
+                for i, o in ((4 * channels, 2 * channels), (2 * channels, channels))
+            )
         )
         self.last = nn.Sequential(nn.GroupNorm(8, channels), nn.SiLU(), nn.Conv2d(channels, shape[0], 3, padding=1))
 
     def forward(self, noise: Tensor, labels: Tensor) -> Tensor:
         shown = F.one_hot(labels, self.n_classes).to(noise)
         x = self.first(torch.cat([noise, shown], dim=1)).view(-1, *self.start)
-        for norm, convolution in self.layers:  # type: ignore[misc]
-            x = convolution(F.interpolate(F.silu(norm(x)), scale_factor=2))
+        x = self.layers(x)
         _, height, width = self.shape
         top, left = (x.shape[-2] - height) // 2, (x.shape[-1] - width) // 2
         return torch.sigmoid(self.last(x)[..., top : top + height, left : left + width])
