@@ -137,6 +137,8 @@ def test_one_of_two_deltas_is_not_enough(study: Study) -> None:
     mixed = [dataclasses.replace(t, delta=DELTA if i % 2 else 1e-5) for i, t in enumerate(study.done)]
     (difference,) = differences(of_study(dataclasses.replace(study, trials=mixed), FID), here)
     assert difference.short == "δ 1.5e-6, 1e-5 (here 1.5e-6)"
+    (difference,) = differences(here, of_study(dataclasses.replace(study, trials=mixed), FID))
+    assert difference.short == "δ 1.5e-6 (here 1.5e-6, 1e-5)"
 
 
 def test_a_study_without_a_private_release_has_no_epsilon_to_differ_in(study: Study) -> None:
