@@ -46,15 +46,15 @@ def test_networks_have_the_published_number_of_parameters(network, published):
 @pytest.mark.parametrize("build", [resnet, wide_resnet, resnext])
 @pytest.mark.parametrize(("channels", "size"), [(1, 28), (3, 32)])
 def test_networks_halve_twice_and_keep_images_apart(build, channels, size):
-    network = build(channels, 7).eval()
-    images = torch.rand(3, channels, size, size, generator=torch.Generator().manual_seed(0))
+    network = build(channels, 7).eval().double()  # an unlucky draw of its weights multiplies rounding
+    images = torch.rand(3, channels, size, size, generator=torch.Generator().manual_seed(0)).double()
     sides = []
     for layer in network.modules():
         if isinstance(layer, nn.Conv2d):
             layer.register_forward_hook(lambda layer, given, made: sides.append(made.shape[-1]))
     with torch.inference_mode():
         logits = network(images)
-        torch.testing.assert_close(network(images[1:2])[0], logits[1], atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(network(images[1:2])[0], logits[1], atol=1e-7, rtol=1e-7)
     assert logits.shape == (3, 7)
     assert sorted(set(sides)) == [size // 4, size // 2, size]
 
