@@ -100,6 +100,8 @@ def documented():
     for path in [*told, *sorted(ROOT.glob("conf/**/*.yaml"))]:
         text, end = path.read_text(encoding="utf-8"), "`" if path.suffix == ".md" else "`\n"
         text = re.sub(r"\\\n#\s*", " ", text)  # a command on two lines of a header
+        if path.suffix == ".md":
+            text = re.sub(r"(?m)^    (python .*)$", r"`\1`", text)  # a command on an indented line of its own
         for typed in re.findall(rf"python -m sweeps\.run ([^{end}]*)", text):
             arguments = [word for word in shlex.split(typed) if word != "…"]
             if "--config-dir" not in arguments:  # whose files are the reader's own
