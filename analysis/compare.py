@@ -7,6 +7,7 @@
     tests            every pair of methods at every ε, paired by seed, Holm-corrected over the page (analysis.paired);
                      --against keeps the pairs with one method, for fewer tests
     hypervolume      FID against log10 ε, with a bootstrap interval and the reference point (analysis.front)
+    what it took     seconds of a trial's public training, private fit and samples, peak memory, releases
     --at X           the least ε for FID ≤ X, or accuracy ≥ X
     --published      other papers' numbers, hollow (○) unless comparable (analysis.comparable); never tested
 
@@ -31,6 +32,7 @@ from typing import Any
 from analysis import captions
 from analysis.comparable import Published, differences, family, of_study, published
 from analysis.compare_rows import MethodRow, means_of, rows_of, shared_sentences
+from analysis.costs import Cost, cost
 from analysis.front import Least, Volume, least, surely, volume
 from analysis.load import Study, load, together
 from analysis.paired import LEAST_SEEDS, Paired, corrected, paired
@@ -71,6 +73,7 @@ class Axis:
     volumes: dict[str, Volume]
     target: float | None
     wanted: tuple[Wanted, ...]
+    costs: tuple[Cost, ...]
     notes: tuple[str, ...]
 
     @property
@@ -220,9 +223,15 @@ def _axis(
         },
         target=target,
         wanted=(),
+        costs=tuple(cost for study in studies for cost in _costs(study, rows, names[study.folder])),
         notes=tuple(_notes(studies, names, metric, rows)),
     )
     return axis if target is None else replace(axis, wanted=tuple(_wanted(axis, rivals, means, target)))
+
+
+def _costs(study: Study, rows: Sequence[MethodRow], name: str) -> list[Cost]:
+    own = [row for row in rows if row.study == name and row.points]
+    return [cost(study, row.label, [trial for point in row.points.values() for trial in point.trials]) for row in own]
 
 
 def _tests(rows: Sequence[MethodRow], metric: str) -> list[Paired]:

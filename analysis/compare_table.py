@@ -10,6 +10,7 @@ from pathlib import Path
 from analysis.comparable import Published, published_sentences
 from analysis.compare import Axis, Compared, Wanted
 from analysis.compare_rows import MethodRow
+from analysis.costs import PARTS
 from analysis.front import MOST_LISTED, Least
 from analysis.paired import LEAST_SEEDS, LEVEL, Paired
 from analysis.replicates import epsilon_text
@@ -91,6 +92,8 @@ def _axis(axis: Axis, family: int) -> list[str]:
     if axis.target is not None:
         sign = "≤" if axis.lower_is_better else "≥"
         parts += [f"### Least ε for {axis.metric} {sign} {axis.target:g}", *_least(axis)]
+    if axis.costs:
+        parts += ["### What it took", *_costs(axis)]
     return parts
 
 
@@ -221,6 +224,27 @@ def _least(axis: Axis) -> list[str]:
         "a trial without a result; and the least ε that was tried whose whole 95% interval reaches the value."
     )
     return [markdown_table(["method", "least ε", "whole interval"], table), text]
+
+
+def _costs(axis: Axis) -> list[str]:
+    places = sorted({place for each in axis.costs for place in each.memory}, reverse=True)
+    header = ["method", *(f"{part}, s" for part in PARTS), *(f"{place}, MiB" for place in places), "releases"]
+    body = [
+        [
+            _escaped(each.method),
+            *("–" if seconds is None else f"{seconds:.3g}" for seconds in each.seconds.values()),
+            *(str(each.memory.get(place, "–")) for place in places),
+            str(each.releases),
+        ]
+        for each in axis.costs
+    ]
+    text = (
+        "Seconds of one trial, the mean, as if it shared no stage; –: not made by this study (a model of the zoo, or "
+        "found in the store), or not recorded."
+    )
+    if places:
+        text += " MiB: the largest of a stage's process, its libraries included."
+    return [markdown_table(header, body), text]
 
 
 def least_text(found: Least, lower: bool) -> str:

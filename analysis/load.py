@@ -40,6 +40,7 @@ class Trial:
     keys: dict[str, str] = field(default_factory=dict)
     reused: list[str] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
+    memory: dict[str, dict[str, int]] = field(default_factory=dict)  # stage: MiB by place; empty in older studies
     host: str = ""
     commit: str = ""
     axes: dict[str, Any] = field(default_factory=dict)

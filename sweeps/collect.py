@@ -1,8 +1,8 @@
 """python -m sweeps.collect PLAN --store DIR [--results runs]: the records of a plan that python -m wavedp.run made.
 
 For where Ray is not: an enclave, a borrowed GPU. Every trial whose artifacts are all in the store gets its row, its
-ledger lines and its samples, as if the study's own command had run there; only the seconds are unknown. What a trial
-still lacks is said. Figures need nothing but the folder: python -m analysis.figures runs/<study>.
+ledger lines and its samples, as if the study's own command had run there; only seconds and memory are unknown. What a
+trial still lacks is said. Figures need nothing but the folder: python -m analysis.figures runs/<study>.
 """
 
 from __future__ import annotations

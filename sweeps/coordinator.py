@@ -26,6 +26,7 @@ from wavedp.config import TrialConfig, from_dict
 from wavedp.entries import behind
 from wavedp.errors import UserError
 from wavedp.files import cannot_write, write_atomically
+from wavedp.peak_memory import peak_memory
 from wavedp.privacy.budget import Budget, made, stage_refusal
 from wavedp.store import Store
 
@@ -52,7 +53,7 @@ def run_stage(name: str, key: str, trial: dict[str, Any], settings: dict[str, An
             told = time.time()
             coordinator.tell.remote(key, done / total)
 
-    with warnings.catch_warnings(record=True) as said:
+    with warnings.catch_warnings(record=True) as said, peak_memory(settings["device"]) as memory:
         warnings.simplefilter("always", UserWarning)
         store, ranks = _store(settings), max(1, int(gpus))  # a process for each whole GPU
         artifact, made = stages.make_alone(name, key, config, store, settings["device"], report, ranks)
@@ -60,6 +61,7 @@ def run_stage(name: str, key: str, trial: dict[str, Any], settings: dict[str, An
         "key": key,
         "made": made,
         "seconds": round(time.time() - started, 2),
+        "memory": memory,
         "ledger": artifact.json("ledger") if "ledger.json" in artifact.files else [],
         "warnings": [str(item.message) for item in said if issubclass(item.category, UserWarning)],
     }

@@ -42,6 +42,7 @@ def blank_row(trial: PlannedTrial, commit: str) -> dict[str, Any]:
         "keys": trial.keys,
         "reused": [],
         "seconds": {},
+        "memory": {},
         "notes": [],
         "host": socket.gethostname(),
         "commit": commit,

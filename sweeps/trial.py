@@ -36,6 +36,7 @@ def conduct(trial: PlannedTrial, coordinator: Any, store: Store, commit: str) ->
         row |= done | {
             "reused": [name for name in results if not made[name]],
             "seconds": {name: result["seconds"] for name, result in results.items() if made[name]},
+            "memory": {name: result["memory"] for name, result in results.items() if made[name]},
         }
     except Exception as error:
         if isinstance(error, RayError) and not isinstance(error, RayTaskError):

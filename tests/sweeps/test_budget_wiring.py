@@ -52,7 +52,7 @@ async def released(name, trial):
         )
         for number, item in enumerate(asked.mechanisms)
     ]
-    return {"key": key, "made": True, "seconds": 5.0, "ledger": lines, "warnings": []}
+    return {"key": key, "made": True, "seconds": 5.0, "memory": {}, "ledger": lines, "warnings": []}
 
 
 async def lost(name, trial):
@@ -221,7 +221,7 @@ def test_gpu_hours_count_what_runs_and_what_ran_and_spare_what_is_in_the_store(t
 
     async def hour(name, trial):
         clock[0] += 3600
-        return {"key": "k", "made": True, "seconds": 3600.0, "ledger": [], "warnings": []}
+        return {"key": "k", "made": True, "seconds": 3600.0, "memory": {}, "ledger": [], "warnings": []}
 
     target, _ = coordinator(tmp_path, monkeypatch, hour, gpus=0.5, gpu_hours=0.4)
     assert isinstance(ask(target, TRIALS[:1])[0], list)

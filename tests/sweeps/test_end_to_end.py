@@ -105,6 +105,7 @@ def test_smoke_leaves_a_complete_folder(smoke):
         assert (folder / "results/smoke/samples" / f"{row['trial']}.npz").exists()
         assert row["seconds"].keys().isdisjoint(row["reused"])
         assert row["seconds"].keys() | set(row["reused"]) == set(row["keys"])
+        assert row["memory"].keys() == row["seconds"].keys()
     assert [line["kind"] for line in lines].count("dp_sgd") == 1
     assert [line["kind"] for line in lines].count("nonprivate") == 2  # the reference and ε = ∞
     private = next(line for line in lines if line["kind"] == "dp_sgd")
@@ -239,7 +240,10 @@ def test_two_raylets_write_the_rows_of_one(smoke, tmp_path):
     assert "raylets: 2" in done.stdout
 
     def content(where):
-        kept = {row["trial"]: {k: v for k, v in row.items() if k not in ("seconds", "host")} for row in rows(where)}
+        kept = {
+            row["trial"]: {k: v for k, v in row.items() if k not in ("seconds", "memory", "host")}
+            for row in rows(where)
+        }
         for row in kept.values():
             for name in ("data", "public"):
                 row["settings"][name].pop("home")  # below the folder that the command was typed in

@@ -30,7 +30,9 @@ class FakeCoordinator:
 
     def __init__(self):
         self.row = self.files = None
-        self.request = Method(lambda name, key, *_: [{"key": key, "made": True, "seconds": 1.0, "ledger": []}])
+        self.request = Method(
+            lambda name, key, *_: [{"key": key, "made": True, "seconds": 1.0, "memory": {}, "ledger": []}]
+        )
         self.account = Method(lambda *_: True)
         self.finish = Method(self._finish)
 
