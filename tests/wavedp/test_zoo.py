@@ -21,7 +21,7 @@ from sweeps.row import finished
 from sweeps.summary import describe
 from wavedp import chain, checks, data, entries, stages
 from wavedp.config import DataConfig, MetricsConfig, PrivacyConfig, SamplingConfig, TrialConfig, configure, to_dict
-from wavedp.data import facts, overlap
+from wavedp.data import facts, overlap, procedural
 from wavedp.entries import HERE, Zoo, behind
 from wavedp.errors import UserError
 from wavedp.methods import canonical
@@ -472,6 +472,61 @@ def test_images_that_are_here_win_over_facts(without_images, tmp_path):
     (tmp_path / "pictures" / "train" / "a" / "0.png").write_bytes(b"no picture")
     with pytest.raises(UserError, match=r"0\.png"):
         data.fingerprint(trial.public, "train")
+
+
+@pytest.fixture
+def rounded(tmp_path, monkeypatch):
+    """rounded(n): facts of 2,000 drawn pictures are here, and this machine draws n of them one grey level brighter."""
+    public = DataConfig(name="procedural", split="public", n_records=2000, size=8, home=str(tmp_path))
+    seen = data.load(public, "train")
+    told = facts.of(public, "CC0-1.0", [(seen, [])])
+    (tmp_path / "drawn.facts.json").write_text(told.text())
+    read = procedural.read
+
+    def by(n):
+        def drawn(config, split, count):
+            images, *rest = read(config, split, count)
+            images[:n, :, 0, 0] ^= 1
+            return images, *rest
+
+        monkeypatch.setattr(procedural, "read", drawn)
+        return public, seen.fingerprint
+
+    return by
+
+
+@pytest.mark.parametrize(("n", "same"), [(0, True), (2, True), (3, False)])
+def test_images_that_differ_by_rounding_bear_the_recorded_fingerprint(rounded, n, same):
+    public, recorded = rounded(n)
+    loaded = data.load(public, "train")
+    assert (loaded.fingerprint == recorded) is same
+    assert data.fingerprint(public, "train") == loaded.fingerprint
+    if n:  # the images are those of this machine all the same
+        assert data.content_fingerprint(loaded.images, loaded.labels, loaded.captions) != recorded
+
+
+def test_fewer_records_than_the_facts_know_are_another_set(rounded):
+    public, recorded = rounded(0)
+    less = dataclasses.replace(public, n_records=1999)
+    assert data.fingerprint(less, "train") != recorded
+
+
+def test_a_changed_file_is_no_rounding(tmp_path):
+    """Its pixels differ in one record of 1,001, and that record has another file."""
+    pixels = np.random.default_rng(0).integers(0, 256, (1001, 1, 8, 8), dtype=np.uint8)
+    files = [tmp_path / f"{i}.bin" for i in range(1001)]
+    for file, image in zip(files, pixels, strict=True):
+        file.write_bytes(image.tobytes())
+    config = DataConfig(name="folder", path=str(tmp_path), size=8, home=str(tmp_path))
+    seen = data.Dataset("folder", "train", pixels, np.zeros(1001, np.int64), ("a",), None, "recorded")
+    (tmp_path / "x.facts.json").write_text(facts.of(config, "CC0-1.0", [(seen, files)]).text())
+    known = facts.find(config)
+    other = pixels.copy()
+    other[7, 0, 0, 0] ^= 1
+    assert facts.but_for_rounding(known, "train", other, files)
+    assert facts.but_for_rounding(known, "train", other, [])  # a decoded copy has no files
+    files[7].write_bytes(other[7].tobytes())
+    assert not facts.but_for_rounding(known, "train", other, files)
 
 
 @pytest.mark.parametrize("damage", ["{", json.dumps({"format": 9}), json.dumps({"format": 1, "name": "x"})])

@@ -123,12 +123,13 @@ def source_of(name: str) -> Source:
 
 def load(config: DataConfig, split: Split) -> Dataset:
     """Read one split. Raises UserError for an impossible config, missing or unreadable files."""
-    return dataclasses.replace(_answer(config, lambda asked: _load(asked, split)), name=config.name)
+    found = _answer(config, lambda asked: _load(asked, split))
+    return dataclasses.replace(found, name=config.name, fingerprint=_named(config, split, found.fingerprint))
 
 
 def fingerprint(config: DataConfig, split: Split) -> str:
     """`load(config, split).fingerprint`, without decoding when these very files were loaded before."""
-    return _answer(config, lambda asked: _fingerprint(asked, split))
+    return _named(config, split, _answer(config, lambda asked: _fingerprint(asked, split)))
 
 
 def n_records(config: DataConfig, split: Split) -> int:
@@ -303,6 +304,25 @@ def _fingerprint(config: DataConfig, split: Split) -> str:
         return facts.recorded_fingerprint(config, split)
     path = _cache_path(config, split, source)
     return (cache.read_fingerprint(path) if path else None) or _load(config, split).fingerprint
+
+
+def _named(config: DataConfig, split: Split, own: str) -> str:
+    """The recorded fingerprint where facts of this dataset are known and its images are theirs but for rounding, or
+    else its own."""
+    known = facts.find(config)
+    try:
+        recorded = own if known is None else facts.recorded_fingerprint(known, split)
+    except UserError:  # they know other splits only
+        return own
+    if known is None or recorded == own:
+        return own
+    found = cache.remember(config, ["but for rounding", own, recorded], _is_but_for_rounding, config, known, split)
+    return recorded if found["same"] else own
+
+
+def _is_but_for_rounding(config: DataConfig, known: DataConfig, split: Split) -> dict[str, bool]:
+    images = _answer(config, lambda asked: _load(asked, split)).images
+    return {"same": facts.but_for_rounding(known, split, images, record_files(config, split))}
 
 
 def _n_records(config: DataConfig, split: Split) -> int:
