@@ -102,6 +102,13 @@ TRIALS = {
     "private evolution at ε = 0": trial(
         {"name": "private_evolution", "population": 1}, privacy={"epsilon": 0.0}, sampling={"n": 24}
     ),
+    "raster tokens in Llama": trial("dp_llamagen", tokenizer="raster"),
+    "raster tokens in Llama, all options": trial(
+        {"name": "dp_llamagen", "condition_dropout": 0.2},
+        tokenizer="raster",
+        privacy=ALL_OPTIONS,
+        sampling={"guidance": 2.0, "top_k": 8, "top_p": 0.9},
+    ),
     "public": trial("public", tokenizer="spectral"),
     "normal distributions": trial("dp_gaussian", privacy=UNREAD_FIT),
     "normal distributions at ε = ∞": trial("dp_gaussian", privacy={**UNREAD_FIT, "epsilon": math.inf}),
