@@ -11,8 +11,10 @@ from dp_accounting import dp_event
 from dp_accounting.pld import PLDAccountant
 
 from wavedp import chain
-from wavedp.config import DataConfig, PrivacyConfig, TrialConfig, configure
+from wavedp.config import DataConfig, DiffusionConfig, PrivacyConfig, TrialConfig, configure
 from wavedp.generators import FitSettings, token_model
+from wavedp.generators.blur_diffusion import model as blur_diffusion
+from wavedp.generators.dp_ldm.model import LatentDiffusionModel
 from wavedp.generators.dp_llamagen.model import LlamaGenModel
 from wavedp.privacy import clipping, training
 from wavedp.privacy.accounting import Mechanism
@@ -32,7 +34,18 @@ def llamagen():
     return LlamaGenModel(config, tokens, tokens, CLASSES, "cpu")
 
 
-ROOMS = {"dp_llamagen": (token_model, llamagen)}
+def latents(name, **changes):
+    torch.manual_seed(0)
+    few = {"autoencoder_channels": 16, "autoencoder_steps": 1, "autoencoder_batch": 4, "pretrain_steps": 0}
+    config = configure("generator", name, **few, **changes)
+    return LatentDiffusionModel(config, DiffusionConfig(channels=16, multiplicity=1), (1, SIDE, SIDE), CLASSES, "cpu")
+
+
+ROOMS = {
+    "dp_llamagen": (token_model, llamagen),
+    "dp_ldm": (blur_diffusion, lambda: latents("dp_ldm")),
+    "dp_lora": (blur_diffusion, lambda: latents("dp_lora", rank=2)),
+}
 """The module that runs the private fit, and a small model."""
 
 rooms = pytest.mark.parametrize("name", ROOMS)
