@@ -30,6 +30,9 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "real": "wavedp.generators.real:Real",
         "dp_gaussian": "wavedp.generators.dp_gaussian:DPGaussian",
         "dp_merf": "wavedp.generators.dp_merf:DPMERF",
+        "dp_ldm": "wavedp.generators.dp_ldm:DPLDM",
+        "dp_lora": "wavedp.generators.dp_ldm:DPLoRA",
+        "dp_llamagen": "wavedp.generators.dp_llamagen:DPLlamaGen",
     },
     "tokenizer": {
         "scalar": "wavedp.tokenizers.scalar:Scalar",

@@ -111,8 +111,8 @@ def transformer(
     from wavedp import tokenizers
     from wavedp.config import PrivacyConfig, configure
     from wavedp.generators.conditions import ClassCondition
-    from wavedp.generators.spectral_ar.model import record_loss
     from wavedp.generators.spectral_ar.transformer import SpectralTransformer
+    from wavedp.generators.token_model import record_loss
 
     tokenizer = tokenizers.untrained(configure("tokenizer", "scalar"), (1, 28, 28), 1)
     torch.manual_seed(0)

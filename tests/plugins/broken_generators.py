@@ -201,7 +201,8 @@ class Peeking(SpectralAR):
     def build(self, trial, inputs, device):
         import torch
 
-        from wavedp.generators.spectral_ar.model import SpectralARModel, token_losses
+        from wavedp.generators.spectral_ar.model import SpectralARModel
+        from wavedp.generators.token_model import token_losses
 
         class Model(SpectralARModel):
             def fit_private(self, weights, images, conditions, fit, report):

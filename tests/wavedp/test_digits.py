@@ -11,9 +11,10 @@ from wavedp.config import PrivacyConfig, configure
 from wavedp.errors import UserError
 from wavedp.generators import FitSettings
 from wavedp.generators.conditions import ClassCondition
-from wavedp.generators.spectral_ar.digits import DigitHead, id_tables, n_rows
-from wavedp.generators.spectral_ar.model import _uniforms, record_loss, token_losses
-from wavedp.generators.spectral_ar.transformer import SpectralTransformer, _draw, cut
+from wavedp.generators.digits import DigitHead, id_tables, n_rows
+from wavedp.generators.spectral_ar.transformer import SpectralTransformer, cut
+from wavedp.generators.token_decoder import draw
+from wavedp.generators.token_model import record_loss, token_losses, uniforms_of
 from wavedp.privacy import layer_rules
 from wavedp.privacy.clipping import RecordGradients, trainable
 from wavedp.progress import silent
@@ -124,7 +125,7 @@ def test_sampling_uses_the_distribution_that_training_sees(guidance, top_k, top_
             b, a = next(given), next(none)
             logits = b if guidance == 1 else a + guidance * (b - a)
             for t in range(span.stop - span.start):
-                drawn, _ = _draw(logits[:, t], uniforms[:, span.start + t, k].double(), 0.8, top_k, top_p)
+                drawn, _ = draw(logits[:, t], uniforms[:, span.start + t, k].double(), 0.8, top_k, top_p)
                 assert torch.equal(drawn, digit[:, t])
     assert len(codes[:, made.spans[1].start :].unique()) > 30
     other = uniforms.clone()
@@ -139,11 +140,11 @@ def test_a_uniform_for_each_digit_is_asked_for_and_old_models_draw_as_before():
     made = tokens()
     with pytest.raises(UserError, match=r"3 digits need as many uniforms each, got shape \(2, 32, 1\)"):
         transformer(made).sample(torch.zeros(2).long(), torch.rand(2, made.length))
-    drawn = _uniforms(4, made, torch.Generator().manual_seed(5))
+    drawn = uniforms_of(4, made, torch.Generator().manual_seed(5))
     before = torch.rand(4, made.length, generator=torch.Generator().manual_seed(5))
     assert drawn.shape == (4, made.length, 3)
     assert torch.equal(drawn[..., 0], before)
-    assert torch.equal(_uniforms(4, tokens(detail_digits="joint"), torch.Generator().manual_seed(5))[..., 0], before)
+    assert torch.equal(uniforms_of(4, tokens(detail_digits="joint"), torch.Generator().manual_seed(5))[..., 0], before)
 
 
 @pytest.mark.parametrize("level", [1, 2])

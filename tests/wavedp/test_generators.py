@@ -15,8 +15,10 @@ from wavedp.generators.adaptation import adapt, merge
 from wavedp.generators.blur_diffusion.model import BlurDiffusionModel
 from wavedp.generators.conditions import ClassCondition, TextCondition, drop
 from wavedp.generators.real.model import RealModel
-from wavedp.generators.spectral_ar.model import SpectralARModel, record_loss, token_losses
-from wavedp.generators.spectral_ar.transformer import SpectralTransformer, _draw, cut, neighbour_table
+from wavedp.generators.spectral_ar.model import SpectralARModel, scale_weights
+from wavedp.generators.spectral_ar.transformer import SpectralTransformer, cut, neighbour_table
+from wavedp.generators.token_decoder import draw
+from wavedp.generators.token_model import record_loss, token_losses
 from wavedp.privacy.accounting import Mechanism, mechanisms
 from wavedp.progress import silent
 from wavedp.tokenizers import untrained
@@ -177,7 +179,7 @@ def test_guidance_extrapolates_from_the_unconditional_logits():
         conditional, unconditional = (
             torch.stack([part[:, 0] for part in model(guided, c)[:1]])[0] for c in (labels, none)
         )
-    first, _ = _draw(unconditional + 4 * (conditional - unconditional), uniforms[:, 0], 1.0, None, None)
+    first, _ = draw(unconditional + 4 * (conditional - unconditional), uniforms[:, 0], 1.0, None, None)
     assert torch.equal(guided[:, 0], first)
     assert not torch.equal(guided, model.sample(labels, uniforms))
 
@@ -294,7 +296,7 @@ def test_a_record_s_loss_averages_its_views_and_weighs_scales():
     loss = record_loss(made, PrivacyConfig(views=4), 0.0)(model, images, labels)
     torch.testing.assert_close(loss, torch.stack(one).mean(0))
     tokens = token_losses(model, made.encode(images), labels).view(5, 3, 49).mean(-1)
-    weighed = record_loss(made, PrivacyConfig(scale_decay=0.5), 0.0)(model, images, labels)
+    weighed = record_loss(made, PrivacyConfig(), 0.0, weights=scale_weights(made, 0.5))(model, images, labels)
     torch.testing.assert_close(weighed, (tokens * torch.tensor([4.0, 2, 1]) / 7).sum(1))
 
 
@@ -328,7 +330,7 @@ def test_sampling_uses_the_distribution_that_training_sees():
         logits = model(codes, labels)
     for span, part in zip(model.spans, logits, strict=True):
         for t in range(span.start, span.stop, 7):
-            drawn, _ = _draw(part[:, t - span.start], uniforms[:, t], 1.0, None, None)
+            drawn, _ = draw(part[:, t - span.start], uniforms[:, t], 1.0, None, None)
             assert torch.equal(drawn, codes[:, t])
 
 
@@ -374,11 +376,11 @@ def test_neighbours_come_earlier_and_lie_next_to_the_token():
 def test_draw_inverts_the_distribution_and_filters():
     logits = torch.tensor([[0.5, 0.3, 0.2]]).log().repeat(1000, 1)
     uniforms = (torch.arange(1000) + 0.5) / 1000
-    counts = torch.bincount(_draw(logits, uniforms, 1.0, None, None)[0], minlength=3)
+    counts = torch.bincount(draw(logits, uniforms, 1.0, None, None)[0], minlength=3)
     assert (counts - torch.tensor([500, 300, 200])).abs().max() <= 1
-    assert _draw(logits, uniforms, 1.0, 2, None)[0].max() == 1
-    assert _draw(logits, uniforms, 1.0, None, 0.4)[0].max() == 0
-    assert _draw(logits, uniforms, 1e-3, None, None)[0].max() == 0
+    assert draw(logits, uniforms, 1.0, 2, None)[0].max() == 1
+    assert draw(logits, uniforms, 1.0, None, 0.4)[0].max() == 0
+    assert draw(logits, uniforms, 1e-3, None, None)[0].max() == 0
 
 
 def test_unknown_generator_is_refused():
@@ -389,5 +391,5 @@ def test_unknown_generator_is_refused():
 def test_what_has_no_distribution_has_no_mass():
     """A code that is ruled out (-inf) is a distribution all the same."""
     logits = torch.tensor([[0.0, 1.0], [0.0, -math.inf], [0.0, math.nan], [0.0, math.inf]])
-    _, mass = _draw(logits, torch.full((4,), 0.5), 1.0, None, None)
+    _, mass = draw(logits, torch.full((4,), 0.5), 1.0, None, None)
     assert mass.flatten().isfinite().tolist() == [True, True, False, False]

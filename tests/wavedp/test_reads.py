@@ -65,6 +65,9 @@ def trial(generator="spectral_ar", tokenizer="scalar", upscaler="nearest", **cha
 ALL_OPTIONS = {
     "trained": "lora", "lora_rank": 2, "views": 2, "optimizer": "adam_bc", "noise_source": "seeded",
 }  # fmt: skip
+FEW_LATENTS = {
+    "latent_channels": 2, "autoencoder_channels": 16, "autoencoder_steps": 2, "autoencoder_batch": 4,
+}  # fmt: skip
 UNREAD_FIT = {"batch_size": 128, "steps": 320}  # defaults, for generators of one release, which read neither
 TRIALS = {
     "scalar tokens": trial(),
@@ -101,6 +104,20 @@ TRIALS = {
     "private evolution": trial({"name": "private_evolution", "population": 1, "iterations": 2}, sampling={"n": 24}),
     "private evolution at ε = 0": trial(
         {"name": "private_evolution", "population": 1}, privacy={"epsilon": 0.0}, sampling={"n": 24}
+    ),
+    "latents": trial({"name": "dp_ldm", **FEW_LATENTS}),
+    "latents, low rank, all options": trial(
+        {"name": "dp_lora", "rank": 2, "condition_dropout": 0.2, **FEW_LATENTS},
+        privacy={name: value for name, value in ALL_OPTIONS.items() if name not in ("trained", "lora_rank")},
+        sampling={"guidance": 2.0, "algorithm": "ancestral"},
+    ),
+    "latents at ε = 0": trial({"name": "dp_ldm", **FEW_LATENTS}, privacy={"epsilon": 0.0}),
+    "raster tokens in Llama": trial("dp_llamagen", tokenizer="raster"),
+    "raster tokens in Llama, all options": trial(
+        {"name": "dp_llamagen", "condition_dropout": 0.2},
+        tokenizer="raster",
+        privacy=ALL_OPTIONS,
+        sampling={"guidance": 2.0, "top_k": 8, "top_p": 0.9},
     ),
     "public": trial("public", tokenizer="spectral"),
     "normal distributions": trial("dp_gaussian", privacy=UNREAD_FIT),

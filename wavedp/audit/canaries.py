@@ -28,8 +28,8 @@ from wavedp.config import PrivacyConfig, configure
 from wavedp.errors import UserError
 from wavedp.full_precision import Precision
 from wavedp.generators.conditions import ClassCondition
-from wavedp.generators.spectral_ar.model import record_loss
 from wavedp.generators.spectral_ar.transformer import SpectralTransformer
+from wavedp.generators.token_model import record_loss
 from wavedp.privacy import accounting, training
 from wavedp.privacy.accounting import Mechanism
 from wavedp.progress import Report, silent

@@ -13,6 +13,7 @@ requires transformers and accelerate for these few lines, and Opacus' hooks do n
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -39,15 +40,18 @@ class LowRank(nn.Module):
 
 
 def adapt(model: nn.Module, privacy: PrivacyConfig, seed: int) -> None:
+    """`train_only` what the section privacy says."""
+    train_only(model, privacy.trained, privacy.lora_rank if privacy.trained == "lora" else 0, seed)
+
+
+def train_only(model: nn.Module, trained: Literal["all", "attention", "lora"], rank: int, seed: int) -> None:
     """Freeze the weights that are not trained, and add low-rank updates, in place.
 
-    model: has `condition`; its attention layers are named as in SpectralTransformer or in diffusers. Raises UserError
-    for a rank below 1 or not below both sides of a layer.
+    model: has `condition`; its attention layers are named as in SpectralTransformer or in diffusers. rank: of the
+    updates. Raises UserError for a rank below 1 or not below both sides of a layer.
     """
-    trained = privacy.trained
     if trained == "all":
         return
-    rank = privacy.lora_rank if trained == "lora" else 0
     model.requires_grad_(False)
     model.condition.requires_grad_(True)
     torch.manual_seed(seed)
@@ -60,7 +64,7 @@ def adapt(model: nn.Module, privacy: PrivacyConfig, seed: int) -> None:
                 layer.requires_grad_(of_attention or name in ("qkv", "out"))
             elif not 1 <= rank < min(layer.in_features, layer.out_features):
                 raise UserError(
-                    f"privacy.lora_rank={rank} is not a low rank of a {layer.out_features}×{layer.in_features} layer: "
+                    f"lora_rank={rank} is not a low rank of a {layer.out_features}×{layer.in_features} layer: "
                     f"use 1 to {min(layer.in_features, layer.out_features) - 1}, or privacy.trained=all."
                 )
             else:

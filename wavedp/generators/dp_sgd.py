@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, ClassVar, Literal
 
@@ -102,6 +102,17 @@ class DPSGD(GeneratorMethod):
     def adapted_width(self, trial: TrialConfig) -> int:
         """The width of the layers that low-rank updates change."""
         return trial.generator.width
+
+
+class OverTokens(DPSGD):
+    """A generator of the trial's tokens."""
+
+    sampling_fields = ("guidance", "temperature", "top_k", "top_p")
+
+    def needs(self, trial: TrialConfig) -> Needs:
+        """The trial's tokens, besides what every DP-SGD fit reads."""
+        needs = super().needs(trial)
+        return replace(needs, fields=needs.fields | {"tokenizer"}, inputs=("tokenizer",))
 
 
 def _check_named(trial: TrialConfig) -> None:

@@ -35,7 +35,7 @@ class BlurDiffusion(DPSGD):
     """See the module's docstring."""
 
     name = "blur_diffusion"
-    Config = BlurDiffusionConfig
+    Config: type = BlurDiffusionConfig
     sampling_fields = ("guidance", "diffusion_steps", "algorithm", "timestep_spacing")
     published: ClassVar[dict[str, dict[str, Any]]] = {
         **DPSGD.published,

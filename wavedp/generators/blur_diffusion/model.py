@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from wavedp.config import DiffusionConfig, SamplingConfig
+from wavedp.config import DiffusionConfig, PrivacyConfig, SamplingConfig
 from wavedp.devices import taker
 from wavedp.diffusion.blur import PAPER_LOG, PAPER_QUARTIC, BlurSchedule, effective_blur
 from wavedp.diffusion.scheduler import BlurDiffusionScheduler
@@ -31,9 +31,9 @@ from wavedp.errors import UserError
 from wavedp.finite import require_finite
 from wavedp.generators import FitSettings, PrivateFit
 from wavedp.generators.adaptation import adapt, merge
-from wavedp.generators.blur_diffusion import BlurDiffusionConfig
 from wavedp.generators.blur_diffusion.denoiser import Denoiser
 from wavedp.generators.conditions import ClassCondition, Condition, TextCondition, drop, forget_classes, keep_classes
+from wavedp.generators.dp_sgd import PretrainedConfig
 from wavedp.generators.pretraining import pretrain
 from wavedp.methods import Weights
 from wavedp.privacy.clipping import SideBySide, at_once
@@ -47,11 +47,15 @@ SCORE_NOISES = 16  # times and noises for each record that is scored
 
 
 class BlurDiffusionModel:
-    """See wavedp.generators for the protocol. shape: C, h, w of the coarse images, public ones included."""
+    """See wavedp.generators for the protocol. shape: C, h, w of what it diffuses, the coarse images, public ones
+    included. A subclass may diffuse something else that images become: see `public_data`, `data_of` and `images_of`."""
+
+    clips = True  # predictions to [-1, 1]
+    attends_everywhere = False  # not in the middle of the U-Net alone
 
     def __init__(
         self,
-        config: BlurDiffusionConfig,
+        config: PretrainedConfig,
         diffusion: DiffusionConfig,
         blur: str,
         shape: tuple[int, int, int],
@@ -74,11 +78,11 @@ class BlurDiffusionModel:
         by_class, keeps = self.config.conditioning == "class", self.config.public_classes == "keep"
         n_public = max(int(conditions.max()) + 1 if by_class and len(conditions) else 1, self.n_classes if keeps else 1)
         model = self._model(n_public).train()
-        losses = record_loss(self.process, self.diffusion, self.config.condition_dropout, views=1, multiplicity=1)
-        take, condition_of = taker(images, self.device), taker(conditions, self.device)
+        losses = record_loss(self.process, self.diffusion, self.config.condition_dropout, 1, 1, data_of=self.data_of)
+        take, condition_of = self.public_data(images), taker(conditions, self.device)
 
         def loss_of(index: Tensor, step: int) -> Tensor:
-            shown = take(index).flip(-1) if step % 2 else take(index)
+            shown = take(index, step)
             draws = torch.rand(len(index), draws_of(self.shape, views=1, multiplicity=1)).to(self.device)
             with self._autocast():
                 return losses(model, shown, condition_of(index), draws).mean()
@@ -97,12 +101,20 @@ class BlurDiffusionModel:
         """DP fine-tuning on coarse images; conditions: labels B, or embeddings B V E with one for each view."""
         planned = fit.mechanisms["private_fit"]
         model = self._model(self.n_classes, weights)
-        adapt(model, fit.privacy, derive_seed(fit.seed, "adaptation"))
+        self.adapt(model, fit.privacy, derive_seed(fit.seed, "adaptation"))
         views, multiplicity = fit.privacy.views, self.diffusion.multiplicity
         side_by_side = at_once(fit.privacy.grad_sample_mode, self.device)
         done = fit_private(
             model,
-            record_loss(self.process, self.diffusion, self.config.condition_dropout, views, multiplicity, side_by_side),
+            record_loss(
+                self.process,
+                self.diffusion,
+                self.config.condition_dropout,
+                views,
+                multiplicity,
+                side_by_side,
+                self.data_of,
+            ),
             (images, conditions),
             fit.privacy,
             noise_multiplier=planned.noise_multiplier,
@@ -129,7 +141,7 @@ class BlurDiffusionModel:
             part = slice(start, start + sampling.batch_size)
             data = self._denoise(model, first[part], conditions[part], sampling, times, generators=generators[part])
             require_finite({"images": data}, "samples of blur_diffusion", "its model diverged; lower a learning rate")
-            images.append(((data + 1) / 2).clamp(0, 1).cpu())
+            images.append(self.images_of(data).cpu())
             report(min(start + sampling.batch_size, len(conditions)), len(conditions))
         return torch.cat(images)
 
@@ -183,7 +195,7 @@ class BlurDiffusionModel:
         """Minus the training loss of images B C h w with their labels and without a condition, over times and noises
         that are the same for every record."""
         model = self._model(self.n_classes, weights).eval()
-        loss = record_loss(self.process, self.diffusion, dropout=0.0, views=1, multiplicity=SCORE_NOISES)
+        loss = record_loss(self.process, self.diffusion, 0.0, 1, SCORE_NOISES, data_of=self.data_of)
         generator = torch.Generator().manual_seed(0)
         draws = torch.rand(1, draws_of(self.shape, 1, SCORE_NOISES), generator=generator).to(self.device)
         parts = []
@@ -193,6 +205,23 @@ class BlurDiffusionModel:
             parts.append(torch.stack([-loss(model, shown, c, draws.expand(len(shown), -1)) for c in both]))
         own, without = torch.cat(parts, dim=1).double().cpu().numpy()
         return own, without
+
+    def public_data(self, images: Tensor) -> Callable[[Tensor, int], Tensor]:
+        """(rows, step) -> those of the public images, or their mirror images at every second step."""
+        take = taker(images, self.device)
+        return lambda index, step: take(index).flip(-1) if step % 2 else take(index)
+
+    def data_of(self, images: Tensor, number: int) -> Tensor:
+        """View `number` of images B C h w in [0, 1] as it is diffused, about [-1, 1]."""
+        return pixels_of(images, number)
+
+    def images_of(self, data: Tensor) -> Tensor:
+        """Images in [0, 1] of what was diffused."""
+        return ((data + 1) / 2).clamp(0, 1)
+
+    def adapt(self, model: Denoiser, privacy: PrivacyConfig, seed: int) -> None:
+        """Let the private fit move some of the weights; see wavedp.generators.adaptation."""
+        adapt(model, privacy, seed)
 
     def _noise(self, count: int, seed: int) -> tuple[Tensor, list[torch.Generator]]:
         """The noise that each image starts from, count C h w, and the generator of its later noise."""
@@ -223,7 +252,7 @@ class BlurDiffusionModel:
 
         amend: changes the data that the model predicts at each step. watch: is shown each step's x and predicted data.
         """
-        velocity, data = _scheduler(self.process, clip_sample=True), self._sampler(sampling)
+        velocity, data = _scheduler(self.process, clip_sample=self.clips), self._sampler(sampling)
         x, shown = x.to(self.device), conditions.to(self.device)
         guided = sampling.guidance != 1
         if guided:
@@ -256,7 +285,7 @@ class BlurDiffusionModel:
         condition: Condition = (
             ClassCondition(n_classes, width) if self.config.conditioning == "class" else TextCondition(width)
         )
-        model = Denoiser(self.shape, condition, self.diffusion)
+        model = Denoiser(self.shape, condition, self.diffusion, self.attends_everywhere)
         if weights is not None:
             model.load_state_dict(weights)
         return model.to(self.device)
@@ -313,15 +342,16 @@ def record_loss(
     views: int,
     multiplicity: int,
     side_by_side: bool = False,
+    data_of: Callable[[Tensor, int], Tensor] | None = None,
 ) -> Callable[..., Tensor]:
     """loss(model, images B C h w in [0, 1], conditions, draws) -> B: the error of v̂, averaged over views and noises.
 
     draws: B × draws_of(shape, views, multiplicity) in [0, 1). A time of signal-to-noise ratio SNR (a²/s² averaged over
     the modes) weighs min(SNR, γ) / (SNR + 1), min-SNR-γ for v-prediction (Hang et al., arXiv 2303.09556), γ =
     config.snr_gamma; 0: all times alike. side_by_side: send all views and noises through the model at once, as a GPU
-    likes it; equal to rounding.
+    likes it; equal to rounding. data_of: (images, number of a view) -> what is diffused; None: their pixels.
     """
-    scheduler = _scheduler(process)
+    scheduler, data_of = _scheduler(process), data_of or pixels_of
 
     def errors(model: Denoiser, data: Tensor, shown: Tensor, numbers: Tensor) -> Tensor:
         """Weighted errors of images, each with the uniform numbers of its time and noise."""
@@ -339,7 +369,7 @@ def record_loss(
         model: Denoiser, images: Tensor, conditions: Tensor, chances: Tensor, number: int
     ) -> tuple[Tensor, Tensor]:
         shown = conditions[:, number] if conditions.ndim == 3 else conditions
-        return view(images, number) * 2 - 1, drop(model.condition, shown, dropout, chances[:, number])
+        return data_of(images, number), drop(model.condition, shown, dropout, chances[:, number])
 
     def loss(model: Denoiser, images: Tensor, conditions: Tensor, draws: Tensor) -> Tensor:
         of_views = draws.view(len(images), views, -1)
@@ -358,6 +388,11 @@ def record_loss(
         return total / (views * multiplicity)
 
     return SideBySide(loss, views * multiplicity) if side_by_side else loss
+
+
+def pixels_of(images: Tensor, number: int) -> Tensor:
+    """View `number` of images in [0, 1], in [-1, 1]."""
+    return view(images, number) * 2 - 1
 
 
 def standard_normal(uniforms: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ Source: arXiv 2602.23262 (the two-stage method), arXiv 2412.09607 (coarse-to-fin
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +15,8 @@ from wavedp.config import TrialConfig
 from wavedp.errors import UserError
 from wavedp.fields import result
 from wavedp.generators import FitKind
-from wavedp.generators.dp_sgd import DPSGD, FIT_FIELDS, PretrainedConfig
-from wavedp.methods import Inputs, Needs
+from wavedp.generators.dp_sgd import FIT_FIELDS, OverTokens, PretrainedConfig
+from wavedp.methods import Inputs
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,18 +36,12 @@ class SpectralARConfig(PretrainedConfig):
     pretrain_level: int | None = result(None, within="[0, 16]")
 
 
-class SpectralAR(DPSGD):
+class SpectralAR(OverTokens):
     """See the module's docstring."""
 
     name = "spectral_ar"
     Config = SpectralARConfig
     fit_fields = (*FIT_FIELDS, "scale_decay", "mean_share")
-    sampling_fields = ("guidance", "temperature", "top_k", "top_p")
-
-    def needs(self, trial: TrialConfig) -> Needs:
-        """The trial's tokens, besides what every DP-SGD fit reads."""
-        needs = super().needs(trial)
-        return replace(needs, fields=needs.fields | {"tokenizer"}, inputs=("tokenizer",))
 
     def pretrain_level(self, trial: TrialConfig) -> int:
         """The trial's own, or a finer one."""

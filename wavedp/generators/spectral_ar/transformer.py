@@ -6,11 +6,7 @@ p(codes | condition) = Π_t p(code_t | code_<t, condition). The input at positio
 the condition's embedding and a projection of the adjacent earlier codes: left, above and above-right on its own scale,
 and on the next coarser scale the token that covers it and that token's four neighbours. Attention sees every earlier
 position; the neighbour codes only save it from having to find the adjacent ones. A code of several digits
-(wavedp.tokenizers.Span) is embedded as the sum of its digits' embeddings, and drawn one digit after another
-(wavedp.generators.spectral_ar.digits).
-
-Opacus can compute a gradient per record because no operation mixes records (LayerNorm, no dropout), index tensors are
-expanded to B L, and input and output weights are not tied (ghost clipping does not support tied weights).
+(wavedp.tokenizers.Span) is embedded as the sum of its digits' embeddings.
 """
 
 from __future__ import annotations
@@ -21,32 +17,21 @@ from torch import Tensor, nn
 
 from wavedp.errors import UserError
 from wavedp.generators.conditions import Condition
-from wavedp.generators.spectral_ar.digits import DigitHead, head_of, id_tables, most_digits, n_rows
+from wavedp.generators.digits import head_of, most_digits, n_rows
+from wavedp.generators.token_decoder import Cache, TokenDecoder, attended, split_heads
 from wavedp.tokenizers import Tokenizer
 
 CODE_WIDTH = 32  # embedding width of a neighbour's code; small, as codes are few and a private fit noises every weight
 
 
-class SpectralTransformer(nn.Module):
-    """forward(codes B L int64, conditions) -> one logits tensor B (stop - start) V for each digit of each span.
-
-    conditions: input of `condition`, class labels B int64 or sentence embeddings B E float32.
-    """
+class SpectralTransformer(TokenDecoder):
+    """See wavedp.generators.token_decoder."""
 
     def __init__(self, tokenizer: Tokenizer, condition: Condition, width: int, depth: int, heads: int) -> None:
-        super().__init__()
+        super().__init__(tokenizer, condition)
         self.neighbours: Tensor
-        self.divisors: Tensor
-        self.sizes: Tensor
-        self.offsets: Tensor
-        self.spans, self.length = tokenizer.spans, tokenizer.length
         neighbours = neighbour_table(tokenizer.positions)
-        tables = zip(("divisors", "sizes", "offsets"), id_tables(self.spans), strict=True)
-        for name, table in (("neighbours", neighbours), *tables):
-            self.register_buffer(name, table, persistent=False)
-        self.digits = most_digits(self.spans)  # K
-        self.none = n_rows(self.spans)  # id of a missing neighbour
-        self.condition = condition
+        self.register_buffer("neighbours", neighbours, persistent=False)
         self.position = nn.Embedding(self.length, width)
         blank = self.none + 1 if self.digits > 1 else None  # id of a digit that a code lacks: its embedding is 0
         self.code = nn.Embedding(self.none + (1 if blank is None else 2), CODE_WIDTH, padding_idx=blank)
@@ -56,94 +41,7 @@ class SpectralTransformer(nn.Module):
         self.heads = nn.ModuleList(head_of(width, span) for span in self.spans)
         nn.init.normal_(self.position.weight, std=0.02)
 
-    def forward(self, codes: Tensor, conditions: Tensor) -> list[Tensor]:
-        h = self._inputs(self._ids(codes), self.condition(conditions), 0, self.length)
-        for block in self.blocks:
-            h = block(h)
-        h = self.norm(h)
-        logits = []
-        for head, span in zip(self.heads, self.spans, strict=True):
-            shown = h[:, span.start : span.stop]
-            if isinstance(head, DigitHead):
-                logits += head(shown, span.split(codes[:, span.start : span.stop]))
-            else:
-                logits.append(head(shown))
-        return logits
-
-    @torch.inference_mode()
-    def sample(
-        self,
-        conditions: Tensor,
-        uniforms: Tensor,
-        temperature: float = 1.0,
-        top_k: int | None = None,
-        top_p: float | None = None,
-        guidance: float = 1.0,
-        prefix: Tensor | None = None,
-        cached: bool = True,
-    ) -> Tensor:
-        """Draw codes B L for B conditions by inverse-CDF sampling with uniforms B L K in [0, 1), one for each digit, or
-        B L where all codes are one digit.
-
-        Equal uniforms give equal draws from equal distributions, so models can be compared sample by sample. top_k and
-        top_p apply to each digit.
-        guidance: logits are unconditional + guidance · (conditional - unconditional) (Ho & Salimans, arXiv 2207.12598).
-        prefix: the first k codes, B k; only the rest is drawn. Raises UserError when it is longer than the sequence.
-        cached: False recomputes everything for each token, the reference for testing the cache. Raises UserError too
-        for logits that are not finite, and for fewer than K uniforms a token.
-        """
-        uniforms = uniforms.double().view(*uniforms.shape[:2], -1)
-        if uniforms.shape[2] < self.digits:
-            raise UserError(
-                f"codes of {self.digits} digits need as many uniforms each, got shape {tuple(uniforms.shape)}: give "
-                "records × tokens × digits."
-            )
-        batch, given = len(conditions), 0 if prefix is None else prefix.shape[1]
-        if given > self.length:
-            raise UserError(f"a prefix of {given} codes is longer than the sequence of {self.length}: give fewer.")
-        codes = torch.zeros(batch, self.length, dtype=torch.long, device=conditions.device)
-        if prefix is not None:
-            codes[:, :given] = prefix
-        guided = guidance != 1
-        if guided:
-            conditions = torch.cat([conditions, self.condition.absent(conditions)])
-        # All that is the same for every token comes first: a token is a few dozen small kernels.
-        ids, shown = self._ids(codes), self.condition(conditions)
-        caches = [Cache(self.length) for _ in self.blocks]
-        seen = 0  # number of positions in the caches
-        masses = torch.ones_like(uniforms)  # looked at when all is drawn: no wait at every token
-        for span, head in zip(self.spans, self.heads, strict=True):
-            for t in range(max(span.start, given), span.stop):
-                h = self._inputs(ids.repeat(2, 1, 1) if guided else ids, shown, seen, t + 1)
-                for block, cache in zip(self.blocks, caches, strict=True):
-                    h = block(h, cache if cached else None)
-                seen = t + 1 if cached else 0
-                state, drawn = self.norm(h[:, -1]), list[Tensor]()
-                for k in range(len(span.digits)):
-                    if isinstance(head, DigitHead):
-                        logits = head.following(state, [each.repeat(2) for each in drawn] if guided else drawn)
-                    else:
-                        logits = head(state)
-                    if guided:
-                        conditional, unconditional = logits.chunk(2)
-                        logits = unconditional + guidance * (conditional - unconditional)
-                    digit, masses[:, t, k : k + 1] = _draw(logits, uniforms[:, t, k], temperature, top_k, top_p)
-                    drawn.append(digit)
-                    torch.add(digit, self.offsets[t, k], out=ids[:, t, k])
-        if not masses.isfinite().all():
-            raise UserError(
-                "the distributions that codes are drawn from are not finite: the model diverged, or "
-                f"temperature={temperature} is too low; lower a learning rate or raise the temperature."
-            )
-        return ((ids[:, :-1] - self.offsets) * self.divisors).sum(2)
-
-    def _ids(self, codes: Tensor) -> Tensor:
-        """Return B L+1 K ids, unique across codebooks and digits; the last of L+1 is a missing neighbour."""
-        ids = F.pad(codes.unsqueeze(2) // self.divisors % self.sizes + self.offsets, (0, 0, 0, 1), value=self.none)
-        ids[:, -1, 1:] = self.none + 1
-        return ids
-
-    def _inputs(self, ids: Tensor, shown: Tensor, start: int, stop: int) -> Tensor:
+    def inputs(self, ids: Tensor, shown: Tensor, start: int, stop: int) -> Tensor:
         """Return the summed embeddings of positions start..stop-1, B stop-start D. shown: the conditions', B 1 D."""
         batch, table = len(ids), self.neighbours[start:stop]
         near = self._embedded(ids, table.flatten()).view(batch, stop - start, -1)
@@ -162,22 +60,6 @@ class SpectralTransformer(nn.Module):
         return embedded if few else embedded.index_select(1, places.clone())
 
 
-class Cache:
-    """Keys and values B H t D/H of the positions that one block has seen, in memory for all `length` of them."""
-
-    def __init__(self, length: int) -> None:
-        self.length, self.seen = length, 0
-        self.both: Tensor | None = None  # 2 B H length D/H
-
-    def append(self, new: Tensor) -> Tensor:
-        """Add these keys and values, 2 B H t D/H; returns all so far."""
-        if self.both is None:
-            self.both = new.new_empty(*new.shape[:3], self.length, new.shape[4])
-        start, self.seen = self.seen, self.seen + new.shape[3]
-        self.both[:, :, :, start : self.seen] = new
-        return self.both[:, :, :, : self.seen]
-
-
 class Block(nn.Module):
     """Pre-norm causal self-attention and a GELU feed-forward of 4 D."""
 
@@ -190,14 +72,7 @@ class Block(nn.Module):
 
     def forward(self, h: Tensor, cache: Cache | None = None) -> Tensor:
         """Map h B t D to B t D. With a cache, h holds the newest t positions, which also attend to all cached ones."""
-        batch, length, width = h.shape
-        qkv = self.qkv(self.norm_attention(h)).view(batch, length, 3, self.n_heads, width // self.n_heads)
-        q, k, v = (qkv := qkv.permute(2, 0, 3, 1, 4))
-        if cache is not None:
-            k, v = cache.append(qkv[1:])
-        assert length == 1 or k.shape[2] == length, "several new positions after cached ones need a mask of their own"
-        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=length > 1)
-        h = h + self.out(mixed.transpose(1, 2).reshape(batch, length, width))
+        h = h + self.out(attended(split_heads(self.qkv(self.norm_attention(h)), self.n_heads), cache))
         return h + self.down(F.gelu(self.up(self.norm_feedforward(h))))
 
 
@@ -255,24 +130,3 @@ def require_prefix(public: Tokenizer, private: Tokenizer) -> None:
 
 def _sizes(tokenizer: Tokenizer) -> list[str]:
     return ["×".join(str(size) for size in span.digits) for span in tokenizer.spans]
-
-
-def _draw(
-    logits: Tensor, uniforms: Tensor, temperature: float, top_k: int | None, top_p: float | None
-) -> tuple[Tensor, Tensor]:
-    """Draw one code per row of logits B V with uniforms B, by inverting the cumulative distribution; and the mass that
-    each was drawn from, NaN where there is no distribution."""
-    probabilities = (logits.double() / temperature).softmax(-1)
-    if top_k is not None or top_p is not None:
-        ranked, order = probabilities.sort(dim=-1, descending=True)
-        before = ranked.cumsum(-1) - ranked  # total probability of the likelier codes
-        drop = torch.zeros_like(ranked, dtype=torch.bool)
-        if top_k is not None:
-            drop[:, top_k:] = True
-        if top_p is not None:
-            drop |= before >= top_p
-        probabilities = probabilities.scatter(-1, order, ranked.masked_fill(drop, 0.0))
-    cumulative = probabilities.cumsum(-1)
-    mass = cumulative[:, -1:]
-    codes = torch.searchsorted(cumulative, uniforms.double()[:, None] * mass, right=True).squeeze(-1)
-    return codes.clamp(max=logits.shape[-1] - 1), mass

@@ -1,0 +1,226 @@
+"""What generators over tokens share: public pretraining, the private fit, samples and likelihoods of a decoder.
+
+Shapes: B records, C channels, h w pixels, L tokens, K most digits of a code, V views of a record, E sentence embedding.
+
+Images are encoded by a public tokenizer, a map of each record by itself, and the private fit is DP-SGD on the decoder
+(wavedp.privacy.training): its sensitivity is the clipping norm, whatever the decoder is. One record's loss averages
+over its views and tokens before its gradient is clipped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from functools import reduce
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from wavedp.config import PrivacyConfig, SamplingConfig
+from wavedp.devices import taker
+from wavedp.generators import FitSettings, PrivateFit
+from wavedp.generators.adaptation import adapt, merge
+from wavedp.generators.conditions import ClassCondition, Condition, TextCondition, drop, forget_classes, keep_classes
+from wavedp.generators.digits import most_digits
+from wavedp.generators.dp_sgd import PretrainedConfig
+from wavedp.generators.pretraining import pretrain
+from wavedp.generators.token_decoder import TokenDecoder
+from wavedp.methods import Weights
+from wavedp.privacy.accounting import Mechanism
+from wavedp.privacy.clipping import SideBySide, at_once
+from wavedp.privacy.training import fit_private
+from wavedp.progress import Report
+from wavedp.seeds import derive_seed
+from wavedp.tokenizers import Tokenizer
+from wavedp.views import view
+
+
+class TokenModel:
+    """See wavedp.generators for the protocol; a subclass says which `decoder`.
+
+    tokenizer: of the private coarse images. public: of the images for `fit_public`.
+    """
+
+    def __init__(
+        self, config: PretrainedConfig, tokenizer: Tokenizer, public: Tokenizer, n_classes: int, device: str
+    ) -> None:
+        self.config, self.tokenizer, self.public = config, tokenizer, public
+        self.n_classes, self.device = n_classes, device
+
+    def decoder(self, tokenizer: Tokenizer, n_classes: int) -> TokenDecoder:
+        """The untrained network over a tokenizer's codes; `condition` makes its condition."""
+        raise NotImplementedError
+
+    def fit_public(
+        self, images: Tensor, conditions: Tensor, seed: int, report: Report, checkpoint: Path | None = None
+    ) -> Weights:
+        """On public images and their mirror images; see `pretrain`.
+
+        With public_classes=forget every sensitive class starts from the mean of the public ones' embeddings, with keep
+        from its own: the public classes begin with those of the same names.
+        """
+        torch.manual_seed(derive_seed(seed, "pretrain"))
+        by_class, keeps = self.config.conditioning == "class", self.config.public_classes == "keep"
+        n_public = max(int(conditions.max()) + 1 if by_class and len(conditions) else 1, self.n_classes if keeps else 1)
+        model = self._model(self.public, n_public)
+        wanted = (images, images.flip(-1)) if self.config.pretrain_steps else ()
+        views = [taker(encoded(self.public, flipped, self.device), self.device) for flipped in wanted]
+        condition_of = taker(conditions, self.device)
+
+        def loss_of(index: Tensor, step: int) -> Tensor:
+            shown = drop(model.condition, condition_of(index), self.config.condition_dropout)
+            with self._autocast():
+                return token_losses(model, views[step % 2](index), shown).mean()
+
+        weights = pretrain(model, loss_of, len(conditions), self.config, report, checkpoint)
+        adapted = keep_classes if keeps else forget_classes
+        return adapted(weights, self.n_classes) if by_class else weights
+
+    def start(self, weights: Weights) -> Weights:
+        """The public weights as they are."""
+        return weights
+
+    def fit_private(
+        self, weights: Weights, images: Tensor, conditions: Tensor, fit: FitSettings, report: Report
+    ) -> PrivateFit:
+        """DP fine-tuning on coarse images; conditions: labels B, or embeddings B V E with one for each view."""
+        model = self._model(self.tokenizer, self.n_classes, self.start(weights))
+        planned = fit.mechanisms["private_fit"]
+        spent, releases = self.warm_up(model, images, conditions, fit)
+        adapt(model, fit.privacy, derive_seed(fit.seed, "adaptation"))
+        side_by_side = fit.privacy.views > 1 and at_once(fit.privacy.grad_sample_mode, self.device)
+        done = fit_private(
+            model,
+            self.record_loss(fit.privacy, side_by_side),
+            (images, conditions),
+            fit.privacy,
+            noise_multiplier=planned.noise_multiplier,
+            seed=fit.seed,
+            draws=fit.privacy.views if self.config.condition_dropout else 0,
+            checkpoint=fit.checkpoint,
+            device=self.device,
+            report=report,
+        )
+        (ran,) = done.history  # what was run, not what was planned
+        weights = merge({name: value.cpu() for name, value in done.ema.items()})
+        return PrivateFit(weights, {**spent, "private_fit": ran}, {**releases, "private_fit": done.release})
+
+    def warm_up(
+        self, model: TokenDecoder, images: Tensor, conditions: Tensor, fit: FitSettings
+    ) -> tuple[dict[str, Mechanism], dict[str, str]]:
+        """Whatever of fit.mechanisms comes before DP-SGD: trains the model in place, and returns what was run and its
+        release ids, by purpose."""
+        return {}, {}
+
+    def sample(
+        self, weights: Weights, conditions: Tensor, sampling: SamplingConfig, seed: int, report: Report
+    ) -> Tensor:
+        """One coarse image per condition. Image i draws from uniforms of its own row, the same for every model."""
+        model = self._model(self.tokenizer, self.n_classes, weights).eval()
+        generator = torch.Generator().manual_seed(derive_seed(seed, "coarse_samples"))
+        uniforms = uniforms_of(len(conditions), self.tokenizer, generator)
+        images = []
+        for start in range(0, len(conditions), sampling.batch_size):
+            part = slice(start, start + sampling.batch_size)
+            with self._autocast():
+                codes = model.sample(
+                    conditions[part].to(self.device),
+                    uniforms[part].to(self.device),
+                    sampling.temperature,
+                    sampling.top_k,
+                    sampling.top_p,
+                    sampling.guidance,
+                )
+            images.append(self.tokenizer.decode(codes).cpu())
+            report(min(start + sampling.batch_size, len(conditions)), len(conditions))
+        return torch.cat(images)
+
+    @torch.inference_mode()
+    def log_likelihoods(self, weights: Weights, images: Tensor, labels: Tensor) -> tuple[np.ndarray, np.ndarray]:
+        """In nats, of the tokens of images B C h w with their labels and without a condition."""
+        model = self._model(self.tokenizer, self.n_classes, weights).eval()
+        parts = []
+        for shown, given in zip(images.split(512), labels.split(512), strict=True):
+            codes, given = self.tokenizer.encode(shown).to(self.device), given.to(self.device)
+            both = [-token_losses(model, codes, c).double().sum(1) for c in (given, model.condition.absent(given))]
+            parts.append(torch.stack(both))
+        conditional, unconditional = torch.cat(parts, dim=1).cpu().numpy()
+        return conditional, unconditional
+
+    def record_loss(self, privacy: PrivacyConfig, side_by_side: bool) -> Callable[..., Tensor]:
+        """What the private fit minimises, all tokens alike; see `record_loss`."""
+        return record_loss(self.tokenizer, privacy, self.config.condition_dropout, side_by_side)
+
+    def condition(self, n_classes: int, width: int) -> Condition:
+        """Embeds what samples are conditioned on: config.conditioning."""
+        return ClassCondition(n_classes, width) if self.config.conditioning == "class" else TextCondition(width)
+
+    def _model(self, tokenizer: Tokenizer, n_classes: int, weights: Weights | None = None) -> TokenDecoder:
+        model = self.decoder(tokenizer, n_classes)
+        if weights is not None:
+            model.load_state_dict(weights)
+        return model.to(self.device)
+
+    def _autocast(self) -> AbstractContextManager[None]:
+        """bfloat16 on CUDA for what is public or after the release; private gradients stay in float32."""
+        return torch.autocast("cuda", torch.bfloat16, enabled=self.device == "cuda")
+
+
+def token_losses(model: TokenDecoder, codes: Tensor, conditions: Tensor) -> Tensor:
+    """B L: cross-entropy of every token, in nats; that of a code of several digits is the sum of theirs."""
+    found, logits = [], iter(model(codes, conditions))
+    for span in model.spans:
+        losses = [
+            F.cross_entropy(next(logits).float().transpose(1, 2), digit, reduction="none")
+            for digit in span.split(codes[:, span.start : span.stop])
+        ]
+        found.append(reduce(Tensor.add, losses))
+    return torch.cat(found, dim=1)
+
+
+def record_loss(
+    tokenizer: Tokenizer,
+    privacy: PrivacyConfig,
+    dropout: float,
+    side_by_side: bool = False,
+    weights: Tensor | None = None,
+) -> Callable[..., Tensor]:
+    """loss(model, images, conditions, chances) -> B: what one record asks of the weights, averaged over its views and
+    tokens. chances: B × views uniform numbers that may drop its conditions; none when dropout = 0. side_by_side: send
+    all views through the model at once, as a GPU likes it; equal to rounding. weights: L, of the tokens' losses; None:
+    all alike."""
+
+    def loss(model: TokenDecoder, images: Tensor, conditions: Tensor, chances: Tensor | None = None) -> Tensor:
+        seen = []
+        for number in range(privacy.views):
+            shown = conditions if conditions.ndim == 1 else conditions[:, number]
+            shown = drop(model.condition, shown, dropout, None if chances is None else chances[:, number])
+            seen.append((tokenizer.encode(view(images, number)), shown))
+        if side_by_side:
+            codes, shown = (torch.stack(kind, 1).flatten(0, 1) for kind in zip(*seen, strict=True))
+            return of_tokens(model, codes, shown).view(len(images), -1).mean(1)
+        total = torch.zeros(len(images), device=images.device)
+        for codes, shown in seen:
+            total = total + of_tokens(model, codes, shown)
+        return total / privacy.views
+
+    def of_tokens(model: TokenDecoder, codes: Tensor, shown: Tensor) -> Tensor:
+        losses = token_losses(model, codes, shown)
+        return (losses if weights is None else losses * weights.to(codes.device)).mean(1)
+
+    return SideBySide(loss, privacy.views) if side_by_side else loss
+
+
+def uniforms_of(rows: int, tokenizer: Tokenizer, generator: torch.Generator) -> Tensor:
+    """rows L K. The first digits' are drawn before all others, as they were before codes had several digits."""
+    first = torch.rand(rows, tokenizer.length, 1, generator=generator)
+    more = most_digits(tokenizer.spans) - 1
+    return torch.cat([first, torch.rand(rows, tokenizer.length, more, generator=generator)], 2) if more else first
+
+
+def encoded(tokenizer: Tokenizer, images: Tensor, device: str) -> Tensor:
+    """Codes of many images, some hundred at a time, on the device."""
+    return torch.cat([tokenizer.encode(part.to(device)) for part in images.split(512)])
