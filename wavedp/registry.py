@@ -30,6 +30,8 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "real": "wavedp.generators.real:Real",
         "dp_gaussian": "wavedp.generators.dp_gaussian:DPGaussian",
         "dp_merf": "wavedp.generators.dp_merf:DPMERF",
+        "dpdm": "wavedp.generators.dpdm:DPDM",
+        "pdp_diffusion": "wavedp.generators.dpdm:PDPDiffusion",
     },
     "tokenizer": {
         "scalar": "wavedp.tokenizers.scalar:Scalar",
