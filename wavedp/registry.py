@@ -31,6 +31,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "dp_gaussian": "wavedp.generators.dp_gaussian:DPGaussian",
         "dp_merf": "wavedp.generators.dp_merf:DPMERF",
         "dpdm": "wavedp.generators.dpdm:DPDM",
+        "dp_feta": "wavedp.generators.dp_feta:DPFETA",
         "pdp_diffusion": "wavedp.generators.dpdm:PDPDiffusion",
     },
     "tokenizer": {

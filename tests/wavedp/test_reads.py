@@ -107,6 +107,9 @@ TRIALS = {
         privacy={"views": 2, "optimizer": "adam_bc"},
         sampling={"guidance": 2.0},
     ),
+    "EDM after class means": trial(
+        {"name": "dp_feta", "channels": 16, "layers": 1, "multiplicity": 1, "warm_up_steps": 1, "warm_up_batch": 2}
+    ),
     "EDM, pretrained": trial(
         {"name": "pdp_diffusion", "channels": 16, "layers": 1, "multiplicity": 1, "churn": 0.0}, privacy=ALL_OPTIONS
     ),

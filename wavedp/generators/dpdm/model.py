@@ -115,8 +115,12 @@ class DPDMModel(EDMModel):
         self, weights: Weights, images: Tensor, conditions: Tensor, fit: FitSettings, report: Report
     ) -> PrivateFit:
         """DP training on coarse images from random weights of `public_seed`. weights: none."""
+        return self.fit_records(self.first_network(), images, conditions, fit, report)
+
+    def first_network(self) -> EDMUNet:
+        """With the random weights of `public_seed`."""
         torch.manual_seed(derive_seed(self.config.public_seed, "first weights"))
-        return self.fit_records(self.network(self.n_classes), images, conditions, fit, report)
+        return self.network(self.n_classes)
 
 
 class PDPDiffusionModel(PretrainedDenoisingModel, EDMModel):
