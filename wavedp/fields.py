@@ -167,8 +167,10 @@ def _identity(config: Any) -> dict[str, Any]:
 
 @cache
 def first_stages(cls: Any) -> dict[str, str]:
-    """{field: stage} of the fields that say which stage is the first to read them."""
-    return {item.name: item.metadata["stage"] for item in fields(cls) if item.metadata.get("stage")}
+    """{field: stage} of the fields that say which stage is the first to read them, or whose class says it of all that
+    say nothing, by a class variable `first_stage`."""
+    common = getattr(cls, "first_stage", None)
+    return {item.name: found for item in fields(cls) if (found := item.metadata.get("stage") or common)}
 
 
 def is_read(config: Any, item: dataclasses.Field[Any]) -> bool:

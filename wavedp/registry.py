@@ -33,6 +33,9 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "dp_ldm": "wavedp.generators.dp_ldm:DPLDM",
         "dp_lora": "wavedp.generators.dp_ldm:DPLoRA",
         "dp_llamagen": "wavedp.generators.dp_llamagen:DPLlamaGen",
+        "dpdm": "wavedp.generators.dpdm:DPDM",
+        "dp_feta": "wavedp.generators.dp_feta:DPFETA",
+        "pdp_diffusion": "wavedp.generators.dpdm:PDPDiffusion",
     },
     "tokenizer": {
         "scalar": "wavedp.tokenizers.scalar:Scalar",

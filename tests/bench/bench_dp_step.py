@@ -24,6 +24,7 @@ from torch.nn import functional as F
 from wavedp.config import DiffusionConfig
 from wavedp.generators.blur_diffusion import model as blur_diffusion
 from wavedp.generators.conditions import ClassCondition
+from wavedp.generators.denoising import draws_of
 from wavedp.privacy.clipping import RecordGradients, clipping_factors, noisy_mean, plain_sum
 
 WIDTH, DEPTH, HEADS, TOKENS, VOCABULARY, MICROBATCH = 96, 3, 4, 98, 343, 64
@@ -72,7 +73,7 @@ def unet(records):
     batch = (
         torch.rand(records, *shape, generator=generator),
         torch.randint(n_classes, (records,), generator=generator),
-        torch.rand(records, blur_diffusion.draws_of(shape, 1, config.multiplicity), generator=generator),
+        torch.rand(records, draws_of(shape, 1, config.multiplicity), generator=generator),
     )
     process = blur_diffusion.forward_process(config, "none")
     make_loss = partial(blur_diffusion.record_loss, process, config, 0.0, 1, config.multiplicity)

@@ -128,6 +128,7 @@ def unet(
     from wavedp.config import DiffusionConfig
     from wavedp.generators.blur_diffusion import model as blur_diffusion
     from wavedp.generators.conditions import ClassCondition
+    from wavedp.generators.denoising import draws_of
 
     config, shape = DiffusionConfig(channels=channels, layers=layers, multiplicity=noises), (1, side, side)
     torch.manual_seed(0)
@@ -137,7 +138,7 @@ def unet(
             parameter += 0.05 * torch.randn_like(parameter)
     process = blur_diffusion.forward_process(config, "none")
     loss = blur_diffusion.record_loss(process, config, 0.0, views, noises)
-    draws = torch.rand(records, blur_diffusion.draws_of(shape, views, noises))
+    draws = torch.rand(records, draws_of(shape, views, noises))
     return model, loss, (torch.rand(records, *shape), torch.randint(10, (records,)), draws)
 
 

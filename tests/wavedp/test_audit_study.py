@@ -21,6 +21,7 @@ from wavedp.config import (
 )
 from wavedp.errors import UserError
 from wavedp.fields import fitting
+from wavedp.generators import denoising
 from wavedp.generators.blur_diffusion import model as blur_diffusion
 from wavedp.privacy import ledger
 from wavedp.store import Store
@@ -69,7 +70,7 @@ def run(folder, *arguments):
 
 @pytest.mark.parametrize("generator", ["spectral_ar", "blur_diffusion"])
 def test_a_trial_is_scored_by_its_own_weights(generator, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(blur_diffusion, "SCORE_NOISES", 2)
+    monkeypatch.setattr(denoising, "SCORE_NOISES", 2)
     asked = make_study(tmp_path, generator)
     assert run(tmp_path, "--trial", "a") == 0
     assert "no evidence of privacy" in capsys.readouterr().out
@@ -90,7 +91,7 @@ def test_a_trial_is_scored_by_its_own_weights(generator, tmp_path, capsys, monke
 def test_all_records_of_a_diffusion_model_meet_the_same_noise(tmp_path):
     made = blur_diffusion.BlurDiffusionModel(small("blur_diffusion"), BASE.diffusion, "none", (1, 8, 8), 4, "cpu")
     torch.manual_seed(0)
-    weights = {name: value + 0.02 * torch.randn_like(value) for name, value in made._model(4).state_dict().items()}
+    weights = {name: value + 0.02 * torch.randn_like(value) for name, value in made.network(4).state_dict().items()}
     images, labels = torch.rand(3, 1, 8, 8), torch.tensor([0, 1, 2])
     own, without = made.log_likelihoods(weights, images, labels)
     alone, _ = made.log_likelihoods(weights, images[1:2], labels[1:2])

@@ -15,12 +15,11 @@ from wavedp.errors import UserError
 from wavedp.generators import FitSettings
 from wavedp.generators.blur_diffusion.model import (
     BlurDiffusionModel,
-    draws_of,
     forward_process,
     matching_time,
     record_loss,
-    standard_normal,
 )
+from wavedp.generators.denoising import draws_of, standard_normal
 from wavedp.privacy.accounting import Mechanism
 from wavedp.progress import silent
 from wavedp.reports import reverse
@@ -77,7 +76,7 @@ def test_every_record_has_the_gradient_of_its_own_loss(shape):
     """Opacus' hooks against autograd, layer by layer: the attention's memory layout once made two of them zero."""
     torch.manual_seed(0)
     made = generator(shape=shape)
-    model = made._model(2)
+    model = made.network(2)
     batch = torch.rand(3, *shape), torch.arange(3) % 2, torch.rand(3, draws_of(shape, 2, 2))
     loss_fn = record_loss(made.process, SMALL, 0.0, 2, 2)
     hooks = GradSampleHooks(model, loss_reduction="sum")

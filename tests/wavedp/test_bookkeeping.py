@@ -14,6 +14,7 @@ from wavedp.errors import UserError
 from wavedp.generators.adaptation import LowRank, adapt
 from wavedp.generators.blur_diffusion import model as blur_diffusion
 from wavedp.generators.conditions import ClassCondition
+from wavedp.generators.denoising import draws_of
 from wavedp.privacy import bookkeeping, layer_rules
 from wavedp.privacy.clipping import RecordGradients, compared_rows, splitting_of, trainable
 from wavedp.privacy.training import fit_private
@@ -237,7 +238,7 @@ def test_unet(trained):
     batch = (
         torch.rand(records, *shape),
         torch.randint(CLASSES, (records,)),
-        torch.rand(records, blur_diffusion.draws_of(shape, views, 2)),
+        torch.rand(records, draws_of(shape, views, 2)),
     )
     assert_exact(model, loss_fn, batch, tolerance=3e-5)  # alone, a record's float32 activations differ by that much
 

@@ -25,6 +25,7 @@ from wavedp.config import DataConfig, DiffusionConfig, PrivacyConfig, TrialConfi
 from wavedp.errors import UserError
 from wavedp.generators.blur_diffusion import model as blur_diffusion
 from wavedp.generators.conditions import ClassCondition
+from wavedp.generators.denoising import draws_of
 from wavedp.generators.spectral_ar import model as spectral_ar
 from wavedp.generators.spectral_ar.transformer import SpectralTransformer
 from wavedp.privacy import bookkeeping, layer_rules
@@ -149,7 +150,7 @@ def unet(side_by_side=False, views=1, multiplicity=2):
             parameter += 0.05 * torch.randn_like(parameter)
     process = blur_diffusion.forward_process(config, "log")
     loss = blur_diffusion.record_loss(process, config, 0.0, views, multiplicity, side_by_side)
-    draws = blur_diffusion.draws_of(shape, views, multiplicity)
+    draws = draws_of(shape, views, multiplicity)
     return model, loss, (torch.rand(4, *shape), torch.randint(CLASSES, (4,)), torch.rand(4, draws))
 
 

@@ -119,6 +119,18 @@ TRIALS = {
         privacy=ALL_OPTIONS,
         sampling={"guidance": 2.0, "top_k": 8, "top_p": 0.9},
     ),
+    "EDM": trial(
+        {"name": "dpdm", "channels": 16, "layers": 1, "multiplicity": 1},
+        privacy={"views": 2, "optimizer": "adam_bc"},
+        sampling={"guidance": 2.0},
+    ),
+    "EDM after class means": trial(
+        {"name": "dp_feta", "channels": 16, "layers": 1, "multiplicity": 1, "warm_up_steps": 1, "warm_up_batch": 2}
+    ),
+    "EDM, pretrained": trial(
+        {"name": "pdp_diffusion", "channels": 16, "layers": 1, "multiplicity": 1, "churn": 0.0}, privacy=ALL_OPTIONS
+    ),
+    "EDM at ε = 0": trial({"name": "pdp_diffusion", "channels": 16, "layers": 1}, privacy={"epsilon": 0.0}),
     "public": trial("public", tokenizer="spectral"),
     "normal distributions": trial("dp_gaussian", privacy=UNREAD_FIT),
     "normal distributions at ε = ∞": trial("dp_gaussian", privacy={**UNREAD_FIT, "epsilon": math.inf}),

@@ -26,17 +26,29 @@ n_records = cache(data.n_records)  # a study of hundreds of trials asks the same
 
 
 @dataclass(frozen=True)
-class PretrainedConfig:
-    """Public pretraining, and what the model is conditioned on."""
+class ConditionedConfig:
+    """What the model is conditioned on, and its first weights."""
 
     conditioning: Literal["class", "text"] = result("class")  # text: captions through a frozen encoder (wavedp.text)
     condition_dropout: float = result(0.0, within="[0, 1)")  # share of training images without one, for guidance
+    public_seed: int = result(0, within=SEED)  # of the first weights, and of public batches
+
+
+@dataclass(frozen=True)
+class PretrainedConfig(ConditionedConfig):
+    """Public pretraining too."""
+
     pretrain_steps: int = result(300, within="[0, inf)")  # 0 leaves the weights random
     pretrain_batch: int = result(128, within="[1, inf)")  # images a step
     pretrain_learning_rate: float = result(4e-3, within="(0, inf)")  # at the start; it falls to 0 along a cosine
-    public_seed: int = result(0, within=SEED)  # of weights and batches
-    # keep: the private classes begin with what was learned of the public classes of their names (public=chosen).
-    public_classes: Literal["forget", "keep"] = result("forget", later=True)
+    # keep: the private classes begin with what was learned of the public classes of their names (public=chosen);
+    # number: private class c with what was learned of public class c, whatever that is.
+    public_classes: Literal["forget", "keep", "number"] = result("forget", later=True)
+
+
+def pretrains(config: ConditionedConfig) -> bool:
+    """True if the method has public pretraining, of a step or more."""
+    return isinstance(config, PretrainedConfig) and config.pretrain_steps > 0
 
 
 class DPSGD(GeneratorMethod):
@@ -53,7 +65,7 @@ class DPSGD(GeneratorMethod):
         read = {f"sampling.{name}" for name in self.sampling_fields}
         if self.fit_kind(trial) in ("dp", "nonprivate"):
             read |= {f"privacy.{name}" for name in self.fit_fields}
-        public = trial.public if trial.generator.pretrain_steps else None
+        public = trial.public if pretrains(trial.generator) else None
         return Needs(fields=frozenset(read), data=((public, "train"),) if public is not None else ())
 
     def mechanisms(self, trial: TrialConfig, n_records: int) -> dict[str, Mechanism]:
@@ -68,12 +80,12 @@ class DPSGD(GeneratorMethod):
     def check(self, trial: TrialConfig) -> list[str]:
         """Captions, and what text conditioning cannot go with."""
         config, privacy = trial.generator, trial.privacy
-        if trial.public is not None and config.pretrain_steps:
+        if trial.public is not None and pretrains(config):
             n_records(trial.public, "train")
         if self.conditioning(trial) == "text":
             _check_text(trial)
-        if config.public_classes == "keep":
-            _check_named(trial)
+        if isinstance(config, PretrainedConfig) and config.public_classes != "forget":
+            _check_kept(trial)
         if trial.sampling.guidance != 1 and config.condition_dropout == 0:
             raise UserError(
                 f"sampling.guidance={trial.sampling.guidance} needs a model that has seen images without condition: "
@@ -115,16 +127,24 @@ class OverTokens(DPSGD):
         return replace(needs, fields=needs.fields | {"tokenizer"}, inputs=("tokenizer",))
 
 
-def _check_named(trial: TrialConfig) -> None:
-    """The first public classes are the private ones, by name and in order."""
+def _check_kept(trial: TrialConfig) -> None:
+    """There are as many public classes as private ones; with `keep` they bear their names, in order."""
     config, public = trial.generator, methods.public_of(trial)
     if config.conditioning != "class" or public is None or not config.pretrain_steps:
         what = "public=null" if public is None else "generator.pretrain_steps=0"
         what = what if config.conditioning == "class" else f"generator.conditioning={config.conditioning}"
         raise UserError(
-            f"generator.public_classes=keep keeps what public pretraining learned of classes, and {what} has none: use "
-            "public_classes=forget."
+            f"generator.public_classes={config.public_classes} keeps what public pretraining learned of classes, and "
+            f"{what} has none: use public_classes=forget."
         )
+    if config.public_classes == "number":
+        private, there = data.n_classes(trial.data), data.n_classes(public)
+        if there < private:
+            raise UserError(
+                f"generator.public_classes=number gives each of {private} private classes a public one, and "
+                f"{public.name} has {there}: use public_classes=forget."
+            )
+        return
     wanted = data.class_names(trial.data)
     found = data.class_names(public)[: len(wanted)]
     if found != wanted:

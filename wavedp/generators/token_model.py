@@ -59,11 +59,11 @@ class TokenModel:
     ) -> Weights:
         """On public images and their mirror images; see `pretrain`.
 
-        With public_classes=forget every sensitive class starts from the mean of the public ones' embeddings, with keep
-        from its own: the public classes begin with those of the same names.
+        With public_classes=forget every sensitive class starts from the mean of the public ones' embeddings; else class
+        c starts from public class c, which with `keep` bears the same name.
         """
         torch.manual_seed(derive_seed(seed, "pretrain"))
-        by_class, keeps = self.config.conditioning == "class", self.config.public_classes == "keep"
+        by_class, keeps = self.config.conditioning == "class", self.config.public_classes != "forget"
         n_public = max(int(conditions.max()) + 1 if by_class and len(conditions) else 1, self.n_classes if keeps else 1)
         model = self._model(self.public, n_public)
         wanted = (images, images.flip(-1)) if self.config.pretrain_steps else ()

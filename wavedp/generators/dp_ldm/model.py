@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from wavedp.config import DiffusionConfig, PrivacyConfig, SamplingConfig
 from wavedp.devices import taker
@@ -85,6 +85,11 @@ class LatentDiffusionModel(BlurDiffusionModel):
         """Minus the training loss of the latents of images B C h w, with their labels and without a condition."""
         return super().log_likelihoods(weights, _latents(self._autoencoder(weights), images, views=1), labels)
 
+    def network(self, n_classes: int, weights: Weights | None = None) -> Denoiser:
+        """The U-Net, on the device."""
+        own = weights and {name: value for name, value in weights.items() if not name.startswith(PREFIX)}
+        return super().network(n_classes, own)
+
     def public_data(self, latents: Tensor) -> Callable[[Tensor, int], Tensor]:
         """Of latents B 2 c h' w', of images and their mirror images."""
         take = taker(latents, self.device)
@@ -98,7 +103,7 @@ class LatentDiffusionModel(BlurDiffusionModel):
         """Latents as they are: `sample` decodes them."""
         return data
 
-    def adapt(self, model: Denoiser, privacy: PrivacyConfig, seed: int) -> None:
+    def adapt(self, model: nn.Module, privacy: PrivacyConfig, seed: int) -> None:
         """Attention and the condition, or low-rank updates of attention and the condition."""
         rank = self.config.rank if isinstance(self.config, DPLoRAConfig) else 0
         train_only(model, "lora" if rank else "attention", rank, seed)
@@ -109,10 +114,6 @@ class LatentDiffusionModel(BlurDiffusionModel):
             {name.removeprefix(PREFIX): value for name, value in weights.items() if name.startswith(PREFIX)}
         )
         return made.to(self.device).eval().requires_grad_(False)
-
-    def _model(self, n_classes: int, weights: Weights | None = None) -> Denoiser:
-        own = weights and {name: value for name, value in weights.items() if not name.startswith(PREFIX)}
-        return super()._model(n_classes, own)
 
 
 def _latents(autoencoder: Autoencoder, images: Tensor, views: int) -> Tensor:
