@@ -30,6 +30,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "real": "wavedp.generators.real:Real",
         "dp_gaussian": "wavedp.generators.dp_gaussian:DPGaussian",
         "dp_merf": "wavedp.generators.dp_merf:DPMERF",
+        "dp_ntk": "wavedp.generators.dp_ntk:DPNTK",
     },
     "tokenizer": {
         "scalar": "wavedp.tokenizers.scalar:Scalar",

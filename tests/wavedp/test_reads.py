@@ -108,6 +108,9 @@ TRIALS = {
     "mean embeddings": trial(
         {"name": "dp_merf", "features": 8, "channels": 8, "train_steps": 2, "train_batch": 20}, privacy=UNREAD_FIT
     ),
+    "mean gradients": trial(
+        {"name": "dp_ntk", "width": 4, "channels": 8, "train_steps": 2, "train_batch": 20}, privacy=UNREAD_FIT
+    ),
     "real": trial("real", upscaler={"name": "bicubic", "low_pass_consistency": True}),
     "real, through tokens": trial({"name": "real", "tokens": True}, tokenizer="spectral", upscaler="bicubic"),
     "whole images": trial("real", upscaler="identity", level=0),
