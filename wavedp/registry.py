@@ -31,6 +31,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "dp_gaussian": "wavedp.generators.dp_gaussian:DPGaussian",
         "dp_merf": "wavedp.generators.dp_merf:DPMERF",
         "dp_ntk": "wavedp.generators.dp_ntk:DPNTK",
+        "dp_kernel": "wavedp.generators.dp_kernel:DPKernel",
     },
     "tokenizer": {
         "scalar": "wavedp.tokenizers.scalar:Scalar",
