@@ -32,6 +32,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "dp_merf": "wavedp.generators.dp_merf:DPMERF",
         "dp_ntk": "wavedp.generators.dp_ntk:DPNTK",
         "dp_kernel": "wavedp.generators.dp_kernel:DPKernel",
+        "dp_mepf": "wavedp.generators.dp_mepf:DPMEPF",
     },
     "tokenizer": {
         "scalar": "wavedp.tokenizers.scalar:Scalar",

@@ -111,6 +111,17 @@ TRIALS = {
     "mean gradients": trial(
         {"name": "dp_ntk", "width": 4, "channels": 8, "train_steps": 2, "train_batch": 20}, privacy=UNREAD_FIT
     ),
+    "network embeddings": trial(
+        {
+            "name": "dp_mepf",
+            "side": 32,
+            "second_moment_share": 0.3,
+            "channels": 8,
+            "train_steps": 2,
+            "train_batch": 20,
+        },
+        privacy=UNREAD_FIT,
+    ),
     "batch embeddings": trial(
         {
             "name": "dp_kernel",

@@ -56,6 +56,8 @@ class MeanEmbeddingModel(ABC):
     the features."""
 
     purpose: ClassVar[str]
+    parts = 1
+    """How many vectors of length 1 the means are of, one after another."""
 
     def __init__(self, config: Any, shape: tuple[int, int, int], n_classes: int, device: str) -> None:
         self.config, self.shape, self.n_classes, self.device = config, shape, n_classes, device
@@ -87,11 +89,7 @@ class MeanEmbeddingModel(ABC):
         noisy, release = one_release.release(
             self.totals(pixels, labels, public),
             (pixels, labels),
-            {
-                "statistic": self.purpose,
-                "n_classes": self.n_classes,
-                **{name: digest([(name, tensor)]) for name, tensor in public.items()},
-            },
+            {"statistic": self.purpose, "n_classes": self.n_classes, **self.about(public)},
             sensitivity=sensitivity(self.size),
             noise_multiplier=planned.noise_multiplier,
             seed=fit.seed,
@@ -99,6 +97,14 @@ class MeanEmbeddingModel(ABC):
         )
         report(1, 1)
         return PrivateFit({"sums": noisy, **public}, {self.purpose: planned}, {self.purpose: release})
+
+    def about(self, public: Weights) -> dict[str, Any]:
+        """JSON values of all that the features depend on: the release's name has them."""
+        return {name: digest([(name, tensor)]) for name, tensor in public.items()}
+
+    def targets(self, weights: Weights) -> Tensor:
+        """What `means` should be, K d float64, from the release."""
+        return mean_embeddings(weights["sums"])
 
     def totals(self, pixels: Tensor, labels: Tensor, public: Weights) -> Tensor:
         """[Σφ(x), w n] of every class without noise, K (d+1) float64. pixels: B D in [0, 1]."""
@@ -120,7 +126,7 @@ class MeanEmbeddingModel(ABC):
     def trained(self, weights: Weights, report: Report) -> ConvGenerator:
         """The generator, trained on the released sums."""
         config, n_classes = self.config, self.n_classes
-        targets = mean_embeddings(weights["sums"]).float().to(self.device)
+        targets = self.targets(weights).float().to(self.device)
         public = self._there({name: tensor for name, tensor in weights.items() if name != "sums"})
         each = config.train_batch // n_classes
         labels = torch.arange(n_classes, device=self.device).repeat(each)
@@ -131,7 +137,7 @@ class MeanEmbeddingModel(ABC):
             schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(config.train_steps, 1))
             for _ in resume.steps(config.train_steps, report, None, model=model):
                 codes = torch.randn(len(labels), CODE).to(self.device)
-                loss = distance(self.means(model(codes, labels), each, public), targets, each)
+                loss = distance(self.means(model(codes, labels), each, public), targets, each, self.parts)
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
@@ -155,12 +161,16 @@ def sensitivity(features: int) -> float:
 def mean_embeddings(sums: Tensor) -> Tensor:
     """μ of every class, K d float64 with |μ| <= 1, from released sums K (d+1)."""
     counts = (sums[:, -1:] / count_weight(sums.shape[1] - 1)).clamp(min=1)
-    means = sums[:, :-1] / counts
-    return means / means.norm(dim=1, keepdim=True).clamp(min=1)
+    return shortened(sums[:, :-1] / counts)
 
 
-def distance(means: Tensor, targets: Tensor, each: int) -> Tensor:
+def shortened(rows: Tensor) -> Tensor:
+    """Rows B d, each of length 1 at most."""
+    return rows / rows.norm(dim=1, keepdim=True).clamp(min=1)
+
+
+def distance(means: Tensor, targets: Tensor, each: int, parts: int = 1) -> Tensor:
     """An unbiased estimate of Σ_k |E φ - μ_k|², up to a constant, over K. means: K d, of `each` >= 2 generated images
-    of every class. targets: μ, K d."""
-    squares = (each * means.square().sum(1) - 1) / (each - 1)
+    of every class. targets: μ, K d. parts: |φ|²."""
+    squares = (each * means.square().sum(1) - parts) / (each - 1)
     return (squares - 2 * (means * targets).sum(1)).mean()
