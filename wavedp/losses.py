@@ -47,6 +47,17 @@ def imagenet_network(wanted: str, otherwise: str, device: str) -> Any:
     return network.eval().requires_grad_(False).to(device)
 
 
+def activations(network: Any, images: Tensor, depths: Sequence[int]) -> list[Tensor]:
+    """Outputs of some blocks of that network, 0 the first: B C H W each, of images B 3 h w less ImageNet's mean, by its
+    deviation; differentiable."""
+    x, found = network._swish(network._bn0(network._conv_stem(images))), []
+    for depth, block in enumerate(network._blocks[: max(depths) + 1]):
+        x = block(x)
+        if depth in depths:
+            found.append(x)
+    return found
+
+
 class Perceptual:
     """LPIPS-style distance between images B C h w in [0, 1]: mean squared error between unit-normalised features of
     EfficientNet-Lite0 at three depths, without learned weights. Raises UserError when its packages are missing."""
@@ -78,14 +89,7 @@ class Perceptual:
         x = images.expand(-1, 3, -1, -1)
         if min(x.shape[-2:]) < SIDE:
             x = F.interpolate(x, scale_factor=-(-SIDE // min(x.shape[-2:])), mode="nearest")
-        network = self.network
-        x = network._swish(network._bn0(network._conv_stem((x - self.mean) / self.std)))
-        found = []
-        for depth, block in enumerate(network._blocks[: STAGES[-1] + 1]):
-            x = block(x)
-            if depth in STAGES:
-                found.append(x)
-        return found
+        return activations(self.network, (x - self.mean) / self.std, STAGES)
 
 
 class Adversary:

@@ -33,6 +33,7 @@ from wavedp.errors import UserError
 from wavedp.generators import FitSettings
 from wavedp.generators.dp_gaussian.model import DPGaussianModel
 from wavedp.generators.dp_merf.model import DPMERFModel
+from wavedp.generators.dp_ntk.model import DPNTKModel
 from wavedp.privacy import ledger, one_release
 from wavedp.privacy.accounting import Mechanism
 from wavedp.privacy.randomness import SecureGenerator
@@ -40,9 +41,23 @@ from wavedp.progress import silent
 from wavedp.store import Store
 
 K, SHAPE, D = 3, (1, 2, 2), 4
-SMALL = {"dp_gaussian": {}, "dp_merf": {"features": 12, "channels": 8, "train_steps": 2, "train_batch": 20}}
+TRAINED = {"channels": 8, "train_steps": 2, "train_batch": 20}
+SMALL = {"dp_gaussian": {}, "dp_merf": {"features": 12, **TRAINED}, "dp_ntk": {"width": 2, **TRAINED}}
 METHODS = sorted(SMALL)
-RELEASED = {"dp_gaussian": "moments", "dp_merf": "sums"}
+RELEASED = {"dp_gaussian": "moments", "dp_merf": "sums", "dp_ntk": "sums"}
+# Options with which a release has thousands of numbers for images of D = 64, and how many features.
+MANY = {"dp_gaussian": ({}, 0), "dp_merf": ({"features": 2000}, 2000), "dp_ntk": ({"width": 30}, 30 * (64 + 2) + 1)}
+# Of fields that cost no ε, and of those that are in the release; each at another value than in SMALL.
+FREE = {
+    "dp_gaussian": {"edge": 2.0},
+    "dp_merf": (retrained := {"channels": 16, "train_steps": 9, "train_batch": 40, "train_learning_rate": 0.1}),
+    "dp_ntk": retrained,
+}
+PAID = {
+    "dp_gaussian": {"clip_rms": 0.25},
+    "dp_merf": {"features": 6, "kernel_variance": 50.0},
+    "dp_ntk": {"width": 5},
+}
 LEVEL = 1e-4  # of rejecting an honest fit
 
 
@@ -53,12 +68,15 @@ def config(name, **changes):
 def model(name, shape=SHAPE, n_classes=K, **changes):
     if name == "dp_gaussian":
         return DPGaussianModel(config(name, **changes), shape, n_classes)
-    return DPMERFModel(config(name, **changes), shape, n_classes, "cpu")
+    made = {"dp_merf": DPMERFModel, "dp_ntk": DPNTKModel}[name]
+    return made(config(name, **changes), shape, n_classes, "cpu")
 
 
-def sensitivity(name):
-    """Of the small models: written out, not asked of the code. R = √D / 2 and w² = R²/3; w² = 1/√d."""
-    return 4 / 3 * D / 4 if name == "dp_gaussian" else math.sqrt(1 + 1 / math.sqrt(12))
+def sensitivity(name, size=D, features=None):
+    """Written out, not asked of the code: R = √D / 2 and w² = R²/3; or w² = 1/√d, by default d of the small models."""
+    if name == "dp_gaussian":
+        return 4 / 3 * size / 4
+    return math.sqrt(1 + 1 / math.sqrt(features or {"dp_merf": 12, "dp_ntk": 2 * (D + 2) + 1}[name]))
 
 
 def records(n=60, shape=SHAPE, seed=0, n_classes=K):
@@ -135,8 +153,8 @@ def test_classes_compose_in_parallel(name):
 @pytest.mark.parametrize("n_classes", [1, 3])
 def test_noise_has_the_planned_standard_deviation_on_every_number(name, n_classes):
     images, labels = records(30, (1, 8, 8), n_classes=n_classes)
-    made = model(name, (1, 8, 8), n_classes, **({"features": 2000} if name == "dp_merf" else {}))
-    size = 4 / 3 * 64 / 4 if name == "dp_gaussian" else math.sqrt(1 + 1 / math.sqrt(2000))
+    options, features = MANY[name]
+    made, size = model(name, (1, 8, 8), n_classes, **options), sensitivity(name, 64, features)
     noise = (released(made, images, labels, 1.7)[0] - clipped_totals(made, images, labels)) / (1.7 * size)
     for row in noise:
         assert float(row.std()) == pytest.approx(1, abs=4 / math.sqrt(2 * len(row)))
@@ -193,9 +211,7 @@ def test_without_privacy_a_line_says_so_and_the_totals_are_exact(name, tmp_path)
 @pytest.mark.parametrize("name", METHODS)
 def test_what_follows_the_release_makes_no_other_release(name):
     before = chain.keys(trial(name))
-    free = {"edge": 2.0} if name == "dp_gaussian" else {"channels": 16, "train_steps": 9, "train_learning_rate": 0.1}
-    paid = {"clip_rms": 0.25} if name == "dp_gaussian" else {"features": 6, "kernel_variance": 50.0}
-    for changes, first in ((free, "coarse_samples"), (paid, "private_fit")):
+    for changes, first in ((FREE[name], "coarse_samples"), (PAID[name], "private_fit")):
         for field, value in changes.items():
             other = dataclasses.replace(trial(name), generator=config(name, **{field: value}))
             after = chain.keys(other)
@@ -206,7 +222,7 @@ def test_what_follows_the_release_makes_no_other_release(name):
 @pytest.mark.parametrize("name", METHODS)
 def test_the_same_release_is_the_same_to_the_bit_and_no_other_shares_its_noise(name):
     images, labels = records(30, (1, 8, 8))
-    options = {"features": 4000} if name == "dp_merf" else {}
+    options = {key: 2 * value for key, value in MANY[name][0].items()}
     made = model(name, (1, 8, 8), **options)
 
     def noise(images, labels, z=1.0, seed=5, of=made):
@@ -220,13 +236,13 @@ def test_the_same_release_is_the_same_to_the_bit_and_no_other_shares_its_noise(n
     assert again[1] == identity
     changed = images.clone()
     changed[0, 0, 0, 0] = 0.4
-    another = {"kernel_variance": 50.0} if name == "dp_merf" else {"clip_rms": 0.4}
+    another = {"dp_gaussian": {"clip_rms": 0.4}, "dp_merf": {"kernel_variance": 50.0}}.get(name)
     for other in (
         noise(images, labels, z=2.0),
         noise(images, labels, seed=6),
         noise(changed, labels),
         noise(images[1:], labels[1:]),
-        noise(images, labels, of=model(name, (1, 8, 8), **{**options, **another})),
+        *([noise(images, labels, of=model(name, (1, 8, 8), **{**options, **another}))] if another else []),
     ):
         assert other[1] != identity
         assert abs(float(torch.corrcoef(torch.stack([one.flatten(), other[0].flatten()]))[0, 1])) < 0.05
@@ -235,13 +251,14 @@ def test_the_same_release_is_the_same_to_the_bit_and_no_other_shares_its_noise(n
 @pytest.mark.parametrize("name", METHODS)
 def test_secure_noise_is_another_release_every_time(name):
     images, labels = records(30, (1, 8, 8))
-    made = model(name, (1, 8, 8), **({"features": 2000} if name == "dp_merf" else {}))
+    options, features = MANY[name]
+    made = model(name, (1, 8, 8), **options)
     (one, first), (two, second) = (released(made, images, labels, 1.0, source="secure") for _ in range(2))
     assert first.releases != second.releases
     exact = clipped_totals(made, images, labels)
     pair = torch.stack([(one - exact).flatten(), (two - exact).flatten()])
     assert abs(float(torch.corrcoef(pair)[0, 1])) < 0.07
-    size = 4 / 3 * 64 / 4 if name == "dp_gaussian" else math.sqrt(1 + 1 / math.sqrt(2000))
+    size = sensitivity(name, 64, features)
     assert float(pair.std()) == pytest.approx(size, rel=0.05)
     with patch.object(SecureGenerator, "name", lambda self: pytest.fail("seeded noise has no key")):
         released(made, images, labels, 1.0)

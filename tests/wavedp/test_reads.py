@@ -137,6 +137,32 @@ TRIALS = {
     "mean embeddings": trial(
         {"name": "dp_merf", "features": 8, "channels": 8, "train_steps": 2, "train_batch": 20}, privacy=UNREAD_FIT
     ),
+    "mean gradients": trial(
+        {"name": "dp_ntk", "width": 4, "channels": 8, "train_steps": 2, "train_batch": 20}, privacy=UNREAD_FIT
+    ),
+    "network embeddings": trial(
+        {
+            "name": "dp_mepf",
+            "side": 32,
+            "second_moment_share": 0.3,
+            "channels": 8,
+            "train_steps": 2,
+            "train_batch": 20,
+        },
+        privacy=UNREAD_FIT,
+    ),
+    "batch embeddings": trial(
+        {
+            "name": "dp_kernel",
+            "batch": 16,
+            "steps": 2,
+            "features": 20,
+            "channels": 8,
+            "train_batch": 20,
+            "train_learning_rate": 1e-3,
+        },
+        privacy=UNREAD_FIT,
+    ),
     "real": trial("real", upscaler={"name": "bicubic", "low_pass_consistency": True}),
     "real, through tokens": trial({"name": "real", "tokens": True}, tokenizer="spectral", upscaler="bicubic"),
     "whole images": trial("real", upscaler="identity", level=0),

@@ -31,9 +31,14 @@ class OneRelease(GeneratorMethod):
 
     def check(self, trial: TrialConfig) -> list[str]:
         """There is a budget, since there is no public model."""
-        if trial.privacy.epsilon == 0:
-            raise UserError(
-                f"generator={self.name} knows nothing without its release, and privacy.epsilon=0 pays for none: use "
-                "epsilon > 0, or a generator with public pretraining."
-            )
+        require_budget(trial)
         return []
+
+
+def require_budget(trial: TrialConfig) -> None:
+    """Raise UserError for ε = 0 where there is no public model."""
+    if trial.privacy.epsilon == 0:
+        raise UserError(
+            f"generator={trial.generator.name} knows nothing without its release, and privacy.epsilon=0 pays for none: "
+            "use epsilon > 0, or a generator with public pretraining."
+        )

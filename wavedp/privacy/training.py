@@ -131,7 +131,7 @@ def fit_private(
     if ranks:
         ranks.require_same(release)
     # Both on the CPU, so that batches and noise are the same on every device.
-    sampling, noise = _generators(config, seed, release)
+    sampling, noise = generators(config, seed, release)
     state = State(model, optimizer, ema, sampling, noise, identity_of_fit)
     if ranks and not ranks.leads:
         checkpoint = None
@@ -238,8 +238,8 @@ def _chance(records: int, draws: int, seed: int) -> Tensor:
     return torch.rand(records, draws, generator=torch.Generator().manual_seed(seed))
 
 
-def _generators(config: PrivacyConfig, seed: int, release: str) -> tuple[Generator, Generator]:
-    """The generators of sampling and of noise."""
+def generators(config: PrivacyConfig, seed: int, release: str) -> tuple[Generator, Generator]:
+    """The generators of sampling and of noise of a release."""
     if config.noise_source == "secure":
         return SecureGenerator(), SecureGenerator()
     return (

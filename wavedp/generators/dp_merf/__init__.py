@@ -2,7 +2,7 @@
 
 Source: Harder, Adamczewski and Park, *DP-MERF* (AISTATS 2021, arXiv 2002.11603); d = 10,000, σ² = 105, 5 epochs of
 batches of 100 and Adam's rate of 0.01 are published for Fashion-MNIST. The network, its rate's cosine, the unbiased
-loss and the noisy counts in place of 1/N are ours; `model` has the sensitivity. No public image is used.
+loss and the noisy counts in place of 1/N are ours; `mean_embedding.model` has the sensitivity. No public image is used.
 
 The release is all of `private_fit`. The generator is trained on it in the stage `coarse_samples`, where other settings
 of the training cost no ε, and where whoever draws more samples trains the same generator again.
@@ -18,7 +18,7 @@ from wavedp.config import TrialConfig
 from wavedp.errors import UserError
 from wavedp.fields import result
 from wavedp.generators import coarse_shape
-from wavedp.generators.one_release import OneRelease
+from wavedp.generators.mean_embedding import MatchedConfig, MeanEmbedding
 from wavedp.methods import Inputs
 
 if TYPE_CHECKING:
@@ -28,20 +28,16 @@ PURPOSE = "mean_embedding"
 
 
 @dataclass(frozen=True)
-class DPMERFConfig:
-    """The embedding, which is released, and the generator that is trained on it."""
+class DPMERFConfig(MatchedConfig):
+    """The embedding, which is released, beside the generator that is trained on it."""
 
     name: str = result("dp_merf")
     features: int = result(10_000, within="[2, inf)", stage="private_fit")  # d, even: as many cosines as sines
     # σ² of the Gaussian kernel for images of 784 numbers in [0, 1]; for D numbers it is σ² D / 784.
     kernel_variance: float = result(105.0, within="(0, inf)", stage="private_fit")
-    channels: int = result(32, within="[8, inf)", stage="coarse_samples")  # of the finest layer, a multiple of 8
-    train_steps: int = result(3000, within="[0, inf)", stage="coarse_samples")
-    train_batch: int = result(100, within="[2, inf)", stage="coarse_samples")  # images a step, all classes alike
-    train_learning_rate: float = result(1e-2, within="(0, inf)", stage="coarse_samples")  # falls to 0 along a cosine
 
 
-class DPMERF(OneRelease):
+class DPMERF(MeanEmbedding):
     """See the module's docstring."""
 
     name = "dp_merf"
@@ -49,17 +45,10 @@ class DPMERF(OneRelease):
     purpose = PURPOSE
 
     def check(self, trial: TrialConfig) -> list[str]:
-        """A budget; features in pairs; two images of each class in a batch, from which the loss is unbiased."""
-        config, n_classes = trial.generator, data.n_classes(trial.data)
-        if config.features % 2:
-            raise UserError(f"generator.features={config.features} are cosines and sines in pairs: use an even number.")
-        if config.channels % 8:
-            raise UserError(f"generator.channels={config.channels} has no groups of equal size: use a multiple of 8.")
-        if config.train_batch < 2 * n_classes:
-            raise UserError(
-                f"generator.train_batch={config.train_batch} has less than two images for each of {n_classes} classes, "
-                f"and one has no unbiased distance to an embedding: use {2 * n_classes} or more."
-            )
+        """As for all mean embeddings, and features in pairs."""
+        features = trial.generator.features
+        if features % 2:
+            raise UserError(f"generator.features={features} are cosines and sines in pairs: use an even number.")
         return super().check(trial)
 
     def build(self, trial: TrialConfig, inputs: Inputs, device: str) -> DPMERFModel:

@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from wavedp.seeds import derive_seed
+
 CODE = 32
 """Z: independent normal numbers that an image is made from."""
 
@@ -39,3 +41,13 @@ class ConvGenerator(nn.Module):
         _, height, width = self.shape
         top, left = (x.shape[-2] - height) // 2, (x.shape[-1] - width) // 2
         return torch.sigmoid(self.last(x)[..., top : top + height, left : left + width])
+
+
+def drawn(model: ConvGenerator, labels: Tensor, batch_size: int, seed: int, device: str) -> Tensor:
+    """One image for each of the labels B, on the CPU. All codes are drawn at once, so that batches cannot matter."""
+    generator = torch.Generator().manual_seed(derive_seed(seed, "coarse_samples"))
+    codes = torch.randn(len(labels), CODE, generator=generator)
+    parts = zip(codes.split(batch_size), labels.split(batch_size), strict=True)
+    model.eval()
+    with torch.inference_mode():
+        return torch.cat([model(code.to(device), own.to(device)).cpu() for code, own in parts])
