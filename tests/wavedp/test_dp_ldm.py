@@ -128,12 +128,12 @@ def test_it_learns_which_class_is_bright(tmp_path):
     images = (images + 0.05 * torch.randn(images.shape)).clamp(0, 1)
     labels = torch.arange(80) // 40
     model = made(
-        pretrain_steps=200, pretrain_batch=32, pretrain_learning_rate=3e-3, autoencoder_steps=100,
+        pretrain_steps=80, pretrain_batch=16, pretrain_learning_rate=3e-3, autoencoder_steps=40,
         autoencoder_batch=16, autoencoder_learning_rate=3e-3,
     )  # fmt: skip
     weights = model.fit_public(images, labels, 0, silent)
-    privacy = PrivacyConfig(epsilon=math.inf, batch_size=32, steps=60, learning_rate=1e-2, ema_decay=0.5)
-    fit = FitSettings(privacy, {"private_fit": Mechanism(32 / 80, 0.0, 60)}, 1, tmp_path / "c")
+    privacy = PrivacyConfig(epsilon=math.inf, batch_size=16, steps=30, learning_rate=1e-2, ema_decay=0.5)
+    fit = FitSettings(privacy, {"private_fit": Mechanism(16 / 80, 0.0, 30)}, 1, tmp_path / "c")
     fitted = model.fit_private(weights, images, labels, fit, silent).weights
     samples = model.sample(fitted, torch.tensor([0] * 8 + [1] * 8), SamplingConfig(diffusion_steps=8), 0, silent)
     assert samples[:8].mean() < 0.35

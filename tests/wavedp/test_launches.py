@@ -165,7 +165,7 @@ def test_pretraining_and_sampling_blur_diffusion():
 
     found = launches.per_step(pretrain, 2, 6)
     assert (found.waits, found.uploads) == (1, 2)  # the uniforms of 128 records; rows of the images and of the labels
-    weights = weights_of(model()._model(10))
+    weights = weights_of(model().network(10))
 
     def sample(steps):
         sampling = SamplingConfig(batch_size=8, n=8, diffusion_steps=steps)

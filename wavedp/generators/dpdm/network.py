@@ -12,10 +12,10 @@ from wavedp.generators.dpdm import EDMConfig
 
 
 class EDMUNet(nn.Module):
-    """Like the NCSN++ of DPDM (arXiv 2210.09929) and DPImageBench, of diffusers' parts: residual blocks of one width
-    that halve and double the image too, a quarter of a group's four channels each normalised by GroupNorm, so that
-    nothing mixes records, a positional embedding of the noise to which the condition adds, single-headed attention at
-    sides up to `attention_side` and in the middle. Every residual branch and the output begin at 0, as there.
+    """Like the NCSN++ of DPDM (arXiv 2210.09929) and DPImageBench, of diffusers' parts: residual blocks of one width,
+    which halve and double the image too; GroupNorm in groups of four channels, so that nothing mixes records; a
+    positional embedding of the noise, to which the condition adds; attention of one head at sides up to
+    `attention_side` and in the middle. Every residual branch and the output begin at 0, as there.
 
     forward(noisy B C h w, noise B float32, conditions) -> B C h w. It halves the image `halvings` times, or as often as
     the sides allow.
