@@ -11,7 +11,7 @@ from wavedp.generators.dp_ntk import model as room
 from wavedp.generators.dp_ntk.model import DPNTKModel
 from wavedp.testing.generators import GeneratorSuite
 
-FEW = {"width": 8, "channels": 8, "train_steps": 3, "train_batch": 20}
+FEW = {"hidden": 8, "channels": 8, "train_steps": 3, "train_batch": 20}
 
 
 class TestDPNTK(GeneratorSuite):

@@ -17,8 +17,8 @@ from wavedp.generators.mean_embedding.network import CODE, ConvGenerator
 from wavedp.progress import silent
 
 MODELS = {"dp_merf": DPMERFModel, "dp_ntk": DPNTKModel}
-FEW = {"dp_merf": {"features": 64}, "dp_ntk": {"width": 8}}
-ENOUGH = {"dp_merf": {"features": 500}, "dp_ntk": {"width": 60}}
+FEW = {"dp_merf": {"features": 64}, "dp_ntk": {"hidden": 8}}
+ENOUGH = {"dp_merf": {"features": 500}, "dp_ntk": {"hidden": 60}}
 NEAR = {"dp_merf": 0.1, "dp_ntk": 0.1}
 
 

@@ -42,11 +42,11 @@ from wavedp.store import Store
 
 K, SHAPE, D = 3, (1, 2, 2), 4
 TRAINED = {"channels": 8, "train_steps": 2, "train_batch": 20}
-SMALL = {"dp_gaussian": {}, "dp_merf": {"features": 12, **TRAINED}, "dp_ntk": {"width": 2, **TRAINED}}
+SMALL = {"dp_gaussian": {}, "dp_merf": {"features": 12, **TRAINED}, "dp_ntk": {"hidden": 2, **TRAINED}}
 METHODS = sorted(SMALL)
 RELEASED = {"dp_gaussian": "moments", "dp_merf": "sums", "dp_ntk": "sums"}
 # Options with which a release has thousands of numbers for images of D = 64, and how many features.
-MANY = {"dp_gaussian": ({}, 0), "dp_merf": ({"features": 2000}, 2000), "dp_ntk": ({"width": 30}, 30 * (64 + 2) + 1)}
+MANY = {"dp_gaussian": ({}, 0), "dp_merf": ({"features": 2000}, 2000), "dp_ntk": ({"hidden": 30}, 30 * (64 + 2) + 1)}
 # Of fields that cost no ε, and of those that are in the release; each at another value than in SMALL.
 FREE = {
     "dp_gaussian": {"edge": 2.0},
@@ -56,7 +56,7 @@ FREE = {
 PAID = {
     "dp_gaussian": {"clip_rms": 0.25},
     "dp_merf": {"features": 6, "kernel_variance": 50.0},
-    "dp_ntk": {"width": 5},
+    "dp_ntk": {"hidden": 5},
 }
 LEVEL = 1e-4  # of rejecting an honest fit
 

@@ -138,7 +138,7 @@ TRIALS = {
         {"name": "dp_merf", "features": 8, "channels": 8, "train_steps": 2, "train_batch": 20}, privacy=UNREAD_FIT
     ),
     "mean gradients": trial(
-        {"name": "dp_ntk", "width": 4, "channels": 8, "train_steps": 2, "train_batch": 20}, privacy=UNREAD_FIT
+        {"name": "dp_ntk", "hidden": 4, "channels": 8, "train_steps": 2, "train_batch": 20}, privacy=UNREAD_FIT
     ),
     "network embeddings": trial(
         {

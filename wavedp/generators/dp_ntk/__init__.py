@@ -31,7 +31,7 @@ class DPNTKConfig(MatchedConfig):
     """The network whose gradient is released, beside the generator that is trained on it."""
 
     name: str = result("dp_ntk")
-    width: int = result(800, within="[1, inf)", stage="private_fit")  # of the hidden layer
+    hidden: int = result(800, within="[1, inf)", stage="private_fit")  # units
     train_steps: int = result(2000, within="[0, inf)", stage="coarse_samples")
     train_batch: int = result(5000, within="[2, inf)", stage="coarse_samples")
 

@@ -43,11 +43,11 @@ class DPNTKModel(MeanEmbeddingModel):
     @property
     def size(self) -> int:
         """d."""
-        return int(self.config.width) * (math.prod(self.shape) + 2) + 1
+        return int(self.config.hidden) * (math.prod(self.shape) + 2) + 1
 
     def public(self) -> Weights:
         """(W, c), H (D+1), and v, H."""
-        return network(self.config.width, math.prod(self.shape), self.n_classes)
+        return network(self.config.hidden, math.prod(self.shape), self.n_classes)
 
     def summed(self, pixels: Tensor, public: Weights) -> Tensor:
         """Σφ, in float64 throughout."""
