@@ -12,8 +12,7 @@ from dp_accounting.pld import PLDAccountant
 
 from wavedp import chain
 from wavedp.config import DataConfig, DiffusionConfig, PrivacyConfig, TrialConfig, configure
-from wavedp.generators import FitSettings, token_model
-from wavedp.generators.blur_diffusion import model as blur_diffusion
+from wavedp.generators import FitSettings, denoising, token_model
 from wavedp.generators.dp_ldm.model import LatentDiffusionModel
 from wavedp.generators.dp_llamagen.model import LlamaGenModel
 from wavedp.privacy import clipping, training
@@ -43,8 +42,8 @@ def latents(name, **changes):
 
 ROOMS = {
     "dp_llamagen": (token_model, llamagen),
-    "dp_ldm": (blur_diffusion, lambda: latents("dp_ldm")),
-    "dp_lora": (blur_diffusion, lambda: latents("dp_lora", rank=2)),
+    "dp_ldm": (denoising, lambda: latents("dp_ldm")),
+    "dp_lora": (denoising, lambda: latents("dp_lora", rank=2)),
 }
 """The module that runs the private fit, and a small model."""
 
