@@ -30,6 +30,9 @@ class TestDPLDM(GeneratorSuite):
     def config(self):
         return configure("generator", "dp_ldm", **SMALL)
 
+    def trial(self, base):
+        return dataclasses.replace(base, diffusion=DiffusionConfig(channels=16, multiplicity=1))
+
 
 class TestDPLoRAWithEverything(GeneratorSuite):
     """Views, dropout and guidance, another sampler."""
@@ -42,6 +45,7 @@ class TestDPLoRAWithEverything(GeneratorSuite):
     def trial(self, base):
         return dataclasses.replace(
             base,
+            diffusion=DiffusionConfig(channels=16, multiplicity=2),
             privacy=dataclasses.replace(base.privacy, views=2, optimizer="adam_bc"),
             sampling=dataclasses.replace(base.sampling, guidance=2.0, algorithm="ancestral"),
         )
