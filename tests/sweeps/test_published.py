@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 from sweeps.records import claim_folder
 from sweeps.run import _by_field
 from sweeps.study import axes_of, identity_of
+from sweeps.swept import with_typed_values
 from wavedp.config import TrialConfig, sections, trial_of, with_absolute_paths
 from wavedp.jsonl import read_jsonl
 
@@ -44,6 +45,7 @@ def test_a_published_command_goes_on_in_its_folder(name, tmp_path):
     with hydra.initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         values = OmegaConf.to_container(hydra.compose("config", overrides=overrides), resolve=True)
     _by_field(values["sweep"])
+    with_typed_values(values["sweep"], overrides, values)
     base = with_absolute_paths({section: values[section] for section in sections(TrialConfig)})
     today = {**made, "identity": identity_of(trial_of(base)), "axes": axes_of(values["sweep"])}
     claim_folder(tmp_path, today, ["a trial of other code"])
