@@ -1,7 +1,7 @@
 """`blur_diffusion`: a U-Net that undoes blur and noise on coarse images, each frequency at its own speed.
 
 Source: arXiv 2207.11192. With `blur=none`, `level=0` and no public images it is DPDM (arXiv 2210.09929), whose noise
-multiplicity is `diffusion.multiplicity` here; with public images it follows PDP-Diffusion (arXiv 2305.15759).
+multiplicity is `diffusion.multiplicity` here; with public images it follows PDP-Diffusion (arXiv 2302.13861).
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ Shapes: B records, C channels, h w pixels of the coarse image, K noises of a vie
 
 Source: arXiv 2207.11192 (diffusion with a speed for each frequency, through wavedp.diffusion). With `blur=none`,
 `level=0` and no public images it is DPDM (Dockhorn et al., arXiv 2210.09929), whose noise multiplicity is
-`diffusion.multiplicity` here; with public images it follows PDP-Diffusion (arXiv 2305.15759). Sizes are ours.
+`diffusion.multiplicity` here; with public images it follows PDP-Diffusion (arXiv 2302.13861). Sizes are ours.
 """
 
 from __future__ import annotations

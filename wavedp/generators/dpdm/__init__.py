@@ -1,7 +1,7 @@
 """`dpdm`: a denoiser preconditioned as in EDM, trained by DP-SGD alone; `pdp_diffusion`: after public pretraining.
 
 Source: DPDM, Dockhorn, Cao, Vahdat and Kreis (TMLR 2023, arXiv 2210.09929); PDP-Diffusion, Ghalebikesabi et al. (arXiv
-2305.15759), both as DPImageBench configures them (2019ChenGong/DPImageBench, configs/*/fmnist_28_eps*.yaml); EDM,
+2302.13861), both as DPImageBench configures them (2019ChenGong/DPImageBench, configs/*/fmnist_28_eps*.yaml); EDM,
 Karras et al. (arXiv 2206.00364). The defaults are those configurations. The network is made of diffusers' parts.
 
 What is not as in the benchmark: noise by PLD for the sampling rate that is run; guidance (sampling.guidance) reads the
