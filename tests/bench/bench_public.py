@@ -59,7 +59,7 @@ def sample_tokens(steps, device):
 def sample_images(steps, device):
     """A step is one of the diffusion, of 64 images."""
     model = u_net(1, device)
-    weights = {name: torch.zeros_like(value, device="cpu") for name, value in model._model(10).state_dict().items()}
+    weights = {name: torch.zeros_like(value, device="cpu") for name, value in model.network(10).state_dict().items()}
     sampling = SamplingConfig(n=64, batch_size=64, diffusion_steps=steps)
     model.sample(weights, torch.arange(64) % 10, sampling, 0, silent)
 
