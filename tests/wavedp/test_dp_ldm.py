@@ -45,7 +45,7 @@ class TestDPLoRAWithEverything(GeneratorSuite):
     def trial(self, base):
         return dataclasses.replace(
             base,
-            diffusion=DiffusionConfig(channels=16, multiplicity=2),
+            diffusion=DiffusionConfig(channels=16, multiplicity=1),
             privacy=dataclasses.replace(base.privacy, views=2, optimizer="adam_bc"),
             sampling=dataclasses.replace(base.sampling, guidance=2.0, algorithm="ancestral"),
         )
