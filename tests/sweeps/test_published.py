@@ -12,6 +12,7 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
+from sweeps.overrides import normalised
 from sweeps.records import claim_folder
 from sweeps.run import _by_field
 from sweeps.study import axes_of, identity_of
@@ -41,7 +42,7 @@ def test_a_published_command_goes_on_in_its_folder(name, tmp_path):
     shutil.copytree(ROOT / "results" / name, tmp_path, dirs_exist_ok=True)
     made = yaml.safe_load((tmp_path / "study.yaml").read_text())
     published = read_jsonl(tmp_path / "trials.jsonl")
-    overrides = shlex.split(made["command"])[3:] + SAID_TODAY.get(name, [])
+    overrides = normalised(shlex.split(made["command"])[3:] + SAID_TODAY.get(name, []))
     with hydra.initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         values = OmegaConf.to_container(hydra.compose("config", overrides=overrides), resolve=True)
     _by_field(values["sweep"])
