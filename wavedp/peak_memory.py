@@ -22,7 +22,8 @@ def peak_memory(device: str) -> Iterator[dict[str, int]]:
     if device == "cuda":
         import torch
 
-        torch.cuda.reset_peak_memory_stats()
+        if torch.cuda.is_initialized():  # else nothing has been held there yet, and PyTorch refuses to count it anew
+            torch.cuda.reset_peak_memory_stats()
     yield found
     if counted:
         found["host"] = _resident()

