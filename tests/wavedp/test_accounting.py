@@ -298,7 +298,7 @@ PUBLISHED = Path(__file__).resolve().parents[2] / "results"
 
 
 def test_the_published_noise_is_what_its_budget_still_asks_for():
-    """The noise to its last digit: another would be another release under the same key. ε differs by CPU in the ninth."""
+    """The noise to its last digit: another would be another release under one key. ε differs by CPU in the ninth."""
     fits = {
         (line["sample_rate"], line["noise_multiplier"], line["steps"], line["delta"], line["epsilon"])
         for path in PUBLISHED.glob("*/ledger.jsonl")
