@@ -16,7 +16,7 @@ COUNTS = re.compile(r"_(\d+k?)_(train|val|test)(\d+k?)?(_train\d+k?)?$")
 DISTANCE = re.compile(r"(fid|kid)_([a-z]+)(-bf16)?_(\d+k?)_(train|val|test)(\d+k?)?")
 SECOND = re.compile(r"fd_([\w-]+)_(\d+k?)_(train|val|test)(\d+k?)?")
 ACCURACY = re.compile(r"acc_cnn(\d+)_(\d+k?)_(train|val|test)")
-PROTOCOL = re.compile(r"acc_(dpimagebench|small)(-[\w-]+)?_(\d+k?)_(train|val|test)")
+PROTOCOL = re.compile(r"acc_(dpimagebench|light)(-[\w-]+)?_(\d+k?)_(train|val|test)")
 RESIZING = {
     "clean": "clean-fid's resizing",
     "pytorch": "pytorch-fid's resizing",

@@ -194,7 +194,7 @@ class MetricsConfig:
     reference_samples: int | None = result(2000, within="[2, inf)")  # None: all of the split
     kid: bool = result(True)
     downstream_steps: int = result(400, read_if={"downstream": "cnn"}, within="[0, inf)")  # of the CNN; 0: none
-    downstream: Literal["cnn", "dpimagebench", "small"] = result("cnn", later=True)  # what learns from the samples
+    downstream: Literal["cnn", "dpimagebench", "light"] = result("cnn", later=True)  # what learns from the samples
     floor: bool = result(True, before=False)  # also the FID between two parts of the real split
     second_network: Literal["effnetlite0", "file"] | None = result(None, later=True)  # for a Fréchet distance more
     also: tuple[Any, ...] = methods("metric")  # further ones: names, or sections of a metric's own options

@@ -362,6 +362,8 @@ def test_every_shipped_sweep_plans(path, tmp_path, monkeypatch, capsys):
         stand_in("openclipart", 8), stand_in("photographs", 8), stand_in("icons", 20_000)
     if path.stem == "baselines":
         overrides.append("data.n_records=1000")  # one of dp_kernel's batches
+    if path.stem == "baselines_gpu":
+        overrides += ["data.n_records=5000", "data.split=official"]  # a batch; procedural images have no other split
     if path.stem == "random_search":
         overrides.append("sweep.search.random_k.seed=0")  # which its file leaves to whoever keeps the secret
     with hydra.initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):

@@ -26,7 +26,7 @@ def bars(count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
     return images, labels
 
 
-TINY = dataclasses.replace(PROTOCOLS["small"], epochs=2, step=1, batch=16)
+TINY = dataclasses.replace(PROTOCOLS["light"], epochs=2, step=1, batch=16)
 
 
 @pytest.mark.parametrize(
@@ -137,13 +137,13 @@ def test_too_few_images_are_refused():
 
 def test_the_suite_reports_the_mean_and_each_classifier_tested_on_the_test_split(monkeypatch):
     """Beside an FID against the train split; none of the three is picked."""
-    monkeypatch.setitem(dpimagebench.PROTOCOLS, "small", TINY)
+    monkeypatch.setitem(dpimagebench.PROTOCOLS, "light", TINY)
     monkeypatch.setattr(
         features, "extract", lambda images, *_: torch.nn.functional.adaptive_avg_pool2d(images.float(), 2).flatten(1)
     )
     monkeypatch.setattr(network_file, "find_network", lambda path: None)
     config = MetricsConfig(
-        fid_samples=20, reference_split="train", reference_samples=None, kid=False, floor=False, downstream="small"
+        fid_samples=20, reference_split="train", reference_samples=None, kid=False, floor=False, downstream="light"
     )
     generated, train, test = bars(60, 0), bars(50, 1), bars(40, 2)
     real, counts = {"train": train, "test": test}.__getitem__, {"train": 50, "test": 40}.__getitem__
@@ -155,9 +155,9 @@ def test_the_suite_reports_the_mean_and_each_classifier_tested_on_the_test_split
         *generated, reference, real, counts, config, 3, report=lambda *progress: seen.append(progress)
     )
     alone = accuracies(*generated, *test, TINY, 3)
-    assert values["acc_small_60_test"] == pytest.approx(sum(one.test for one in alone.values()) / 3)
+    assert values["acc_light_60_test"] == pytest.approx(sum(one.test for one in alone.values()) / 3)
     for name, one in alone.items():
-        assert values[f"acc_small-{name}_60_test"] == one.test
+        assert values[f"acc_light-{name}_60_test"] == one.test
     sets = Given(config, counts, 60).sets
     chosen = metrics.chosen(config)
     assert set(values) == {full for metric, own in chosen for full in metric.names(own, sets).values()}

@@ -458,8 +458,8 @@ def test_the_drawn_part_is_not_the_beginning_and_grows_by_appending():
         ({}, 1, 30, True, "test split of 1"),
         ({"inception": "absent.pt"}, 40, 30, True, r"FID network is not there"),
         ({"downstream_steps": 5}, 40, 30, False, r"downstream_steps=5 and .* class labels"),
-        ({"downstream": "small"}, 40, 30, False, r"downstream=small need class labels"),
-        ({"downstream": "small", "fid_samples": 20}, 40, 20, True, r"downstream=small learns from 24 images or more"),
+        ({"downstream": "light"}, 40, 30, False, r"downstream=light need class labels"),
+        ({"downstream": "light", "fid_samples": 20}, 40, 20, True, r"downstream=light learns from 24 images or more"),
     ],
 )
 def test_check_refuses_what_cannot_be_measured(change, n_reference, n_generated, labelled, message):

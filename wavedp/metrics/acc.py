@@ -2,7 +2,7 @@
 
 acc_cnn400_2k_test           a CNN after 400 steps (wavedp.metrics.downstream)
 acc_dpimagebench_60k_test    mean of DPImageBench's three classifiers (wavedp.metrics.dpimagebench), and each:
-acc_dpimagebench-resnet110_60k_test, -wrn40-4, -resnext29; `small` likewise
+acc_dpimagebench-resnet110_60k_test, -wrn40-4, -resnext29; `light` likewise
 """
 
 from __future__ import annotations

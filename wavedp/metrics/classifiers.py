@@ -38,15 +38,18 @@ def wide_resnet(channels: int, classes: int, depth: int = 40, widen: int = 4, dr
     return _network(_convolution(channels, 16), _stages(block, widths, (depth - 4) // 6), last, widths[-1], classes)
 
 
-def resnext(channels: int, classes: int, depth: int = 29, groups: int = 8, group_width: int = 64) -> nn.Module:
-    """Build a ResNeXt B C H W -> B K. depth: 9n + 2. group_width: channels of a group in the first stage; each later
-    stage doubles them."""
+def resnext(
+    channels: int, classes: int, depth: int = 29, groups: int = 8, group_width: int = 64, stem: int = 64
+) -> nn.Module:
+    """Build a ResNeXt B C H W -> B K. depth: 9n + 2. stem: channels before the first stage, which gives four times as
+    many. group_width: channels of a group in the first stage. Each later stage doubles both."""
+    widths = (stem, 4 * stem, 8 * stem, 16 * stem)
 
     def block(before: int, after: int, stride: int) -> nn.Module:
-        return _Grouped(before, after, stride, groups, groups * group_width * after // 256)
+        return _Grouped(before, after, stride, groups, groups * group_width * after // widths[1])
 
-    first = nn.Sequential(_convolution(channels, 64), nn.BatchNorm2d(64), nn.ReLU())
-    return _network(first, _stages(block, (64, 256, 512, 1024), (depth - 2) // 9), nn.Identity(), 1024, classes)
+    first = nn.Sequential(_convolution(channels, stem), nn.BatchNorm2d(stem), nn.ReLU())
+    return _network(first, _stages(block, widths, (depth - 2) // 9), nn.Identity(), widths[-1], classes)
 
 
 class _Basic(nn.Module):

@@ -16,7 +16,7 @@ Its other numbers are metrics of their own here, with mode `pytorch`, which take
 
 FLD there is of the training images, not of the test images as its authors propose: fld_… is the latter.
 
-`small` is a protocol of the same form for two cores, with other networks and settings; its scores have another name.
+`light` is a protocol of the same form for two cores, with other networks and settings; its scores have another name.
 
     B generated images, C channels, H W pixels, K classes
 """
@@ -57,11 +57,11 @@ class Protocol:
 
 PROTOCOLS = {
     "dpimagebench": Protocol({"resnet110": resnet, "wrn40-4": wide_resnet, "resnext29": resnext}, epochs=50, step=20),
-    "small": Protocol(
+    "light": Protocol(
         {
             "resnet8": partial(resnet, depth=8),
             "wrn10-1": partial(wide_resnet, depth=10, widen=1),
-            "resnext11": partial(resnext, depth=11, groups=4, group_width=8),
+            "resnext11": partial(resnext, depth=11, groups=2, group_width=4, stem=8),
         },
         epochs=10,
         step=4,
