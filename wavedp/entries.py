@@ -130,6 +130,10 @@ class Entries:
         self._found: dict[tuple[str, str], Entry] | None = None
         self._whole: dict[str, dict[str, bytes] | None] = {}
 
+    def __reduce__(self) -> tuple[type[Entries], tuple[Zoo]]:
+        """What is sent to another process reads the files there: a study sends it with every trial."""
+        return Entries, (self.zoo,)
+
     def files(self, stage: str, key: str) -> dict[str, bytes] | None:
         """The files of an artifact, verified; None if no entry that may be used has it."""
         entry = self._entry(stage, key)

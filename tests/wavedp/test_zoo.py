@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import pickle
 import re
 import shutil
 import warnings
@@ -100,6 +101,14 @@ def test_a_store_finds_an_entry_by_key_and_copies_nothing(made, zoo):
     assert store.open("tokenizer", KEY) is None
     assert store.origin("pretrain", "00" * 32) is None
     assert not Path(store.path).exists()
+
+
+def test_a_store_that_has_read_the_zoo_is_sent_to_other_processes_without_its_files(zoo):
+    store = store_with(zoo)
+    read = store.open("pretrain", KEY)
+    sent = pickle.dumps(store)
+    assert len(sent) < 4096 < sum(map(len, read.files.values()))
+    assert pickle.loads(sent).open("pretrain", KEY).files == read.files
 
 
 def test_the_store_s_own_artifact_comes_first(zoo):
