@@ -12,7 +12,7 @@ from dp_accounting.privacy_accountant import NeighboringRelation
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wavedp import chain, checks, stages
+from wavedp import chain, checks, registry, stages
 from wavedp.config import DataConfig, MetricsConfig, PrivacyConfig, TrialConfig, configure
 from wavedp.errors import InfeasibleError, UserError
 from wavedp.generators import FitSettings
@@ -33,6 +33,7 @@ SMALL = {
     "pretrain_steps": 3, "pretrain_batch": 4, "pretrain_learning_rate": 2e-3,
 }  # fmt: skip
 IMAGES = DataConfig(name="procedural", size=16, n_records=64)
+METHOD = registry.find("generator", "priv_image")
 
 
 class TestPrivImage(GeneratorSuite):
@@ -84,16 +85,10 @@ def fitted(folder, made=None, images=None, labels=None, seed=3, epsilon=8.0, rep
         images, labels = records()
     privacy = PrivacyConfig(epsilon=epsilon, delta=DELTA, batch_size=8, steps=2, checkpoint_every=1)
     asked = SimpleNamespace(privacy=privacy, generator=made.config)
-    planned = mechanisms or room_method().mechanisms(asked, len(images))
+    planned = mechanisms or METHOD.mechanisms(asked, len(images))
     folder.mkdir(exist_ok=True)
     fit = FitSettings(privacy, planned, seed, folder / "checkpoint.safetensors")
     return made.fit_private(first(made), images, labels, fit, report)
-
-
-def room_method():
-    from wavedp import registry
-
-    return registry.find("generator", "priv_image")
 
 
 class Stop(Exception):
@@ -252,7 +247,7 @@ def test_vote_and_fit_together_stay_within_the_budget_by_dp_accounting(share):
 def test_the_published_noise_is_the_default_share_of_one():
     """σ = 50 of DPImageBench, accounted as one Gaussian of 55,000 records."""
     asked = SimpleNamespace(privacy=PrivacyConfig(epsilon=1.0), generator=configure("generator", "priv_image"))
-    assert room_method().mechanisms(asked, 55_000)["vote"].noise_multiplier == pytest.approx(50, rel=0.03)
+    assert METHOD.mechanisms(asked, 55_000)["vote"].noise_multiplier == pytest.approx(50, rel=0.03)
 
 
 def test_the_ledger_has_a_line_of_each(tmp_path):
