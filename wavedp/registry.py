@@ -36,6 +36,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "dpdm": "wavedp.generators.dpdm:DPDM",
         "dp_feta": "wavedp.generators.dp_feta:DPFETA",
         "pdp_diffusion": "wavedp.generators.dpdm:PDPDiffusion",
+        "priv_image": "wavedp.generators.priv_image:PrivImage",
         "dp_ntk": "wavedp.generators.dp_ntk:DPNTK",
         "dp_kernel": "wavedp.generators.dp_kernel:DPKernel",
         "dp_mepf": "wavedp.generators.dp_mepf:DPMEPF",

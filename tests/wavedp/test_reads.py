@@ -127,6 +127,17 @@ TRIALS = {
     "EDM after class means": trial(
         {"name": "dp_feta", "channels": 16, "layers": 1, "multiplicity": 1, "warm_up_steps": 1, "warm_up_batch": 2}
     ),
+    "EDM after a vote": trial(
+        {
+            "name": "priv_image",
+            "channels": 16,
+            "layers": 1,
+            "multiplicity": 1,
+            "embedding": "pixels",
+            "semantics": 20,
+            "chosen": 1,
+        }
+    ),
     "EDM, pretrained": trial(
         {"name": "pdp_diffusion", "channels": 16, "layers": 1, "multiplicity": 1, "churn": 0.0}, privacy=ALL_OPTIONS
     ),

@@ -27,6 +27,7 @@ from wavedp.devices import taker
 from wavedp.generators import FitSettings, PrivateFit
 from wavedp.generators.adaptation import adapt, merge
 from wavedp.generators.conditions import ClassCondition, Condition, TextCondition, drop, forget_classes, keep_classes
+from wavedp.generators.dp_sgd import PretrainedConfig
 from wavedp.generators.pretraining import pretrain
 from wavedp.methods import Weights
 from wavedp.privacy.clipping import SideBySide, at_once
@@ -153,6 +154,21 @@ class PretrainedDenoisingModel(DenoisingModel):
         by_class, keeps = self.config.conditioning == "class", self.config.public_classes != "forget"
         n_public = max(int(conditions.max()) + 1 if by_class and len(conditions) else 1, self.n_classes if keeps else 1)
         model = self.network(n_public).train()
+        weights = self.pretrained(model, images, conditions, self.config, report, checkpoint)
+        adapted = keep_classes if keeps else forget_classes
+        return adapted(weights, self.n_classes) if by_class else weights
+
+    def pretrained(
+        self,
+        model: nn.Module,
+        images: Tensor,
+        conditions: Tensor,
+        config: PretrainedConfig,
+        report: Report,
+        checkpoint: Path | None,
+    ) -> Weights:
+        """The weights of a network after the config's steps on images and their mirror images, with random numbers from
+        torch's global generator."""
         losses = averaged(self.errors(), self.config.condition_dropout, views=1, multiplicity=1, data_of=self.data_of)
         take, condition_of = self.public_data(images), taker(conditions, self.device)
 
@@ -162,9 +178,7 @@ class PretrainedDenoisingModel(DenoisingModel):
             with self.autocast():
                 return losses(model, shown, condition_of(index), draws).mean()
 
-        weights = pretrain(model, loss_of, len(conditions), self.config, report, checkpoint, max_grad_norm=1.0)
-        adapted = keep_classes if keeps else forget_classes
-        return adapted(weights, self.n_classes) if by_class else weights
+        return pretrain(model, loss_of, len(conditions), config, report, checkpoint, max_grad_norm=1.0)
 
     def public_data(self, images: Tensor) -> Callable[[Tensor, int], Tensor]:
         """(rows, step) -> those of the public images, or their mirror images at every second step."""

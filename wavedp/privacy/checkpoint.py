@@ -48,34 +48,27 @@ class State:
                 f"optimizer/{index}/{key}": value for key, value in moments.items() if isinstance(value, Tensor)
             }
         tensors |= {"sampling": self.sampling.get_state(), "noise": self.noise.get_state()}
-        tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
         header = {
             "fingerprint": self.fingerprint,
             "step": step,
             "history": [(item.sample_rate, item.noise_multiplier, item.steps) for item in history],
-            "sha256": digest(tensors.items()),
         }
-        write_atomically(path, save(tensors, {"wavedp": json.dumps(header)}), PRIVATE)
+        write(path, tensors, header)
 
     def load(self, path: Path) -> int:
         """Restore the state and return the number of steps done: 0, with a warning, if the file is torn or corrupt.
 
         Raises UserError for the checkpoint of another fit.
         """
-        try:
-            with safetensors.safe_open(path, "pt") as file:
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-                header = json.loads(file.metadata()["wavedp"])
-            if header["sha256"] != digest(tensors.items()):
-                raise ValueError("its checksum does not match")
-        except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
-            warnings.warn(f"Checkpoint {path} cannot be read ({error}): starting again from step 0.", stacklevel=3)
+        found = read(path, "step 0")
+        if found is None:
             return 0
+        tensors, header = found
         for field in {**self.fingerprint, **header["fingerprint"]}:
-            found, value = header["fingerprint"].get(field), self.fingerprint.get(field)
-            if found != value:
+            was, value = header["fingerprint"].get(field), self.fingerprint.get(field)
+            if was != value:
                 raise UserError(
-                    f"Checkpoint {path} belongs to another fit ({field} was {found!s:.80}, is {value!s:.80}): "
+                    f"Checkpoint {path} belongs to another fit ({field} was {was!s:.80}, is {value!s:.80}): "
                     f"delete it or give another path."
                 )
         self.model.load_state_dict(_part(tensors, "model/"))
@@ -90,6 +83,29 @@ class State:
         self.sampling.set_state(tensors["sampling"])
         self.noise.set_state(tensors["noise"])
         return int(header["step"])
+
+
+def write(path: Path, tensors: dict[str, Tensor], header: dict[str, Any]) -> None:
+    """Replace `path` atomically by tensors and a JSON header, for its owner alone: readers find the old file or the new
+    one, always complete."""
+    kept = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
+    content = json.dumps({**header, "sha256": digest(kept.items())})
+    write_atomically(path, save(kept, {"wavedp": content}), PRIVATE)
+
+
+def read(path: Path, begin: str = "the start") -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    """The tensors and the header that `write` left; None, with a warning, if the file is torn or corrupt. begin: where
+    its reader starts again then."""
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+            header = json.loads(file.metadata()["wavedp"])
+        if header["sha256"] != digest(tensors.items()):
+            raise ValueError("its checksum does not match")
+    except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
+        warnings.warn(f"Checkpoint {path} cannot be read ({error}): starting again from {begin}.", stacklevel=4)
+        return None
+    return tensors, header
 
 
 def digest(tensors: Iterable[tuple[str, Tensor]]) -> str:

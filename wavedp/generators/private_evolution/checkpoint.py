@@ -6,18 +6,13 @@ vote's noise has a generator of its own (model.py).
 
 from __future__ import annotations
 
-import json
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
-import safetensors
-from safetensors.torch import save
 from torch import Tensor
 
 from wavedp.errors import UserError
-from wavedp.files import PRIVATE, write_atomically
-from wavedp.privacy.checkpoint import digest
+from wavedp.privacy.checkpoint import read, write
 
 
 @dataclass
@@ -33,9 +28,8 @@ class Progress:
     def save(self, path: Path, release: str) -> None:
         """Replace the file: its readers find the old state or the new one, always complete."""
         named = {"records": self.records, "population": self.population}
-        tensors = {name: value.contiguous() for name, value in named.items() if value is not None}
-        header = {"release": release, "rounds": self.rounds, "votes": self.votes, "sha256": digest(tensors.items())}
-        write_atomically(path, save(tensors, {"wavedp": json.dumps(header)}), PRIVATE)
+        tensors = {name: value for name, value in named.items() if value is not None}
+        write(path, tensors, {"release": release, "rounds": self.rounds, "votes": self.votes})
 
     @classmethod
     def load(cls, path: Path, release: str) -> Progress:
@@ -45,15 +39,10 @@ class Progress:
         """
         if not path.exists():
             return cls()
-        try:
-            with safetensors.safe_open(path, "pt") as file:
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-                header = json.loads(file.metadata()["wavedp"])
-            if header["sha256"] != digest(tensors.items()):
-                raise ValueError("its checksum does not match")
-        except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
-            warnings.warn(f"Checkpoint {path} cannot be read ({error}): starting again from the start.", stacklevel=3)
+        found = read(path)
+        if found is None:
             return cls()
+        tensors, header = found
         if header["release"] != release:
             raise UserError(f"Checkpoint {path} belongs to another fit: delete it or give another path.")
         return cls(header["rounds"], header["votes"], tensors.get("records"), tensors.get("population"))
