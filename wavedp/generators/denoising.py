@@ -30,6 +30,7 @@ from wavedp.generators.conditions import ClassCondition, Condition, TextConditio
 from wavedp.generators.dp_sgd import PretrainedConfig
 from wavedp.generators.pretraining import pretrain
 from wavedp.methods import Weights
+from wavedp.privacy.accounting import Mechanism
 from wavedp.privacy.clipping import SideBySide, at_once
 from wavedp.privacy.training import fit_private
 from wavedp.progress import Report
@@ -73,10 +74,16 @@ class DenoisingModel(ABC):
         return self.fit_records(self.network(self.n_classes, weights), images, conditions, fit, report)
 
     def fit_records(
-        self, model: nn.Module, images: Tensor, conditions: Tensor, fit: FitSettings, report: Report
+        self,
+        model: nn.Module,
+        images: Tensor,
+        conditions: Tensor,
+        fit: FitSettings,
+        report: Report,
+        alongside: tuple[Mechanism, ...] = (),
     ) -> PrivateFit:
         """The subsampled fit, `private_fit` of the plan, of a network whose weights no record has touched but through
-        a release."""
+        a release. alongside: as in wavedp.privacy.training."""
         planned = fit.mechanisms["private_fit"]
         self.adapt(model, fit.privacy, derive_seed(fit.seed, "adaptation"))
         views, multiplicity = fit.privacy.views, self.multiplicity
@@ -88,6 +95,7 @@ class DenoisingModel(ABC):
             fit.privacy,
             noise_multiplier=planned.noise_multiplier,
             seed=fit.seed,
+            alongside=alongside,
             draws=draws_of(self.shape, views, multiplicity),
             checkpoint=fit.checkpoint,
             device=self.device,

@@ -184,26 +184,36 @@ def check_delta(config: PrivacyConfig, n_records: int) -> list[str]:
     ]
 
 
-def mechanisms(config: PrivacyConfig, n_records: int) -> list[Mechanism]:
+def mechanisms(config: PrivacyConfig, n_records: int, alongside: tuple[Mechanism, ...] = ()) -> list[Mechanism]:
     """The mechanisms of one private fit, in order: the release of class means if mean_share > 0, then the DP-SGD fit.
 
     The means by themselves are calibrated to mean_share * epsilon. The fit gets the noise with which both together
     spend at most epsilon, usually less than a budget of (1 - mean_share) * epsilon would ask for. epsilon = inf gives
-    σ = 0 for both. Raises InfeasibleError when no noise meets the budget, UserError for values out of range.
+    σ = 0 for both. alongside: mechanisms that are planned already and that the same epsilon pays for; they are not in
+    the result. Raises InfeasibleError when no noise meets the budget, UserError for values out of range.
     """
     probability, rate = delta(config, n_records), sample_rate(config, n_records)
     before: tuple[Mechanism, ...] = ()
     if config.mean_share > 0:
-        share = config.mean_share * config.epsilon
-        try:
-            before = (Mechanism(1, calibrate(share, probability, 1, 1), 1),)
-        except InfeasibleError as error:
-            raise InfeasibleError(
-                f"privacy.mean_share={config.mean_share:g} gives the class means epsilon={share:.3g}, which no noise "
-                f"multiplier up to {NOISE_MULTIPLIER_RANGE[1]:g} meets: raise mean_share, or set it to 0."
-            ) from error
-    sigma = calibrate(config.epsilon, probability, rate, config.steps, before)
+        before = (for_share(config, n_records, config.mean_share, "mean_share", "the class means"),)
+    sigma = calibrate(config.epsilon, probability, rate, config.steps, (*before, *alongside))
     return [*before, Mechanism(rate, sigma, config.steps)]
+
+
+def for_share(config: PrivacyConfig, n_records: int, share: float, name: str, what: str) -> Mechanism:
+    """One Gaussian release of all records that by itself spends at most share * epsilon; σ = 0 for epsilon = inf.
+
+    share: in (0, 1). name, what: of the share and of the release, for the sentence of InfeasibleError, which is raised
+    when no noise meets the share.
+    """
+    epsilon = share * config.epsilon
+    try:
+        return Mechanism(1, calibrate(epsilon, delta(config, n_records), 1, 1), 1)
+    except InfeasibleError as error:
+        raise InfeasibleError(
+            f"{name}={share:g} gives {what} epsilon={epsilon:.3g}, which no noise multiplier up to "
+            f"{NOISE_MULTIPLIER_RANGE[1]:g} meets: raise {name}."
+        ) from error
 
 
 @lru_cache(maxsize=1024)

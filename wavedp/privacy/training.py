@@ -34,6 +34,7 @@ device are not in the fingerprint either, since they change gradients by roundin
     epsilon = inf                        σ = 0, no clipping, same batches and optimiser; the history states σ = 0
     σ too small for config.epsilon       UserError before the first step
     config.mean_share > 0                σ must leave budget for the class means, which this fit does not release itself
+    alongside                            the same, for every mechanism in it
     gradient not finite                  UserError before the weights change
     a buffer that the images change      UserError (a running mean is released, and no noise covers it)
     first step moves no weight           UserError (the trained parameters are not the ones that the model uses)
@@ -92,6 +93,7 @@ def fit_private(
     *,
     noise_multiplier: float,
     seed: int,
+    alongside: tuple[Mechanism, ...] = (),
     draws: int = 0,
     checkpoint: Path | None = None,
     device: torch.device | str = "cpu",
@@ -106,7 +108,8 @@ def fit_private(
     draws: number of uniform numbers in [0, 1) that each record's loss receives at each step, as a last argument
     [b, draws] float32 (for the times and noises of diffusion); they depend on neither.
     records: tensors with first dimension N, such as codes [N, L] int64 and labels [N]; on any device.
-    noise_multiplier: that of accounting.mechanisms(config, N)[-1], 0 exactly when epsilon is inf.
+    noise_multiplier: that of accounting.mechanisms(config, N, alongside)[-1], 0 exactly when epsilon is inf.
+    alongside: mechanisms beside this fit and the class means that config.epsilon pays for too.
     checkpoint: a file, replaced atomically every config.checkpoint_every steps and at the end; if present, the fit
     resumes from it.
     report: called as report(steps done, steps) after each step. It may raise any exception in order to stop the fit:
@@ -117,7 +120,7 @@ def fit_private(
     ranks = Ranks.here(device)
     n_records = len(records[0])
     private = noise_multiplier > 0
-    _require_budget(config, noise_multiplier, n_records)
+    _require_budget(config, noise_multiplier, n_records, alongside)
     rate = accounting.sample_rate(config, n_records)
     model.to(device).train()
     if ranks:
@@ -248,15 +251,17 @@ def generators(config: PrivacyConfig, seed: int, release: str) -> tuple[Generato
     )
 
 
-def _require_budget(config: PrivacyConfig, noise_multiplier: float, n_records: int) -> None:
+def _require_budget(
+    config: PrivacyConfig, noise_multiplier: float, n_records: int, alongside: tuple[Mechanism, ...]
+) -> None:
     accounting.check(config, n_records)
     if (noise_multiplier == 0) != math.isinf(config.epsilon):
         raise UserError(
             f"noise_multiplier={noise_multiplier} does not go with epsilon={config.epsilon}: "
             f"0 and inf mean no privacy, and come together or not at all."
         )
-    *before, planned = accounting.mechanisms(config, n_records)
-    run = [*before, Mechanism(planned.sample_rate, noise_multiplier, planned.steps)]
+    *before, planned = accounting.mechanisms(config, n_records, alongside)
+    run = [*before, *alongside, Mechanism(planned.sample_rate, noise_multiplier, planned.steps)]
     cost = accounting.compose(run, accounting.delta(config, n_records))
     if cost > config.epsilon:
         raise UserError(

@@ -50,25 +50,31 @@ class DPFETA(DPDM):
     Config = DPFETAConfig
 
     def mechanisms(self, trial: TrialConfig, n_records: int) -> dict[str, Mechanism]:
-        """The release of class means, for its share of ε, and the subsampled fit with what both together leave it."""
-        means, fit = accounting.mechanisms(with_share(trial.privacy, trial.generator.mean_share), n_records)
-        return {"class_means": means, "private_fit": fit}
+        """The release of class means, for its share of ε, those of `beside`, and the subsampled fit with what they all
+        together leave it."""
+        settings, beside = with_share(trial.privacy, trial.generator.mean_share), self.beside(trial, n_records)
+        means, fit = accounting.mechanisms(settings, n_records, tuple(beside.values()))
+        return {"class_means": means, **beside, "private_fit": fit}
+
+    def beside(self, trial: TrialConfig, n_records: int) -> dict[str, Mechanism]:
+        """Releases that the warm-up needs beside class means, by purpose."""
+        return {}
 
     def check(self, trial: TrialConfig) -> list[str]:
-        """Classes to take means of, and a share that some noise meets."""
+        """Classes to take means of, and shares that some noise meets."""
         config = trial.generator
         if config.conditioning != "class":
             raise UserError(
-                f"generator=dp_feta begins with class means, and generator.conditioning={config.conditioning} has no "
-                "classes: use conditioning=class, or generator=dpdm."
+                f"generator={self.name} begins with class means, and generator.conditioning={config.conditioning} has "
+                "no classes: use conditioning=class, or generator=dpdm."
             )
         if trial.privacy.noise_source == "secure":
             raise UserError(
-                "privacy.noise_source=secure cannot be repeated, and the class means of generator=dp_feta would be "
-                "drawn again at every restart: use noise_source=seeded, or generator=dpdm."
+                f"privacy.noise_source=secure cannot be repeated, and the class means of generator={self.name} would "
+                "be drawn again at every restart: use noise_source=seeded, or generator=dpdm."
             )
         warned = super().check(trial)
-        accounting.check(with_share(trial.privacy, config.mean_share), n_records(trial.data, "train"))
+        self.mechanisms(trial, n_records(trial.data, "train"))
         return warned
 
     def build(self, trial: TrialConfig, inputs: Inputs, device: str) -> DPFETAModel:

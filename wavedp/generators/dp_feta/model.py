@@ -23,6 +23,7 @@ operations of magnitude 9), with Adam: post-processing, which may take as many s
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -52,40 +53,52 @@ class DPFETAModel(DPDMModel):
     def fit_private(
         self, weights: Weights, images: Tensor, conditions: Tensor, fit: FitSettings, report: Report
     ) -> PrivateFit:
-        """The release of class means, the warm-up, and DP training on coarse images. weights: none. conditions: B."""
+        """`first`, and DP training on coarse images from there. weights: none. conditions: labels B."""
+        first = self.first(images, conditions, fit)
+        network = self.network(self.n_classes, first.weights)
+        both = replace(fit, privacy=with_share(fit.privacy, self.config.mean_share))
+        beside = tuple(item for purpose, item in first.mechanisms.items() if purpose != "class_means")
+        done = self.fit_records(network, images, conditions, both, report, beside)
+        return PrivateFit(done.weights, {**first.mechanisms, **done.mechanisms}, {**first.releases, **done.releases})
+
+    def first(self, images: Tensor, conditions: Tensor, fit: FitSettings) -> PrivateFit:
+        """The weights that DP training begins with, and the releases that they follow from."""
         planned, small = fit.mechanisms["class_means"], coarse(images, halvings(self.shape, self.config.mean_halvings))
         released, z = (small, conditions, self.n_classes), planned.noise_multiplier
         means = class_means(*released, noise_multiplier=z, seed=fit.seed)
-        network = self.first_network()
-        network.load_state_dict(self.warmed_up(network, means, derive_seed(fit.seed, "warm up")))
-        both = replace(fit, privacy=with_share(fit.privacy, self.config.mean_share))
-        done = self.fit_records(network, images, conditions, both, report)
-        return PrivateFit(
-            done.weights,
-            {"class_means": planned, **done.mechanisms},
-            {"class_means": means_release(*released, z), **done.releases},
-        )
+        weights = self.warmed_up(self.first_network(), means, derive_seed(fit.seed, "warm up"))
+        return PrivateFit(weights, {"class_means": planned}, {"class_means": means_release(*released, z)})
 
     def warmed_up(self, network: EDMUNet, means: Tensor, seed: int) -> Weights:
-        """Its weights after the warm-up on means K C h' w' in [0, 1]."""
-        config = self.config
+        """Its weights after a warm-up on means K C h' w' in [0, 1]."""
         central = (F.interpolate(means, self.shape[1:], mode="bilinear") * 255).round().byte()
-        losses, varied = averaged(self.errors(), config.condition_dropout, views=1, multiplicity=1), RandAugment()
+        varied, config = RandAugment(), self.config
+
+        def shown(classes: Tensor) -> Tensor:
+            return torch.stack([varied(central[label]) for label in classes]).float() / 255
+
+        labels = torch.arange(len(means))
+        return self.warm_up(network, shown, labels, config.warm_up_steps, config.warm_up_batch, seed)
+
+    def warm_up(
+        self, network: EDMUNet, shown: Callable[[Tensor], Tensor], labels: Tensor, steps: int, batch: int, seed: int
+    ) -> Weights:
+        """Its weights after steps on images that no record is behind but through a release. shown: from rows of the
+        labels B to their images, in [0, 1]."""
+        config = self.config
+        losses = averaged(self.errors(), config.condition_dropout, views=1, multiplicity=1)
         torch.manual_seed(seed)
 
-        def loss_of(classes: Tensor, step: int) -> Tensor:
-            shown = torch.stack([varied(central[label]) for label in classes]).float() / 255
-            draws = torch.rand(len(classes), draws_of(self.shape, views=1, multiplicity=1))
-            shown, labels, draws = (tensor.to(self.device) for tensor in (shown, classes, draws))
+        def loss_of(index: Tensor, step: int) -> Tensor:
+            images, draws = shown(index), torch.rand(len(index), draws_of(self.shape, views=1, multiplicity=1))
+            images, given, draws = (tensor.to(self.device) for tensor in (images, labels[index], draws))
             with self.autocast():
-                return losses(network, shown, labels, draws).mean()
+                return losses(network, images, given, draws).mean()
 
         settings = PretrainedConfig(
-            pretrain_steps=config.warm_up_steps,
-            pretrain_batch=config.warm_up_batch,
-            pretrain_learning_rate=config.warm_up_learning_rate,
+            pretrain_steps=steps, pretrain_batch=batch, pretrain_learning_rate=config.warm_up_learning_rate
         )
-        return pretrain(network.train(), loss_of, len(means), settings, silent, None, max_grad_norm=1.0)
+        return pretrain(network.train(), loss_of, len(labels), settings, silent, None, max_grad_norm=1.0)
 
 
 def halvings(shape: tuple[int, int, int], wanted: int) -> int:

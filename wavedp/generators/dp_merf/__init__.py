@@ -46,9 +46,7 @@ class DPMERF(MeanEmbedding):
 
     def check(self, trial: TrialConfig) -> list[str]:
         """As for all mean embeddings, and features in pairs."""
-        features = trial.generator.features
-        if features % 2:
-            raise UserError(f"generator.features={features} are cosines and sines in pairs: use an even number.")
+        check_features(trial)
         return super().check(trial)
 
     def build(self, trial: TrialConfig, inputs: Inputs, device: str) -> DPMERFModel:
@@ -56,3 +54,10 @@ class DPMERF(MeanEmbedding):
         from wavedp.generators.dp_merf.model import DPMERFModel
 
         return DPMERFModel(trial.generator, coarse_shape(trial), data.n_classes(trial.data), device)
+
+
+def check_features(trial: TrialConfig, prefix: str = "") -> None:
+    """Raise UserError for `features` that are no pairs. prefix: of the field's name."""
+    features = getattr(trial.generator, f"{prefix}features")
+    if features % 2:
+        raise UserError(f"generator.{prefix}features={features} are cosines and sines in pairs: use an even number.")

@@ -33,13 +33,15 @@ class MeanEmbedding(OneRelease):
         return super().check(trial)
 
 
-def check_network(trial: TrialConfig) -> None:
-    """Raise UserError for `channels` or `train_batch` that the network and its loss cannot have."""
-    config, n_classes = trial.generator, data.n_classes(trial.data)
-    if config.channels % 8:
-        raise UserError(f"generator.channels={config.channels} has no groups of equal size: use a multiple of 8.")
-    if config.train_batch < 2 * n_classes:
+def check_network(trial: TrialConfig, prefix: str = "") -> None:
+    """Raise UserError for `channels` or `train_batch` that the network and its loss cannot have. prefix: of both
+    fields' names."""
+    n_classes = data.n_classes(trial.data)
+    channels, batch = (getattr(trial.generator, prefix + name) for name in ("channels", "train_batch"))
+    if channels % 8:
+        raise UserError(f"generator.{prefix}channels={channels} has no groups of equal size: use a multiple of 8.")
+    if batch < 2 * n_classes:
         raise UserError(
-            f"generator.train_batch={config.train_batch} has less than two images for each of {n_classes} classes, "
-            f"and one has no unbiased distance to an embedding: use {2 * n_classes} or more."
+            f"generator.{prefix}train_batch={batch} has less than two images for each of {n_classes} classes, and one "
+            f"has no unbiased distance to an embedding: use {2 * n_classes} or more."
         )
