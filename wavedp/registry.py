@@ -35,6 +35,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "dp_llamagen": "wavedp.generators.dp_llamagen:DPLlamaGen",
         "dpdm": "wavedp.generators.dpdm:DPDM",
         "dp_feta": "wavedp.generators.dp_feta:DPFETA",
+        "feta_pro": "wavedp.generators.feta_pro:FETAPro",
         "pdp_diffusion": "wavedp.generators.dpdm:PDPDiffusion",
         "priv_image": "wavedp.generators.priv_image:PrivImage",
         "dp_ntk": "wavedp.generators.dp_ntk:DPNTK",

@@ -138,6 +138,23 @@ TRIALS = {
             "chosen": 1,
         }
     ),
+    "EDM after class means and mean embeddings": trial(
+        {
+            "name": "feta_pro",
+            "channels": 16,
+            "layers": 1,
+            "multiplicity": 1,
+            "warm_up_steps": 1,
+            "warm_up_batch": 2,
+            "embedding_features": 8,
+            "embedding_channels": 8,
+            "embedding_train_steps": 2,
+            "embedding_train_batch": 20,
+            "embedding_images": 10,
+            "embedding_warm_up_steps": 1,
+            "embedding_warm_up_batch": 2,
+        }
+    ),
     "EDM, pretrained": trial(
         {"name": "pdp_diffusion", "channels": 16, "layers": 1, "multiplicity": 1, "churn": 0.0}, privacy=ALL_OPTIONS
     ),
