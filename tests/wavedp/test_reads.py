@@ -418,7 +418,7 @@ MEASURED = {
     "few": {"kid": False, "floor": False, "downstream_steps": 0},
     "usual": {"downstream_steps": 2, "reference_samples": 8},
     "bfloat16, another resize": {"mode": "pytorch", "precision": "bfloat16", "downstream_steps": 0},
-    "a protocol": {"downstream": "small"},
+    "a protocol": {"downstream": "light"},
     "another network": {"second_network": "effnetlite0", "downstream_steps": 0},
     "all others": {"downstream_steps": 0, "also": OTHERS},
 }

@@ -195,7 +195,7 @@ def mechanisms(config: PrivacyConfig, n_records: int, alongside: tuple[Mechanism
     probability, rate = delta(config, n_records), sample_rate(config, n_records)
     before: tuple[Mechanism, ...] = ()
     if config.mean_share > 0:
-        before = (for_share(config, n_records, config.mean_share, "mean_share", "the class means"),)
+        before = (for_share(config, n_records, config.mean_share, "privacy.mean_share", "the class means"),)
     sigma = calibrate(config.epsilon, probability, rate, config.steps, (*before, *alongside))
     return [*before, Mechanism(rate, sigma, config.steps)]
 

@@ -11,12 +11,11 @@ Its ten images, more exact than the fifty there, are varied by RandAugment as th
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from wavedp import data
-from wavedp.config import PrivacyConfig, TrialConfig
+from wavedp.config import TrialConfig
 from wavedp.errors import UserError
 from wavedp.fields import privacy, result
 from wavedp.generators import coarse_shape
@@ -52,9 +51,11 @@ class DPFETA(DPDM):
     def mechanisms(self, trial: TrialConfig, n_records: int) -> dict[str, Mechanism]:
         """The release of class means, for its share of ε, those of `beside`, and the subsampled fit with what they all
         together leave it."""
-        settings, beside = with_share(trial.privacy, trial.generator.mean_share), self.beside(trial, n_records)
-        means, fit = accounting.mechanisms(settings, n_records, tuple(beside.values()))
-        return {"class_means": means, **beside, "private_fit": fit}
+        share = trial.generator.mean_share
+        means = accounting.for_share(trial.privacy, n_records, share, "generator.mean_share", "the class means")
+        before = {"class_means": means, **self.beside(trial, n_records)}
+        (fit,) = accounting.mechanisms(trial.privacy, n_records, tuple(before.values()))
+        return {**before, "private_fit": fit}
 
     def beside(self, trial: TrialConfig, n_records: int) -> dict[str, Mechanism]:
         """Releases that the warm-up needs beside class means, by purpose."""
@@ -82,11 +83,3 @@ class DPFETA(DPDM):
         from wavedp.generators.dp_feta.model import DPFETAModel
 
         return DPFETAModel(trial.generator, coarse_shape(trial), data.n_classes(trial.data), device)
-
-
-def with_share(settings: PrivacyConfig, share: float) -> PrivacyConfig:
-    """The settings of the fit beside a release of class means for this share of ε. Unlike dataclasses.replace it reads
-    no other field: what a stage reads must be in its key."""
-    shared = copy.copy(settings)
-    vars(shared)["mean_share"] = share
-    return shared

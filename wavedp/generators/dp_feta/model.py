@@ -24,7 +24,6 @@ operations of magnitude 9), with Adam: post-processing, which may take as many s
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -33,7 +32,7 @@ from torchvision.transforms import RandAugment
 
 from wavedp.generators import FitSettings, PrivateFit
 from wavedp.generators.denoising import averaged, draws_of
-from wavedp.generators.dp_feta import DPFETAConfig, with_share
+from wavedp.generators.dp_feta import DPFETAConfig
 from wavedp.generators.dp_sgd import PretrainedConfig
 from wavedp.generators.dpdm.model import DPDMModel
 from wavedp.generators.dpdm.network import EDMUNet
@@ -56,9 +55,7 @@ class DPFETAModel(DPDMModel):
         """`first`, and DP training on coarse images from there. weights: none. conditions: labels B."""
         first = self.first(images, conditions, fit)
         network = self.network(self.n_classes, first.weights)
-        both = replace(fit, privacy=with_share(fit.privacy, self.config.mean_share))
-        beside = tuple(item for purpose, item in first.mechanisms.items() if purpose != "class_means")
-        done = self.fit_records(network, images, conditions, both, report, beside)
+        done = self.fit_records(network, images, conditions, fit, report, tuple(first.mechanisms.values()))
         return PrivateFit(done.weights, {**first.mechanisms, **done.mechanisms}, {**first.releases, **done.releases})
 
     def first(self, images: Tensor, conditions: Tensor, fit: FitSettings) -> PrivateFit:

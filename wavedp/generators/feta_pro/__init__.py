@@ -65,7 +65,7 @@ class FETAPro(DPFETA):
     def beside(self, trial: TrialConfig, n_records: int) -> dict[str, Mechanism]:
         """The release of the mean embedding, for its share of ε."""
         share = trial.generator.embedding_share
-        found = accounting.for_share(trial.privacy, n_records, share, "embedding_share", "the mean embedding")
+        found = accounting.for_share(trial.privacy, n_records, share, "generator.embedding_share", "the mean embedding")
         return {PURPOSE: found}
 
     def check(self, trial: TrialConfig) -> list[str]:

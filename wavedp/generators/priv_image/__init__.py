@@ -23,10 +23,9 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from wavedp import data
 from wavedp.config import TrialConfig
-from wavedp.errors import InfeasibleError, UserError
+from wavedp.errors import UserError
 from wavedp.fields import SEED, privacy, result
 from wavedp.generators import coarse_shape
-from wavedp.generators.dp_feta import with_share
 from wavedp.generators.dp_sgd import n_records
 from wavedp.generators.dpdm import DPDM, EDMConfig
 from wavedp.methods import Inputs, Needs
@@ -72,16 +71,8 @@ class PrivImage(DPDM):
     def mechanisms(self, trial: TrialConfig, n_records: int) -> dict[str, Mechanism]:
         """One vote of all records, for its share of ε, and the subsampled fit with what both together leave it."""
         share = trial.generator.vote_share
-        settings = with_share(trial.privacy, share)
-        asked = share * settings.epsilon
-        try:
-            accounting.calibrate(asked, accounting.delta(settings, n_records), 1, 1)
-        except InfeasibleError as error:
-            raise InfeasibleError(
-                f"generator.vote_share={share:g} gives the vote epsilon={asked:.3g}, which no noise multiplier up to "
-                f"{accounting.NOISE_MULTIPLIER_RANGE[1]:g} meets: raise vote_share, or privacy.epsilon."
-            ) from error
-        vote, fit = accounting.mechanisms(settings, n_records)
+        vote = accounting.for_share(trial.privacy, n_records, share, "generator.vote_share", "the vote")
+        (fit,) = accounting.mechanisms(trial.privacy, n_records, (vote,))
         return {VOTE: replace(vote, kind=KIND), "private_fit": fit}
 
     def check(self, trial: TrialConfig) -> list[str]:

@@ -35,7 +35,6 @@ What is kept for that lies beside the fit's checkpoint, under names that hold th
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -44,7 +43,6 @@ from torch import Tensor
 from wavedp.errors import UserError
 from wavedp.generators import FitSettings, PrivateFit
 from wavedp.generators.denoising import PretrainedDenoisingModel
-from wavedp.generators.dp_feta import with_share
 from wavedp.generators.dp_sgd import PretrainedConfig
 from wavedp.generators.dpdm.model import DPDMModel
 from wavedp.generators.dpdm.network import EDMUNet
@@ -111,8 +109,7 @@ class PrivImageModel(PretrainedDenoisingModel, DPDMModel):
         chosen, resumed = self.chosen(weights, released), beside("pretraining").with_suffix(".pt")
         pretrained = _kept(beside("pretrained"), lambda: self._learned(network, *chosen, after(rounds), resumed))
         network.load_state_dict(pretrained)
-        both = replace(fit, privacy=with_share(fit.privacy, config.vote_share))
-        done = self.fit_records(network, images, conditions, both, after(rounds + config.pretrain_steps))
+        done = self.fit_records(network, images, conditions, fit, after(rounds + config.pretrain_steps), (planned,))
         return PrivateFit(done.weights, {VOTE: planned, **done.mechanisms}, {VOTE: release, **done.releases})
 
     def chosen(self, weights: Weights, released: Tensor) -> tuple[Tensor, Tensor]:
