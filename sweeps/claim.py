@@ -17,8 +17,9 @@ from wavedp.store import Store
 
 
 @contextlib.contextmanager
-def claimed(folder: Path, study: dict[str, Any], store_url: str, trials: list[PlannedTrial]) -> Iterator[None]:
-    """Hold the study's folder, with its study.yaml and the ledger lines of what was released before, here or elsewhere.
+def claimed(folder: Path, study: dict[str, Any], store_url: str, trials: list[PlannedTrial]) -> Iterator[set[str]]:
+    """Hold the study's folder, with its study.yaml and the ledger lines of what was released before, here or elsewhere;
+    gives the trials that are settled (sweeps.records).
 
     Raises UserError while another command holds it, for a folder of another study, and where nothing can be written.
     """
@@ -35,12 +36,14 @@ def claimed(folder: Path, study: dict[str, Any], store_url: str, trials: list[Pl
         if records.ledger:
             records.save(LEDGER)
         copy.put_missing(records.trials.values(), records.ledger.values())
-        yield
+        yield records.settled(trials, store)
 
 
-def spent_before(folder: Path, study: dict[str, Any], store_url: str, trials: list[PlannedTrial]) -> list[ledger.Line]:
-    """The ledger that a run of these trials would begin with; nothing is written."""
+def before(
+    folder: Path, study: dict[str, Any], store_url: str, trials: list[PlannedTrial]
+) -> tuple[list[ledger.Line], set[str]]:
+    """The ledger that a run of these trials would begin with, and those that are settled; nothing is written."""
     store = Store(store_url)
     records = Records(folder, Copy(store, copy_name(study)))
     found = [line for lines, _ in records.find_releases(trials, store) for line in lines]
-    return ledger.releases([*records.ledger.values(), *found])
+    return ledger.releases([*records.ledger.values(), *found]), records.settled(trials, store)

@@ -19,6 +19,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from sweeps.coordinator import Coordinator
 from sweeps.plan import PlannedTrial, owners, planned
 from sweeps.progress import Progress
+from sweeps.records import recorded
 from sweeps.row import blank_row
 from sweeps.trial import conduct
 from wavedp import metrics
@@ -37,6 +38,8 @@ CONDUCTOR_RETRIES = 5  # deaths of a conductor, its node or the coordinator befo
 def run_grid(trials: list[PlannedTrial], folder: Path, settings: dict[str, Any]) -> list[dict[str, Any]]:
     """Run every trial; the rows of the study, one for each trial at least. settings: store, zoo, copy, device,
     stages, commit, budget, max_concurrent. Raises UserError if the folder could not be written."""
+    if not trials:  # all are settled, and Tune has no grid of none
+        return recorded(folder)
     coordinator, artifacts = _coordinator(folder, settings, trials), _artifacts(settings)
 
     def conductor(config: dict[str, Any]) -> None:

@@ -81,6 +81,23 @@ class Records:
         found = [(store.json(stage, key, "ledger") or [], names) for (stage, key), names in users.items()]
         return [(lines, names) for lines, names in found if lines]
 
+    def settled(self, trials: Iterable[PlannedTrial], store: Store) -> set[str]:
+        """Ids of the trials that are done under the keys of the plan, with ledger lines of all their fits, although the
+        store has neither a fit nor the evaluation of theirs any more: they are not run again, for a release that was
+        recorded is not made twice."""
+        listed = {line["stage_key"] for line in self.ledger.values()}
+        done = [trial for trial in trials if self._done(trial) and _fits(trial) <= listed]
+        there = {
+            key
+            for stage in (*chain.PRIVATE, "evaluate")
+            for key in store.which(stage, {trial.keys[stage] for trial in done if stage in trial.keys})
+        }
+        return {trial.id for trial in done if not there & {*_fits(trial), trial.keys["evaluate"]}}
+
+    def _done(self, trial: PlannedTrial) -> bool:
+        row = self.trials.get(trial.id, {})
+        return bool(row.get("status") == "done" and row.get("keys") == trial.keys)
+
     def save(self, *names: str) -> None:
         """Write these files, and those that could not be written before."""
         self.unwritten |= set(names)
@@ -91,6 +108,11 @@ class Records:
             else:
                 write_jsonl(self.folder / name, content[name])
             self.unwritten.discard(name)
+
+
+def _fits(trial: PlannedTrial) -> set[str]:
+    """The keys of its fits on sensitive images."""
+    return {trial.keys[stage] for stage, kind in chain.fit_kinds(trial.config).items() if kind in ("dp", "nonprivate")}
 
 
 def _seconds(path: Path) -> float:

@@ -20,7 +20,7 @@ from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from sweeps.claim import claimed, spent_before
+from sweeps.claim import before, claimed
 from sweeps.copies import copy_name
 from sweeps.names import check_name
 from sweeps.options import no_option, option_loader
@@ -137,21 +137,23 @@ def run(config: DictConfig, overrides: list[str]) -> int:
     study = describe_study(values, base, sweep, overrides, trials[0] if trials else None)
     if values["plan"] or values["dry_run"]:
         refuse_other_study(folder, study, [trial.id for trial in trials])
-        infeasible |= _refused(trials, infeasible, values, spent_before(folder, study, store, trials))
+        spent, settled = before(folder, study, store, trials)
+        infeasible |= _refused(trials, infeasible, values, spent)
     if values["plan"]:
         print(save_plan(Path(values["plan"]), trials, infeasible, {"about": study} | _kept(values)))
         return 0
     if values["dry_run"]:
         _say_without_device(values)
-        print(describe(trials, artifacts, infeasible))
+        print(describe(_to_run(trials, settled), artifacts, infeasible))
         return 0
     device = _device(values["device"], values["ray"])
-    with claimed(folder, study, store, trials):
-        print(describe(trials, artifacts, infeasible), flush=True)
+    with claimed(folder, study, store, trials) as settled:
+        left = _to_run(trials, settled)
+        print(describe(left, artifacts, infeasible), flush=True)
         if not trials:
             print("K = 0 was drawn: there is no trial, and nothing to publish.")
             return 0
-        start = lambda execute, settings: _counted(execute.run_grid(trials, folder, settings))  # noqa: E731
+        start = lambda execute, settings: _counted(execute.run_grid(left, folder, settings))  # noqa: E731
         return _execute(values, study, store, folder, start, len(trials), device)
 
 
@@ -226,6 +228,16 @@ def _execute(
     asked, minutes = len(rows) + max(n_trials - ended, 0), (time.time() - started) / 60
     print(f"{done} of {asked} trials done in {minutes:.1f} minutes. Records: {folder}")
     return 0 if done == asked else 1
+
+
+def _to_run(trials: list[PlannedTrial], settled: set[str]) -> list[PlannedTrial]:
+    """The trials without those that are settled, of which it prints how many there are."""
+    if settled:
+        print(
+            f"{len(settled)} of {len(trials)} trials are done, and the store no longer has their private fits: their "
+            "rows stay as they are. (To run one again, take its row out of trials.jsonl.)"
+        )
+    return [trial for trial in trials if trial.id not in settled]
 
 
 def _counted(rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], int]:

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -128,6 +129,27 @@ def test_the_same_command_again_makes_nothing_whatever_cluster_is_about(smoke, m
     assert again.returncode == 0, again.stderr
     assert all(set(row["reused"]) == set(row["keys"]) for row in rows(folder))
     assert rows(folder, name="ledger.jsonl") == before
+
+
+@pytest.mark.slow
+def test_records_go_on_where_their_store_is_gone(smoke, tmp_path):
+    """Half of a study comes from another machine: its rows and releases stay as they are, and the rest is run."""
+    folder, _ = smoke
+    shutil.copytree(folder / "results", tmp_path / "results")
+    kept = [row for row in rows(folder) if row["epsilon"] == 10]
+    (tmp_path / "results/smoke/trials.jsonl").write_text("".join(json.dumps(row) + "\n" for row in kept))
+    done = run(tmp_path, "+sweep=smoke")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"{len(kept)} of 4 trials are done, and the store no longer has their private fits" in done.stdout
+    assert [row for row in rows(tmp_path) if row["epsilon"] == 10] == kept
+    again = [row for row in rows(tmp_path) if row["epsilon"] != 10]
+    assert {row["trial"] for row in again} == {row["trial"] for row in rows(folder)} - {row["trial"] for row in kept}
+    assert all("private_fit" in row["seconds"] or "private_fit" in row["reused"] for row in again)
+    shutil.rmtree(tmp_path / "store")
+    settled = run(tmp_path, "+sweep=smoke")
+    assert settled.returncode == 0, settled.stdout + settled.stderr
+    assert "4 of 4 trials done" in settled.stdout
+    assert not (tmp_path / "store/private_fit").exists()
 
 
 @pytest.mark.slow

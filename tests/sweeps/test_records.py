@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+from types import SimpleNamespace
 
 import fsspec
 import pytest
@@ -17,7 +18,7 @@ from wavedp.errors import UserError
 from wavedp.jsonl import read_jsonl
 from wavedp.privacy.accounting import Mechanism
 from wavedp.privacy.ledger import line_for_fit
-from wavedp.store import Store
+from wavedp.store import Draft, Store
 
 STUDY = {"study": "s", "axes": {"grid": {"epsilon": [1]}}, "identity": {"privacy": {"steps": 5}}}
 
@@ -205,3 +206,55 @@ def test_study_yaml_names_the_code_that_made_the_rows(tmp_path):
     claim_folder(tmp_path, {**STUDY, "command": "b", "commit": "2", "created": "today"}, ["a"])
     made = yaml.safe_load((tmp_path / "study.yaml").read_text())
     assert (made["command"], made["commit"], made["created"]) == ("b", "2", "yesterday")
+
+
+# --- records whose store is gone --------------------------------------------------------------------------------------
+
+
+class Planned(SimpleNamespace):
+    def row(self, **changes):
+        return {"trial": self.id, "status": "done", "keys": self.keys, **changes}
+
+
+@pytest.fixture
+def planned(monkeypatch):
+    monkeypatch.setattr("sweeps.records.chain.fit_kinds", lambda config: config)
+    keys = {"coarse_samples": "c1", "evaluate": "e1"}
+    return Planned(id="a", config={"private_fit": "dp"}, keys={"private_fit": "k1", **keys})
+
+
+def test_a_done_trial_is_settled_where_the_store_is_gone(planned, tmp_path, store):
+    records = Records(tmp_path)
+    assert records.settled([planned], store) == set()
+    records.put_ledger([ledger_line()], ["a"])
+    records.put_trial(planned.row())
+    assert records.settled([planned], store) == {"a"}
+    assert Records(tmp_path).settled([planned], store) == {"a"}
+
+
+@pytest.mark.parametrize(("stage", "key"), [("private_fit", "k1"), ("evaluate", "e1")])
+def test_what_the_store_still_has_is_asked_for_as_ever(planned, tmp_path, store, stage, key):
+    records = Records(tmp_path)
+    records.put_ledger([ledger_line()], ["a"])
+    records.put_trial(planned.row())
+    draft = Draft()
+    draft.json("note", {})
+    store.publish(stage, key, draft)
+    assert records.settled([planned], store) == set()
+
+
+@pytest.mark.parametrize("changes", [{"status": "failed"}, {"keys": {"private_fit": "k1", "evaluate": "e2"}}])
+def test_a_trial_without_its_result_is_not_settled(planned, tmp_path, store, changes):
+    records = Records(tmp_path)
+    records.put_ledger([ledger_line()], ["a"])
+    records.put_trial(planned.row(**changes))
+    assert records.settled([planned], store) == set()
+
+
+@pytest.mark.parametrize(("kind", "settled"), [("dp", set()), ("nonprivate", set()), ("public", {"a"})])
+def test_a_fit_that_no_line_lists_is_not_settled(planned, tmp_path, store, kind, settled):
+    planned.config["private_fit"] = kind
+    records = Records(tmp_path)
+    records.put_ledger([ledger_line("another")], ["a"])
+    records.put_trial(planned.row())
+    assert records.settled([planned], store) == settled
