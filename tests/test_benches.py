@@ -14,7 +14,7 @@ SMALL = {
     "bench_dp_step": "--repeats 1 --records 4 --model unet",
     "bench_fid_features": "--images 2 --rounds 1",
     "bench_plan": "--seeds 1",
-    "bench_public": "--steps 2 --repeats 1",
+    "bench_public": "--steps 2 --repeats 1 --only pretraining",  # all of them take two minutes
     "bench_sampling": "--images 1 --repeats 1",
     "bench_step_draws": "--records 64 --batch 8 --draws 4 --parameters 16 --milliseconds 1 --steps 3 --repeats 1",
     "bench_upscalers": "--images 1 --repeats 1",

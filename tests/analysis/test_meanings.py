@@ -29,7 +29,7 @@ def saying(meanings: dict) -> Study:
         MetricsConfig(),
         MetricsConfig(mode="tensorflow", precision="bfloat16", second_network="effnetlite0", reference_samples=None),
         MetricsConfig(mode="pytorch", reference_split="train", downstream="dpimagebench", downstream_steps=0),
-        MetricsConfig(downstream="small", floor=False),
+        MetricsConfig(downstream="light", floor=False),
     ],
 )
 def test_new_studies_say_what_older_ones_were_known_to(config: MetricsConfig) -> None:

@@ -1,6 +1,6 @@
 """What public trainings and samplers ask of a GPU at each step, and the milliseconds that a step takes here.
 
-    python tests/bench/bench_public.py [--steps 40] [--repeats 3] [--threads 1] [--device cpu]
+    python tests/bench/bench_public.py [--steps 40] [--repeats 3] [--threads 1] [--device cpu] [--only WORDS]
 
 Kernels, waits and uploads a step are counted without a GPU (wavedp.testing.launches). The time is that of the steps
 beyond a first tenth of them, the median of some repeats; on a GPU it shows how far the host's starting of kernels is
@@ -81,10 +81,13 @@ def main():
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--only", default="", help="work whose name contains this")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     print(f"steps on {options.device}, {options.threads} threads, median of {options.repeats}")
     for name, (run, share) in WORK.items():
+        if options.only not in name:
+            continue
         steps = max(int(options.steps * share), 2)
         few = max(steps // 10, 1)
         found = launches.per_step(lambda n, run=run: run(n, "meta"), 12, 20)

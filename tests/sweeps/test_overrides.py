@@ -94,7 +94,7 @@ def test_a_group_is_chosen_once():
 )
 def test_what_no_trial_reads_is_refused_with_what_would(override, words):
     upscaler = {"name": "wavelet_detail", "detail": "regression"}
-    chosen = trial(generator="blur_diffusion", upscaler=upscaler, metrics={"downstream": "small"})
+    chosen = trial(generator="blur_diffusion", upscaler=upscaler, metrics={"downstream": "light"})
     with pytest.raises(UserError, match=words):
         refuse_unread([override], [chosen])
 

@@ -192,7 +192,7 @@ def test_the_usual_look_is_said_as_ever(kid, steps, second):
     assert metrics.looks(config) == [(said, "val")]
     assert metrics.looks(dataclasses.replace(config, also=("diversity",))) == [(said, "val")]
     elsewhere = "evaluation on the val split (FID and KID statistics, downstream test on the test split)"
-    assert metrics.looks(dataclasses.replace(config, downstream="small")) == [(elsewhere, "val")]
+    assert metrics.looks(dataclasses.replace(config, downstream="light")) == [(elsewhere, "val")]
 
 
 def test_further_looks_are_named_and_another_split_has_its_line():

@@ -76,14 +76,14 @@ class TestAccuracy(MetricSuite):
 
 class TestProtocol(TestAccuracy):
     def metrics(self):
-        return switched(downstream="small", reference_split="train")
+        return switched(downstream="light", reference_split="train")
 
     @pytest.fixture(autouse=True)
     def short(self, monkeypatch):
         from wavedp.metrics import dpimagebench
 
-        tiny = dataclasses.replace(dpimagebench.PROTOCOLS["small"], epochs=4, step=2, batch=16)
-        monkeypatch.setitem(dpimagebench.PROTOCOLS, "small", tiny)
+        tiny = dataclasses.replace(dpimagebench.PROTOCOLS["light"], epochs=4, step=2, batch=16)
+        monkeypatch.setitem(dpimagebench.PROTOCOLS, "light", tiny)
 
 
 class TestFIDInfinity(MetricSuite):
