@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import itertools
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from analysis.load import Study
-from analysis.replicates import Point, epsilon_text, points, series_labels
+from analysis.replicates import Point, epsilon_text, points, samples_of, series_labels
 
 
 @dataclass(frozen=True)
@@ -34,15 +33,30 @@ def rows_of(study: Study, metric: str, name: str, several: bool) -> list[MethodR
     for point in points(study):
         if point.interval(metric) is not None:
             found[point.series][point.epsilon] = point
-    lost: dict[str, dict[float, Counter[str]]] = {label: {} for label in found}
-    for trial in study.trials:
-        if metric not in trial.metrics:
-            status = "unmeasured" if trial.status == "done" else trial.status
-            lost[labels[trial.trial]].setdefault(trial.budget, Counter())[status] += 1
+    lost = _lost(study, metric, labels)
     return [
-        MethodRow(f"{name}: {label}" if several else label, name, row, {e: dict(n) for e, n in lost[label].items()})
+        MethodRow(f"{name}: {label}" if several else label, name, row, lost.get(label, {}))
         for label, row in found.items()
     ]
+
+
+def _lost(study: Study, metric: str, labels: dict[str, str]) -> dict[str, dict[float, dict[str, int]]]:
+    """{series: {ε: {how samples without the metric ended: their number}}}. Samples that another trial judged by the
+    metric are not lost."""
+    measured = {samples_of(trial) for trial in study.done if metric in trial.metrics}
+    ended: dict[tuple[str, float, str], str] = {}
+    for trial in study.trials:
+        place = labels[trial.trial], trial.budget, samples_of(trial)
+        if trial.status != "done":
+            ended[place] = trial.status
+        else:
+            ended.setdefault(place, "unmeasured")
+    found: dict[str, dict[float, dict[str, int]]] = {}
+    for (label, budget, samples), status in ended.items():
+        if samples not in measured:
+            counts = found.setdefault(label, {}).setdefault(budget, {})
+            counts[status] = counts.get(status, 0) + 1
+    return found
 
 
 def means_of(row: MethodRow, metric: str) -> dict[float, float]:

@@ -22,6 +22,7 @@ COLUMNS = (
     "metric", "study", "method", "epsilon", "mean", "half_width", "n", "of", "without_result", "comparable",
 )  # fmt: skip
 TEST_COLUMNS = ("metric", "epsilon", "method", "other", "difference", "half_width", "n", "t", "p", "p_holm", "reason")
+NAMED_PAIRS = 6  # more pairs without a test are only counted
 
 
 def markdown(data: Compared) -> str:
@@ -167,8 +168,9 @@ def _tests(axis: Axis, family: int) -> list[str]:
     for test in other:
         reasons.setdefault(test.reason, []).append(test)
     pairs = {why: dict.fromkeys(f"{t.one} and {t.other}" for t in tests) for why, tests in reasons.items()}
+    named = {why: "; ".join(of) if len(of) <= NAMED_PAIRS else f"{len(of)} pairs" for why, of in pairs.items()}
     untested = [
-        f"* Not tested, {why}: {_escaped('; '.join(pairs[why]))}, at ε = "
+        f"* Not tested, {why}: {_escaped(named[why])}, at ε = "
         f"{', '.join(dict.fromkeys(epsilon_text(test.epsilon) for test in tests))}."
         for why, tests in reasons.items()
     ]

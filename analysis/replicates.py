@@ -8,6 +8,7 @@ another fit: where there are several fits, the mean over a fit's sets is one rep
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from html import escape
 from typing import Any, Literal
@@ -95,24 +96,34 @@ def interval(values: list[float]) -> Interval:
 def points(study: Study) -> list[Point]:
     """Group finished trials into points: series in the order of first appearance, ε ascending within each.
 
-    Trials that share the key of their last stage are one result and count once: a generator that ignores ε gives the
-    same images for every ε of a grid, and counting them repeatedly would shrink the interval.
+    Trials of the same samples are one result and count once: a generator that ignores ε gives the same images for every
+    ε of a grid, and counting them repeatedly would shrink the interval. Where several protocols judged these samples,
+    the result has the metrics of all.
     """
     labels = series_labels(study)
     groups: dict[tuple[str, float], dict[str, Trial]] = {}
     for trial in study.done:
         group = groups.setdefault((labels[trial.trial], trial.budget), {})
-        group.setdefault(trial.keys.get("evaluate", trial.trial), trial)
+        first = group.setdefault(samples_of(trial), trial)
+        group[samples_of(trial)] = replace(first, metrics={**trial.metrics, **first.metrics})
     order = list(dict.fromkeys(labels.values()))
     found = [Point(series, epsilon, list(group.values())) for (series, epsilon), group in groups.items()]
     return sorted(found, key=lambda point: (order.index(point.series), point.epsilon))
 
 
+def samples_of(trial: Trial) -> str:
+    """What two trials share that differ only in how their samples were judged."""
+    return trial.keys.get("upscale") or trial.keys.get("evaluate") or trial.trial
+
+
 def series_labels(study: Study) -> dict[str, str]:
     """Map each trial id to the name of its series: the values of the axes that vary, such as `level 1, bicubic` or
-    `quartic (cosine, dct)`. Markup in a value is escaped, for figures and Markdown would obey it."""
+    `quartic (cosine, dct)`. A protocol of evaluation makes no series of its own where its metrics have names of their
+    own. Markup in a value is escaped, for figures and Markdown would obey it."""
     trials = study.trials
     names = list(dict.fromkeys(name for trial in trials for name in trial.axes if _short(name) not in REPLICATE_AXES))
+    if _names_tell_protocols(study.done):
+        names = [name for name in names if not _is_protocol(name)]
     varying = [name for name in names if len({str(trial.axes.get(name)) for trial in trials}) > 1]
     if "blur" in varying:  # Study.blur tells these
         varying = [name for name in varying if name not in ("diffusion.noise_schedule", "diffusion.basis")]
@@ -122,6 +133,21 @@ def series_labels(study: Study) -> dict[str, str]:
             for t in trials
         }
     return {t.trial: f"{t.generator}, level {t.level}, {t.upscaler}" for t in trials}
+
+
+def _is_protocol(axis: str) -> bool:
+    """`metrics`, or one field of it."""
+    return axis.split(".")[0] == "metrics"
+
+
+def _names_tell_protocols(trials: Sequence[Trial]) -> bool:
+    """True unless two values of a protocol's axes gave the same samples a metric of one name and two values."""
+    known: dict[tuple[str, str], float] = {}
+    return all(
+        known.setdefault((samples_of(trial), name), value) == value
+        for trial in trials
+        for name, value in trial.metrics.items()
+    )
 
 
 def epsilon_text(epsilon: float) -> str:

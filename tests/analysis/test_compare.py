@@ -441,3 +441,39 @@ def test_files_hold_all_that_the_page_has(study: Study, tmp_path: Path) -> None:
     (one,) = [row for row in listed if row[2:4] == ("bicubic", "1")]
     assert (float(one[4]), float(one[5])) == (value.mean, value.half_width)
     assert len(rows_of_tests(data)) == 4
+
+
+def test_samples_that_another_protocol_judged_are_not_lost(study: Study) -> None:
+    """Each trial a second time, judged by accuracy alone: one row a method, in which nothing is unmeasured."""
+
+    def halves(text: str) -> str:
+        lines = []
+        for row in map(json.loads, text.splitlines()):
+            for protocol, name in (("one", FID), ("two", ACC)):
+                some = {name: row["metrics"][name]} if row["metrics"] else {}
+                axes = {**row["axes"], "metrics": protocol}
+                lines.append({**row, "trial": f"{row['trial']}-{protocol}", "axes": axes, "metrics": some})
+        return "".join(json.dumps(line) + "\n" for line in lines)
+
+    path = study.folder / "trials.jsonl"
+    whole = compare_data([study], FID)
+    path.write_text(halves(path.read_text()))
+    for metric in (FID, ACC):
+        found = compare_data([load(study.folder)], metric)
+        assert [(row.label, row.lost) for row in found.axes[0].rows] == [
+            (row.label, row.lost) for row in whole.axes[0].rows
+        ]
+
+
+def test_pairs_without_a_test_are_listed_while_they_are_few(study: Study) -> None:
+    kept = [json.loads(line) for line in (study.folder / "trials.jsonl").read_text().splitlines()]
+    kept = [row for row in kept if (row["seed"], row["epsilon"]) == (0, 1)]
+
+    def said(cases: int) -> str:
+        rows = [{**row, "axes": {**row["axes"], "case": f"c{i}"}} for i in range(cases) for row in kept]
+        rows = [{**row, "trial": f"{row['trial']}-{i}", "keys": {}, "seconds": {}} for i, row in enumerate(rows)]
+        (study.folder / "trials.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return markdown(compare_data([load(study.folder)], FID))
+
+    assert "* Not tested, 1 of at least 3 seeds in common: bicubic and realesrgan_x4plus, at ε = 1." in said(1)
+    assert "* Not tested, 1 of at least 3 seeds in common: 28 pairs, at ε = 1." in said(4)

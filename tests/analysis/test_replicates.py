@@ -63,6 +63,37 @@ def test_a_shared_result_counts_once() -> None:
     assert point.interval("fid") == interval([100.0, 101.0])
 
 
+def judged(**metrics: dict[str, float]) -> Study:
+    """Two seeds of two methods, judged by protocols with these metrics."""
+    return study(
+        [
+            trial(
+                f"{protocol}-{case}-{seed}",
+                seed=seed,
+                axes={"metrics": protocol, "case": case},
+                keys={"upscale": f"{case}{seed}", "evaluate": f"{protocol}{case}{seed}"},
+                metrics={name: value + seed for name, value in found.items()},
+            )
+            for protocol, found in metrics.items()
+            for case in ("a", "b")
+            for seed in (0, 1)
+        ]
+    )
+
+
+def test_protocols_that_judge_the_same_samples_are_one_result() -> None:
+    found = points(judged(clean={"fid_clean": 90.0}, pytorch={"fid_pytorch": 80.0}))
+    assert [(point.series, len(point.trials)) for point in found] == [("a", 2), ("b", 2)]
+    for point in found:
+        assert point.interval("fid_clean") == interval([90.0, 91.0])
+        assert point.interval("fid_pytorch") == interval([80.0, 81.0])
+
+
+def test_protocols_whose_metrics_share_a_name_are_series_of_their_own() -> None:
+    found = points(judged(short={"fid": 90.0}, long={"fid": 80.0}))
+    assert [point.series for point in found] == ["short, a", "short, b", "long, a", "long, b"]
+
+
 def test_sample_sets_of_one_fit_are_not_counted_as_fits() -> None:
     """Several fits: each fit's mean is one replicate. One fit: an interval of its sample sets, and said to be one."""
 
