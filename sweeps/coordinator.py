@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import time
 import warnings
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +79,7 @@ class Coordinator:
         self.settings, self.owners = settings, owners
         self.users: dict[str, list[str]] = {}
         self.tasks: dict[str, Any] = {}
-        self.clocks = Clocks(seconds=_seconds(self.records.trials.values()))
+        self.clocks = Clocks(seconds={key: cost["seconds"] for key, cost in self.records.costs.items()})
         self.now: dict[str, tuple[str, str]] = {}  # trial: stage and key it waits for
         self.ended: dict[str, dict[str, Any]] = {}  # trial: its row
         self.me: Any = None
@@ -129,6 +128,8 @@ class Coordinator:
         finally:
             self._saved(self.records.add_gpu_seconds, self._used(self.running.pop(key)))
         self._saved(self.records.put_ledger, result["ledger"], self.users[key])
+        if result["made"]:
+            self._saved(self.records.put_cost, key, result["seconds"], result["memory"])
         self.warnings |= dict.fromkeys(result["warnings"])
         self.clocks.end(key, result["seconds"] if result["made"] else None)
 
@@ -162,10 +163,11 @@ class Coordinator:
         stage, since = task
         return (time.time() - since) * self.settings["stages"][stage].get("num_gpus", 0)
 
-    async def account(self, name: str, result: dict[str, Any], trial_id: str) -> bool:
-        """Note that a trial uses a finished stage; True when the work was done for this trial."""
+    async def account(self, name: str, result: dict[str, Any], trial_id: str) -> dict[str, Any] | None:
+        """Note that a trial uses a finished stage. Returns its seconds and memory if this study made it, in whatever
+        run, for this trial; otherwise None."""
         self._saved(self.records.put_ledger, result["ledger"], [trial_id])
-        return result["made"] and self.owners.get(result["key"]) == trial_id
+        return self.records.costs.get(result["key"]) if self.owners.get(result["key"]) == trial_id else None
 
     async def begin(self, key: str) -> None:
         """Note that a worker took a stage up."""
@@ -203,8 +205,3 @@ class Coordinator:
 
 def _store(settings: dict[str, Any]) -> Store:
     return Store(settings["store"], behind(settings["zoo"]))
-
-
-def _seconds(rows: Iterable[dict[str, Any]]) -> dict[str, float]:
-    """{stage key: seconds} of what earlier runs of the study made."""
-    return {row["keys"][stage]: seconds for row in rows for stage, seconds in row["seconds"].items()}

@@ -26,7 +26,7 @@ from wavedp.privacy import ledger
 from wavedp.store import Store
 from wavedp.study_file import read_meta
 
-TRIALS, LEDGER, GPU = "trials.jsonl", "ledger.jsonl", "gpu_seconds.json"
+TRIALS, LEDGER, GPU, COSTS = "trials.jsonl", "ledger.jsonl", "gpu_seconds.json", "stages.json"
 
 
 class Records:
@@ -42,6 +42,7 @@ class Records:
         lines = (ledger.read(path) if path.exists() else []) or (copy.ledger() if copy else [])
         self.ledger = {ledger.identity(line): line for line in lines}
         self.gpu_seconds = _seconds(folder / GPU)
+        self.costs = _costs(folder / COSTS, self.trials.values())
         self.unwritten: set[str] = set()
 
     def add_gpu_seconds(self, seconds: float) -> None:
@@ -49,6 +50,12 @@ class Records:
         if seconds > 0:
             self.gpu_seconds += seconds
             self.save(GPU)
+
+    def put_cost(self, key: str, seconds: float, memory: dict[str, int]) -> None:
+        """Note what it took to make a stage, for the row of the trial that it was made for: that row may be written by
+        a later run."""
+        self.costs[key] = {"seconds": seconds, "memory": memory}
+        self.save(COSTS)
 
     def put_trial(self, row: dict[str, Any]) -> None:
         """Add a trial's row, or replace the one of an earlier attempt."""
@@ -103,8 +110,9 @@ class Records:
         self.unwritten |= set(names)
         content = {TRIALS: self.trials.values(), LEDGER: self.ledger.values()}
         for name in sorted(self.unwritten):
-            if name == GPU:
-                write_atomically(self.folder / name, json.dumps(self.gpu_seconds).encode())
+            if name in (GPU, COSTS):
+                value = self.gpu_seconds if name == GPU else self.costs
+                write_atomically(self.folder / name, json.dumps(value).encode())
             else:
                 write_jsonl(self.folder / name, content[name])
             self.unwritten.discard(name)
@@ -120,6 +128,21 @@ def _seconds(path: Path) -> float:
         return float(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else 0.0
     except (ValueError, TypeError):
         raise UserError(f"{path} is damaged: write the GPU seconds that the study has used, or 0.") from None
+
+
+def _costs(path: Path, rows: Iterable[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """{stage key: seconds and memory} of what earlier runs of the study made, by its rows and the file beside them."""
+    told = {
+        row["keys"][stage]: {"seconds": seconds, "memory": row.get("memory", {}).get(stage, {})}
+        for row in rows
+        for stage, seconds in row.get("seconds", {}).items()
+    }
+    try:
+        return told | (json.loads(path.read_text(encoding="utf-8")) if path.exists() else {})
+    except (ValueError, TypeError):
+        raise UserError(
+            f"{path} is damaged: remove it, and stages made by an interrupted run have no seconds."
+        ) from None
 
 
 def recorded(folder: Path) -> list[dict[str, Any]]:

@@ -31,12 +31,12 @@ def conduct(trial: PlannedTrial, coordinator: Any, store: Store, commit: str) ->
         checks.check(trial.config)
         model_checks.check_models(trial.config)
         results = _walk(trial, coordinator)
-        made = {name: ray.get(coordinator.account.remote(name, result, trial.id)) for name, result in results.items()}
+        costs = {name: ray.get(coordinator.account.remote(name, result, trial.id)) for name, result in results.items()}
         done, files = finished(trial, store)
         row |= done | {
-            "reused": [name for name in results if not made[name]],
-            "seconds": {name: result["seconds"] for name, result in results.items() if made[name]},
-            "memory": {name: result["memory"] for name, result in results.items() if made[name]},
+            "reused": [name for name, cost in costs.items() if not cost],
+            "seconds": {name: cost["seconds"] for name, cost in costs.items() if cost},
+            "memory": {name: cost["memory"] for name, cost in costs.items() if cost},
         }
     except Exception as error:
         if isinstance(error, RayError) and not isinstance(error, RayTaskError):

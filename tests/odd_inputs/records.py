@@ -150,10 +150,9 @@ CASES = [
         for reader in (open_trial, measure)
     ),
     Odd("a ledger line that was cut off", refuses(lines=json.dumps(LINE)[:-9].encode()), ("line 1 of", "ledger.jsonl")),
-    Odd(
-        "an empty gpu_seconds.json",
-        lambda f: (a_file(f).rename(f / "gpu_seconds.json"), Records(f)),
-        ("gpu_seconds.json",),
+    *(
+        Odd(f"an empty {name}", lambda f, name=name: (a_file(f).rename(f / name), Records(f)), (name,))
+        for name in ("gpu_seconds.json", "stages.json")
     ),
     Odd("results is a file", lambda f: require_writable(a_file(f) / "s", "results"), ("results=", "/file/s cannot be")),
     Odd("results on a full disk", full_disk, ("results=", "cannot be written (File too large)")),

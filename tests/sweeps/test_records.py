@@ -258,3 +258,14 @@ def test_a_fit_that_no_line_lists_is_not_settled(planned, tmp_path, store, kind,
     records.put_ledger([ledger_line("another")], ["a"])
     records.put_trial(planned.row())
     assert records.settled([planned], store) == settled
+
+
+def test_what_a_stage_took_is_known_to_every_later_run(tmp_path):
+    """A run was interrupted before the trial's row was written, and another one after it."""
+    row = {"trial": "a", "keys": {"private_fit": "k2"}, "seconds": {"private_fit": 7.5}}
+    (tmp_path / "trials.jsonl").write_text(json.dumps(row) + "\n")
+    Records(tmp_path).put_cost("k1", 60.5, {"host": 1500})
+    assert Records(tmp_path).costs == {
+        "k1": {"seconds": 60.5, "memory": {"host": 1500}},
+        "k2": {"seconds": 7.5, "memory": {}},
+    }
