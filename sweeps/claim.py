@@ -17,9 +17,11 @@ from wavedp.store import Store
 
 
 @contextlib.contextmanager
-def claimed(folder: Path, study: dict[str, Any], store_url: str, trials: list[PlannedTrial]) -> Iterator[set[str]]:
+def claimed(
+    folder: Path, study: dict[str, Any], store_url: str, trials: list[PlannedTrial], every: list[str]
+) -> Iterator[set[str]]:
     """Hold the study's folder, with its study.yaml and the ledger lines of what was released before, here or elsewhere;
-    gives the trials that are settled (sweeps.records).
+    gives the trials that are settled (sweeps.records). trials: those to run. every: ids of all that the study plans.
 
     Raises UserError while another command holds it, for a folder of another study, and where nothing can be written.
     """
@@ -27,7 +29,7 @@ def claimed(folder: Path, study: dict[str, Any], store_url: str, trials: list[Pl
     require_writable(folder, "results")
     store.require_writable()
     with only_one(folder):
-        claim_folder(folder, study, [trial.id for trial in trials])
+        claim_folder(folder, study, every)
         copy = Copy(store, copy_name(study))
         copy.put_study(as_yaml(study))
         records = Records(folder, copy)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
@@ -52,6 +53,7 @@ def normalised(arguments: Sequence[str]) -> list[str]:
         if text.startswith("-") or before.startswith("-"):  # a flag of Hydra's, and its value
             found.append(text)
             continue
+        text = _only(text)
         spelled = _spelled(text, parsed(text))
         for each in spelled:
             group = each.lstrip("+").partition("=")[0]
@@ -59,6 +61,15 @@ def normalised(arguments: Sequence[str]) -> list[str]:
                 raise UserError(f"{chosen[group]} and {text} choose twice: keep one of them.")
         found += spelled
     return found
+
+
+def _only(text: str) -> str:
+    """Ids of trials have signs that Hydra wants quoted: only=epsilon=1,seed=0 -> only=["epsilon=1","seed=0"]."""
+    name, _, value = text.partition("=")
+    if name.lstrip("+") != "only" or value in ("", "null"):
+        return text
+    ids = [each.strip(" \"'") for each in value.strip("[]").split(",")]
+    return f"{name}=[{','.join(json.dumps(each) for each in ids)}]"
 
 
 def parsed(text: str) -> Parsed:

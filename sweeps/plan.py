@@ -22,6 +22,7 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -290,6 +291,25 @@ def alike(trials: list[PlannedTrial], but_for: tuple[str, ...]) -> list[list[Pla
     for trial in trials:
         groups.setdefault(tuple(id(getattr(trial.config, name)) for name in names), []).append(trial)
     return list(groups.values())
+
+
+def named(trials: list[PlannedTrial], only: Any) -> list[PlannedTrial]:
+    """Those whose id has one of these texts in it, where * stands for anything; all if `only` is None. Raises UserError
+    for a text that no id has."""
+    if only is None:
+        return trials
+    texts = [str(text) for text in (only if isinstance(only, list) else [only])]
+    for text in texts:
+        if not any(_has(trial, text) for trial in trials):
+            raise UserError(
+                f"only={text} names none of the {len(trials)} planned trials: give an id, or part of one, such as "
+                f"{trials[0].id}."
+            )
+    return [trial for trial in trials if any(_has(trial, text) for text in texts)]
+
+
+def _has(trial: PlannedTrial, text: str) -> bool:
+    return fnmatchcase(trial.id, f"*{text}*")
 
 
 def owners(trials: list[PlannedTrial]) -> dict[str, str]:

@@ -31,6 +31,7 @@ from sweeps.plan import (
     alike,
     by_field,
     load_options,
+    named,
     plan,
     planned,
     refused_by_budget,
@@ -123,6 +124,8 @@ def run(config: DictConfig, overrides: list[str]) -> int:
     search = sweep.get("search")
     if search:
         check_search(sweep)
+        if values["only"] is not None:
+            raise UserError("only=… picks some of the planned trials, and a search draws its own: leave it out.")
     if search and not search.get("random_k"):
         return _search(sweep, base, values, store, folder, load_option, overrides)
     if search:
@@ -131,12 +134,14 @@ def run(config: DictConfig, overrides: list[str]) -> int:
     else:
         trials = plan(base, sweep, load_option)
     refuse_unread(overrides, [trial.config for trial in trials])
+    study = describe_study(values, base, sweep, overrides, trials[0] if trials else None)
+    every = [trial.id for trial in trials]
+    trials = named(trials, values["only"])
     infeasible = _check(trials)
     if not values["plan"]:  # it may run where the images are
         _check_images(trials, artifacts)
-    study = describe_study(values, base, sweep, overrides, trials[0] if trials else None)
     if values["plan"] or values["dry_run"]:
-        refuse_other_study(folder, study, [trial.id for trial in trials])
+        refuse_other_study(folder, study, every)
         spent, settled = before(folder, study, store, trials)
         infeasible |= _refused(trials, infeasible, values, spent)
     if values["plan"]:
@@ -147,7 +152,7 @@ def run(config: DictConfig, overrides: list[str]) -> int:
         print(describe(_to_run(trials, settled), artifacts, infeasible))
         return 0
     device = _device(values["device"], values["ray"])
-    with claimed(folder, study, store, trials) as settled:
+    with claimed(folder, study, store, trials, every) as settled:
         left = _to_run(trials, settled)
         print(describe(left, artifacts, infeasible), flush=True)
         if not trials:
@@ -188,7 +193,7 @@ def _search(
         return 0
     device = _device(values["device"], values["ray"])
     start = lambda execute, settings: execute.run_search(search, base, options, name, folder, settings)  # noqa: E731
-    with claimed(folder, study, store, []):
+    with claimed(folder, study, store, [], []):
         return _execute(values, study, store, folder, start, search["trials"], device)
 
 

@@ -149,7 +149,7 @@ def contend(folder, trial, together, telling):
     while True:
         try:
             with (
-                claimed(folder, study, str(folder / "store"), TRIALS),
+                claimed(folder, study, str(folder / "store"), TRIALS, [each.id for each in TRIALS]),
                 pytest.MonkeyPatch.context() as patch,
             ):
                 target, _ = coordinator(folder, patch, epsilon=2.05)

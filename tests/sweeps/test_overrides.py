@@ -24,6 +24,9 @@ def test_any_spelling_that_means_one_thing_is_taken():
     assert normalised(["public=procedural"]) == ["data@public=procedural"]
     assert normalised(["data@public=null"]) == ["++public=null"]
     assert normalised(["privacy={epsilon: 2}"]) == ["++privacy={epsilon: 2}"]
+    for ids in ("epsilon=1-*,seed=0", "[epsilon=1-*, seed=0]", '["epsilon=1-*",seed=0]'):
+        assert normalised([f"only={ids}"]) == ['++only=["epsilon=1-*","seed=0"]']
+    assert normalised(["only=null"]) == ["++only=null"]
 
 
 def test_a_name_that_looks_like_a_number_stays_as_it_was_typed():

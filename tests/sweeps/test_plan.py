@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from sweeps.plan import NO_MODEL, alike, owners, plan, points, refused_by_budget, release_of, save_plan
+from sweeps.plan import NO_MODEL, alike, named, owners, plan, points, refused_by_budget, release_of, save_plan
 from sweeps.search import random_search
 from sweeps.summary import describe
 from wavedp import chain, checks, fields, methods, registry
@@ -133,6 +133,19 @@ SEARCH = {
 
 def with_law(**random_k):
     return SEARCH | {"random_k": SEARCH["random_k"] | random_k}
+
+
+def test_trials_are_picked_by_their_ids():
+    trials = plan(BASE, {"grid": {"epsilon": [1, 10], "level": [0, 1]}, "seeds": [0, 1]}, load_option)
+
+    def picked(only):
+        return [(trial.axes["epsilon"], trial.axes["level"], trial.axes["seed"]) for trial in named(trials, only)]
+
+    assert named(trials, None) == trials
+    assert picked(["epsilon=1-*seed=0"]) == [(1, 0, 0), (1, 1, 0)]  # and not ε = 10
+    assert picked(["level=0-seed=1", trials[0].id]) == [(1, 0, 0), (1, 0, 1), (10, 0, 1)]  # in the plan's order
+    with pytest.raises(UserError, match=r"only=level=2 names none of the 8 planned trials: .* epsilon=1-level=0"):
+        named(trials, ["seed=0", "level=2"])
 
 
 def test_a_random_search_draws_k_once_and_its_trials_apart():
