@@ -4,6 +4,7 @@
     samples   figures/samples.png, samples_coarse.png, samples.json
     table     results.md
     waterfall figures/waterfall.* for each FID and accuracy, if the study has its steps (analysis.waterfall)
+    report    report.html, one page about all of it, which needs no network (analysis.page)
 
 All pages of all studies in one folder load plotly from that folder's plotly.min.js (4.8 MB), which this command writes
 where it is missing or of another version: results/plotly.min.js is in git. Nothing is loaded from the network. PNG and
@@ -27,7 +28,7 @@ from wavedp.store import write_atomically
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-FIGURES = ("pareto", "samples", "table", "waterfall")
+FIGURES = ("pareto", "samples", "table", "waterfall", "report")
 PNG_SCALE = 2  # PNG pixels per pixel of the layout
 RENDER_SECONDS = 60  # time limit for the browser
 PLOTLY = "plotly.min.js"
@@ -59,6 +60,10 @@ def render(
                 written += write_samples(study, figures)
             elif name == "waterfall":
                 written += _waterfall(study, required=set(names) != set(FIGURES))
+            elif name == "report":
+                from analysis.page import write_page
+
+                written.append(write_page([study]))
             else:
                 from analysis.tables import write_table
 

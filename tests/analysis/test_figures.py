@@ -36,6 +36,7 @@ def test_everything_is_written_without_a_browser(folder: Path, capsys: pytest.Ca
         "figures/samples_coarse.png",
         "figures/samples.json",
         "results.md",
+        "report.html",
     ]
     assert all((folder / name).stat().st_size for name in written)
     notices = capsys.readouterr().err.splitlines()
@@ -106,7 +107,7 @@ def test_published_numbers_that_do_not_exist_are_a_notice(folder: Path, capsys: 
 def test_what_cannot_be_drawn_does_not_stop_the_rest(folder: Path, capsys: pytest.CaptureFixture) -> None:
     shutil.rmtree(folder / "samples")
     names = {path.name for path in render(folder)}
-    assert names == {"pareto.html", "pareto.json", "results.md"}
+    assert names == {"pareto.html", "pareto.json", "results.md", "report.html"}
     assert "samples not drawn" in capsys.readouterr().err
 
 
