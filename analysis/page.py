@@ -13,6 +13,7 @@ import json
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
+from typing import Any
 
 from analysis.load import Study
 from analysis.page_data import page_data
@@ -24,7 +25,11 @@ PARTS = Path(__file__).parent / "page_parts"
 
 def page(studies: Sequence[Study]) -> str:
     """The page as HTML."""
-    data = page_data(studies)
+    return page_of(page_data(studies))
+
+
+def page_of(data: dict[str, Any]) -> str:
+    """The page that shows these data (analysis.page_data)."""
     # "</script>" within a string would end the data, and "<!--" would hide what follows.
     values = json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
     parts = {"STYLE": _part("page.css"), "SCRIPT": _part("page.js"), "TITLE": escape(data["title"]), "DATA": values}

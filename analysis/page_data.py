@@ -57,6 +57,8 @@ def page_data(studies: Sequence[Study]) -> dict[str, Any]:
 
 def headline(study: Study) -> str:
     """One or two sentences: how good the pictures are at the ends of the study's ε, and what the whole study costs."""
+    if not study.trials:
+        return "No trial has ended yet."
     if not study.metrics:
         return f"None of the {len(study.trials)} trials has finished."
     metric = study.metric()

@@ -83,7 +83,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m analysis.report", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("studies", type=Path, nargs="+", metavar="study", help="runs/<study>, one or several")
     parser.add_argument("-o", "--output", type=Path, help="the page (report.html in the first study's folder)")
+    parser.add_argument("--serve", type=int, nargs="?", const=0, metavar="PORT", help="show them while they run (8780)")
     chosen = parser.parse_args(arguments)
+    if chosen.serve is not None:
+        from analysis.serve import PORT, serve
+
+        serve(chosen.studies, chosen.serve or PORT)
+        return 0
     from analysis.page import write_page  # which asks this module for prices
 
     path = write_page([load(folder) for folder in chosen.studies], chosen.output or chosen.studies[0] / PAGE)

@@ -49,7 +49,7 @@ def run_grid(trials: list[PlannedTrial], folder: Path, settings: dict[str, Any])
 
     space = {"trial": tune.grid_search(trials)}
     tuning = tune.TuneConfig(max_concurrent_trials=settings["max_concurrent"])
-    with Progress(_status(coordinator), trials, _found(artifacts, trials), len(trials)):
+    with Progress(_status(coordinator), trials, _found(artifacts, trials), len(trials), folder=folder):
         ended = _fit(conductor, space, tuning, CONDUCTOR_RETRIES)
     there = {row["trial"] for row in _rows(coordinator)}
     for number, trial in enumerate(trials):
@@ -104,7 +104,7 @@ def run_search(
     tuning = tune.TuneConfig(
         search_alg=searcher, num_samples=search["trials"] - finished, max_concurrent_trials=settings["max_concurrent"]
     )
-    with Progress(_status(coordinator), [], set(), search["trials"] - finished):
+    with Progress(_status(coordinator), [], set(), search["trials"] - finished, folder=folder):
         _fit(conductor, None, tuning, 0)
     return _closed(coordinator), _finished(name, storage)
 

@@ -3,16 +3,22 @@
 On a terminal: a line for every trial that ended, and below them, redrawn in place, one for every trial that runs and
 one for the whole study. In a log: a line for each stage that a trial begins and for its end, and once a minute one for
 the whole study.
+
+Where a folder is given, the same stands in its status.json while the study runs, for `python -m analysis.report FOLDER
+--serve`.
 """
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import sys
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TextIO
 
 from ray.exceptions import RayError
@@ -22,7 +28,9 @@ from rich.text import Text
 
 from sweeps.clocks import Clocks, ToGo, clock, kinds, to_go, to_go_of_search
 from sweeps.plan import PlannedTrial
+from wavedp.files import write_atomically
 
+STATUS = "status.json"
 EVERY = 60  # seconds between two lines of the whole study in a log
 
 
@@ -42,7 +50,7 @@ class Progress:
     """Context manager: asks `status` once a second in a thread and prints until the study ends.
 
     status: the coordinator's (sweeps.coordinator.Coordinator.status). trials: the plan, empty in a search. found: keys
-    that the store had. total: how many trials there will be.
+    that the store had. total: how many trials there will be. folder: the study's, for status.json.
     """
 
     def __init__(
@@ -52,8 +60,9 @@ class Progress:
         found: set[str],
         total: int,
         stream: TextIO | None = None,
+        folder: Path | None = None,
     ) -> None:
-        self.status, self.total = status, total
+        self.status, self.total, self.folder = status, total, folder
         self.chains = {trial.id: set(trial.keys.values()) - found for trial in trials}
         self.kinds = kinds((trial.config for trial in trials), (trial.keys for trial in trials))
         self.started, self.stop = time.time(), threading.Event()
@@ -70,6 +79,8 @@ class Progress:
         self.thread.join(timeout=10)
         self._show()
         self.display.close()
+        if self.folder:
+            (self.folder / STATUS).unlink(missing_ok=True)
 
     def _run(self) -> None:
         while not self.stop.wait(1.0):
@@ -95,6 +106,15 @@ class Progress:
             study=self._study_line(len(running), status, now),
         )
         self.display.show(view)
+        if self.folder:
+            told = [
+                [trial, stage, clocks.fraction(key), now - clocks.begun[key] if key in clocks.begun else None]
+                for trial, (stage, key) in running.items()
+            ]
+            with contextlib.suppress(OSError):  # the records say so where the disk is full
+                write_atomically(
+                    self.folder / STATUS, json.dumps({"time": now, "study": view.study, "running": told}).encode()
+                )
 
     def _study_line(self, running: int, status: dict[str, Any], now: float) -> str:
         """`3 of 27 trials ended, 4 running; 2:40 so far, to go 21:39`."""

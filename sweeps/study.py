@@ -37,6 +37,7 @@ def describe_study(
         "sweep": sweep["name"],
         "command": typed(overrides),
         "axes": axes_of(sweep),
+        "budget": values["budget"],
         "primary_metric": metrics.primary(measured, n_reference),
         "metrics": metrics.described(measured),
         "identity": identity_of(trial),

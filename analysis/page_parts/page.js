@@ -1,10 +1,10 @@
 "use strict";
 // Draws the page from the JSON in #data (analysis/page_data.py says what is in it). No library, no network.
 
-const data = JSON.parse(document.getElementById("data").textContent);
+let data = JSON.parse(document.getElementById("data").textContent);
 const PALETTE = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00"]; // Okabe and Ito
 const SVG = "http://www.w3.org/2000/svg";
-const series = [...new Set(data.trials.map((t) => t.series))];
+let series = [];
 const hidden = new Set();
 const budgetsOff = new Set();
 let chosen = null;
@@ -258,7 +258,7 @@ function body() {
 function budgets() {
   const every = [...new Map(data.trials.map((t) => [eps(t.epsilon), size(t.epsilon)])).entries()].sort((a, b) => a[1] - b[1]);
   at("budgets").append(...every.map(([text]) => {
-    const box = make("input", { type: "checkbox", checked: true });
+    const box = make("input", { type: "checkbox", checked: !budgetsOff.has(text) });
     box.addEventListener("change", () => {
       if (box.checked) budgetsOff.delete(text); else budgetsOff.add(text);
       body();
@@ -287,22 +287,64 @@ function made() {
   }
 }
 
-at("title").textContent = data.title;
-at("headlines").append(...data.studies.map((s) => make("p", { className: "headline", textContent: data.studies.length > 1 ? `${s.name}: ${s.headline}` : s.headline })));
-options(at("metric"), data.metrics.map((m) => m.name));
-options(at("series"), series);
+// ---- a study that runs, where `analysis.report --serve` shows it ----
+
+function clock(seconds) {
+  const whole = Math.floor(seconds), two = (n) => `${n}`.padStart(2, "0");
+  return whole < 3600 ? `${Math.floor(whole / 60)}:${two(whole % 60)}` : `${Math.floor(whole / 3600)}:${two(Math.floor(whole / 60) % 60)}:${two(whole % 60)}`;
+}
+
+function running(now) {
+  const parts = [make("h2", { textContent: now.running ? "Running now" : "Not running" })];
+  if (now.running) {
+    const rows = now.running.map(([trial, stage, done, since]) => make("tr", {}, make("td", { textContent: trial }), make("td", { textContent: stage }),
+      make("td", { className: "number", textContent: since === null ? "waits" : done ? `${Math.round(100 * done)} %` : "…" }),
+      make("td", { className: "number", textContent: since === null ? "" : clock(since) })));
+    const heads = ["trial", "stage", "done", "since"].map((text) => make("th", { scope: "col", textContent: text }));
+    parts.push(make("p", { textContent: now.study }), make("div", { className: "wide" }, make("table", {}, make("thead", {}, make("tr", {}, ...heads)), make("tbody", {}, ...rows))));
+  }
+  parts.push(make("p", { textContent: now.spent }));
+  at("running").replaceChildren(...parts);
+}
+
+let records = null;
+async function look() {
+  try {
+    const now = await (await fetch("status")).json();
+    running(now);
+    if (records !== null && records !== now.records) show(await (await fetch("data")).json());
+    records = now.records;
+  } catch {
+    at("running").replaceChildren(make("p", { textContent: "The server does not answer: what is below was true when it last did." }));
+  }
+  setTimeout(look, 2000);
+}
+
+// ---- all of it ----
+
+function keep(select, values) {
+  const before = select.value;
+  options(select, values);
+  if (values.includes(before)) select.value = before;
+}
+
+function show(fresh) {
+  data = fresh;
+  series = [...new Set(data.trials.map((t) => t.series))];
+  at("title").textContent = data.title;
+  at("headlines").replaceChildren(...data.studies.map((s) => make("p", { className: "headline", textContent: data.studies.length > 1 ? `${s.name}: ${s.headline}` : s.headline })));
+  keep(at("metric"), data.metrics.map((m) => m.name));
+  keep(at("series"), series);
+  for (const id of ["waterfall", "privacy", "made"]) at(id).replaceChildren();
+  at("budgets").querySelectorAll("label").forEach((label) => label.remove());
+  for (const part of [legend, chart, seeds, waterfall, budgets, head, body, privacy, made]) part();
+}
+
 at("metric").addEventListener("change", chart);
 at("series").addEventListener("change", seeds);
 at("seed").addEventListener("change", browser);
 at("coarse").addEventListener("change", browser);
 at("words").addEventListener("input", body);
 window.addEventListener("resize", chart);
-legend();
-chart();
-seeds();
-waterfall();
-budgets();
-head();
-body();
-privacy();
-made();
+show(data);
+if (location.protocol.startsWith("http")) look();

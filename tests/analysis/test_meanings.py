@@ -94,7 +94,7 @@ def test_a_study_writes_down_what_its_metrics_mean() -> None:
     base = to_dict(
         TrialConfig(data=DataConfig("procedural"), public=None, metrics=MetricsConfig(also=("prdc", "spectrum")))
     )
-    meta = describe_study({"study": "s"}, base, {"name": "s"}, [], None)
+    meta = describe_study({"study": "s", "budget": {}}, base, {"name": "s"}, [], None)
     assert meta["primary_metric"].startswith("fid_clean_1k_test")
     assert {"fid_clean", "kid_clean", "acc_cnn400", "precision_clean", "spectrum"} <= set(meta["metrics"])
     assert meta["metrics"]["precision_clean"]["better"] == "higher"

@@ -1,6 +1,7 @@
 """What is seen while a study runs, on terminals of all shapes and in a log."""
 
 import io
+import json
 import os
 import re
 
@@ -138,6 +139,24 @@ def test_a_log_has_a_plain_line_an_event():
         "0:00  1 of 1 trials ended, 0 running; 0:00 so far, to go 0:00",
     ]
     assert "\x1b" not in stream.getvalue()
+
+
+def test_a_page_hears_of_what_runs_until_it_ends(tmp_path):
+    status = {"now": {"one": ("tokenizer", KEYS["tokenizer"])}, "rows": {}, "clocks": Clocks()}
+    progress = Progress(lambda: status, [], set(), 1, io.StringIO(), tmp_path)
+    progress._show()
+    told = json.loads((tmp_path / "status.json").read_text())
+    assert told["running"] == [["one", "tokenizer", 0.0, None]]  # waits for a worker
+    status["clocks"].begin(KEYS["tokenizer"])
+    status["clocks"].tell(KEYS["tokenizer"], 0.5)
+    with progress:
+        progress._show()
+        told = json.loads((tmp_path / "status.json").read_text())
+        assert told["study"].startswith("0 of 1 trials ended, 1 running")
+        ((_, _, done, since),) = told["running"]
+        assert done == 0.5
+        assert 0 <= since < 60
+    assert not (tmp_path / "status.json").exists()
 
 
 def test_a_log_hears_of_the_study_once_a_minute(monkeypatch):
