@@ -20,6 +20,7 @@ from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from sweeps import help
 from sweeps.claim import before, claimed
 from sweeps.copies import copy_name
 from sweeps.names import check_name
@@ -64,6 +65,9 @@ def main() -> int:
     """Entry point; see the module's docstring."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra raises its errors instead of printing them
     arguments = _readable(sys.argv[1:])
+    if arguments and arguments[0] in ("--help", "-h", "help"):
+        print(help.text(*arguments[1:2]))
+        return 0
     with _in_one_sentence(arguments):
         sys.argv[1:] = normalised(arguments)
         _composed()

@@ -23,6 +23,9 @@ class Range:
             raise ValueError(f"{interval!r} is not an interval: write one such as (0, 1]")
         return cls(_number(low), _number(high), interval[0] == "[", interval[-1] == "]")
 
+    def __str__(self) -> str:
+        return f"{'[' if self.closed_low else '('}{self.low}, {self.high}{']' if self.closed_high else ')'}"
+
     def __contains__(self, value: float) -> bool:
         if value == self.low:
             return self.closed_low
