@@ -35,7 +35,7 @@ def text(topic: str | None = None) -> str:
         return _fields(topic, SHARED[topic])
     if topic in groups:
         return "\n".join(
-            [f"Options of {topic}:", *(_entry(name, _first(path)) for name, path in groups[topic].items())]
+            [f"Options of {topic}:", *(_entry(name, question(path)) for name, path in groups[topic].items())]
         )
     for group, options in groups.items():
         if topic in options:
@@ -46,7 +46,7 @@ def text(topic: str | None = None) -> str:
 
 def _overview() -> str:
     groups = _groups()
-    sweeps = [_entry(name, _first(path)) for name, path in groups.pop("sweep").items()]
+    sweeps = [_entry(name, question(path)) for name, path in groups.pop("sweep").items()]
     options = [_entry(group, ", ".join(names)) for group, names in groups.items()]
     return "\n".join(
         [
@@ -69,7 +69,7 @@ def _overview() -> str:
 def _option(group: str, name: str, path: Path) -> str:
     """A method's fields as its file sets them, or what a file of another kind says."""
     content = _content(path)
-    head = f"{group}={name}: {_first(path)}"
+    head = f"{group}={name}: {question(path)}"
     if group not in METHODS:
         return f"{head}\n\n{path.read_text(encoding='utf-8').rstrip()}" if group in OPTIONAL else head
     method = registry.find(group, content.get("name", name))
@@ -130,8 +130,8 @@ def _groups() -> dict[str, dict[str, Path]]:
     return {"sweep": found.pop("sweep"), **found}
 
 
-def _first(path: Path) -> str:
-    """The first sentence of the comment that a file begins with."""
+def question(path: Path) -> str:
+    """The first sentence of the comment that a file begins with: of a sweep's, its question."""
     lines = []
     for line in path.read_text(encoding="utf-8").splitlines():
         if line.startswith("# @"):

@@ -23,6 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 from sweeps import help
 from sweeps.claim import before, claimed
 from sweeps.copies import copy_name
+from sweeps.explain import explain
 from sweeps.names import check_name
 from sweeps.options import no_option, option_loader
 from sweeps.overrides import normalised, refuse_unread
@@ -107,8 +108,9 @@ def run(config: DictConfig, overrides: list[str]) -> int:
     """Plan, check, and run or describe one study; returns the exit status."""
     values: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
     refuse_unknown(values)
-    if not isinstance(values["dry_run"], bool):
-        raise UserError(f"dry_run={values['dry_run']} is neither true nor false: use one of them.")
+    for switch in ("dry_run", "explain"):
+        if not isinstance(values[switch], bool):
+            raise UserError(f"{switch}={values[switch]} is neither true nor false: use one of them.")
     if values["device"] not in DEVICES:
         raise UserError(f"device={values['device']} is not a device: use {', '.join(DEVICES)}.")
     sweep = values.get("sweep")
@@ -128,6 +130,10 @@ def run(config: DictConfig, overrides: list[str]) -> int:
     search = sweep.get("search")
     if search:
         check_search(sweep)
+        if values["explain"]:
+            raise UserError(
+                "explain=true tells of a plan, and a search makes its own: dry_run=true says what is known."
+            )
         if values["only"] is not None:
             raise UserError("only=… picks some of the planned trials, and a search draws its own: leave it out.")
     if search and not search.get("random_k"):
@@ -144,6 +150,11 @@ def run(config: DictConfig, overrides: list[str]) -> int:
     infeasible = _check(trials)
     if not values["plan"]:  # it may run where the images are
         _check_images(trials, artifacts)
+    if values["explain"]:
+        folders = [*(ROOT / "results").glob("*"), *folder.parent.glob("*")]
+        cores = values["ray"]["num_cpus"] or os.cpu_count() or 1
+        print(explain(sweep["name"], trials, artifacts, infeasible, folders, cores))
+        return 0
     if values["plan"] or values["dry_run"]:
         refuse_other_study(folder, study, every)
         spent, settled = before(folder, study, store, trials)

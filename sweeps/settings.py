@@ -27,7 +27,20 @@ from wavedp.errors import UserError, nearest
 from wavedp.privacy.budget import Budget
 
 ROOT = Path(__file__).resolve().parent.parent
-KEYS = (*sections(TrialConfig), "sweep", "study", "results", "store", "zoo", "budget", "only", "dry_run", "plan", "ray")
+KEYS = (
+    *sections(TrialConfig),
+    "sweep",
+    "study",
+    "results",
+    "store",
+    "zoo",
+    "budget",
+    "only",
+    "explain",
+    "dry_run",
+    "plan",
+    "ray",
+)
 SHARED = {
     "data": DataConfig, "public": DataConfig, "diffusion": DiffusionConfig, "privacy": PrivacyConfig,
     "sampling": SamplingConfig, "metrics": MetricsConfig, "zoo": Zoo, "budget": Budget,

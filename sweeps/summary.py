@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 
 from sweeps.plan import PlannedTrial, uncollected
 from wavedp import chain
@@ -31,26 +32,35 @@ def describe(trials: list[PlannedTrial], store: Store, infeasible: dict[str, Inf
             f"  {stage.name:<15}{len(unique):>8}{len(have):>10}{len(unique) - len(have):>9}"
             + (f"  from the zoo: {', '.join(zoo)}" if zoo else "")
         )
-    fits = {
-        (stage, trial.keys[stage]): (kind, trial)
-        for trial in feasible
-        for stage, kind in chain.fit_kinds(trial.config).items()
-    }
-    private = {(stage, key): trial for (stage, key), (kind, trial) in fits.items() if kind == "dp"}
+    private = private_fits(feasible)
     there = sum(len(store.which(name, {key for stage, key in private if stage == name})) for name in chain.PRIVATE)
-    looks = sum(kind in ("nonprivate", "real") for kind, _ in fits.values())
+    looks = len(_fits(feasible, "nonprivate", "real"))
     lines.append(
         f"private releases: {len(private)} ({len(private) - there} new); non-private uses of the training images: "
         f"{looks}"
     )
-    lines += _composed([(stage, trial) for (stage, _), trial in private.items()])
+    lines += composed_lines(private)
     return "\n".join(lines)
 
 
-def _composed(releases: list[tuple[str, PlannedTrial]]) -> list[str]:
-    """One line a dataset: ε of each release asked, and of all of them together. releases: stage and trial of each."""
+def private_fits(trials: Iterable[PlannedTrial]) -> dict[tuple[str, str], PlannedTrial]:
+    """{(stage, key): a trial of it} of every private release that these trials rest on."""
+    return _fits(trials, "dp")
+
+
+def _fits(trials: Iterable[PlannedTrial], *kinds: str) -> dict[tuple[str, str], PlannedTrial]:
+    return {
+        (stage, trial.keys[stage]): trial
+        for trial in trials
+        for stage, kind in chain.fit_kinds(trial.config).items()
+        if kind in kinds
+    }
+
+
+def composed_lines(private: dict[tuple[str, str], PlannedTrial]) -> list[str]:
+    """One line a dataset: ε of each release asked, and of all of them together. private: as `private_fits`."""
     by_dataset: dict[str, list[tuple[str, PlannedTrial]]] = {}
-    for stage, trial in releases:
+    for (stage, _), trial in private.items():
         by_dataset.setdefault(chain.fingerprint(trial.config.data, "train"), []).append((stage, trial))
     lines = []
     for fingerprint, members in by_dataset.items():

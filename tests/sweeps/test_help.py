@@ -22,7 +22,7 @@ def test_every_sweep_and_option_is_listed_with_a_word_on_it():
     for path in FILES:
         assert path.stem in overview
     for path in (CONF / "sweep").glob("*.yaml"):
-        assert len(help._first(path).split()) >= 3, path  # a sentence, not a fragment
+        assert len(help.question(path).split()) >= 3, path  # a sentence, not a fragment
 
 
 @pytest.mark.parametrize("section", SHARED)
