@@ -93,6 +93,7 @@ class Given:
     labelled: bool = True
     described: bool = False
     n_classes: int | None = None
+    shape: tuple[int, int, int] | None = None
 
     @property
     def sets(self) -> Sets:
@@ -112,6 +113,7 @@ class MetricMethod(Method):
     better: ClassVar[Better] = "lower"
     sentence: ClassVar[str] = "as its name says"
     standing: ClassVar[bool] = False
+    rebuilds: ClassVar[bool] = False
 
     def asked(self, config: MetricsConfig) -> bool:
         """True if a field of MetricsConfig asks for it; `metrics.also` can ask for any."""
@@ -234,6 +236,11 @@ def looking(config: MetricsConfig) -> list[Method]:
 def sees_real(metric: MetricMethod, own: Any) -> bool:
     """True for a metric that is shown sensitive images, which the ledger then says."""
     return metric.standing or bool(metric.look(own))
+
+
+def rebuilds(config: MetricsConfig) -> bool:
+    """True if a metric of the trial enlarges coarse images by its stage two."""
+    return any(metric.rebuilds for metric, _ in chosen(config))
 
 
 def reference_content(config: MetricsConfig) -> list[Any]:

@@ -19,6 +19,8 @@ REAL and GENERATED are folders, zips or npz files (wavedp.metrics.image_sets). E
     is_clean_2k                  Inception score, by the last layer in the file --layer; is-s10_ with --splits 10
     fld_clean_2k_60k_10k         feature likelihood divergence of REAL, to a density around the generated, fitted to
                                  --train; fld-train_: of the training images
+    lpips-diversity-all_vgg_500pairs_2k   mean LPIPS of pairs of generated images; -class: of pairs of one sub-folder
+    lpips-rebuilt_vgg_2kpairs_2k mean LPIPS of files of one name, where GENERATED is REAL reduced and enlarged again
     text_clip3fa9c2d1_2k         mean cosine of generated images and --texts to a CLIP model on disk (--clip)
 
 The metrics are those of a trial (wavedp.metrics); one of your own is named package.module:Class. Where a metric asks
@@ -40,7 +42,7 @@ import argparse
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import torch
@@ -73,6 +75,8 @@ CALLED = {
     "inception_score": "inception_score",
     "fld": "fld",
     "text": "text",
+    "lpips_diversity": "lpips_diversity",
+    "lpips_rebuilt": "lpips_rebuilt",
 }
 """This command's names of the metrics, in the order of its rows."""
 
@@ -199,6 +203,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--splits", type=int, default=1, help="of inception_score: parts to average (default: 1)")
     parser.add_argument("--train", type=Path, help="of memorisation and fld: what the generator was fitted to")
     parser.add_argument("--sheet", type=Path, help="of memorisation: write the closest pairs to this PNG")
+    parser.add_argument("--lpips", choices=("vgg", "alex", "squeeze"), default="vgg", help="network of lpips_…")
+    parser.add_argument("--backbone", type=Path, help="of lpips_…: torchvision's file of the network's weights")
+    parser.add_argument("--heads", type=Path, help="of lpips_…: the linear heads (default: of the package lpips)")
     parser.add_argument("--clip", type=Path, help="of text: folder of a CLIP model, as save_pretrained writes it")
     parser.add_argument("--texts", type=Path, help="of text: file with a line for each image of GENERATED, by name")
     options = parser.parse_args(arguments)
@@ -241,7 +248,15 @@ def measure(options: argparse.Namespace) -> tuple[list[Row], int]:
     counts = {"": real.count, TEST: real.count, TRAIN: training.count if training else 0}
     reals = RealFiles(real, config, options.device, training)
     everything = files(options.generated, None, drawn=False)
-    sets = Sets(config, generated, everything, real, counts.__getitem__, device=options.device)
+    sets = Sets(
+        config,
+        generated,
+        everything,
+        real,
+        counts.__getitem__,
+        rebuilt=lambda count: _partners(options),
+        device=options.device,
+    )
     given = Given(config, counts.__getitem__, everything.count, everything.labels is not None, described=False)
     for metric, own in chosen:
         metric.require(own, given)
@@ -256,6 +271,29 @@ def measure(options: argparse.Namespace) -> tuple[list[Row], int]:
     if sys.stderr.isatty():
         print(file=sys.stderr)  # below the counter
     return rows, min(real.count, generated.count)
+
+
+def _partners(options: argparse.Namespace) -> Iterator[tuple[Tensor, Tensor]]:
+    """Chunks of REAL beside the files of the same names in GENERATED, whatever their suffix. Raises UserError for one
+    without a partner, and for --samples."""
+    if options.samples is not None:
+        raise UserError("lpips_rebuilt compares files of one name, all of them: leave --samples or lpips_rebuilt out.")
+    names = [image_sets.names(path, options.max_pixels) for path in (options.real, options.generated)]
+    for path, mine, theirs in ((options.real, *names), (options.generated, *reversed(names))):
+        found = {_stem(name) for name in theirs}
+        alone = next((name for name in mine if _stem(name) not in found), None)
+        if alone is not None or len(set(map(_stem, mine))) < len(mine):
+            raise UserError(
+                f"lpips_rebuilt compares files of one name, and {alone or 'a file'} of {path} has no partner of its "
+                "own: give as many files, of the same names."
+            )
+    real, made = (image_sets.chunks(path, options.max_pixels) for path in (options.real, options.generated))
+    for left, right in zip(real, made, strict=True):
+        yield from zip(left.split(20), right.split(20), strict=True)
+
+
+def _stem(name: str) -> str:
+    return str(PurePosixPath(name).with_suffix(""))
 
 
 def _check_device(device: str) -> None:
@@ -287,12 +325,16 @@ def _chosen(options: argparse.Namespace) -> list[tuple[MetricMethod, Any]]:
             raise UserError(f"{name} compares with the training images: name them with --train, or leave it out.")
     if "text" in options.metrics and (options.clip is None or options.texts is None):
         raise UserError("text needs a model and what the images should show: give --clip and --texts, or leave it out.")
+    files = {name: getattr(options, name) for name in ("backbone", "heads")}
+    lpips = {"net": options.lpips, **{name: str(path) for name, path in files.items() if path}}
     own: dict[str, dict[str, Any]] = {
         "kid": {"subsets": 50},
         "prdc": {"k": options.neighbours},
         "inception_score": {"layer": str(options.layer) if options.layer else None, "splits": options.splits},
         "diversity": {"real": True},
         "text": {"clip": str(options.clip), "texts": str(options.texts)},
+        "lpips_diversity": lpips,
+        "lpips_rebuilt": {**lpips, "count": None},
     }
     order = [name for name in CALLED if name in options.metrics]
     order += [name for name in dict.fromkeys(options.metrics) if name not in CALLED]

@@ -65,6 +65,12 @@ def count(path: Path, max_pixels: int = picture.MAX_PIXELS) -> int:
     return _images(path, max_pixels)[1][0] if _is_npz(path) else len(_names(path))
 
 
+def names(path: Path, max_pixels: int = picture.MAX_PIXELS) -> list[str]:
+    """The files of the set relative to it, sorted, in the order of `chunks(path)` where all have one shape; places,
+    0 first, of an npz. Raises UserError."""
+    return [str(number) for number in range(count(path, max_pixels))] if _is_npz(path) else _names(path)
+
+
 def pick(path: Path, indices: Sequence[int], max_pixels: int = picture.MAX_PIXELS) -> list[torch.Tensor]:
     """Return the images uint8 C H W at these positions of `chunks(path)`, in the given order; reads the set once."""
     found: dict[int, torch.Tensor] = {}
