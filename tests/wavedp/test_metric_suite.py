@@ -240,6 +240,11 @@ class TestTextAlignment(MetricSuite):
         return ["abcdefgh"[place] for place in given.logits_per_image.argmax(1).tolist()]
 
 
+class TestClipScore(TestTextAlignment):
+    def config(self):
+        return configure("metric", "clip_score", clip=str(self.folder), prefix="")
+
+
 def small_clip(folder: Path) -> Path:
     import transformers  # which the extra `dev` brings
 

@@ -1,6 +1,7 @@
 """What was added beside the FID: its floor, another network's distance, diversity, copies of training images, texts."""
 
 import json
+import shutil
 from dataclasses import replace
 from itertools import pairwise
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from scipy.spatial.distance import cdist
 
 from wavedp import data, stages
@@ -33,6 +35,7 @@ from wavedp.metrics.alignment import text_alignment
 from wavedp.metrics.frechet import frechet_distance_of
 from wavedp.metrics.text import weights_name
 from wavedp.metrics.views import draw
+from wavedp.model_checks import check_models
 from wavedp.store import Store
 
 CONFIG = MetricsConfig(fid_samples=10, reference_samples=20, downstream_steps=0, kid=False, floor=False)
@@ -354,6 +357,65 @@ def test_a_folder_without_clip_is_one_sentence(clip, tmp_path):
     with pytest.raises(UserError, match=r"neither model\.safetensors"):
         weights_name(tmp_path)
     assert len(weights_name(clip)) == 8
+
+
+@pytest.mark.parametrize(("scale", "of"), [
+    ("x1", lambda cosine: cosine), ("x100", lambda cosine: 100 * cosine), ("x2.5", lambda cosine: 2.5 * max(cosine, 0)),
+])  # fmt: skip
+def test_a_clip_score_says_model_prefix_and_scale(eyes, clip, scale, of):
+    """Against transformers' own forward, text by text, some of them longer than the model reads."""
+    from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
+
+    images = pixels(12, side=40)
+    texts = ["a", "b c", "d e f g h a b c d e", "h", "e f", "g"] * 2
+    model, prepare, tokenizer = (kind.from_pretrained(clip) for kind in (CLIPModel, CLIPImageProcessor, CLIPTokenizer))
+    expected = []
+    for image, said in zip(images, texts, strict=True):
+        tokens = tokenizer([f"a b {said}"], truncation=True, max_length=8, return_tensors="pt")
+        shown = prepare([Image.fromarray(image.permute(1, 2, 0).numpy())], return_tensors="pt")
+        logits = model(**tokens, **shown).logits_per_image
+        expected.append(of(float(logits / model.logit_scale.exp())))
+    assert min(expected) <= 0 < max(expected)  # or the cut of x2.5 was not tried
+    own = {"name": "clip_score", "clip": str(clip), "prefix": "a b", "scale": scale}
+    config = replace(CONFIG, also=(own,))
+    found = measured(images, {"features": torch.rand(20, 12)}, config, pixels(20), texts=texts)
+    name = f"clip_vit16x1p16-{weights_name(clip)}_a-b_{scale}_12"
+    assert found[name] == pytest.approx(np.mean(expected), abs=1e-5)
+    metric, section = next(item for item in chosen(config) if item[0].name == "clip_score")
+    (begins,) = metric.meanings(section, config)
+    assert name.startswith(begins)
+
+
+def test_weights_that_are_missing_are_not_drawn_at_random(clip, tmp_path):
+    """transformers only warns of them."""
+    shutil.copytree(clip, tmp_path / "clip")
+    weights = load_file(tmp_path / "clip" / "model.safetensors")
+    del weights["visual_projection.weight"]
+    save_file(weights, tmp_path / "clip" / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(
+        UserError, match=r"holds no CLIP model \(1 of its weights is missing: visual_projection\.weight"
+    ):
+        text_alignment([(pixels(1), ["a"])], tmp_path / "clip", "cpu")
+
+
+def test_a_clip_score_without_its_model_is_refused_before_any_training(clip, tmp_path):
+    trial = TrialConfig(
+        level=0, data=DataConfig("procedural", n_records=200, size=16), public=None, generator="real",
+        sampling=SamplingConfig(n=12), upscaler="identity",
+    )  # fmt: skip
+    (tmp_path / "texts").write_text("a\n" * 12)
+    (tmp_path / "config").mkdir()
+    (tmp_path / "config" / "model.safetensors").write_bytes(b"")
+    for own, words in (
+        ({}, "give the metric's option `clip` a folder that"),
+        ({"clip": str(tmp_path)}, r"holds neither model\.safetensors nor pytorch_model\.bin"),
+        ({"clip": str(tmp_path / "config"), "texts": str(tmp_path / "texts")}, "holds no CLIP model"),
+        ({"clip": str(clip)}, "these images were not sampled from prompts"),
+        ({"clip": str(clip), "texts": str(tmp_path / "none")}, "is not a file"),
+    ):
+        config = replace(CONFIG, also=({"name": "clip_score", **own},))
+        with pytest.raises(UserError, match=words):
+            check_models(replace(trial, metrics=config))
 
 
 # The command

@@ -22,6 +22,7 @@ REAL and GENERATED are folders, zips or npz files (wavedp.metrics.image_sets). E
     lpips-diversity-all_vgg_500pairs_2k   mean LPIPS of pairs of generated images; -class: of pairs of one sub-folder
     lpips-rebuilt_vgg_2kpairs_2k mean LPIPS of files of one name, where GENERATED is REAL reduced and enlarged again
     text_clip3fa9c2d1_2k         mean cosine of generated images and --texts to a CLIP model on disk (--clip)
+    clip_vitb32-3fa9c2d1_a-photo-depicts_x1_2k    the same with --prefix before each text, in a scale (--scale)
 
 The metrics are those of a trial (wavedp.metrics); one of your own is named package.module:Class. Where a metric asks
 for training images they are --train's, and REAL stands for the test images.
@@ -54,6 +55,7 @@ from wavedp.config import MetricsConfig, configure
 from wavedp.data import picture
 from wavedp.errors import UserError
 from wavedp.metrics import Given, MetricMethod, image_sets
+from wavedp.metrics.clip_score import PREFIX, SCALES
 from wavedp.metrics.features import DIMENSIONS
 from wavedp.metrics.fld import TEST
 from wavedp.metrics.memorisation import save_sheet
@@ -75,6 +77,7 @@ CALLED = {
     "inception_score": "inception_score",
     "fld": "fld",
     "text": "text",
+    "clip_score": "clip_score",
     "lpips_diversity": "lpips_diversity",
     "lpips_rebuilt": "lpips_rebuilt",
 }
@@ -206,8 +209,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--lpips", choices=("vgg", "alex", "squeeze"), default="vgg", help="network of lpips_…")
     parser.add_argument("--backbone", type=Path, help="of lpips_…: torchvision's file of the network's weights")
     parser.add_argument("--heads", type=Path, help="of lpips_…: the linear heads (default: of the package lpips)")
-    parser.add_argument("--clip", type=Path, help="of text: folder of a CLIP model, as save_pretrained writes it")
-    parser.add_argument("--texts", type=Path, help="of text: file with a line for each image of GENERATED, by name")
+    parser.add_argument(
+        "--clip", type=Path, help="of text and clip_score: folder of a CLIP model, as save_pretrained writes it"
+    )
+    parser.add_argument("--texts", type=Path, help="of both: file with a line for each image of GENERATED, by name")
+    parser.add_argument("--prefix", default=PREFIX, help="of clip_score, before each text (default: '%(default)s')")
+    parser.add_argument("--scale", choices=tuple(SCALES), default="x1", help="of clip_score: x2.5 is CLIPScore")
     options = parser.parse_args(arguments)
     try:
         rows, fewest = measure(options)
@@ -323,8 +330,12 @@ def _chosen(options: argparse.Namespace) -> list[tuple[MetricMethod, Any]]:
     for name in ("memorisation", "fld"):
         if name in options.metrics and options.train is None:
             raise UserError(f"{name} compares with the training images: name them with --train, or leave it out.")
-    if "text" in options.metrics and (options.clip is None or options.texts is None):
-        raise UserError("text needs a model and what the images should show: give --clip and --texts, or leave it out.")
+    for name in ("text", "clip_score"):
+        if name in options.metrics and (options.clip is None or options.texts is None):
+            raise UserError(
+                f"{name} needs a model and what the images should show: give --clip and --texts, or leave it out."
+            )
+    texts = {"clip": str(options.clip), "texts": str(options.texts)}
     files = {name: getattr(options, name) for name in ("backbone", "heads")}
     lpips = {"net": options.lpips, **{name: str(path) for name, path in files.items() if path}}
     own: dict[str, dict[str, Any]] = {
@@ -332,7 +343,8 @@ def _chosen(options: argparse.Namespace) -> list[tuple[MetricMethod, Any]]:
         "prdc": {"k": options.neighbours},
         "inception_score": {"layer": str(options.layer) if options.layer else None, "splits": options.splits},
         "diversity": {"real": True},
-        "text": {"clip": str(options.clip), "texts": str(options.texts)},
+        "text": texts,
+        "clip_score": {**texts, "prefix": options.prefix, "scale": options.scale},
         "lpips_diversity": lpips,
         "lpips_rebuilt": {**lpips, "count": None},
     }
