@@ -193,6 +193,18 @@ class TestMemorised(MetricSuite):
         return tuple(part[:120] for part in self.real("train"))
 
 
+class TestCloserToTrain(TestMemorised):
+    """Here, too, copies of training images are what is worse."""
+
+    order_tolerance = 1e-3
+
+    def config(self):
+        return configure("metric", "closer_to_train")
+
+    def best(self):
+        return pictures(120, seed=12)  # near the control set, which is better too
+
+
 class TestInceptionScore(MetricSuite):
     """By a layer of 20 classes that are as wide as the patches."""
 

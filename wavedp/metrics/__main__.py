@@ -16,6 +16,10 @@ REAL and GENERATED are folders, zips or npz files (wavedp.metrics.image_sets). E
                                  _within: of pairs of one class (sub-folder); real_: the same of REAL
     memorised_clean_2k_10k_60k   share of the generated nearer to an image of --train than 99 % of REAL are, which here
                                  must be held out of training: 0.01 for who copies nothing (--sheet: the closest pairs)
+    closer-to-train_clean_2k_5k_5k   share of the generated nearer to an image of --train than to one of as many of
+                                 REAL, which must be held out of training: 0.5 for who copies nothing; -low, -high: its
+                                 95 % interval; -fresh: the same of the rest of REAL, 0.5 if REAL is a fair control;
+                                 nearest-train_, nearest-control_: the median distances
     is_clean_2k                  Inception score, by the last layer in the file --layer; is-s10_ with --splits 10
     fld_clean_2k_60k_10k         feature likelihood divergence of REAL, to a density around the generated, fitted to
                                  --train; fld-train_: of the training images
@@ -32,9 +36,9 @@ DPImageBench's numbers (wavedp.metrics.dpimagebench) are those of
     --mode pytorch --metrics fid prdc inception_score --neighbours 3 --layer FILE        its training images as REAL
     --mode pytorch --metrics fld --train TRAINING                                        its test images as REAL
 
-Metrics look at REAL, and memorised_ and fld_ at the training images too. If those are sensitive, so is every number
-printed here: publish it, and no ε covers that. A sheet shows the training images themselves. Only is_, text_ and
-diversity_ of GENERATED look at generated images only.
+Metrics look at REAL, and memorised_, closer-to-train_ and fld_ at the training images too. If those are sensitive, so
+is every number printed here: publish it, and no ε covers that. A sheet shows the training images themselves. Only is_,
+text_, clip_, lpips-diversity and diversity_ of GENERATED look at generated images only.
 """
 
 from __future__ import annotations
@@ -74,6 +78,7 @@ CALLED = {
     "fd2": "fd",
     "diversity": "diversity",
     "memorisation": "memorised",
+    "closer_to_train": "closer_to_train",
     "inception_score": "inception_score",
     "fld": "fld",
     "text": "text",
@@ -153,7 +158,7 @@ class RealFiles(Real):
         found = {TRAIN: self.training, TEST: self.images}.get(name)
         if found is None:
             raise UserError(f"a metric looks at the {name} split, which this command lacks: leave that metric out.")
-        return found if count is None else Part(found, torch.arange(min(count, found.count)))
+        return found if count is None else Part(found, draw(torch.arange(found.count), count))
 
 
 @dataclass(frozen=True)
@@ -200,11 +205,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--cache", type=Path, help="keep features here, by content")
     parser.add_argument("--json", type=Path, help="write the rows to this file too, one JSON object a line")
-    parser.add_argument("--second-network", default="effnetlite0", help="of fd2: effnetlite0, or a TorchScript file")
+    parser.add_argument(
+        "--second-network",
+        default="effnetlite0",
+        help="of fd2: effnetlite0, a TorchScript file, or a folder with a Dinov2Model",
+    )
     parser.add_argument("--neighbours", type=int, default=USUAL, metavar="K", help=f"of prdc (default: {USUAL})")
     parser.add_argument("--layer", type=Path, help="of inception_score: pytorch-fid's pt_inception-2015-12-05-….pth")
     parser.add_argument("--splits", type=int, default=1, help="of inception_score: parts to average (default: 1)")
-    parser.add_argument("--train", type=Path, help="of memorisation and fld: what the generator was fitted to")
+    parser.add_argument(
+        "--train", type=Path, help="of memorisation, closer_to_train and fld: what the generator was fitted to"
+    )
     parser.add_argument("--sheet", type=Path, help="of memorisation: write the closest pairs to this PNG")
     parser.add_argument("--lpips", choices=("vgg", "alex", "squeeze"), default="vgg", help="network of lpips_…")
     parser.add_argument("--backbone", type=Path, help="of lpips_…: torchvision's file of the network's weights")
@@ -327,7 +338,7 @@ def _config(options: argparse.Namespace) -> MetricsConfig:
 def _chosen(options: argparse.Namespace) -> list[tuple[MetricMethod, Any]]:
     """The metrics asked for and the Config of each, in the order of rows. Raises UserError for an unknown one, and for
     one whose option is missing."""
-    for name in ("memorisation", "fld"):
+    for name in ("memorisation", "closer_to_train", "fld"):
         if name in options.metrics and options.train is None:
             raise UserError(f"{name} compares with the training images: name them with --train, or leave it out.")
     for name in ("text", "clip_score"):
