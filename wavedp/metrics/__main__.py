@@ -31,6 +31,11 @@ REAL and GENERATED are folders, zips or npz files (wavedp.metrics.image_sets). E
 The metrics are those of a trial (wavedp.metrics); one of your own is named package.module:Class. Where a metric asks
 for training images they are --train's, and REAL stands for the test images.
 
+GigaGAN's FID on COCO, as LlamaGen takes it too, is that of 30,000 generated images of 256² and the folder val2014 as it
+was unpacked: fid_clean_30k_40504-square256, by
+
+    val2014 GENERATED --metrics fid --square 256
+
 DPImageBench's numbers (wavedp.metrics.dpimagebench) are those of
 
     --mode pytorch --metrics fid prdc inception_score --neighbours 3 --layer FILE        its training images as REAL
@@ -93,7 +98,8 @@ SHEET = 32  # pairs
 
 class FileView(View):
     """The set at `path`, read in chunks; memory holds one chunk and 8 KiB of features an image. samples: so many of
-    them (None: all), drawn evenly over the set. Raises UserError for what cannot be read, and for fewer images."""
+    them (None: all), drawn evenly over the set. side: made square first (`image_sets.square`), which their name then
+    says. Raises UserError for what cannot be read, and for fewer images."""
 
     def __init__(
         self,
@@ -102,23 +108,34 @@ class FileView(View):
         samples: int | None,
         drawn: bool = True,
         max_pixels: int = picture.MAX_PIXELS,
+        side: int | None = None,
     ) -> None:
         n = image_sets.count(path, max_pixels)
         if samples is not None and n < samples:
             raise UserError(f"{path} holds {n} images, and --samples asks for {samples}: add some, or ask for fewer.")
-        self.path, self.looking, self.max_pixels = path, looking, max_pixels
+        self.path, self.looking, self.max_pixels, self.side = path, looking, max_pixels, side
         self.kept = draw(torch.arange(n), samples) if drawn else torch.arange(n)  # places in the set
         labels = image_sets.labels(path, max_pixels)
         super().__init__(len(self.kept), labels=None if labels is None else labels[self.kept])
 
+    @property
+    def name(self) -> str:
+        """2k; or 2k-square256 of images that were made square."""
+        return super().name if self.side is None else f"{super().name}-square{self.side}"
+
     def images(self, which: Tensor) -> list[Tensor]:
-        return image_sets.pick(self.path, self.kept[which].tolist(), self.max_pixels)
+        found = image_sets.pick(self.path, self.kept[which].tolist(), self.max_pixels)
+        return found if self.side is None else [image_sets.square(image[None], self.side)[0] for image in found]
+
+    def _chunks(self) -> Iterator[Tensor]:
+        for chunk in image_sets.chunks(self.path, self.max_pixels):
+            yield chunk if self.side is None else image_sets.square(chunk, self.side)
 
     def stream(self) -> Iterator[tuple[Tensor, Tensor]]:
         places = torch.full((int(self.kept.max()) + 1,), -1)
         places[self.kept] = torch.arange(self.count)
         done = 0
-        for chunk in image_sets.chunks(self.path, self.max_pixels):
+        for chunk in self._chunks():
             here = places[done : done + len(chunk)]
             wanted = here >= 0
             if wanted.any():
@@ -132,9 +149,7 @@ class FileView(View):
         def tell(now: int, _: int) -> None:
             report(done + now, done + now)
 
-        for chunk in image_sets.chunks(
-            self.path, self.max_pixels
-        ):  # whole chunks, which the cache knows whatever is drawn
+        for chunk in self._chunks():  # whole chunks, which the cache knows whatever is drawn
             parts.append(extract(chunk, looking.config, looking.cache, tell, looking.device))
             done += len(chunk)
         return torch.cat(parts)[self.kept]
@@ -194,6 +209,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="resize of clean-fid, pytorch-fid or torch-fidelity",
     )
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument(
+        "--square", type=int, metavar="SIDE", help="take the centre of REAL's images, by Lanczos to SIDE (COCO: 256)"
+    )
     parser.add_argument("--samples", type=int, help="use so many of each set (default: all)")
     parser.add_argument(
         "--max-pixels",
@@ -251,11 +269,16 @@ def measure(options: argparse.Namespace) -> tuple[list[Row], int]:
     _check_device(options.device)
     config, chosen = _config(options), _chosen(options)
 
-    def files(path: Path, samples: int | None, drawn: bool = True) -> FileView:
+    def files(path: Path, samples: int | None, drawn: bool = True, side: int | None = None) -> FileView:
         looking = Looking(config, options.cache, options.device, lambda: _counter(path))
-        return FileView(path, looking, samples, drawn, options.max_pixels)
+        return FileView(path, looking, samples, drawn, options.max_pixels, side)
 
-    real, generated = (files(path, options.samples) for path in (options.real, options.generated))
+    if options.square is not None and options.square < 1:
+        raise UserError(f"--square={options.square} is no size: give pixels a side, such as 256.")
+    real, generated = (
+        files(options.real, options.samples, side=options.square),
+        files(options.generated, options.samples),
+    )
     for view, whose in ((generated, "GENERATED"), (real, "REAL")):
         if view.count < 2:
             raise UserError(
@@ -307,6 +330,7 @@ def _partners(options: argparse.Namespace) -> Iterator[tuple[Tensor, Tensor]]:
             )
     real, made = (image_sets.chunks(path, options.max_pixels) for path in (options.real, options.generated))
     for left, right in zip(real, made, strict=True):
+        left = left if options.square is None else image_sets.square(left, options.square)
         yield from zip(left.split(20), right.split(20), strict=True)
 
 

@@ -67,13 +67,13 @@ class ClipScore(TextAlignment):
 
     name, Config, better = "clip_score", ClipScoreConfig, "higher"
 
-    def meanings(self, own: ClipScoreConfig, config: MetricsConfig) -> dict[str, Meaning]:
+    def meanings(self, own: Any, config: MetricsConfig) -> dict[str, Meaning]:
         """By model, prefix and scale; by the metric alone while no model is given."""
         before = f'"{own.prefix} " before each text' if own.prefix else "nothing before the texts"
         about = f"CLIP score: {SCALES[own.scale]} of generated images and their texts, with {before}"
         return {_begins(own) if own.clip else "clip": Meaning(self.better, about)}
 
-    def names(self, own: ClipScoreConfig, sets: Sets) -> dict[str, str]:
+    def names(self, own: Any, sets: Sets) -> dict[str, str]:
         """clip_<model>_<prefix>_<scale>_<generated>. Raises UserError without weights."""
         return {self.name: f"{_begins(own)}_{sets.everything.name}"}
 
@@ -81,7 +81,7 @@ class ClipScore(TextAlignment):
         """Images and their texts."""
         return {self.name: sets.everything.count}
 
-    def measure(self, own: ClipScoreConfig, sets: Sets, reference: Mapping[str, Tensor]) -> dict[str, float]:
+    def measure(self, own: Any, sets: Sets, reference: Mapping[str, Tensor]) -> dict[str, float]:
         """The mean, with its standard error. Raises UserError for another number of texts than of images."""
         found = measured(own, sets, f"{own.prefix} " if own.prefix else "")
         scores = {"x1": found, "x100": 100 * found, "x2.5": 2.5 * found.clamp(min=0)}[own.scale]
@@ -100,13 +100,11 @@ def _layout(folder: str | None) -> str:
     try:
         vision = json.loads(path.read_text(encoding="utf-8"))["vision_config"] or {}
         # What is not written is transformers' default, the first of LAYOUTS.
-        found = tuple(
-            int(vision.get(name, usual))
-            for name, usual in (("hidden_size", 768), ("num_hidden_layers", 12), ("patch_size", 32))
-        )
+        width, layers = int(vision.get("hidden_size", 768)), int(vision.get("num_hidden_layers", 12))
+        patch = int(vision.get("patch_size", 32))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"{path} does not describe a CLIP model ({type(error).__name__}): give a folder as save_pretrained writes "
             "it."
         ) from error
-    return LAYOUTS.get(found, "vit{}x{}p{}".format(*found))  # type: ignore[call-overload]
+    return LAYOUTS.get((width, layers, patch), f"vit{width}x{layers}p{patch}")
