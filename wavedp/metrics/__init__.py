@@ -1,8 +1,8 @@
 """Metrics of full-size samples, each in a file of its own, found by name in wavedp.registry.
 
     fid, kid, floor, fd, acc                                                   switched by fields of MetricsConfig
-    prdc, spectrum, diversity, memorised, text, fid_infinity, inception_score, fld, one of your own
-                                                                               asked for by `metrics.also`
+    prdc, spectrum, diversity, memorised, closer_to_train, text, clip_score, lpips_diversity, lpips_rebuilt,
+    fid_infinity, inception_score, fld, one of your own                        asked for by `metrics.also`
 
 `python -m wavedp.metrics REAL GENERATED` measures two folders with the same metrics, outside any study.
 

@@ -32,7 +32,8 @@ class TextAlignment(MetricMethod):
     """Mean cosine of images and texts (wavedp.metrics.alignment), in [-1, 1]. Looks only at generated images and public
     texts."""
 
-    name, Config, better = "text", TextAlignmentConfig, "higher"
+    name, better = "text", "higher"
+    Config: type = TextAlignmentConfig
     sentence = "mean cosine of generated images and their texts, to the CLIP model whose digits the name shows"
 
     def content(self, config: TextAlignmentConfig) -> dict[str, Any]:
@@ -95,7 +96,7 @@ def weights_file(folder: str | Path | None) -> Path:
     """The weights of the CLIP model in a folder. Raises UserError without any."""
     if folder is None:
         raise UserError(
-            "images are compared with texts by a CLIP model: give the metric's option `clip` a folder that "
+            "comparing images with texts needs a CLIP model: give the metric's option `clip` a folder that "
             "save_pretrained wrote."
         )
     for path in (Path(folder) / "model.safetensors", Path(folder) / "pytorch_model.bin"):
