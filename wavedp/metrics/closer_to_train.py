@@ -34,7 +34,8 @@ MEANINGS = {
 
 @dataclass(frozen=True)
 class CloserToTrainConfig:
-    """Nothing to set: half of the reference images are the control set, and as many training images are drawn."""
+    """Nothing to set: half of the reference images are the control set, and as many training images are drawn. Copies
+    of others are not found here: `memorised` compares with all of them."""
 
     name: str = result("closer_to_train")
 
