@@ -283,6 +283,8 @@ CHAIN = (
 )
 
 
+REBUILDING = ("tokenizer", "pretrain", "upscaler", "upscaler_fit")
+"""What stage two needs of earlier stages, beside its images."""
 NAMES = tuple(stage.name for stage in CHAIN)
 PRIVATE = tuple(stage.name for stage in CHAIN if stage.private)
 """Stages that fit a model to sensitive images: each of their artifacts is a release."""
@@ -292,14 +294,19 @@ PUBLIC = ("upscaler", "tokenizer", "pretrain", "coarse_samples")
 
 def chain_of(trial: TrialConfig) -> list[Stage]:
     """The stages that this trial has, inputs before those that use them."""
-    return _joined(frozenset(stage.name for stage in CHAIN if stage.applies(trial)))
+    names = frozenset(stage.name for stage in CHAIN if stage.applies(trial))
+    return _joined(names, metrics.rebuilds(trial.metrics))
 
 
 @cache
-def _joined(names: frozenset[str]) -> list[Stage]:
-    """The stages of these names, each with those of its inputs that are among them."""
+def _joined(names: frozenset[str], rebuilds: bool) -> list[Stage]:
+    """The stages of these names, each with those of its inputs that are among them. rebuilds: `evaluate` runs stage two
+    too, and has its inputs."""
+    more = {"evaluate": REBUILDING} if rebuilds else {}
     return [
-        dataclasses.replace(stage, inputs=tuple(name for name in stage.inputs if name in names))
+        dataclasses.replace(
+            stage, inputs=tuple(name for name in stage.inputs + more.get(stage.name, ()) if name in names)
+        )
         for stage in CHAIN
         if stage.name in names
     ]

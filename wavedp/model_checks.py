@@ -41,4 +41,5 @@ def _warn(sentence: str) -> None:
 @cache  # the trials of a study ask the same again and again
 def _check_metrics(config: MetricsConfig, of: DataConfig, n_generated: int, described: bool) -> None:
     counts, n_classes = partial(n_records, of), data.n_classes(of)
-    metrics.check(metrics.Given(config, counts, n_generated, described=described, n_classes=n_classes))
+    given = metrics.Given(config, counts, n_generated, described=described, n_classes=n_classes, shape=data.shape(of))
+    metrics.check(given)

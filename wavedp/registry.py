@@ -79,6 +79,10 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "text": "wavedp.metrics.text:TextAlignment",
         "inception_score": "wavedp.metrics.inception_score:InceptionScore",
         "fld": "wavedp.metrics.fld:FLD",
+        "closer_to_train": "wavedp.metrics.closer_to_train:CloserToTrain",
+        "clip_score": "wavedp.metrics.clip_score:ClipScore",
+        "lpips_diversity": "wavedp.metrics.lpips:LPIPSDiversity",
+        "lpips_rebuilt": "wavedp.metrics.lpips:LPIPSRebuilt",
     },
 }
 

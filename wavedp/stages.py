@@ -275,6 +275,7 @@ def make_evaluate(work: Work) -> None:
         work.report,
         work.device,
         captions(trial),
+        _rebuild(work) if metrics.rebuilds(trial.metrics) else None,
     )
     work.draft.json("metrics", measured)
 
@@ -410,6 +411,18 @@ def _real(trial: TrialConfig) -> suite.Load:
         return torch.tensor(real.images), torch.tensor(real.labels)
 
     return load
+
+
+def _rebuild(work: Work) -> Callable[[Tensor], Tensor]:
+    """What stage two makes of the coarse images of full-size ones, uint8 B C H W both."""
+    factor, upscaler = 2**work.trial.level, build_upscaler(work.trial, work.inputs, work.device)
+
+    def rebuild(images: Tensor) -> Tensor:
+        made = upscaler.upscale(coarse(images.float() / 255, work.trial.level), factor)
+        require_finite({"images": made}, f"images of upscaler={upscaler.name}", "look for damaged weights")
+        return (made * 255).round().clamp(0, 255).to(torch.uint8)
+
+    return rebuild
 
 
 def _coarse_images(dataset: data.Dataset, level: int) -> Tensor:

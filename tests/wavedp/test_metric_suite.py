@@ -121,6 +121,65 @@ class TestDiversity(MetricSuite):
         return images[:1].expand_as(images).contiguous(), labels
 
 
+class LPIPSFiles:
+    """A VGG-16 without training, and heads that are nobody's."""
+
+    @pytest.fixture(autouse=True, scope="class")
+    def weights(self, tmp_path_factory, request):
+        request.cls.files = lpips_files(tmp_path_factory.mktemp("lpips"))
+
+
+def lpips_files(folder: Path, net: str = "vgg") -> dict[str, str]:
+    from wavedp.metrics.lpips_network import BUILD, CUTS
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        with torch.device("meta"):
+            layers = BUILD[net](weights=None).features
+        layers.to_empty(device="cpu")
+        for layer in layers.modules():
+            if isinstance(layer, torch.nn.Conv2d):
+                torch.nn.init.kaiming_normal_(layer.weight)
+                torch.nn.init.normal_(layer.bias, std=0.1)
+        x, heads = torch.zeros(1, 3, 64, 64), {}
+        for number, layer in enumerate(layers[: CUTS[net][-1]], start=1):
+            x = layer(x)
+            if number in CUTS[net]:
+                heads[f"lin{len(heads)}.model.1.weight"] = torch.rand(1, x.shape[1], 1, 1)
+    torch.save({f"features.{name}": value for name, value in layers.state_dict().items()}, folder / f"{net}.pth")
+    torch.save(heads, folder / f"{net}-heads.pth")
+    return {"net": net, "backbone": str(folder / f"{net}.pth"), "heads": str(folder / f"{net}-heads.pth")}
+
+
+class TestLPIPSDiversity(LPIPSFiles, MetricSuite):
+    """As for diversity, copies of one picture are what is worse."""
+
+    order_tolerance = 0.3  # pairs are drawn by place
+
+    def config(self):
+        return configure("metric", "lpips_diversity", **self.files)
+
+    def metrics(self):
+        return dataclasses.replace(super().metrics(), fid_samples=20)
+
+    def best(self):
+        return tuple(part[:24] for part in self.real("test"))
+
+    def worse(self):
+        images, labels = self.best()
+        return images[:1].expand_as(images).contiguous(), labels
+
+
+class TestLPIPSRebuilt(LPIPSFiles, MetricSuite):
+    reads_samples = False
+
+    def config(self):
+        return configure("metric", "lpips_rebuilt", count=9, **self.files)
+
+    def rebuild(self):
+        return lambda images: images // 2
+
+
 class TestMemorised(MetricSuite):
     """Noise lies far from every training image, so copies of those are what is worse."""
 
@@ -132,6 +191,18 @@ class TestMemorised(MetricSuite):
 
     def worse(self):
         return tuple(part[:120] for part in self.real("train"))
+
+
+class TestCloserToTrain(TestMemorised):
+    """Here, too, copies of training images are what is worse."""
+
+    order_tolerance = 1e-3
+
+    def config(self):
+        return configure("metric", "closer_to_train")
+
+    def best(self):
+        return pictures(120, seed=12)  # near the control set, which is better too
 
 
 class TestInceptionScore(MetricSuite):
@@ -181,6 +252,11 @@ class TestTextAlignment(MetricSuite):
         return ["abcdefgh"[place] for place in given.logits_per_image.argmax(1).tolist()]
 
 
+class TestClipScore(TestTextAlignment):
+    def config(self):
+        return configure("metric", "clip_score", clip=str(self.folder), prefix="")
+
+
 def small_clip(folder: Path) -> Path:
     import transformers  # which the extra `dev` brings
 
@@ -215,6 +291,7 @@ class TestBrightness(MetricSuite):
 def test_every_metric_of_the_repository_is_tried():
     here = {each for each in globals().values() if isinstance(each, type) and issubclass(each, MetricSuite)}
     TestTextAlignment.folder = TestInceptionScore.file = None
+    LPIPSFiles.files = {}
     assert set(registry.BUILT_IN["metric"]) <= {each().config().name for each in here - {MetricSuite}}
 
 

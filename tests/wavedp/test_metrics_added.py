@@ -1,6 +1,7 @@
 """What was added beside the FID: its floor, another network's distance, diversity, copies of training images, texts."""
 
 import json
+import shutil
 from dataclasses import replace
 from itertools import pairwise
 
@@ -8,7 +9,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from scipy.spatial.distance import cdist
+from scipy.stats import binomtest
 
 from wavedp import data, stages
 from wavedp.chain import CHAIN, keys
@@ -21,6 +24,7 @@ from wavedp.metrics import (
     fd,
     features,
     image_sets,
+    looks,
     memorisation,
     network_file,
     pairs,
@@ -29,10 +33,12 @@ from wavedp.metrics import (
 )
 from wavedp.metrics import __main__ as command
 from wavedp.metrics import check as check_metrics
+from wavedp.metrics import control as control_set
 from wavedp.metrics.alignment import text_alignment
 from wavedp.metrics.frechet import frechet_distance_of
 from wavedp.metrics.text import weights_name
 from wavedp.metrics.views import draw
+from wavedp.model_checks import check_models
 from wavedp.store import Store
 
 CONFIG = MetricsConfig(fid_samples=10, reference_samples=20, downstream_steps=0, kid=False, floor=False)
@@ -171,6 +177,62 @@ def test_the_second_distance_is_measured_under_its_networks_name(eyes, scripted)
     assert "fd_effnetlite0_10_test20" in names(packaged, 30, 12)
 
 
+@pytest.fixture
+def dino(tmp_path):
+    """A random DINOv2 of a few weights, as save_pretrained writes it."""
+    import transformers  # which the extra `dev` brings
+
+    size = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "mlp_ratio": 2, "patch_size": 56}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = transformers.Dinov2Model(transformers.Dinov2Config(**size, image_size=112))
+    model.save_pretrained(tmp_path / "dino")
+    return tmp_path / "dino"
+
+
+def test_a_folder_of_dinov2_gives_its_class_token(eyes, dino):
+    from transformers import Dinov2Model
+
+    images = pixels(12, side=224)  # which no resize moves
+    config = replace(CONFIG, second_network="file", second_network_file=str(dino))
+    found = second_networks.extract(images, config)
+    mean, std = (torch.tensor(value).view(1, 3, 1, 1) for value in ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))
+    with torch.no_grad():
+        expected = Dinov2Model.from_pretrained(dino).eval()((images / 255 - mean) / std).pooler_output
+    assert torch.allclose(found, expected, atol=1e-5)
+    assert (found[0] - found[1]).abs().max() > 1e-3
+    name = fd.network_name(config)
+    assert name == f"dinov2-w16p56-{fd.network_identity(config)[:8]}"
+    values = measured(images, {"features": torch.rand(20, 12), "second": torch.rand(20, 16)}, config, pixels(30))
+    assert f"fd_{name}_10_test20" in values
+    about = json.loads((dino / "config.json").read_text())
+    (dino / "config.json").write_text(json.dumps({**about, "layer_norm_eps": 1e-3}))
+    assert fd.network_name(config) != name  # another network, although of the same weights
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("without", r"lacks config\.json or model\.safetensors or pytorch_model\.bin"),
+        ("clip", "holds a model of type 'clip', and a folder may hold dinov2"),
+        ("other", r"holds no DINOv2 model \(.* of its weights .* missing"),
+        ("damaged", "holds no DINOv2 model"),
+    ],
+)
+def test_a_wrong_folder_is_one_sentence(change, words, dino):
+    about = json.loads((dino / "config.json").read_text())
+    if change == "without":
+        (dino / "model.safetensors").unlink()
+    elif change == "damaged":
+        (dino / "model.safetensors").write_bytes(b"no weights")
+    else:
+        changed = {"model_type": "clip"} if change == "clip" else {"num_hidden_layers": 3}
+        (dino / "config.json").write_text(json.dumps({**about, **changed}))
+    config = replace(CONFIG, second_network="file", second_network_file=str(dino))
+    with pytest.raises(UserError, match=words):
+        second_networks.load(config, "cpu")
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [
@@ -296,6 +358,81 @@ def test_copies_are_counted_and_fresh_images_are_not():
         memorisation.memorisation(fresh, training, held_out[:99])
 
 
+# A control set
+
+
+def test_the_nearest_of_two_sets_by_hand():
+    """On a line: two generated images next to one training image, one next to a control image, one between two."""
+    line = torch.tensor
+    training, control = line([[0.0], [10.0]]), line([[4.0], [30.0]])
+    found = control_set.closer(line([[0.5], [-1.0], [29.0], [7.0]]), training, control)
+    assert found.share == (1 + 1 + 0 + 0.5) / 4
+    # Neighbours: image 0 twice, control image 30 once, and for the tie image 10 once: 4² / (4 + 1 + 1).
+    observations = 16 / 6
+    assert found.standard_error == pytest.approx((0.625 * 0.375 / observations) ** 0.5)
+    interval = binomtest(625_000, 1_000_000).proportion_ci(method="wilson")  # of another implementation
+    assert control_set.wilson(0.625, 1_000_000) == pytest.approx((interval.low, interval.high))
+    assert (found.low, found.high) == control_set.wilson(0.625, observations)
+    assert (found.to_train, found.to_control) == (1.0, 3.0)  # torch's median is the lower of two
+    with pytest.raises(UserError, match="2 training and 1 control images are not comparable"):
+        control_set.closer(training, training, control[:1])
+
+
+def test_the_interval_holds_a_half_for_who_copies_nothing():
+    """In 95 of 100 deals of real images, also where many generated images are near to one and the same."""
+    generator, held = torch.Generator().manual_seed(0), 0
+    for _ in range(400):
+        real = torch.randn(120, 3, generator=generator)
+        generated = torch.randn(8, 3, generator=generator).repeat_interleave(25, 0)
+        generated += 0.05 * torch.randn(200, 3, generator=generator)
+        found = control_set.closer(generated, real[:60], real[60:])
+        held += found.low <= 0.5 <= found.high
+    assert 0.92 <= held / 400 <= 0.99, held
+    naive = 0.5 + 1.96 * (0.25 / 200) ** 0.5
+    assert naive < control_set.wilson(0.5, 8)[1]  # which would count each generated image
+
+
+def test_copies_of_training_images_are_closer_than_the_control():
+    generator = torch.Generator().manual_seed(0)
+    training, control, fresh = (torch.randn(300, 8, generator=generator) for _ in range(3))
+    assert control_set.closer(fresh, training, control).low < 0.5 < control_set.closer(fresh, training, control).high
+    copied = torch.cat([fresh[:150], training[:150] + 1e-3])
+    found = control_set.closer(copied, training, control)
+    assert 0.5 < found.low < found.share < found.high < 1
+    assert found.share == pytest.approx(0.5 * control_set.closer(fresh[:150], training, control).share + 0.5)
+
+
+def test_a_trial_measures_beside_its_control(eyes, tmp_path):
+    """`real` resamples training images: all of its samples are copies, and held-out images are none."""
+    trial = TrialConfig(
+        level=0, data=DataConfig("procedural", n_records=600, size=16), public=None, generator="real",
+        sampling=SamplingConfig(n=40), upscaler="identity",
+        metrics=replace(CONFIG, also=({"name": "closer_to_train"},), fid_samples=40, reference_samples=120),
+    )  # fmt: skip
+    if stages.n_records(trial.data, "test") < 120:
+        trial = replace(trial, data=replace(trial.data, n_records=2000))
+    values = stages.make("evaluate", trial, Store(str(tmp_path / "store")), "cpu")[0].json("metrics")
+    training = torch.tensor(data.load(trial.data, "train").images)
+    held_out = eyes(draw(torch.tensor(data.load(trial.data, "test").images), 120), None)
+    near, fair = (
+        control_set.closer(which, eyes(draw(training, 60), None), held_out[:60])
+        for which in (eyes(draw(made_samples(trial, tmp_path), 40), None), held_out[60:])
+    )
+    assert values["closer-to-train_clean_40_train60_test60"] == pytest.approx(near.share)
+    assert values["closer-to-train-low_clean_40_train60_test60"] == pytest.approx(near.low)
+    assert values["closer-to-train-fresh_clean_60_train60_test60"] == pytest.approx(fair.share)
+    assert values["nearest-train_clean_40_train60_test60"] == pytest.approx(near.to_train, abs=1e-6)
+    assert [split for purpose, split in looks(trial.metrics) if "control set" in purpose] == ["test", "train"]
+    with pytest.raises(UserError, match="held out of training"):
+        check_models(replace(trial, metrics=replace(trial.metrics, reference_split="train")))
+    with pytest.raises(UserError, match=r"needs 100 held-out and 50 training images, got 99"):
+        check_models(replace(trial, metrics=replace(trial.metrics, reference_samples=99)))
+
+
+def made_samples(trial, tmp_path):
+    return stages.make("upscale", trial, Store(str(tmp_path / "store")), "cpu")[0].tensors("samples")["images"]
+
+
 def test_the_sheet_shows_the_pairs(tmp_path):
     red, grey = torch.zeros(3, 8, 8, dtype=torch.uint8), torch.full((1, 8, 8), 77, dtype=torch.uint8)
     red[0] = 255
@@ -354,6 +491,65 @@ def test_a_folder_without_clip_is_one_sentence(clip, tmp_path):
     with pytest.raises(UserError, match=r"neither model\.safetensors"):
         weights_name(tmp_path)
     assert len(weights_name(clip)) == 8
+
+
+@pytest.mark.parametrize(("scale", "of"), [
+    ("x1", lambda cosine: cosine), ("x100", lambda cosine: 100 * cosine), ("x2.5", lambda cosine: 2.5 * max(cosine, 0)),
+])  # fmt: skip
+def test_a_clip_score_says_model_prefix_and_scale(eyes, clip, scale, of):
+    """Against transformers' own forward, text by text, some of them longer than the model reads."""
+    from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
+
+    images = pixels(12, side=40)
+    texts = ["a", "b c", "d e f g h a b c d e", "h", "e f", "g"] * 2
+    model, prepare, tokenizer = (kind.from_pretrained(clip) for kind in (CLIPModel, CLIPImageProcessor, CLIPTokenizer))
+    expected = []
+    for image, said in zip(images, texts, strict=True):
+        tokens = tokenizer([f"a b {said}"], truncation=True, max_length=8, return_tensors="pt")
+        shown = prepare([Image.fromarray(image.permute(1, 2, 0).numpy())], return_tensors="pt")
+        logits = model(**tokens, **shown).logits_per_image
+        expected.append(of(float(logits / model.logit_scale.exp())))
+    assert min(expected) <= 0 < max(expected)  # or the cut of x2.5 was not tried
+    own = {"name": "clip_score", "clip": str(clip), "prefix": "a b", "scale": scale}
+    config = replace(CONFIG, also=(own,))
+    found = measured(images, {"features": torch.rand(20, 12)}, config, pixels(20), texts=texts)
+    name = f"clip_vit16x1p16-{weights_name(clip)}_a-b_{scale}_12"
+    assert found[name] == pytest.approx(np.mean(expected), abs=1e-5)
+    metric, section = next(item for item in chosen(config) if item[0].name == "clip_score")
+    (begins,) = metric.meanings(section, config)
+    assert name.startswith(begins)
+
+
+def test_weights_that_are_missing_are_not_drawn_at_random(clip, tmp_path):
+    """transformers only warns of them."""
+    shutil.copytree(clip, tmp_path / "clip")
+    weights = load_file(tmp_path / "clip" / "model.safetensors")
+    del weights["visual_projection.weight"]
+    save_file(weights, tmp_path / "clip" / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(
+        UserError, match=r"holds no CLIP model \(1 of its weights is missing: visual_projection\.weight"
+    ):
+        text_alignment([(pixels(1), ["a"])], tmp_path / "clip", "cpu")
+
+
+def test_a_clip_score_without_its_model_is_refused_before_any_training(clip, tmp_path):
+    trial = TrialConfig(
+        level=0, data=DataConfig("procedural", n_records=200, size=16), public=None, generator="real",
+        sampling=SamplingConfig(n=12), upscaler="identity",
+    )  # fmt: skip
+    (tmp_path / "texts").write_text("a\n" * 12)
+    (tmp_path / "config").mkdir()
+    (tmp_path / "config" / "model.safetensors").write_bytes(b"")
+    for own, words in (
+        ({}, "give the metric's option `clip` a folder that"),
+        ({"clip": str(tmp_path)}, r"holds neither model\.safetensors nor pytorch_model\.bin"),
+        ({"clip": str(tmp_path / "config"), "texts": str(tmp_path / "texts")}, "holds no CLIP model"),
+        ({"clip": str(clip)}, "these images were not sampled from prompts"),
+        ({"clip": str(clip), "texts": str(tmp_path / "none")}, "is not a file"),
+    ):
+        config = replace(CONFIG, also=({"name": "clip_score", **own},))
+        with pytest.raises(UserError, match=words):
+            check_models(replace(trial, metrics=config))
 
 
 # The command

@@ -1,8 +1,8 @@
 """Metrics of full-size samples, each in a file of its own, found by name in wavedp.registry.
 
     fid, kid, floor, fd, acc                                                   switched by fields of MetricsConfig
-    prdc, spectrum, diversity, memorised, text, fid_infinity, inception_score, fld, one of your own
-                                                                               asked for by `metrics.also`
+    prdc, spectrum, diversity, memorised, closer_to_train, text, clip_score, lpips_diversity, lpips_rebuilt,
+    fid_infinity, inception_score, fld, one of your own                        asked for by `metrics.also`
 
 `python -m wavedp.metrics REAL GENERATED` measures two folders with the same metrics, outside any study.
 
@@ -93,6 +93,7 @@ class Given:
     labelled: bool = True
     described: bool = False
     n_classes: int | None = None
+    shape: tuple[int, int, int] | None = None
 
     @property
     def sets(self) -> Sets:
@@ -112,6 +113,7 @@ class MetricMethod(Method):
     better: ClassVar[Better] = "lower"
     sentence: ClassVar[str] = "as its name says"
     standing: ClassVar[bool] = False
+    rebuilds: ClassVar[bool] = False
 
     def asked(self, config: MetricsConfig) -> bool:
         """True if a field of MetricsConfig asks for it; `metrics.also` can ask for any."""
@@ -234,6 +236,11 @@ def looking(config: MetricsConfig) -> list[Method]:
 def sees_real(metric: MetricMethod, own: Any) -> bool:
     """True for a metric that is shown sensitive images, which the ledger then says."""
     return metric.standing or bool(metric.look(own))
+
+
+def rebuilds(config: MetricsConfig) -> bool:
+    """True if a metric of the trial enlarges coarse images by its stage two."""
+    return any(metric.rebuilds for metric, _ in chosen(config))
 
 
 def reference_content(config: MetricsConfig) -> list[Any]:

@@ -33,6 +33,7 @@ from typing import IO
 
 import numpy as np
 import torch
+from PIL import Image
 
 from wavedp.data import picture
 from wavedp.errors import UserError
@@ -65,6 +66,12 @@ def count(path: Path, max_pixels: int = picture.MAX_PIXELS) -> int:
     return _images(path, max_pixels)[1][0] if _is_npz(path) else len(_names(path))
 
 
+def names(path: Path, max_pixels: int = picture.MAX_PIXELS) -> list[str]:
+    """The files of the set relative to it, sorted, in the order of `chunks(path)` where all have one shape; places,
+    0 first, of an npz. Raises UserError."""
+    return [str(number) for number in range(count(path, max_pixels))] if _is_npz(path) else _names(path)
+
+
 def pick(path: Path, indices: Sequence[int], max_pixels: int = picture.MAX_PIXELS) -> list[torch.Tensor]:
     """Return the images uint8 C H W at these positions of `chunks(path)`, in the given order; reads the set once."""
     found: dict[int, torch.Tensor] = {}
@@ -84,6 +91,21 @@ def labels(path: Path, max_pixels: int = picture.MAX_PIXELS) -> torch.Tensor | N
     if len(set(classes)) < 2:
         return None
     return torch.from_numpy(np.unique(classes, return_inverse=True)[1]).long()
+
+
+def square(images: torch.Tensor, side: int) -> torch.Tensor:
+    """Images uint8 B C h w as the text-to-image evaluations of GigaGAN and LlamaGen take them: the centre of the long
+    edge, then Pillow's Lanczos filter to `side`, in 8 bits; uint8 B C side side."""
+    height, width = images.shape[-2:]
+    short = min(height, width)
+    top, left = round((height - short) / 2), round((width - short) / 2)  # as torchvision's center_crop
+    cut = images[..., top : top + short, left : left + short].permute(0, 2, 3, 1)
+    grey = images.shape[1] == 1
+    found = []
+    for pixels in cut.contiguous().numpy():
+        made = Image.fromarray(pixels[..., 0] if grey else pixels).resize((side, side), Image.Resampling.LANCZOS)
+        found.append(np.array(made).reshape(side, side, -1))
+    return torch.from_numpy(np.stack(found)).permute(0, 3, 1, 2).contiguous()
 
 
 def _is_npz(path: Path) -> bool:

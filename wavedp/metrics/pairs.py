@@ -10,6 +10,7 @@ with that of real images, and with nothing from another paper. Noise is diverse 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -47,15 +48,26 @@ def perceptual(device: str) -> Perceptual:
         return Perceptual(device, "the metric diversity", "the other metrics only")
 
 
+class Network(Protocol):
+    """What judges pairs."""
+
+    def distances(self, left: Tensor, right: Tensor) -> Tensor:
+        """B: the distance of each image to its partner, B C H W in [0, 1]."""
+
+
 def mean_distance(
-    get: Callable[[Tensor], list[Tensor]], chosen: Tensor, device: str, batch_size: int = 50
+    get: Callable[[Tensor], list[Tensor]],
+    chosen: Tensor,
+    device: str,
+    batch_size: int = 50,
+    network: Network | None = None,
 ) -> tuple[float, float]:
-    """Mean perceptual distance of the pairs `chosen` [P 2], in [0, 4], and its standard error.
+    """Mean distance of the pairs `chosen` [P 2] and its standard error; by the packaged network (None) in [0, 4].
 
     get(indices): uint8 images C H W, asked for once. Raises UserError without the network's packages, and for images of
     several shapes.
     """
-    network = perceptual(device)
+    network = network or perceptual(device)
     images = [image.expand(3, -1, -1) for image in get(chosen.flatten())]
     if len({image.shape for image in images}) > 1:
         raise UserError("Diversity compares images of one size: resize them, or leave diversity out.")

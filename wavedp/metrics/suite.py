@@ -9,7 +9,7 @@ Numbers are a function of the images, the configuration and, for classifiers, th
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from torch import Tensor
 from wavedp.config import MetricsConfig
 from wavedp.errors import UserError
 from wavedp.metrics import Given, check, chosen, reference_view, sees_real
-from wavedp.metrics.views import Looking, Real, Sets, Tally, TensorView, View, draw
+from wavedp.metrics.views import Looking, Real, Rebuilt, Sets, Tally, TensorView, View, draw
 from wavedp.progress import Report, silent
 
 Load = Callable[[str], tuple[Tensor, Tensor | None]]
@@ -96,14 +96,17 @@ def evaluate(
     report: Report = silent,
     device: str = "cpu",
     texts: Sequence[str] | None = None,
+    rebuild: Callable[[Tensor], Tensor] | None = None,
 ) -> dict[str, float]:
     """Measure generated `images`, uint8 [B C H W] with int64 labels [B] and texts, each or None; by full names.
 
     load: of the splits that metrics test on. counts(split): how many real images it has. `seed` moves the classifiers
-    only. `report(done, total)` counts images, optimiser steps and epochs together. Raises UserError as the metrics do.
+    only. rebuild: what stage two makes of the coarse images of uint8 B C H W, uint8 too. `report(done, total)` counts
+    images, optimiser steps and epochs together. Raises UserError as the metrics do.
     """
     n_classes = None if labels is None else len(labels.unique())
-    check(Given(config, counts, len(images), labels is not None, texts is not None, n_classes))
+    shape = (images.shape[1], images.shape[2], images.shape[3])
+    check(Given(config, counts, len(images), labels is not None, texts is not None, n_classes, shape))
     about, size = reference_view(config, counts(config.reference_split)), config.fid_samples
     looking = Looking(config, cache, device)
     chosen_labels = None if labels is None else draw(labels, size)
@@ -127,7 +130,12 @@ def evaluate(
     for metric, own in chosen(config):
         shown = sees_real(metric, own)
         splits = metric.test_splits(own, config) if shown else ()
-        given = replace(sets, job=tally.job, split=_splits(load, splits, looking))
+        given = replace(
+            sets,
+            job=tally.job,
+            split=_splits(load, splits, looking),
+            rebuilt=_rebuilt(load, config, rebuild) if rebuild is not None and metric.rebuilds else None,
+        )
         measured = metric.measure(own, given, reference if shown else {})
         if twice := set(found) & set(measured):
             raise UserError(f"two metrics give {twice.pop()}: leave one of them out of metrics.also.")
@@ -151,6 +159,16 @@ def require_variety(images: Tensor, labels: Tensor) -> None:
             f"image{'s' if len(distinct) > 1 else ''}, which have no distribution to measure: look at the samples, "
             "raise sampling.temperature, or lower a learning rate."
         )
+
+
+def _rebuilt(load: Load, config: MetricsConfig, rebuild: Callable[[Tensor], Tensor]) -> Rebuilt:
+    """The first images of the reference, a few at a time."""
+
+    def rebuilt(count: int) -> Iterator[tuple[Tensor, Tensor]]:
+        for part in draw(load(config.reference_split)[0], count).split(20):
+            yield part, rebuild(part)
+
+    return rebuilt
 
 
 def _splits(load: Load, names: Sequence[str], looking: Looking) -> Callable[[str], View]:

@@ -32,7 +32,8 @@ class TextAlignment(MetricMethod):
     """Mean cosine of images and texts (wavedp.metrics.alignment), in [-1, 1]. Looks only at generated images and public
     texts."""
 
-    name, Config, better = "text", TextAlignmentConfig, "higher"
+    name, better = "text", "higher"
+    Config: type = TextAlignmentConfig
     sentence = "mean cosine of generated images and their texts, to the CLIP model whose digits the name shows"
 
     def content(self, config: TextAlignmentConfig) -> dict[str, Any]:
@@ -46,7 +47,7 @@ class TextAlignment(MetricMethod):
         return {"text": f"text_clip{weights_name(own.clip)}_{sets.everything.name}"}
 
     def require(self, own: TextAlignmentConfig, given: Given) -> None:
-        """A model, and a text for each image."""
+        """A model and a text for each image, which are opened."""
         from wavedp.metrics.alignment import load
 
         load(weights_file(own.clip).parent, "cpu")
@@ -54,8 +55,8 @@ class TextAlignment(MetricMethod):
             _counted(given.n_generated, _lines(own.texts))
         elif not given.described:
             raise UserError(
-                "metric text needs texts, and these images were not sampled from prompts: give its option `texts` a "
-                "file with a line for each image, or leave text out."
+                f"metric {self.name} needs texts, and these images were not sampled from prompts: give its option "
+                f"`texts` a file with a line for each image, or leave {self.name} out."
             )
 
     def work(self, own: Any, sets: Sets) -> dict[str, int]:
@@ -64,14 +65,20 @@ class TextAlignment(MetricMethod):
 
     def measure(self, own: TextAlignmentConfig, sets: Sets, reference: Mapping[str, Tensor]) -> dict[str, float]:
         """Raises UserError for another number of texts than of images."""
-        from wavedp.metrics.alignment import text_alignment
+        found = measured(own, sets)
+        error = float(found.std() / max(len(found), 1) ** 0.5)
+        return {self.names(own, sets)["text"]: Estimate(float(found.mean()), error)}
 
-        images = sets.everything
-        texts = _lines(own.texts) if own.texts is not None else list(images.texts or ())
-        _counted(images.count, texts)
-        folder = weights_file(own.clip).parent
-        found = text_alignment(_pairs(images, texts), folder, sets.device, report=sets.job(), total=images.count)
-        return {self.names(own, sets)["text"]: Estimate(*found)}
+
+def measured(own: Any, sets: Sets, prefix: str = "") -> Tensor:
+    """The cosine of each generated image and its text, float64 n. prefix: before each text."""
+    from wavedp.metrics.alignment import cosines
+
+    images = sets.everything
+    texts = _lines(own.texts) if own.texts is not None else list(images.texts or ())
+    _counted(images.count, texts)
+    pairs = _pairs(images, [prefix + text for text in texts])
+    return cosines(pairs, weights_file(own.clip).parent, sets.device, report=sets.job(), total=images.count)
 
 
 def _pairs(images: View, texts: list[str]) -> Iterator[tuple[Tensor, list[str]]]:
@@ -89,7 +96,8 @@ def weights_file(folder: str | Path | None) -> Path:
     """The weights of the CLIP model in a folder. Raises UserError without any."""
     if folder is None:
         raise UserError(
-            "metric text needs a CLIP model: give its option `clip` a folder, as save_pretrained writes it."
+            "comparing images with texts needs a CLIP model: give the metric's option `clip` a folder that "
+            "save_pretrained wrote."
         )
     for path in (Path(folder) / "model.safetensors", Path(folder) / "pytorch_model.bin"):
         if path.is_file():

@@ -23,6 +23,10 @@ Extract = Callable[..., Any]
 """extract(images, config, cache_dir, report, device): features n D float32 of uint8 images B C H W, on the CPU, such as
 `wavedp.metrics.features.extract`."""
 
+Rebuilt = Callable[[int], "Iterator[tuple[Tensor, Tensor]]"]
+"""rebuilt(count): `count` real images of the reference in chunks, beside what stage two makes of their coarse images,
+uint8 B C H W both."""
+
 Job = Callable[[], Report]
 """Begins a piece of work and gives its report."""
 
@@ -162,8 +166,8 @@ def _no_split(name: str) -> View:
 class Sets:
     """The images that a metric measures. samples: the generated images that are compared with real ones. everything:
     all generated images. real: the images of the reference, only their number. counts(split): number of real images of
-    a split. split(name): real images of one of the metric's `test_splits`. seed: for what is drawn at random. job():
-    begins a piece of work, for the progress."""
+    a split. split(name): real images of one of the metric's `test_splits`. rebuilt: None where there is no stage two.
+    seed: for what is drawn at random. job(): begins a piece of work, for the progress."""
 
     config: MetricsConfig
     samples: View
@@ -171,6 +175,7 @@ class Sets:
     real: View
     counts: Callable[[str], int]
     split: Callable[[str], View] = field(default=_no_split)
+    rebuilt: Rebuilt | None = None
     seed: int = 0
     device: str = "cpu"
     job: Job = no_job

@@ -19,7 +19,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -31,7 +31,7 @@ from torch import Tensor
 
 from wavedp import registry
 from wavedp.config import MetricsConfig
-from wavedp.metrics import Given, MetricMethod, chosen, features, network_file, sees_real, suite
+from wavedp.metrics import Given, MetricMethod, chosen, features, network_file, rebuilds, sees_real, suite
 from wavedp.metrics.views import Looking
 
 REAL = {"train": 160, "val": 110, "test": 120}
@@ -87,6 +87,10 @@ class MetricSuite:
         """The texts of generated images, for a metric that reads them."""
         return None
 
+    def rebuild(self) -> Callable[[Tensor], Tensor] | None:
+        """Stage two, for a metric that enlarges coarse images: what it makes of those of uint8 B C H W, uint8 too."""
+        return None
+
     def best(self) -> tuple[Tensor, Tensor]:
         """Images and labels that should score well: by default the real images that samples are compared with."""
         return self.real("test")
@@ -119,12 +123,31 @@ class MetricSuite:
 
     def measure(self, images: Tensor, labels: Tensor, reference: dict[str, Tensor]) -> dict[str, float]:
         """This metric's numbers in a trial with these samples."""
-        found = suite.evaluate(
-            images, labels, reference, self.real, REAL.__getitem__, self.metrics(), 0, texts=self.texts(images)
-        )
+        found = self.evaluate(images, labels, reference, self.metrics(), self.texts(images))
         metric, own = self.metric()
         begins = tuple(metric.meanings(own, self.metrics()))
         return {name: value for name, value in found.items() if name.startswith(begins)}
+
+    def evaluate(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        reference: dict[str, Tensor],
+        config: MetricsConfig,
+        texts: Sequence[str] | None,
+    ) -> dict[str, float]:
+        """All numbers of a trial with these samples."""
+        return suite.evaluate(
+            images,
+            labels,
+            reference,
+            self.real,
+            REAL.__getitem__,
+            config,
+            0,
+            texts=texts,
+            rebuild=self.rebuild() if rebuilds(config) else None,
+        )
 
     def test_numbers_are_finite_and_have_a_meaning(self) -> None:
         """Every number is a finite float whose name begins as the metric's meanings say, the longest one counting."""
@@ -181,11 +204,7 @@ class MetricSuite:
         found = []
         for which in (torch.arange(len(images)), order):
             said = None if texts is None else [texts[place] for place in which.tolist()]
-            found.append(
-                suite.evaluate(
-                    images[which], labels[which], reference, self.real, REAL.__getitem__, config, 0, texts=said
-                )
-            )
+            found.append(self.evaluate(images[which], labels[which], reference, config, said))
         for name, value in found[0].items():
             if name.startswith(tuple(self.metric()[0].meanings(self.config(), config))):
                 assert found[1][name] == pytest.approx(value, abs=self.order_tolerance), f"{name} moves"
