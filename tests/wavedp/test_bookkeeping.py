@@ -136,8 +136,16 @@ def test_each_layer_alone(kind, loss_fn, way):
 
 @pytest.mark.parametrize(
     "kind",
-    ["linear 4-d", "convolution", "grouped", "convolution 1-d", "convolution 3-d", "transposed", "layer norm",
-     "group norm"],
+    [
+        "linear 4-d",
+        "convolution",
+        "grouped",
+        "convolution 1-d",
+        "convolution 3-d",
+        "transposed",
+        "layer norm",
+        "group norm",
+    ],
 )
 @pytest.mark.parametrize("frozen", ["weight", "bias"])
 def test_a_frozen_half_costs_and_gets_nothing(kind, frozen, way):

@@ -28,7 +28,6 @@ from torch.nn.grad import conv2d_weight, conv3d_weight
 
 from wavedp.privacy.products import product, weighted_product, wide
 
-
 Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d
 
 
@@ -56,7 +55,7 @@ def _linear(layer: nn.Linear, inputs: list[Tensor], gradients: list[Tensor]) -> 
 
 
 def _convolution(layer: Convolution, inputs: list[Tensor], gradients: list[Tensor]) -> dict[str, Split]:
-    """A transposed convolution y = Aᵀx is the adjoint of the convolution A with the same weight, and ⟨g, Aᵀx⟩ = ⟨Ag, x⟩:
+    """A transposed convolution y = Aᵀx is the adjoint of the convolution A with its weight: ⟨g, Aᵀx⟩ = ⟨Ag, x⟩, so that
     its weight's gradient is that of A for the input g and the gradient x."""
     split = {}
     if _trained(layer.bias):
