@@ -7,7 +7,7 @@
 
 The condition's embedding is always trained, because the sensitive classes differ from the public ones. `merge` adds the
 low-rank updates to their layers, so that released weights have the layout of the public ones. peft is not used: it
-requires transformers and accelerate for these few lines, and Opacus' hooks do not handle its layers.
+requires transformers and accelerate for these few lines.
 """
 
 from __future__ import annotations
