@@ -48,7 +48,7 @@ class TestDPLDMWithText(FromFolder):
         return configure("generator", "dp_ldm_checkpoint", checkpoint=self.folders["ldm"])
 
     def trial(self, base):
-        privacy = dataclasses.replace(base.privacy, batch_size=4)
+        privacy = dataclasses.replace(base.privacy, batch_size=2, steps=2)
         return dataclasses.replace(base, level=0, upscaler="identity", privacy=privacy)
 
 
@@ -69,7 +69,7 @@ class TestDPLoRAOfClassesWithEverything(FromFolder):
             base,
             level=0,
             upscaler="identity",
-            privacy=dataclasses.replace(base.privacy, batch_size=4, views=2, optimizer="adam_bc"),
+            privacy=dataclasses.replace(base.privacy, batch_size=2, steps=2, views=2, optimizer="adam_bc"),
             sampling=dataclasses.replace(base.sampling, guidance=2.0),
         )
 

@@ -76,7 +76,7 @@ class TestLlamaGenWithText(GeneratorSuite):
         return dataclasses.replace(
             base, level=0, upscaler="identity", tokenizer=tokens(self.path),
             sampling=dataclasses.replace(base.sampling, guidance=2.0),
-            privacy=dataclasses.replace(base.privacy, batch_size=4),
+            privacy=dataclasses.replace(base.privacy, batch_size=2, steps=2),
         )  # fmt: skip
 
 
