@@ -40,8 +40,8 @@ class DPLDMCheckpointConfig(ConditionedConfig):
 
     name: str = result("dp_ldm_checkpoint")
     conditioning: Literal["class", "text"] = result("text")
-    condition_dropout: float = result(0.1, within="[0, 1)")
-    multiplicity: int = result(1, within="[1, inf)")  # times and noises a view, averaged before clipping
+    condition_dropout: float = result(0.1, within="[0, 1)", stage="private_fit")
+    multiplicity: int = result(1, within="[1, inf)", stage="private_fit")  # times and noises a view, averaged
     checkpoint: str | None = performance(None, path=True)  # folder; its content is in the key
 
 

@@ -38,7 +38,7 @@ class DPLlamaGenCheckpointConfig(ConditionedConfig):
 
     name: str = result("dp_llamagen_checkpoint")
     conditioning: Literal["class", "text"] = result("text")
-    condition_dropout: float = result(0.1, within="[0, 1)")
+    condition_dropout: float = result(0.1, within="[0, 1)", stage="private_fit")
     width: int = result(1280, within="[4, inf)")
     depth: int = result(36, within="[0, inf)")
     heads: int = result(20, within="[1, inf)")
