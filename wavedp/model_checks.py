@@ -22,13 +22,15 @@ def check_models(trial: TrialConfig) -> None:
     that look like copies of sensitive ones. Raises UserError."""
     for warning in overlap.warn_of_copies(trial.data, public_reads(trial)):
         _warn(warning)
-    by_text = methods.generator(trial).conditioning(trial) == "text"
+    generator = methods.generator(trial)
+    by_text = generator.conditioning(trial) == "text"
     if by_text:
         from wavedp import stages, text
 
-        text.check()
+        if not generator.encodes_captions:
+            text.check()
         stages.prompts(canonical(trial))
-    for method in (methods.tokenizer(trial), methods.upscaler(trial)):
+    for method in (methods.tokenizer(trial), generator, methods.upscaler(trial)):
         method.check_models(trial)
     _check_metrics(trial.metrics, trial.data, trial.sampling.n, by_text)
 

@@ -32,7 +32,10 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "dp_merf": "wavedp.generators.dp_merf:DPMERF",
         "dp_ldm": "wavedp.generators.dp_ldm:DPLDM",
         "dp_lora": "wavedp.generators.dp_ldm:DPLoRA",
+        "dp_ldm_checkpoint": "wavedp.generators.dp_ldm_checkpoint:DPLDMCheckpoint",
+        "dp_lora_checkpoint": "wavedp.generators.dp_ldm_checkpoint:DPLoRACheckpoint",
         "dp_llamagen": "wavedp.generators.dp_llamagen:DPLlamaGen",
+        "dp_llamagen_checkpoint": "wavedp.generators.dp_llamagen_checkpoint:DPLlamaGenCheckpoint",
         "dpdm": "wavedp.generators.dpdm:DPDM",
         "dp_feta": "wavedp.generators.dp_feta:DPFETA",
         "feta_pro": "wavedp.generators.feta_pro:FETAPro",
@@ -46,6 +49,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "scalar": "wavedp.tokenizers.scalar:Scalar",
         "spectral": "wavedp.tokenizers.spectral:Spectral",
         "raster": "wavedp.tokenizers.raster:Raster",
+        "llamagen": "wavedp.tokenizers.llamagen:LlamaGen",
     },
     "upscaler": {
         "identity": "wavedp.upscalers.classical:Identity",

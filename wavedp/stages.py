@@ -17,7 +17,7 @@ do not read is at its default.
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -117,7 +117,7 @@ def make_pretrain(work: Work) -> None:
         for config, split in method.needs(trial).data:
             public = data.load(config, split)  # type: ignore[arg-type]
             images = _coarse_images(public, method.pretrain_level(trial))
-            conditions = _conditions(public, trial, views=1)
+            conditions = _conditions(public, trial, generator, views=1)
             conditions = conditions[:, 0] if conditions.ndim == 3 else conditions
         seed = getattr(trial.generator, "public_seed", 0)  # a Config may have none
         weights = generator.fit_public(images, conditions, seed, work.report, work.training)
@@ -143,7 +143,7 @@ def make_private_fit(work: Work) -> None:
         return
 
     def fit(sensitive: data.Dataset, settings: FitSettings) -> PrivateFit:
-        images, conditions = _coarse_images(sensitive, trial.level), _conditions(sensitive, trial)
+        images, conditions = _coarse_images(sensitive, trial.level), _conditions(sensitive, trial, generator)
         return generator.fit_private(weights, images, conditions, settings, work.report)
 
     _release(work, "private_fit", fit)
@@ -215,10 +215,11 @@ def _files_of(stage: str, work: Work, report: Report) -> dict[str, bytes]:
 def make_coarse_samples(work: Work) -> None:
     """Coarse samples of the private generator, classes (or public prompts) in equal shares."""
     trial = work.trial
+    generator = build_generator(trial, work.inputs, work.device)
     if methods.generator(trial).conditioning(trial) == "text":
         shown = prompts(trial)
         order = torch.arange(trial.sampling.n) % len(shown)
-        conditions, labels = text.encode(shown)[order], torch.zeros_like(order)
+        conditions, labels = _encoder(trial, generator)(shown)[order], torch.zeros_like(order)
     else:
         conditions = labels = torch.arange(trial.sampling.n) % data.n_classes(trial.data)
     weights, name = work.inputs["private_fit"].tensors("weights"), trial.generator.name
@@ -229,7 +230,6 @@ def make_coarse_samples(work: Work) -> None:
     )
     again = trial.sampling.seed
     seed = derive_seed(trial.seed, "coarse_samples", again) if again else trial.seed
-    generator = build_generator(trial, work.inputs, work.device)
     images = generator.sample(weights, conditions, trial.sampling, seed, work.report)
     require_finite({"images": images}, f"samples of generator={name}", "its model diverged; lower a learning rate")
     work.draft.tensors("samples", {"images": images, "labels": labels})
@@ -431,11 +431,17 @@ def _coarse_images(dataset: data.Dataset, level: int) -> Tensor:
     return torch.cat(parts)
 
 
-def _conditions(dataset: data.Dataset, trial: TrialConfig, views: int | None = None) -> Tensor:
+def _conditions(dataset: data.Dataset, trial: TrialConfig, generator: Any, views: int | None = None) -> Tensor:
     """Labels B int64, or one caption's embedding a view (None: as many as privacy.views), B V E."""
     if methods.generator(trial).conditioning(trial) == "text":
-        return text.embed_captions(dataset.captions, trial.privacy.views if views is None else views)
+        views = trial.privacy.views if views is None else views
+        return text.embed_captions(dataset.captions, views, _encoder(trial, generator))
     return torch.tensor(dataset.labels)
+
+
+def _encoder(trial: TrialConfig, generator: Any) -> Callable[[Sequence[str]], Tensor]:
+    """Makes conditions of captions: the generator's own text encoder, or the one that all others share."""
+    return generator.encode_captions if methods.generator(trial).encodes_captions else text.encode  # type: ignore[no-any-return]
 
 
 def captions(trial: TrialConfig) -> list[str] | None:

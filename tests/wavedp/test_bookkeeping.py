@@ -95,6 +95,18 @@ LAYERS = {
     "reflect": (lambda: nn.Conv2d(4, 6, 3, padding=2, padding_mode="reflect"), (3, 4, 7, 6)),
     "circular": (lambda: nn.Conv2d(4, 6, 3, padding=1, padding_mode="circular", stride=2), (3, 4, 7, 6)),
     "convolution 1-d": (lambda: nn.Conv1d(4, 6, 3, stride=2, padding=2, dilation=2, groups=2), (3, 4, 11)),
+    "convolution 3-d": (lambda: nn.Conv3d(4, 6, 3, stride=(2, 1, 2), padding=1, groups=2), (3, 4, 5, 4, 6)),
+    "dilated 3-d": (lambda: nn.Conv3d(4, 6, (2, 3, 2), padding=(1, 2, 0), dilation=(1, 2, 2)), (3, 4, 3, 5, 4)),
+    "pointwise 3-d": (lambda: nn.Conv3d(4, 6, 1), (3, 4, 2, 3, 4)),
+    "circular 3-d": (lambda: nn.Conv3d(4, 6, 3, padding=1, padding_mode="circular"), (3, 4, 4, 3, 5)),
+    "transposed 1-d": (lambda: nn.ConvTranspose1d(4, 6, 3, stride=2, padding=1, groups=2), (3, 4, 7)),
+    "transposed": (lambda: nn.ConvTranspose2d(4, 6, 3, stride=2, output_padding=1, groups=2), (3, 4, 5, 4)),
+    "transposed, dilated": (
+        lambda: nn.ConvTranspose2d(4, 6, (3, 2), stride=(1, 2), padding=(2, 1), dilation=(3, 2), output_padding=(2, 1)),
+        (3, 4, 5, 4),
+    ),
+    "transposed pointwise": (lambda: nn.ConvTranspose2d(4, 6, 1, bias=False), (3, 4, 5, 4)),
+    "transposed 3-d": (lambda: nn.ConvTranspose3d(4, 6, 2, stride=(2, 1, 2), padding=(0, 1, 0)), (3, 4, 3, 4, 3)),
     "layer norm": (lambda: nn.LayerNorm(5), (3, 7, 5)),
     "layer norm of records": (lambda: nn.LayerNorm(5), (3, 5)),
     "layer norm of images": (lambda: nn.LayerNorm((4, 5)), (3, 2, 4, 5)),
@@ -123,7 +135,17 @@ def test_each_layer_alone(kind, loss_fn, way):
 
 
 @pytest.mark.parametrize(
-    "kind", ["linear 4-d", "convolution", "grouped", "convolution 1-d", "layer norm", "group norm"]
+    "kind",
+    [
+        "linear 4-d",
+        "convolution",
+        "grouped",
+        "convolution 1-d",
+        "convolution 3-d",
+        "transposed",
+        "layer norm",
+        "group norm",
+    ],
 )
 @pytest.mark.parametrize("frozen", ["weight", "bias"])
 def test_a_frozen_half_costs_and_gets_nothing(kind, frozen, way):
@@ -403,7 +425,7 @@ def tied():
     ("make", "words"),
     [
         (lambda: nn.Sequential(nn.BatchNorm1d(4)), r"no rule for layer '0', BatchNorm1d.*grad_sample_mode=hooks"),
-        (lambda: nn.Sequential(nn.ConvTranspose2d(4, 4, 3)), r"no rule for layer '0', ConvTranspose2d"),
+        (lambda: nn.Sequential(nn.PReLU(4)), r"no rule for layer '0', PReLU"),
         (lambda: nn.MultiheadAttention(4, 2), r"no rule for layer '', MultiheadAttention"),
         (lambda: nn.Embedding(4, 4, max_norm=1.0), r"Layer '', Embedding.* renormalises the rows .*use max_norm=None"),
         (lambda: nn.Embedding(4, 4, scale_grad_by_freq=True), r"no rule for layer '', Embedding"),
@@ -421,8 +443,7 @@ def test_models_that_are_refused(make, words):
 WITH_RULE = {name: make for name, (make, _) in LAYERS.items()} | {"embedding": lambda: nn.Embedding(4, 4)}
 WITHOUT_RULE = {
     "batch norm": lambda: nn.BatchNorm1d(4),
-    "transposed": lambda: nn.ConvTranspose2d(4, 4, 3),
-    "convolution 3-d": lambda: nn.Conv3d(4, 4, 3),
+    "instance norm": lambda: nn.InstanceNorm2d(4, affine=True),
     "bilinear": lambda: nn.Bilinear(4, 4, 4),
     "prelu": lambda: nn.PReLU(),
     "lstm": lambda: nn.LSTM(4, 4),
@@ -460,7 +481,7 @@ def said(caplog):
 def test_auto_finds_what_hooks_find_and_says_once_how(trained, mode, caplog):
     caplog.set_level("INFO", "wavedp.privacy")
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(4, 4), nn.ConvTranspose1d(5, 5, 1).requires_grad_(trained), nn.Linear(4, 4))
+    model = nn.Sequential(nn.Linear(4, 4), nn.InstanceNorm1d(5, affine=True).requires_grad_(trained), nn.Linear(4, 4))
     batch = (torch.randn(3, 5, 4),)
     sums = {}
     for asked in ("hooks", "auto"):
@@ -470,7 +491,7 @@ def test_auto_finds_what_hooks_find_and_says_once_how(trained, mode, caplog):
     torch.testing.assert_close(sums["auto"], sums["hooks"], rtol=1e-5, atol=1e-6)
     (line,) = said(caplog)
     assert f"auto takes {mode}: " in line
-    assert ("layer '1', ConvTranspose1d" in line) == trained
+    assert ("layer '1', InstanceNorm1d" in line) == trained
 
 
 def test_auto_falls_back_on_hooks_at_the_first_microbatch_only(caplog):

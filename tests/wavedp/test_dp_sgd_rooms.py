@@ -4,6 +4,7 @@ these tests notice half the noise and twice the sensitivity."""
 import math
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 import torch
@@ -14,12 +15,16 @@ from wavedp import chain
 from wavedp.config import DataConfig, DiffusionConfig, PrivacyConfig, TrialConfig, configure
 from wavedp.generators import FitSettings, denoising, token_model
 from wavedp.generators.dp_ldm.model import LatentDiffusionModel
+from wavedp.generators.dp_ldm_checkpoint.facts import facts_of
+from wavedp.generators.dp_ldm_checkpoint.model import CheckpointModel
 from wavedp.generators.dp_llamagen.model import LlamaGenModel
+from wavedp.generators.dp_llamagen_checkpoint.model import LlamaGenCheckpointModel
 from wavedp.privacy import clipping, training
 from wavedp.privacy.accounting import Mechanism
 from wavedp.privacy.clipping import RecordGradients, trainable
 from wavedp.progress import silent
-from wavedp.tokenizers import untrained
+from wavedp.testing.checkpoints import GPT, VQ, random_diffusers, random_llamagen
+from wavedp.tokenizers import build, untrained
 
 RASTER = {"coarsest": 4, "codes": 12, "width": 16, "heads": 2, "encoder_depth": 1, "decoder_depth": 1}
 SIDE, CLASSES, N, SIGMA = 8, 3, 9, 1.3
@@ -40,10 +45,37 @@ def latents(name, **changes):
     return LatentDiffusionModel(config, DiffusionConfig(channels=16, multiplicity=1), (1, SIDE, SIDE), CLASSES, "cpu")
 
 
+FOLDER = TemporaryDirectory()
+
+
+def published(name, **options):
+    """Stands for a published checkpoint."""
+    folder = Path(FOLDER.name, "sd")
+    if not folder.exists():
+        random_diffusers(folder, "sd", SIDE)
+    config = configure("generator", name, checkpoint=str(folder), conditioning="class", **options)
+    return CheckpointModel(config, facts_of(str(folder)), (1, SIDE, SIDE), CLASSES, "cpu")
+
+
+def published_tokens():
+    folder = Path(FOLDER.name, "c2i")
+    if not folder.exists():
+        random_llamagen(folder, "c2i")
+    files = {"checkpoint": str(folder / "gpt.pt"), "conditioning": "class"}
+    tokens = configure("tokenizer", "llamagen", checkpoint=str(folder / "vq.pt"), **VQ)
+    made = build(tokens, (1, SIDE, SIDE), 0, {})
+    return LlamaGenCheckpointModel(
+        configure("generator", "dp_llamagen_checkpoint", **GPT, **files), made, made, CLASSES, "cpu"
+    )
+
+
 ROOMS = {
     "dp_llamagen": (token_model, llamagen),
     "dp_ldm": (denoising, lambda: latents("dp_ldm")),
     "dp_lora": (denoising, lambda: latents("dp_lora", rank=2)),
+    "dp_ldm_checkpoint": (denoising, lambda: published("dp_ldm_checkpoint")),
+    "dp_lora_checkpoint": (denoising, lambda: published("dp_lora_checkpoint", rank=4)),
+    "dp_llamagen_checkpoint": (token_model, published_tokens),
 }
 """The module that runs the private fit, and a small model."""
 

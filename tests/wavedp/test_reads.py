@@ -28,6 +28,7 @@ from wavedp.errors import UserError
 from wavedp.fields import fitting
 from wavedp.methods import canonical
 from wavedp.store import Store
+from wavedp.testing.checkpoints import GPT, LENGTH, VQ, WIDTH, random_diffusers, random_llamagen
 from wavedp.testing.declarations import another
 
 SMALL = {
@@ -409,6 +410,35 @@ def test_upscalers_of_the_users_own_files_read_what_their_keys_hold(tmp_path, mo
         assert undeclared <= UNDECLARED.keys(), name
         assert unkeyed <= UNKEYED.keys(), name
         assert unread <= UNREAD.keys(), name
+
+
+def test_generators_of_published_checkpoints_read_what_their_keys_hold(tmp_path, monkeypatch):
+    folder = random_diffusers(tmp_path / "sd", "sd", 8)
+    files = random_llamagen(tmp_path / "t2i")
+    words = {"caption_tokens": LENGTH, "caption_width": WIDTH, "text_encoder": str(files / "t5")}
+    fit = {name: value for name, value in ALL_OPTIONS.items() if name not in ("trained", "lora_rank")}
+    for name, options in {
+        "dp_ldm_checkpoint": {},
+        "dp_lora_checkpoint": {"rank": 2, "conditioning": "class", "multiplicity": 2, "condition_dropout": 0.2},
+    }.items():
+        asked = {"name": name, "checkpoint": str(folder), **options}
+        changes = {"privacy": fit, "sampling": {"guidance": 2.0}} if options else {}
+        monkeypatch.setitem(TRIALS, name, trial(asked, **changes))
+    monkeypatch.setitem(
+        TRIALS,
+        "dp_llamagen_checkpoint",
+        trial(
+            {"name": "dp_llamagen_checkpoint", "checkpoint": str(files / "gpt.pt"), **GPT, **words},
+            tokenizer={"name": "llamagen", "checkpoint": str(files / "vq.pt"), **VQ},
+            sampling={"guidance": 2.0, "top_k": 8, "top_p": 0.9},
+        ),
+    )
+    for name in ("dp_ldm_checkpoint", "dp_lora_checkpoint", "dp_llamagen_checkpoint"):
+        undeclared, unkeyed, unread = exceptions(name)
+        assert undeclared <= UNDECLARED.keys(), name
+        assert unkeyed <= UNKEYED.keys(), name
+        # The stage `tokenizer` has nothing to make of a file's codes; those after it read the sizes, under its key.
+        assert {item for item in unread if item[0] != "tokenizer"} <= UNREAD.keys(), name
 
 
 OTHERS = (

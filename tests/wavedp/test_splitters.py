@@ -2,10 +2,15 @@
 
 import pytest
 import torch
+from diffusers.models.attention import FeedForward
+from diffusers.models.attention_processor import Attention
+from diffusers.models.normalization import RMSNorm
 from torch import nn
 from torch.nn import functional as F
 
 from wavedp.errors import UserError
+from wavedp.generators.adaptation import LowRank
+from wavedp.generators.dp_llamagen_checkpoint.model import turned
 from wavedp.privacy.clipping import RecordGradients, trainable
 
 MODES = ["hooks", "ghost", "bookkeeping", "auto"]
@@ -41,6 +46,32 @@ class Tied(nn.Module):
 
     def forward(self, ids):
         return self.head(torch.tanh(self.code(ids)))
+
+
+class Rotary(nn.Module):
+    """Queries and keys whose pairs of neighbours turn by their place, between RMS norms."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.before, self.after = nn.RMSNorm(width), nn.RMSNorm(width)
+        self.qkv, self.out = nn.Linear(width, 3 * width, bias=False), nn.Linear(width, width, bias=False)
+        self.register_buffer("angles", torch.arange(3.0)[:, None] * torch.logspace(0, -1, width // 2))
+
+    def forward(self, x):
+        q, k, v = self.qkv(self.before(x)).chunk(3, -1)
+        turns = torch.stack([self.angles.cos(), self.angles.sin()])
+        return self.after(x + self.out(F.scaled_dot_product_attention(turned(q, turns), turned(k, turns), v)))
+
+
+def attention(**options):
+    return Attention(query_dim=8, cross_attention_dim=6, heads=2, dim_head=4, **options)
+
+
+def low_rank(width):
+    """As a private fit adapts a layer, between layers that stay."""
+    model = nn.Sequential(nn.Linear(width, width), nn.Tanh(), LowRank(nn.Linear(width, width), 2), nn.Tanh())
+    model[0].requires_grad_(False)
+    return model
 
 
 def frozen(layer, name):
@@ -81,17 +112,27 @@ EXACT = {
     "same": (lambda: nn.Conv2d(4, 6, (5, 3), padding="same"), real(5, 4, 7, 6)),
     "reflect": (lambda: nn.Conv2d(4, 6, 3, padding=1, padding_mode="reflect"), real(5, 4, 7, 6)),
     "reflect 1-d": (lambda: nn.Conv1d(4, 6, 3, padding=1, padding_mode="reflect"), real(5, 4, 7)),
-    "layer norm": (lambda: nn.LayerNorm((3, 4)), real(5, 2, 3, 4)),
-    "layer norm without bias": (lambda: nn.LayerNorm(4, bias=False), real(5, 3, 4)),
-    "rms norm": (lambda: nn.RMSNorm(4), real(5, 3, 4)),
-    "group norm": (lambda: nn.GroupNorm(2, 4), real(5, 4, 3, 3)),
-}
-WITHOUT_RULE = {  # in bookkeeping
     "convolution 3-d": (lambda: nn.Conv3d(4, 6, 3, padding=1, stride=2), real(5, 4, 5, 4, 6)),
     "circular 3-d": (lambda: nn.Conv3d(4, 6, 3, padding=1, padding_mode="circular"), real(5, 4, 5, 4, 6)),
     "transposed 1-d": (lambda: nn.ConvTranspose1d(4, 6, 3, stride=2), real(5, 4, 7)),
     "transposed 2-d": (lambda: nn.ConvTranspose2d(4, 6, 3, stride=2, groups=2, output_padding=1), real(5, 4, 5, 5)),
     "transposed 3-d": (lambda: nn.ConvTranspose3d(4, 6, 2), real(5, 4, 3, 3, 3)),
+    "layer norm": (lambda: nn.LayerNorm((3, 4)), real(5, 2, 3, 4)),
+    "layer norm without bias": (lambda: nn.LayerNorm(4, bias=False), real(5, 3, 4)),
+    "rms norm": (lambda: nn.RMSNorm(4), real(5, 3, 4)),
+    "group norm": (lambda: nn.GroupNorm(2, 4), real(5, 4, 3, 3)),
+}
+PARTS = {  # of the published U-Nets and transformers
+    "cross-attention": (lambda: Via(attention(), lambda layer, x: layer(x, x.flip(1)[:, :2, :6])), real(5, 3, 8)),
+    "cross-attention with group norm": (
+        lambda: Via(attention(norm_num_groups=2), lambda layer, x: layer(x, x[:, :2, :6])), real(5, 3, 8)
+    ),
+    "gated feed-forward": (lambda: FeedForward(8, mult=2, activation_fn="geglu"), real(5, 3, 8)),
+    "rotary attention": (lambda: Rotary(8), real(5, 3, 8)),
+    "low-rank updates": (lambda: low_rank(8), real(5, 3, 8)),
+}  # fmt: skip
+WITHOUT_RULE = {  # in bookkeeping
+    "diffusers' rms norm": (lambda: RMSNorm(4, eps=1e-5), real(5, 3, 4)),
     "instance norm": (lambda: nn.InstanceNorm2d(4, affine=True), real(5, 4, 3, 3)),
     "prelu": (lambda: nn.PReLU(4), real(5, 4, 3)),
     "weight norm": (lambda: nn.utils.parametrizations.weight_norm(nn.Linear(4, 4)), real(5, 4)),
@@ -165,9 +206,9 @@ def alone(model, x):
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("name", [*EXACT, *WITHOUT_RULE, *SEVERAL_CALLS])
+@pytest.mark.parametrize("name", [*EXACT, *PARTS, *WITHOUT_RULE, *SEVERAL_CALLS])
 def test_a_layer_is_split_exactly(name, mode):
-    make, x = {**EXACT, **WITHOUT_RULE, **SEVERAL_CALLS}[name]
+    make, x = {**EXACT, **PARTS, **WITHOUT_RULE, **SEVERAL_CALLS}[name]
     rows = alone(made(make), x)
     norms = [float(torch.cat([g.flatten() for g in row]).norm().clamp(min=1e-9)) for row in rows]
     bound = sorted(norms)[len(norms) // 2]
@@ -180,6 +221,23 @@ def test_a_layer_is_split_exactly(name, mode):
         return
     for ours, theirs in zip(clipped_sum(made(make), (x,), bound, mode), expected, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5 * bound)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_low_rank_updates_of_peft_are_split_exactly(mode):
+    """Their two linear layers have the rule; the frozen layer below them is left alone."""
+    peft = pytest.importorskip("peft", reason="peft is not among this package's dependencies")
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 4))
+    config = peft.LoraConfig(r=2, lora_alpha=4, target_modules=["0", "2"], init_lora_weights=False)
+    model, x = peft.get_peft_model(model, config), real(5, 3, 8)
+    assert all("lora_" in name for name in trainable(model))
+    rows = alone(model, x)
+    norms = [float(torch.cat([g.flatten() for g in row]).norm()) for row in rows]
+    bound = sorted(norms)[len(norms) // 2]
+    clipped = [[min(1, bound / n) * g for g in row] for n, row in zip(norms, rows, strict=True)]
+    for ours, theirs in zip(clipped_sum(model, (x,), bound, mode), zip(*clipped, strict=True), strict=True):
+        torch.testing.assert_close(ours, sum(theirs), rtol=1e-4, atol=1e-5 * bound)
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -7,7 +7,8 @@ which gives the model:
     sample(weights, conditions, sampling, seed, report)       -> coarse images, one per condition
 
 Images are B C h w float32 in [0, 1], weights flat dicts of tensors. Conditions are labels B int64, or float32 sentence
-embeddings: B E, and in `fit_private` B V E with one for each view. Whatever `fit_private` returns counts as released.
+embeddings: B E, and in `fit_private` B V E with one for each view; or what the model itself makes of captions, B … and
+B V … (`EncodesCaptions`). Whatever `fit_private` returns counts as released.
 More abilities, asked for with isinstance: `Pretrains`, `Completes`, `Scores`.
 
 To add one, write a file like this in any package, give it an entry point in the group `wavedp.generators` (or name it
@@ -23,7 +24,7 @@ To add one, write a file like this in any package, give it an entry point in the
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
@@ -91,6 +92,13 @@ class Pretrains(Protocol):
         """The public weights as the private fit begins with them, which is also the model at ε = 0."""
 
 
+class EncodesCaptions(Protocol):
+    """Has a frozen text encoder of its own; its declaration says so by `encodes_captions`."""
+
+    def encode_captions(self, captions: Sequence[str]) -> Tensor:
+        """Conditions, one row a caption, on the CPU: token ids or states of a public encoder."""
+
+
 @runtime_checkable
 class Completes(Protocol):
     """A declaration whose public model draws the finer scales of a coarse image, as `upscaler=spectral` needs."""
@@ -109,7 +117,10 @@ class Scores(Protocol):
 
 
 class GeneratorMethod(Method):
-    """The declaration of a generator. A subclass overrides what differs for it."""
+    """The declaration of a generator. A subclass overrides what differs for it. encodes_captions: whether its model
+    has the ability `EncodesCaptions`; else captions go through wavedp.text."""
+
+    encodes_captions: bool = False
 
     def fit_kind(self, trial: TrialConfig) -> FitKind:
         """The use that its private_fit makes of sensitive images; by default ε decides."""

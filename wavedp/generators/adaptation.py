@@ -7,7 +7,7 @@
 
 The condition's embedding is always trained, because the sensitive classes differ from the public ones. `merge` adds the
 low-rank updates to their layers, so that released weights have the layout of the public ones. peft is not used: it
-requires transformers and accelerate for these few lines, and Opacus' hooks do not handle its layers.
+requires transformers and accelerate for these few lines.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def train_only(model: nn.Module, trained: Literal["all", "attention", "lora"], r
             if not isinstance(layer, nn.Linear) or not (of_block or of_attention):
                 continue
             if trained == "attention":
-                layer.requires_grad_(of_attention or name in ("qkv", "out"))
+                layer.requires_grad_(of_attention or name in ("qkv", "out", "wqkv", "wo"))
             elif not 1 <= rank < min(layer.in_features, layer.out_features):
                 raise UserError(
                     f"lora_rank={rank} is not a low rank of a {layer.out_features}×{layer.in_features} layer: "

@@ -41,6 +41,7 @@ class TokenDecoder(nn.Module):
         self.sizes: Tensor
         self.offsets: Tensor
         self.spans, self.length = tokenizer.spans, tokenizer.length
+        self.n_positions = self.length  # of the sequence that the blocks see
         for name, table in zip(("divisors", "sizes", "offsets"), id_tables(self.spans), strict=True):
             self.register_buffer(name, table, persistent=False)
         self.digits = most_digits(self.spans)  # K
@@ -107,7 +108,7 @@ class TokenDecoder(nn.Module):
             conditions = torch.cat([conditions, self.condition.absent(conditions)])
         # All that is the same for every token comes first: a token is a few dozen small kernels.
         ids, shown = self._ids(codes), self.condition(conditions)
-        caches = [Cache(self.length) for _ in self.blocks]
+        caches = [Cache(self.n_positions) for _ in self.blocks]
         seen = 0  # number of positions in the caches
         masses = torch.ones_like(uniforms)  # looked at when all is drawn: no wait at every token
         for span, head in zip(self.spans, self.heads, strict=True):

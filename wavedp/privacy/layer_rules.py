@@ -2,7 +2,7 @@
 
     b  records   c  copies of a record in a call (views, noises)   T  positions of a record, over all calls and copies
     d  width in   p  width out   a  b T d, inputs   g  b T p, gradients by outputs   f  b, clipping factors
-    V D  an embedding's table   C H W  images
+    V D  an embedding's table   C H W  images, or C L and C D H W
 
 A rule takes the layer and, for each of its calls, an input and a gradient whose first dimensions are b and c, in
 bfloat16, float32 or more. It returns a Split for each trained parameter, whose norms and sums are float32 or more
@@ -24,9 +24,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.grad import conv2d_weight
+from torch.nn.grad import conv2d_weight, conv3d_weight
 
 from wavedp.privacy.products import product, weighted_product, wide
+
+Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,9 @@ def _linear(layer: nn.Linear, inputs: list[Tensor], gradients: list[Tensor]) -> 
     return split
 
 
-def _convolution(layer: nn.Conv1d | nn.Conv2d, inputs: list[Tensor], gradients: list[Tensor]) -> dict[str, Split]:
+def _convolution(layer: Convolution, inputs: list[Tensor], gradients: list[Tensor]) -> dict[str, Split]:
+    """A transposed convolution y = Aᵀx is the adjoint of the convolution A with its weight: ⟨g, Aᵀx⟩ = ⟨Ag, x⟩, so that
+    its weight's gradient is that of A for the input g and the gradient x."""
     split = {}
     if _trained(layer.bias):
         split["bias"] = _direct(_total(_sum(_sum(g.flatten(3), 3), 1) for g in gradients))
@@ -66,24 +70,32 @@ def _convolution(layer: nn.Conv1d | nn.Conv2d, inputs: list[Tensor], gradients: 
         mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
         inputs = [F.pad(a, layer._reversed_padding_repeated_twice, mode) for a in inputs]
         padding = (0,) * len(kernel)
-    if isinstance(layer, nn.Conv1d):  # treated as images one pixel high
+    if len(kernel) == 1:  # treated as images one pixel high
         inputs, gradients = [a.unsqueeze(2) for a in inputs], [g.unsqueeze(2) for g in gradients]
         kernel, stride, dilation, padding = (1, *kernel), (1, *stride), (1, *dilation), (0, *padding)
+    if layer.transposed:
+        inputs, gradients = gradients, inputs
+        whole = [_positions(a.shape[2:], kernel, stride, dilation, padding) for a in inputs]
+        gradients = [_filled(g, size) for g, size in zip(gradients, whole, strict=True)]  # output_padding
     groups = layer.groups
-    out, width = layer.out_channels // groups, layer.weight[0].numel()  # of one group
-    shape = (layer.out_channels, layer.in_channels // groups, *kernel)
-    pointwise = (kernel, stride, padding) == ((1, 1), (1, 1), (0, 0))
+    out, width = len(layer.weight) // groups, layer.weight[0].numel()  # of one group
+    shape = (*layer.weight.shape[:2], *kernel)
+    pointwise = set(kernel) == {1} and set(stride) == {1} and set(padding) == {0}
+    weight_gradient = conv3d_weight if len(kernel) == 3 else conv2d_weight
 
     def of_records(rows: Tensor, size: int) -> Tensor:  # bc (groups size) T -> b·groups size cT
         apart = rows.reshape(b, -1, groups, size, math.prod(rows.shape[2:])).permute(0, 2, 3, 1, 4)
         return apart.reshape(b * groups, size, -1)
 
     def windows(a: Tensor) -> Tensor:  # the kernel's input at each position: bc C H W -> b·groups width cT
-        return of_records(a if pointwise else F.unfold(a, kernel, dilation, padding, stride), width)
+        if pointwise:
+            return of_records(a, width)
+        unfolded = F.unfold if len(kernel) == 2 else _unfold
+        return of_records(unfolded(a, kernel, dilation, padding, stride), width)
 
     def total(inputs: list[Tensor], gradients: list[Tensor], shape: tuple[int, ...], groups: int) -> Tensor:
         pairs = zip(inputs, gradients, strict=True)
-        return _total(conv2d_weight(wide(a), shape, wide(g), stride, padding, dilation, groups) for a, g in pairs)
+        return _total(weight_gradient(wide(a), shape, wide(g), stride, padding, dilation, groups) for a, g in pairs)
 
     rows = [of_records(g.flatten(2), out) for g in gradients]
     if _gram_pays(sum(g.shape[2] for g in rows), width, out, rows[0].device.type):
@@ -91,7 +103,8 @@ def _convolution(layer: nn.Conv1d | nn.Conv2d, inputs: list[Tensor], gradients: 
         norms = _gram_norms(a.mT, g.mT).view(b, groups).norm(dim=1)
 
         def weighted(f: Tensor) -> Tensor:
-            shares = [f.repeat_interleave(len(g) // b).view(-1, 1, 1, 1) * g for g in gradients]
+            of_copies = [f.repeat_interleave(len(g) // b).view(-1, *[1] * (g.ndim - 1)) for g in gradients]
+            shares = [factors * g for factors, g in zip(of_copies, gradients, strict=True)]
             return total(inputs, shares, shape, groups).view_as(layer.weight)
 
         split["weight"] = Split(norms, weighted)
@@ -156,6 +169,10 @@ RULES: dict[type[nn.Module], Callable[[Any, list[Tensor], list[Tensor]], dict[st
     nn.Linear: _linear,
     nn.Conv1d: _convolution,
     nn.Conv2d: _convolution,
+    nn.Conv3d: _convolution,
+    nn.ConvTranspose1d: _convolution,
+    nn.ConvTranspose2d: _convolution,
+    nn.ConvTranspose3d: _convolution,
     nn.Embedding: _embedding,
     nn.LayerNorm: _normalization,
     nn.RMSNorm: _normalization,
@@ -169,7 +186,9 @@ def least_dimensions(layer: nn.Module) -> int:
     fewer for a single record."""
     if isinstance(layer, nn.LayerNorm | nn.RMSNorm):
         return 1 + len(layer.normalized_shape)
-    return {nn.Embedding: 1, nn.Conv1d: 3, nn.Conv2d: 4}.get(type(layer), 2)
+    if isinstance(layer, Convolution):
+        return 2 + len(layer.kernel_size)
+    return 1 if isinstance(layer, nn.Embedding) else 2
 
 
 def _direct(gradients: Tensor) -> Split:
@@ -188,6 +207,40 @@ def _gram_pays(positions: int, width: int, out: int, device: str = "cpu") -> boo
     if device == "cuda":
         return 2 * positions**2 < width * out
     return 4 * positions * (width + out) < width * out
+
+
+def _positions(
+    sides: Iterable[int],
+    kernel: tuple[int, ...],
+    stride: tuple[int, ...],
+    dilation: tuple[int, ...],
+    padding: tuple[int, ...],
+) -> list[int]:
+    """Sides of what a convolution makes of an image with these sides."""
+    each = zip(sides, kernel, stride, dilation, padding, strict=True)
+    return [(side + 2 * p - d * (k - 1) - 1) // s + 1 for side, k, s, d, p in each]
+
+
+def _filled(images: Tensor, sides: list[int]) -> Tensor:
+    """The images with zeros after them, up to these sides."""
+    missing = [side - had for side, had in zip(sides, images.shape[2:], strict=True)]
+    return F.pad(images, [n for each in reversed(missing) for n in (0, each)]) if any(missing) else images
+
+
+def _unfold(
+    images: Tensor,
+    kernel: tuple[int, ...],
+    dilation: tuple[int, ...],
+    padding: tuple[int, ...],
+    stride: tuple[int, ...],
+) -> Tensor:
+    """torch's `unfold` for images of any number of dimensions: n C ... -> n C·kernel positions."""
+    windows = F.pad(images, [p for each in reversed(padding) for p in (each, each)])
+    for axis, (k, d, s) in enumerate(zip(kernel, dilation, stride, strict=True)):
+        windows = windows.unfold(2 + axis, d * (k - 1) + 1, s)[..., ::d]
+    axes = range(2, 2 + len(kernel))  # of the positions; those of the kernel follow
+    order = (0, 1, *(axis + len(kernel) for axis in axes), *axes)
+    return windows.permute(order).flatten(1, 1 + len(kernel)).flatten(2)
 
 
 def _windows_pay(device: str) -> bool:

@@ -437,7 +437,8 @@ class GeneratorSuite:
         records = data.load(trial.data, "train")
         images = coarse(torch.tensor(records.images).float() / 255, trial.level)
         if self._method().conditioning(trial) == "text":
-            return images, text.embed_captions(records.captions, trial.privacy.views)
+            own = self._model(trial).encode_captions if self._method().encodes_captions else text.encode  # type: ignore[attr-defined]
+            return images, text.embed_captions(records.captions, trial.privacy.views, own)
         return images, torch.tensor(records.labels)
 
     def _run(
@@ -483,7 +484,10 @@ class GeneratorSuite:
 
     def _sample(self, batch_size: int = 4, seed: int = 1, weights: Weights | None = None) -> Tensor:
         trial = self._trial()
-        if self._method().conditioning(trial) == "text":
+        if self._method().conditioning(trial) == "text" and self._method().encodes_captions:
+            captions = [f"prompt {number}" for number in range(DRAWN)]
+            conditions = self._model(trial).encode_captions(captions)  # type: ignore[attr-defined]
+        elif self._method().conditioning(trial) == "text":
             conditions = torch.nn.functional.normalize(torch.randn(DRAWN, text.EMBEDDING_WIDTH,
                                                        generator=torch.Generator().manual_seed(0)), dim=1)  # fmt: skip
         else:

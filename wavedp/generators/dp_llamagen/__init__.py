@@ -55,7 +55,7 @@ class DPLlamaGen(OverTokens):
                 f"generator.width={config.width} does not give each of {config.heads} heads pairs to turn by row and "
                 f"pairs to turn by column: use a multiple of {4 * config.heads}."
             )
-        _require_raster(trial.tokenizer, data.shape(trial.data), trial.level)
+        require_raster(trial.tokenizer, data.shape(trial.data), trial.level, self.name)
         return super().check(trial)
 
     def build(self, trial: TrialConfig, inputs: Inputs, device: str) -> LlamaGenModel:
@@ -67,7 +67,7 @@ class DPLlamaGen(OverTokens):
 
 
 @cache
-def _require_raster(config: Any, shape: tuple[int, int, int], level: int) -> None:
+def require_raster(config: Any, shape: tuple[int, int, int], level: int, generator: str) -> None:
     """Raises UserError for tokens of several scales, several at one place, or of several digits."""
     tokens = tokenizers.untrained(config, shape, level)
     scales, places = int(tokens.positions[:, 0].max()) + 1, {tuple(place) for place in tokens.positions.tolist()}
@@ -78,6 +78,6 @@ def _require_raster(config: Any, shape: tuple[int, int, int], level: int) -> Non
             else "codes of several digits"
         )  # fmt: skip
         raise UserError(
-            f"generator=dp_llamagen draws one grid of codes in raster order, and tokenizer={config.name} has {what}: "
+            f"generator={generator} draws one grid of codes in raster order, and tokenizer={config.name} has {what}: "
             "use tokenizer=raster."
         )
