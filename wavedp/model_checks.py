@@ -26,7 +26,10 @@ def check_models(trial: TrialConfig) -> None:
     if by_text:
         from wavedp import stages, text
 
-        text.check()
+        form = methods.generator(trial).text_tokens(canonical(trial))
+        text.check(form.encoder if form else None)
+        for config, split in dict.fromkeys([(trial.data, "train"), *methods.generator(trial).needs(trial).data]):
+            _require_captions(config, split)
         stages.prompts(canonical(trial))
     for method in (methods.tokenizer(trial), methods.upscaler(trial)):
         method.check_models(trial)
@@ -36,6 +39,16 @@ def check_models(trial: TrialConfig) -> None:
 @cache  # once a process
 def _warn(sentence: str) -> None:
     logging.getLogger(__name__).warning("Warning: %s", sentence)
+
+
+@cache  # the trials of a study ask the same again and again
+def _require_captions(config: DataConfig, split: data.Split) -> None:
+    """Raises UserError for a record without a caption."""
+    from wavedp import text
+
+    if data.has_images(config):
+        for place, record in enumerate(data.captions(config, split)):
+            text.captions_of(record, place, f"{config.name} ({split})")
 
 
 @cache  # the trials of a study ask the same again and again

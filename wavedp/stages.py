@@ -26,7 +26,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from wavedp import data, methods, metrics, text, tokenizers
+from wavedp import chain, data, methods, metrics, text, tokenizers
 from wavedp.chain import (
     PRIVATE,
     PUBLIC,
@@ -43,7 +43,7 @@ from wavedp.config import DataConfig, TrialConfig
 from wavedp.data import duplicates, overlap
 from wavedp.errors import UserError
 from wavedp.finite import require_finite
-from wavedp.generators import FitSettings, Generator, Pretrains, PrivateFit
+from wavedp.generators import FitSettings, Generator, Pretrains, PrivateFit, TextTokens
 from wavedp.methods import Trains, Weights, canonical
 from wavedp.metrics import suite
 from wavedp.privacy import ledger
@@ -117,8 +117,8 @@ def make_pretrain(work: Work) -> None:
         for config, split in method.needs(trial).data:
             public = data.load(config, split)  # type: ignore[arg-type]
             images = _coarse_images(public, method.pretrain_level(trial))
-            conditions = _conditions(public, trial, views=1)
-            conditions = conditions[:, 0] if conditions.ndim == 3 else conditions
+            conditions = conditions_of(public, trial, views=1, device=work.device)
+            conditions = conditions if conditions.ndim == 1 else conditions[:, 0]
         seed = getattr(trial.generator, "public_seed", 0)  # a Config may have none
         weights = generator.fit_public(images, conditions, seed, work.report, work.training)
         _require_trained(weights, f"generator={method.name}")
@@ -143,7 +143,7 @@ def make_private_fit(work: Work) -> None:
         return
 
     def fit(sensitive: data.Dataset, settings: FitSettings) -> PrivateFit:
-        images, conditions = _coarse_images(sensitive, trial.level), _conditions(sensitive, trial)
+        images, conditions = _coarse_images(sensitive, trial.level), conditions_of(sensitive, trial, device=work.device)
         return generator.fit_private(weights, images, conditions, settings, work.report)
 
     _release(work, "private_fit", fit)
@@ -218,7 +218,7 @@ def make_coarse_samples(work: Work) -> None:
     if methods.generator(trial).conditioning(trial) == "text":
         shown = prompts(trial)
         order = torch.arange(trial.sampling.n) % len(shown)
-        conditions, labels = text.encode(shown)[order], torch.zeros_like(order)
+        conditions, labels = sentences(shown, trial, work.device)[order], torch.zeros_like(order)
     else:
         conditions = labels = torch.arange(trial.sampling.n) % data.n_classes(trial.data)
     weights, name = work.inputs["private_fit"].tensors("weights"), trial.generator.name
@@ -418,11 +418,29 @@ def _coarse_images(dataset: data.Dataset, level: int) -> Tensor:
     return torch.cat(parts)
 
 
-def _conditions(dataset: data.Dataset, trial: TrialConfig, views: int | None = None) -> Tensor:
-    """Labels B int64, or one caption's embedding a view (None: as many as privacy.views), B V E."""
-    if methods.generator(trial).conditioning(trial) == "text":
-        return text.embed_captions(dataset.captions, trial.privacy.views if views is None else views)
-    return torch.tensor(dataset.labels)
+def conditions_of(dataset: data.Dataset, trial: TrialConfig, views: int | None = None, device: str = "cpu") -> Tensor:
+    """Labels B int64, or one caption's embedding a view (None: as many as privacy.views), B V E; of a method with
+    text_tokens the states of its tokens, B V L E+1."""
+    method = methods.generator(trial)
+    if method.conditioning(trial) != "text":
+        return torch.tensor(dataset.labels)
+    views, form = trial.privacy.views if views is None else views, method.text_tokens(trial)
+    if form is None:
+        return text.embed_captions(dataset.captions, views)
+    return text.embed_captions(dataset.captions, views, form.length, form.encoder, _encoding_on(form, device))
+
+
+def sentences(shown: list[str], trial: TrialConfig, device: str = "cpu") -> Tensor:
+    """Prompts as the generator is given them: B E, or B L E+1."""
+    form = methods.generator(trial).text_tokens(trial)
+    if form is None:
+        return text.encode(shown)
+    return text.encode_tokens(shown, form.length, form.encoder, _encoding_on(form, device))
+
+
+def _encoding_on(form: TextTokens, device: str) -> str:
+    """The packaged encoder is small, and gives on a CPU what does not depend on there being a GPU."""
+    return "cpu" if form.encoder is None else device
 
 
 def captions(trial: TrialConfig) -> list[str] | None:
@@ -434,11 +452,11 @@ def captions(trial: TrialConfig) -> list[str] | None:
 
 
 def prompts(trial: TrialConfig) -> list[str]:
-    """Public sentences to sample from."""
-    if trial.sampling.prompts is not None:
-        return text.read_prompts(trial.sampling.prompts)
-    captions = data.load(_public(trial), "test").captions or ()
-    return [line for record in captions for line in record.splitlines()[:1]]
+    """Public sentences to sample from (`chain.prompts_from` says whose)."""
+    if given := chain.given_prompts(trial):
+        return given
+    captions = data.captions(_public(trial), "test")
+    return [text.captions_of(record, place, "the public test split")[0] for place, record in enumerate(captions)]
 
 
 def _public(trial: TrialConfig) -> DataConfig:

@@ -436,9 +436,7 @@ class GeneratorSuite:
         """Coarse images and conditions as the stage `private_fit` gives them."""
         records = data.load(trial.data, "train")
         images = coarse(torch.tensor(records.images).float() / 255, trial.level)
-        if self._method().conditioning(trial) == "text":
-            return images, text.embed_captions(records.captions, trial.privacy.views)
-        return images, torch.tensor(records.labels)
+        return images, stages.conditions_of(records, trial)
 
     def _run(
         self,
@@ -483,7 +481,9 @@ class GeneratorSuite:
 
     def _sample(self, batch_size: int = 4, seed: int = 1, weights: Weights | None = None) -> Tensor:
         trial = self._trial()
-        if self._method().conditioning(trial) == "text":
+        if self._method().text_tokens(trial):
+            conditions = stages.sentences([f"picture {number}" for number in range(DRAWN)], trial)
+        elif self._method().conditioning(trial) == "text":
             conditions = torch.nn.functional.normalize(torch.randn(DRAWN, text.EMBEDDING_WIDTH,
                                                        generator=torch.Generator().manual_seed(0)), dim=1)  # fmt: skip
         else:
