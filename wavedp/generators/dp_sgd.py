@@ -101,7 +101,7 @@ class DPSGD(GeneratorMethod):
     def content(self, config: Any) -> dict[str, Any]:
         """The content of a text encoder's folder too. Raises UserError if there is no such folder."""
         found = super().content(config)
-        by_tokens = isinstance(config, TokensConfig) and config.conditioning == "tokens"
+        by_tokens = isinstance(config, TokensConfig) and found["conditioning"] == "tokens"
         folder = _encoder(config) if by_tokens else None
         return found if folder is None else {**found, "text_encoder": {"sha256": sha256(folder)}}
 
