@@ -172,11 +172,7 @@ class Cache:
 
 def joined(before: Tensor | None, h: Tensor) -> Tensor:
     """B P D and B t D, one after the other, B P+t D."""
-    if before is None:
-        return h
-    # Both by index: the gradients of a concatenation are strided, as the ghost norms of an embedding refuse.
-    parts = (each.index_select(1, torch.arange(each.shape[1], device=each.device)) for each in (before, h))
-    return torch.cat(list(parts), 1)
+    return h if before is None else torch.cat([before, h], 1)
 
 
 def split_heads(qkv: Tensor, heads: int) -> Tensor:
