@@ -55,11 +55,12 @@ def finished(trial: PlannedTrial, store: Store) -> tuple[dict[str, Any], dict[st
     Raises UserError for an artifact that is not in the store.
     """
     bridge = _artifact(store, "upscale", trial).json("upscaler")["bridge"]
+    prompts = chain.prompts_from(trial.config)
     done = {
         "status": "done",
         "epsilon_spent": _spent(_lines(store, trial)),
         "metrics": _artifact(store, "evaluate", trial).json("metrics"),
-        "notes": [bridge] if bridge else [],
+        "notes": [*([bridge] if bridge else []), *([f"drawn for {prompts}"] if prompts else [])],
     }
     if zoo := {stage: name for stage, key in trial.keys.items() if (name := store.origin(stage, key))}:
         done["zoo"] = zoo

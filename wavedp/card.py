@@ -165,6 +165,7 @@ def _making(finished: FinishedTrial, made: Made) -> list[tuple[str, str]]:
         ("upscaler", config.upscaler.name),
         ("public images", config.public.name if config.public else "none"),
         ("sampling", sampling),
+        *((("prompts", prompts),) if (prompts := chain.prompts_from(config)) else ()),
         ("study's command", f"`{meta.get('command')}`"),
         ("commit", str(finished.row.get("commit"))),
         ("written by", f"`{made.command}`"),
@@ -182,8 +183,12 @@ def _licences(config: TrialConfig) -> list[tuple[str, str]]:
     ]
     if config.public is not None and (isinstance(upscaler, Trains) or methods.generator(config).needs(config).data):
         rows.append((f"public images: {config.public.name}", _licence(config.public)))
-    if methods.generator(config).conditioning(config) == "text":
-        rows.append(("sentence encoder: all-MiniLM-L6-v2", ENCODER))
+    method = methods.generator(config)
+    if method.conditioning(config) == "text":
+        form = method.text_tokens(config)
+        packaged = form is None or form.encoder is None
+        encoder = ("sentence encoder: all-MiniLM-L6-v2", ENCODER)
+        rows.append(encoder if packaged else ("text encoder: a folder of your own", "its own"))
     return rows
 
 

@@ -28,6 +28,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from wavedp import data, methods, metrics, tokenizers
@@ -39,8 +40,8 @@ from wavedp.privacy import accounting, shares
 from wavedp.privacy.accounting import Mechanism
 
 __all__ = [
-    "CHAIN", "NAMES", "PRIVATE", "chain_of", "coarse_shape", "fingerprint", "fit_kind", "fit_kinds", "keys",
-    "mechanisms", "n_records", "privacy_of", "use_of",
+    "CHAIN", "NAMES", "PRIVATE", "chain_of", "coarse_shape", "fingerprint", "fit_kind", "fit_kinds", "given_prompts",
+    "keys", "mechanisms", "n_records", "privacy_of", "prompts_from", "use_of",
 ]  # fmt: skip
 
 
@@ -200,17 +201,37 @@ def _upscale(trial: TrialConfig) -> Any:
 
 
 def _prompts(trial: TrialConfig) -> list[tuple[DataConfig, str]]:
-    from_public = methods.generator(trial).conditioning(trial) == "text" and trial.sampling.prompts is None
+    from_public = methods.generator(trial).conditioning(trial) == "text" and not given_prompts(trial)
     return [(trial.public, "test")] if from_public and trial.public is not None else []
 
 
 def _prompt_file(trial: TrialConfig) -> str | None:
     """sha256 of the prompts: their content enters the key, not their path."""
-    if methods.generator(trial).conditioning(trial) != "text" or trial.sampling.prompts is None:
+    if methods.generator(trial).conditioning(trial) != "text":
         return None
+    given = given_prompts(trial)
+    return hashlib.sha256("\n".join(given).encode()).hexdigest() if given else None
+
+
+def given_prompts(trial: TrialConfig) -> list[str]:
+    """The sentences of sampling.prompts, or else those that the dataset makes of no record (wavedp.data.prompts); an
+    empty list where the captions of the public test split are the prompts."""
+    if trial.sampling.prompts is None:
+        return data.prompts(trial.data)
     from wavedp import text  # which imports torch
 
-    return hashlib.sha256("\n".join(text.read_prompts(trial.sampling.prompts)).encode()).hexdigest()
+    return text.read_prompts(trial.sampling.prompts)
+
+
+def prompts_from(trial: TrialConfig) -> str | None:
+    """Whose sentences the samples are drawn for, in words; None for a trial that draws for classes."""
+    if methods.generator(trial).conditioning(trial) != "text":
+        return None
+    if trial.sampling.prompts is not None:
+        return f"the file {Path(trial.sampling.prompts).name} of sha256 {_prompt_file(trial)}"
+    if data.prompts(trial.data):
+        return f"public sentences of {trial.data.name} that are made of no record"
+    return f"the captions of {trial.public.name if trial.public else 'no set'}, public test split"
 
 
 CHAIN = (

@@ -95,7 +95,7 @@ class DataConfig:
     size: int = result(28, within="[1, inf)")  # H = W in pixels; sets that are rendered or read from a folder take any
     channels: int = result(1, within="[1, 3]")  # 1 (grey) or 3 (RGB)
     limit: int | None = result(None, within="[1, inf)")  # keep only the first records of every split
-    n_records: int = result(2048, within="[1, inf)")  # of the procedural set's train split
+    n_records: int = result(2048, within="[1, inf)")  # of the train split of procedural and avatars
     # Of icons: `permissive`, `all`, or SPDX ids joined by +; and the appearances of each picture of icons and emoji.
     licences: str = result("permissive", later=True)
     variants: int = result(1, later=True, within="[1, inf)")

@@ -28,7 +28,10 @@ def check_models(trial: TrialConfig) -> None:
         from wavedp import stages, text
 
         if not generator.encodes_captions:
-            text.check()
+            form = generator.text_tokens(canonical(trial))
+            text.check(form.encoder if form else None)
+        for config, split in dict.fromkeys([(trial.data, "train"), *generator.needs(trial).data]):
+            _require_captions(config, split)
         stages.prompts(canonical(trial))
     for method in (methods.tokenizer(trial), generator, methods.upscaler(trial)):
         method.check_models(trial)
@@ -38,6 +41,16 @@ def check_models(trial: TrialConfig) -> None:
 @cache  # once a process
 def _warn(sentence: str) -> None:
     logging.getLogger(__name__).warning("Warning: %s", sentence)
+
+
+@cache  # the trials of a study ask the same again and again
+def _require_captions(config: DataConfig, split: data.Split) -> None:
+    """Raises UserError for a record without a caption."""
+    from wavedp import text
+
+    if data.has_images(config):
+        for place, record in enumerate(data.captions(config, split)):
+            text.captions_of(record, place, f"{config.name} ({split})")
 
 
 @cache  # the trials of a study ask the same again and again

@@ -26,7 +26,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from wavedp import data, methods, metrics, text, tokenizers
+from wavedp import chain, data, methods, metrics, text, tokenizers
 from wavedp.chain import (
     PRIVATE,
     PUBLIC,
@@ -117,8 +117,8 @@ def make_pretrain(work: Work) -> None:
         for config, split in method.needs(trial).data:
             public = data.load(config, split)  # type: ignore[arg-type]
             images = _coarse_images(public, method.pretrain_level(trial))
-            conditions = _conditions(public, trial, generator, views=1)
-            conditions = conditions[:, 0] if conditions.ndim == 3 else conditions
+            conditions = conditions_of(public, trial, encoder_of(trial, generator, work.device), views=1)
+            conditions = conditions if conditions.ndim == 1 else conditions[:, 0]
         seed = getattr(trial.generator, "public_seed", 0)  # a Config may have none
         weights = generator.fit_public(images, conditions, seed, work.report, work.training)
         _require_trained(weights, f"generator={method.name}")
@@ -143,7 +143,8 @@ def make_private_fit(work: Work) -> None:
         return
 
     def fit(sensitive: data.Dataset, settings: FitSettings) -> PrivateFit:
-        images, conditions = _coarse_images(sensitive, trial.level), _conditions(sensitive, trial, generator)
+        images, encode = _coarse_images(sensitive, trial.level), encoder_of(trial, generator, work.device)
+        conditions = conditions_of(sensitive, trial, encode)
         return generator.fit_private(weights, images, conditions, settings, work.report)
 
     _release(work, "private_fit", fit)
@@ -219,7 +220,8 @@ def make_coarse_samples(work: Work) -> None:
     if methods.generator(trial).conditioning(trial) == "text":
         shown = prompts(trial)
         order = torch.arange(trial.sampling.n) % len(shown)
-        conditions, labels = _encoder(trial, generator)(shown)[order], torch.zeros_like(order)
+        encode = encoder_of(trial, generator, work.device)
+        conditions, labels = encode(shown)[order], torch.zeros_like(order)
     else:
         conditions = labels = torch.arange(trial.sampling.n) % data.n_classes(trial.data)
     weights, name = work.inputs["private_fit"].tensors("weights"), trial.generator.name
@@ -431,17 +433,27 @@ def _coarse_images(dataset: data.Dataset, level: int) -> Tensor:
     return torch.cat(parts)
 
 
-def _conditions(dataset: data.Dataset, trial: TrialConfig, generator: Any, views: int | None = None) -> Tensor:
-    """Labels B int64, or one caption's embedding a view (None: as many as privacy.views), B V E."""
-    if methods.generator(trial).conditioning(trial) == "text":
-        views = trial.privacy.views if views is None else views
-        return text.embed_captions(dataset.captions, views, _encoder(trial, generator))
-    return torch.tensor(dataset.labels)
+def conditions_of(
+    dataset: data.Dataset, trial: TrialConfig, encode: Callable[[Sequence[str]], Tensor], views: int | None = None
+) -> Tensor:
+    """Labels B int64, or what `encode` makes of one caption a view (None: as many as privacy.views), B V ..."""
+    if methods.generator(trial).conditioning(trial) != "text":
+        return torch.tensor(dataset.labels)
+    return text.embed_captions(dataset.captions, trial.privacy.views if views is None else views, encode)
 
 
-def _encoder(trial: TrialConfig, generator: Any) -> Callable[[Sequence[str]], Tensor]:
-    """Makes conditions of captions: the generator's own text encoder, or the one that all others share."""
-    return generator.encode_captions if methods.generator(trial).encodes_captions else text.encode  # type: ignore[no-any-return]
+def encoder_of(trial: TrialConfig, generator: Any, device: str = "cpu") -> Callable[[Sequence[str]], Tensor]:
+    """Makes conditions of captions: the generator's own text encoder, or one that generators share, which gives a
+    vector for each, B E, or for a method with `text_tokens` the states of its tokens, B L E+1."""
+    method = methods.generator(trial)
+    if method.encodes_captions:
+        return generator.encode_captions  # type: ignore[no-any-return]
+    form = method.text_tokens(trial)
+    if form is None:
+        return text.encode
+    # The packaged encoder is small, and gives on a CPU what does not depend on there being a GPU.
+    on = "cpu" if form.encoder is None else device
+    return partial(text.encode_tokens, length=form.length, folder=form.encoder, device=on)
 
 
 def captions(trial: TrialConfig) -> list[str] | None:
@@ -453,11 +465,11 @@ def captions(trial: TrialConfig) -> list[str] | None:
 
 
 def prompts(trial: TrialConfig) -> list[str]:
-    """Public sentences to sample from."""
-    if trial.sampling.prompts is not None:
-        return text.read_prompts(trial.sampling.prompts)
-    captions = data.load(_public(trial), "test").captions or ()
-    return [line for record in captions for line in record.splitlines()[:1]]
+    """Public sentences to sample from (`chain.prompts_from` says whose)."""
+    if given := chain.given_prompts(trial):
+        return given
+    captions = data.captions(_public(trial), "test")
+    return [text.captions_of(record, place, "the public test split")[0] for place, record in enumerate(captions)]
 
 
 def _public(trial: TrialConfig) -> DataConfig:

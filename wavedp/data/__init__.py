@@ -5,6 +5,7 @@
     icons          133,000 named vector pictures under permissive licences, drawn with light and texture at any size
     emoji          1,900 shaded colour pictures, at any size
     photographs    crops of twelve photographs, for super-resolution at any size
+    avatars        drawn faces at any size, each with ten captions
     procedural     computed shapes and textures of any size; needs no file
     folder         the user's own images in class folders
     mixture        parts of other datasets, interleaved
@@ -36,6 +37,7 @@ import numpy as np
 
 from wavedp.config import DataConfig
 from wavedp.data import (
+    avatars,
     cache,
     chosen,
     decoded,
@@ -75,6 +77,7 @@ __all__ = [
     "n_records",
     "pick",
     "picks",
+    "prompts",
     "record_files",
     "repeats",
     "require_images",
@@ -88,6 +91,7 @@ SOURCES: dict[str, Source] = {
     "icons": icons,
     "emoji": emoji,
     "photographs": photographs,
+    "avatars": avatars,
     "procedural": procedural,
     "folder": folder,
     "mixture": mixture,
@@ -157,6 +161,13 @@ def record_files(config: DataConfig, split: Split) -> list[Path | None]:
 def captions(config: DataConfig, split: Split) -> list[str]:
     """The caption of each record that `load` returns, or its class's name where it has none."""
     return _answer(config, lambda asked: _captions(asked, split))
+
+
+def prompts(config: DataConfig) -> list[str]:
+    """Public sentences like the captions of a dataset that are made of none of its records, where it has some; an empty
+    list where it has none."""
+    tell = getattr(_source(config), "prompts", None)
+    return tell(config) if tell else []
 
 
 def picks(config: DataConfig) -> bool:

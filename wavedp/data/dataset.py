@@ -52,6 +52,7 @@ class Source(Protocol):
                                          copy of a file is known in another set whatever it is decoded to
         content(config, split)           JSON values that a decoded copy depends on, instead of the files
         captions(config, split)          the caption of every record, without decoding
+        prompts(config)                  public sentences like its captions, made of no record of any split
         pick(config, split, places)      the records at these places, as `read` gives them
     """
 

@@ -7,8 +7,9 @@ which gives the model:
     sample(weights, conditions, sampling, seed, report)       -> coarse images, one per condition
 
 Images are B C h w float32 in [0, 1], weights flat dicts of tensors. Conditions are labels B int64, or float32 sentence
-embeddings: B E, and in `fit_private` B V E with one for each view; or what the model itself makes of captions, B … and
-B V … (`EncodesCaptions`). Whatever `fit_private` returns counts as released.
+embeddings: B E, and in `fit_private` B V E with one for each view; for a method with `text_tokens`, states of a
+sentence's tokens in place of E (wavedp.text.encode_tokens); or what the model itself makes of captions, B … and B V …
+(`EncodesCaptions`). Whatever `fit_private` returns counts as released.
 More abilities, asked for with isinstance: `Pretrains`, `Completes`, `Scores`.
 
 To add one, write a file like this in any package, give it an entry point in the group `wavedp.generators` (or name it
@@ -43,6 +44,14 @@ if TYPE_CHECKING:
 FitKind = Literal["dp", "nonprivate", "public", "real"]
 """The use that a private_fit makes of sensitive images: with differential privacy, without (ε = ∞), none (ε = 0), or
 keeping them as they are."""
+
+
+@dataclass(frozen=True)
+class TextTokens:
+    """A sentence as the states of `length` tokens. encoder: folder of the frozen encoder (None: the packaged one)."""
+
+    length: int
+    encoder: str | None = None
 
 
 @dataclass(frozen=True)
@@ -140,6 +149,10 @@ class GeneratorMethod(Method):
     def conditioning(self, trial: TrialConfig) -> Literal["class", "text"]:
         """The condition of its samples: a class, or a sentence."""
         return "class"
+
+    def text_tokens(self, trial: TrialConfig) -> TextTokens | None:
+        """The form in which it is given sentences: token by token (None: one vector for each)."""
+        return None
 
     def pretraining_content(self, trial: TrialConfig) -> list[Any]:
         """The shared fields, other than blur, privacy and sampling, that it reads: they enter the key of `pretrain`."""

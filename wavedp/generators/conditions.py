@@ -1,8 +1,9 @@
-"""Conditions of a generator: a class or a sentence.
+"""Conditions of a generator: a class, a sentence, or the tokens of a sentence.
 
-Shapes: B records, D width, E width of a sentence embedding, K classes.
+Shapes: B records, D width, E width of a sentence embedding or of a text token's state, K classes, P text tokens.
 
-Each condition returns B 1 D, to be added at every token, and has a value that means "none", for guidance.
+A class and a sentence are B 1 D, to be added at every token of an image; the tokens of a sentence are B P D, a prefix
+of an image's. Each condition has a value that means "none", for guidance.
 """
 
 from __future__ import annotations
@@ -49,7 +50,32 @@ class TextCondition(nn.Module):
         return torch.zeros_like(embeddings)
 
 
-Condition = ClassCondition | TextCondition
+class TokenCondition(nn.Module):
+    """Map of the states of a sentence's tokens, B P E+1 (wavedp.text.encode_tokens). Only their encoder is frozen.
+
+    The last of the E+1 numbers says that a position is empty, so the last column of the map is a learned token that all
+    empty positions show. A sentence that is empty throughout means "none". It is one linear layer, whose gradients
+    every way of clipping can split by record.
+    """
+
+    def __init__(self, width: int, length: int, text_width: int = EMBEDDING_WIDTH) -> None:
+        super().__init__()
+        self.length = length
+        self.project = nn.Linear(text_width + 1, width)
+        nn.init.normal_(self.project.weight, std=0.02 * width**0.5)  # as TextCondition's, for states of unit length
+        nn.init.zeros_(self.project.bias)
+
+    def forward(self, states: Tensor) -> Tensor:
+        return self.project(states.to(self.project.weight.dtype))
+
+    def absent(self, states: Tensor) -> Tensor:
+        """Return "none" for each of the sentences."""
+        none = torch.zeros_like(states)
+        none[..., -1] = 1
+        return none
+
+
+Condition = ClassCondition | TextCondition | TokenCondition
 
 
 def drop(condition: Condition, conditions: Tensor, rate: float, chances: Tensor | None = None) -> Tensor:

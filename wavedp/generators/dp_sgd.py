@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cache
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from wavedp import data, methods
 from wavedp.config import DataConfig, TrialConfig
 from wavedp.errors import UserError
-from wavedp.fields import SEED, result
-from wavedp.generators import GeneratorMethod
+from wavedp.fields import SEED, performance, result
+from wavedp.generators import GeneratorMethod, TextTokens
 from wavedp.methods import Needs
 from wavedp.privacy import accounting
 from wavedp.privacy.accounting import Mechanism
+from wavedp.weight_files import sha256
 
 FIT_FIELDS = (
     "delta", "batch_size", "steps", "max_grad_norm", "accountant", "relation", "clipping", "noise_source", "optimizer",
@@ -29,7 +31,9 @@ n_records = cache(data.n_records)  # a study of hundreds of trials asks the same
 class ConditionedConfig:
     """What the model is conditioned on, and its first weights."""
 
-    conditioning: Literal["class", "text"] = result("class")  # text: captions through a frozen encoder (wavedp.text)
+    # text: captions through a frozen encoder (wavedp.text), as one vector; tokens: as the states of their tokens, a
+    # prefix of an image's.
+    conditioning: Literal["class", "text", "tokens"] = result("class")
     condition_dropout: float = result(0.0, within="[0, 1)")  # share of training images without one, for guidance
     public_seed: int = result(0, within=SEED)  # of the first weights, and of public batches
 
@@ -44,6 +48,16 @@ class PretrainedConfig(ConditionedConfig):
     # keep: the private classes begin with what was learned of the public classes of their names (public=chosen);
     # number: private class c with what was learned of public class c, whatever that is.
     public_classes: Literal["forget", "keep", "number"] = result("forget", later=True)
+
+
+@dataclass(frozen=True)
+class TokensConfig(PretrainedConfig):
+    """Public pretraining of a decoder over tokens, before which those of a sentence can stand."""
+
+    # P, of a caption: a longer one is cut.
+    text_tokens: int = result(32, later=True, read_if={"conditioning": "tokens"}, within="[1, 512]")
+    # Folder of a T5 encoder or a BERT (wavedp.text), its content in the key; None: the packaged MiniLM.
+    text_encoder: str | None = performance(None, path=True)
 
 
 def pretrains(config: ConditionedConfig) -> bool:
@@ -74,8 +88,22 @@ class DPSGD(GeneratorMethod):
         return {"class_means": before[0], "private_fit": fit} if before else {"private_fit": fit}
 
     def conditioning(self, trial: TrialConfig) -> Literal["class", "text"]:
-        """The choice in generator.conditioning."""
-        return trial.generator.conditioning
+        """The choice in generator.conditioning; tokens are of a sentence too."""
+        return "class" if trial.generator.conditioning == "class" else "text"
+
+    def text_tokens(self, trial: TrialConfig) -> TextTokens | None:
+        """Those of conditioning=tokens."""
+        config = trial.generator
+        if config.conditioning != "tokens" or not isinstance(config, TokensConfig):
+            return None
+        return TextTokens(config.text_tokens, config.text_encoder)
+
+    def content(self, config: Any) -> dict[str, Any]:
+        """The content of a text encoder's folder too. Raises UserError if there is no such folder."""
+        found = super().content(config)
+        by_tokens = isinstance(config, TokensConfig) and found["conditioning"] == "tokens"
+        folder = _encoder(config) if by_tokens else None
+        return found if folder is None else {**found, "text_encoder": {"sha256": sha256(folder)}}
 
     def check(self, trial: TrialConfig) -> list[str]:
         """Captions, and what text conditioning cannot go with."""
@@ -84,6 +112,13 @@ class DPSGD(GeneratorMethod):
             n_records(trial.public, "train")
         if self.conditioning(trial) == "text":
             _check_text(trial)
+        if config.conditioning == "tokens":
+            if not isinstance(config, TokensConfig):
+                raise UserError(
+                    f"generator.conditioning=tokens puts a sentence before the tokens of an image, and generator="
+                    f"{config.name} has no such tokens: use conditioning=text, or generator=spectral_ar."
+                )
+            _encoder(config)
         if isinstance(config, PretrainedConfig) and config.public_classes != "forget":
             _check_kept(trial)
         if trial.sampling.guidance != 1 and config.condition_dropout == 0:
@@ -127,6 +162,19 @@ class OverTokens(DPSGD):
         return replace(needs, fields=needs.fields | {"tokenizer"}, inputs=("tokenizer",))
 
 
+def _encoder(config: TokensConfig) -> Path | None:
+    """The folder of another text encoder than the packaged one. Raises UserError where there is none."""
+    if config.text_encoder is None:
+        return None
+    folder = Path(config.text_encoder)
+    if not folder.is_dir():
+        raise UserError(
+            f"generator.text_encoder={folder} is not a folder: give one with a T5 encoder or a BERT, as "
+            "save_pretrained of transformers writes it, or null for the packaged MiniLM."
+        )
+    return folder
+
+
 def _check_kept(trial: TrialConfig) -> None:
     """There are as many public classes as private ones; with `keep` they bear their names, in order."""
     config, public = trial.generator, methods.public_of(trial)
@@ -159,10 +207,12 @@ def _check_text(trial: TrialConfig) -> None:
     for config in (trial.data, trial.public):
         if isinstance(config, DataConfig) and not data.has_captions(config):
             raise UserError(
-                f"generator.conditioning=text needs captions and {config.name} has none: use conditioning=class, "
+                f"generator.conditioning={trial.generator.conditioning} needs captions and {config.name} has none: use "
+                f"conditioning=class, "
                 "or a dataset with captions."
             )
     if trial.privacy.mean_share:
         raise UserError(
-            "privacy.mean_share releases class means, and generator.conditioning=text has no classes: set it to 0."
+            f"privacy.mean_share releases class means, and generator.conditioning={trial.generator.conditioning} has "
+            "no classes: set it to 0."
         )

@@ -1,10 +1,12 @@
 """What all decoders over tokens share: logits of every token from those before it, and draws, one token after another.
 
-Shapes: B records, L tokens, K most digits of a code, D width, V sizes of the codebooks' digits, H attention heads.
+Shapes: B records, L tokens, P text tokens before them, K most digits of a code, D width, V sizes of the codebooks'
+digits, H attention heads.
 
 A decoder embeds the tokens before each position and the condition (`inputs`), and has `blocks`, causal self-attention
-that a `Cache` shortens, a `norm` and a head for each span. A code of several digits (wavedp.tokenizers.Span) is drawn
-one digit after another (wavedp.generators.digits).
+that a `Cache` shortens, a `norm` and a head for each span. The tokens of a sentence (TokenCondition) stand before the
+image's: attention sees them as it sees earlier tokens of the image, and no logits are made of them. A code of several
+digits (wavedp.tokenizers.Span) is drawn one digit after another (wavedp.generators.digits).
 
 Opacus can compute a gradient per record because no operation mixes records (norms of single positions, no dropout),
 index tensors are expanded to B L, and input and output weights are not tied (ghost clipping does not support tied
@@ -18,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wavedp.errors import UserError
-from wavedp.generators.conditions import Condition
+from wavedp.generators.conditions import Condition, TokenCondition
 from wavedp.generators.digits import DigitHead, id_tables, most_digits, n_rows
 from wavedp.tokenizers import Tokenizer
 
@@ -26,7 +28,8 @@ from wavedp.tokenizers import Tokenizer
 class TokenDecoder(nn.Module):
     """forward(codes B L int64, conditions) -> one logits tensor B (stop - start) V for each digit of each span.
 
-    conditions: input of `condition`, class labels B int64 or sentence embeddings B E float32. A subclass makes
+    conditions: input of `condition`, class labels B int64, sentence embeddings B E float32 or states of a sentence's
+    tokens B P E+1. A subclass makes
     `blocks`, `norm` and `heads` (wavedp.generators.digits.head_of, or linear), and says what a position is shown
     (`inputs`).
     """
@@ -55,11 +58,19 @@ class TokenDecoder(nn.Module):
         the conditions' embeddings, B 1 D."""
         raise NotImplementedError
 
+    def conditioned(self, conditions: Tensor) -> tuple[Tensor | None, Tensor]:
+        """What stands before the image's tokens, B P D (None: nothing), and what `inputs` are shown, B 1 D."""
+        embedded = self.condition(conditions)
+        if isinstance(self.condition, TokenCondition):
+            return embedded, torch.zeros_like(embedded[:, :1])
+        return None, embedded
+
     def forward(self, codes: Tensor, conditions: Tensor) -> list[Tensor]:
-        h = self.inputs(self._ids(codes), self.condition(conditions), 0, self.length)
+        before, shown = self.conditioned(conditions)
+        h = joined(before, self.inputs(self._ids(codes), shown, 0, self.length))
         for block in self.blocks:
             h = block(h)
-        h = self.norm(h)
+        h = self.norm(h[:, -self.length :])
         logits = []
         for head, span in zip(self.heads, self.spans, strict=True):
             shown = h[:, span.start : span.stop]
@@ -107,13 +118,14 @@ class TokenDecoder(nn.Module):
         if guided:
             conditions = torch.cat([conditions, self.condition.absent(conditions)])
         # All that is the same for every token comes first: a token is a few dozen small kernels.
-        ids, shown = self._ids(codes), self.condition(conditions)
-        caches = [Cache(self.n_positions) for _ in self.blocks]
+        ids, (before, shown) = self._ids(codes), self.conditioned(conditions)
+        caches = [Cache(self.n_positions + (0 if before is None else before.shape[1])) for _ in self.blocks]
         seen = 0  # number of positions in the caches
         masses = torch.ones_like(uniforms)  # looked at when all is drawn: no wait at every token
         for span, head in zip(self.spans, self.heads, strict=True):
             for t in range(max(span.start, given), span.stop):
                 h = self.inputs(ids.repeat(2, 1, 1) if guided else ids, shown, seen, t + 1)
+                h = h if seen else joined(before, h)
                 for block, cache in zip(self.blocks, caches, strict=True):
                     h = block(h, cache if cached else None)
                 seen = t + 1 if cached else 0
@@ -157,6 +169,11 @@ class Cache:
         start, self.seen = self.seen, self.seen + new.shape[3]
         self.both[:, :, :, start : self.seen] = new
         return self.both[:, :, :, : self.seen]
+
+
+def joined(before: Tensor | None, h: Tensor) -> Tensor:
+    """B P D and B t D, one after the other, B P+t D."""
+    return h if before is None else torch.cat([before, h], 1)
 
 
 def split_heads(qkv: Tensor, heads: int) -> Tensor:

@@ -19,13 +19,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from wavedp import text
 from wavedp.config import PrivacyConfig, SamplingConfig
 from wavedp.devices import taker
 from wavedp.generators import FitSettings, PrivateFit
 from wavedp.generators.adaptation import adapt, merge
-from wavedp.generators.conditions import ClassCondition, Condition, TextCondition, drop, forget_classes, keep_classes
+from wavedp.generators.conditions import (
+    ClassCondition,
+    Condition,
+    TextCondition,
+    TokenCondition,
+    drop,
+    forget_classes,
+    keep_classes,
+)
 from wavedp.generators.digits import most_digits
-from wavedp.generators.dp_sgd import PretrainedConfig
+from wavedp.generators.dp_sgd import TokensConfig
 from wavedp.generators.pretraining import pretrain
 from wavedp.generators.token_decoder import TokenDecoder
 from wavedp.methods import Weights
@@ -45,7 +54,7 @@ class TokenModel:
     """
 
     def __init__(
-        self, config: PretrainedConfig, tokenizer: Tokenizer, public: Tokenizer, n_classes: int, device: str
+        self, config: TokensConfig, tokenizer: Tokenizer, public: Tokenizer, n_classes: int, device: str
     ) -> None:
         self.config, self.tokenizer, self.public = config, tokenizer, public
         self.n_classes, self.device = n_classes, device
@@ -86,7 +95,8 @@ class TokenModel:
     def fit_private(
         self, weights: Weights, images: Tensor, conditions: Tensor, fit: FitSettings, report: Report
     ) -> PrivateFit:
-        """DP fine-tuning on coarse images; conditions: labels B, or embeddings B V E with one for each view."""
+        """DP fine-tuning on coarse images; conditions: labels B, or embeddings B V E (token states B V P E+1) with one
+        for each view."""
         model = self._model(self.tokenizer, self.n_classes, self.start(weights))
         planned = fit.mechanisms["private_fit"]
         spent, releases = self.warm_up(model, images, conditions, fit)
@@ -156,7 +166,10 @@ class TokenModel:
 
     def condition(self, n_classes: int, width: int) -> Condition:
         """Embeds what samples are conditioned on: config.conditioning."""
-        return ClassCondition(n_classes, width) if self.config.conditioning == "class" else TextCondition(width)
+        config = self.config
+        if config.conditioning == "tokens":
+            return TokenCondition(width, config.text_tokens, text.width(config.text_encoder))
+        return ClassCondition(n_classes, width) if config.conditioning == "class" else TextCondition(width)
 
     def _model(self, tokenizer: Tokenizer, n_classes: int, weights: Weights | None = None) -> TokenDecoder:
         model = self.decoder(tokenizer, n_classes)

@@ -436,10 +436,9 @@ class GeneratorSuite:
         """Coarse images and conditions as the stage `private_fit` gives them."""
         records = data.load(trial.data, "train")
         images = coarse(torch.tensor(records.images).float() / 255, trial.level)
-        if self._method().conditioning(trial) == "text":
-            own = self._model(trial).encode_captions if self._method().encodes_captions else text.encode  # type: ignore[attr-defined]
-            return images, text.embed_captions(records.captions, trial.privacy.views, own)
-        return images, torch.tensor(records.labels)
+        if self._method().conditioning(trial) != "text":
+            return images, torch.tensor(records.labels)
+        return images, stages.conditions_of(records, trial, stages.encoder_of(trial, self._model(trial)))
 
     def _run(
         self,
@@ -484,10 +483,11 @@ class GeneratorSuite:
 
     def _sample(self, batch_size: int = 4, seed: int = 1, weights: Weights | None = None) -> Tensor:
         trial = self._trial()
-        if self._method().conditioning(trial) == "text" and self._method().encodes_captions:
-            captions = [f"prompt {number}" for number in range(DRAWN)]
-            conditions = self._model(trial).encode_captions(captions)  # type: ignore[attr-defined]
-        elif self._method().conditioning(trial) == "text":
+        by_text = self._method().conditioning(trial) == "text"
+        if by_text and (self._method().encodes_captions or self._method().text_tokens(trial)):
+            encode = stages.encoder_of(trial, self._model(trial))
+            conditions = encode([f"picture {number}" for number in range(DRAWN)])
+        elif by_text:
             conditions = torch.nn.functional.normalize(torch.randn(DRAWN, text.EMBEDDING_WIDTH,
                                                        generator=torch.Generator().manual_seed(0)), dim=1)  # fmt: skip
         else:

@@ -4,9 +4,10 @@ Source: the second baseline of arXiv 2602.23262, whose settings are not public; 
 arXiv 2406.06525; FoundationVision/LlamaGen, autoregressive/models/gpt.py), its tokens those of `tokenizer=raster`. It
 is pretrained on public images and fitted by DP-SGD; the ledger has that one mechanism.
 
-Where it is not LlamaGen: a caption is one prefix token, of the frozen sentence encoder that all generators here share,
-not 120 of T5's; Adam without weight decay; no dropout, which a private fit has enough of; at widths below 256 the
-feed-forward layers are not rounded up to 256 (`decoder.feedforward_width`), as every weight gets noise.
+Where it is not LlamaGen: by default a caption is one prefix token, of the frozen sentence encoder that all generators
+here share; generator.conditioning=tokens with text_tokens=120 and text_encoder=FOLDER gives it T5's, as LlamaGen has
+them. Adam without weight decay; no dropout, which a private fit has enough of; at widths below 256 the feed-forward
+layers are not rounded up to 256 (`decoder.feedforward_width`), as every weight gets noise.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from wavedp import data, tokenizers
 from wavedp.config import TrialConfig
 from wavedp.errors import UserError
 from wavedp.fields import result
-from wavedp.generators.dp_sgd import OverTokens, PretrainedConfig
+from wavedp.generators.dp_sgd import OverTokens, TokensConfig
 from wavedp.methods import Inputs
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class DPLlamaGenConfig(PretrainedConfig):
+class DPLlamaGenConfig(TokensConfig):
     """The decoder, and its public pretraining: GPT-B, of 111 million weights with 16,384 codes."""
 
     name: str = result("dp_llamagen")

@@ -2,9 +2,10 @@
 
 Shapes: B records, L tokens, D width, H heads, V codes.
 
-p(codes | condition) = Π_t p(code_t | code_<t, condition). The sequence is the condition as a prefix token, then the
-codes in raster order; position t is shown the code before it. Blocks are Llama's: RMSNorm, attention whose queries and
-keys are turned by their place, a gated feed-forward (SwiGLU, arXiv 2002.05202), no bias.
+p(codes | condition) = Π_t p(code_t | code_<t, condition). The sequence is the condition as a prefix, of one token or of
+those of a sentence, then the codes in raster order; position t is shown the code before it, or the prefix's last.
+Blocks are Llama's: RMSNorm, attention whose queries and keys are turned by their place, a gated feed-forward (SwiGLU,
+arXiv 2002.05202), no bias.
 
 2-D rotary positions (arXiv 2104.09864 for each axis): one half of a head's pairs turns by the row of the token that is
 shown, the other half by its column, pair j of the D/4H of an axis by 10000^(-4jH/D) a row or column. The prefix is
@@ -21,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from wavedp.generators.conditions import Condition
+from wavedp.generators.conditions import Condition, TokenCondition
 from wavedp.generators.token_decoder import Cache, TokenDecoder, attended, split_heads
 from wavedp.tokenizers import Tokenizer
 
@@ -35,7 +36,8 @@ class LlamaDecoder(TokenDecoder):
         super().__init__(tokenizer, condition)
         (span,) = self.spans
         self.code = nn.Embedding(span.size, width)
-        rotation = rotations(tokenizer.positions[:-1, 1:], width // heads)
+        text = condition.length if isinstance(condition, TokenCondition) else 1
+        rotation = rotations(tokenizer.positions[:-1, 1:], width // heads, text)
         self.blocks = nn.ModuleList(LlamaBlock(width, heads, rotation) for _ in range(depth))
         self.norm = nn.RMSNorm(width, eps=NORM_EPS)
         head = nn.Linear(width, span.size, bias=False)
@@ -45,6 +47,11 @@ class LlamaDecoder(TokenDecoder):
             if isinstance(layer, nn.Linear):
                 nn.init.normal_(layer.weight, std=INITIAL_STD)
         nn.init.zeros_(head.weight)
+
+    def conditioned(self, conditions: Tensor) -> tuple[Tensor | None, Tensor]:
+        """The last token of a prefix is what position 0 is shown."""
+        embedded = self.condition(conditions)
+        return (embedded[:, :-1] if embedded.shape[1] > 1 else None), embedded[:, -1:]
 
     def inputs(self, ids: Tensor, shown: Tensor, start: int, stop: int) -> Tensor:
         """Position 0 is the condition, position t the code before it."""
@@ -87,11 +94,11 @@ def feedforward_width(width: int) -> int:
     return -(-(8 * width // 3) // multiple) * multiple
 
 
-def rotations(places: Tensor, head_width: int) -> Tensor:
-    """Cosines and sines by which pairs are turned, 2 1+n head_width/2, of a prefix and n tokens at places n 2."""
+def rotations(places: Tensor, head_width: int, prefix: int = 1) -> Tensor:
+    """Cosines and sines by which pairs are turned, 2 prefix+n head_width/2, of a prefix and n tokens at places n 2."""
     speeds = ROTARY_BASE ** (-torch.arange(0, head_width // 2, 2) / (head_width / 2))
     angles = (places[:, :, None] * speeds).flatten(1)  # those of the row, then those of the column
-    angles = torch.cat([torch.zeros(1, head_width // 2), angles])
+    angles = torch.cat([torch.zeros(prefix, head_width // 2), angles])
     return torch.stack([angles.cos(), angles.sin()])
 
 

@@ -15,7 +15,7 @@ from wavedp.config import TrialConfig
 from wavedp.errors import UserError
 from wavedp.fields import result
 from wavedp.generators import FitKind
-from wavedp.generators.dp_sgd import FIT_FIELDS, OverTokens, PretrainedConfig
+from wavedp.generators.dp_sgd import FIT_FIELDS, OverTokens, TokensConfig
 from wavedp.methods import Inputs
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class SpectralARConfig(PretrainedConfig):
+class SpectralARConfig(TokensConfig):
     """The transformer, and its public pretraining."""
 
     name: str = result("spectral_ar")

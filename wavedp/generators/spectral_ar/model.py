@@ -14,6 +14,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from wavedp import text
 from wavedp.config import PrivacyConfig
 from wavedp.generators import FitSettings
 from wavedp.generators.spectral_ar import SpectralARConfig
@@ -25,7 +26,6 @@ from wavedp.privacy.accounting import Mechanism
 from wavedp.privacy.clipping import trainable
 from wavedp.privacy.statistics import class_means, means_release
 from wavedp.seeds import derive_seed
-from wavedp.text import EMBEDDING_WIDTH
 from wavedp.tokenizers import Tokenizer
 from wavedp.wavelets import coarse, spread
 
@@ -94,9 +94,13 @@ class SpectralARModel(TokenModel):
         return self.public.decode(codes).cpu()
 
     def _example_conditions(self, count: int) -> Tensor:
-        by_class = self.config.conditioning == "class"
-        shape = (count,) if by_class else (count, EMBEDDING_WIDTH)
-        return torch.zeros(shape, dtype=torch.long if by_class else torch.float32, device=self.device)
+        """Any values of the right shape, for `absent`."""
+        config = self.config
+        if config.conditioning == "class":
+            return torch.zeros(count, dtype=torch.long, device=self.device)
+        sentence = (config.text_tokens, text.width(config.text_encoder) + 1)
+        shape = (text.EMBEDDING_WIDTH,) if config.conditioning == "text" else sentence
+        return torch.zeros(count, *shape, device=self.device)
 
 
 def scale_weights(tokenizer: Tokenizer, decay: float) -> Tensor:
