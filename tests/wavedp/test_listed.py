@@ -215,7 +215,7 @@ def _also(*parts):
         (_without("celeba-caption"), "has no celeba-caption: .*python -m wavedp.data.get mm_celeba_hq"),
         (_without("image"), "has no image or images or CelebA-HQ-img: "),
         (_without("train"), "has no train/filenames.pickle or train_filenames.pickle or "),
-        (_also("image/3.png", b""), "image/3.jpg and .*image/3.png are both image 3"),
+        (_also("image/3.png", b""), "image/3.jpg and .*image/3.png are both number 3"),
         (_also("image/03.jpg", b""), "are both number 3"),
         (_also("image/a.jpg", b""), "'a.jpg' of .* is not the number of an image"),
         (_also("train.txt", b"1"), "both list the train images"),

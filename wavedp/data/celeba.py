@@ -60,7 +60,7 @@ then use data=celeba data.path=ROOT."""
         folder = listed.first(root, IMAGES)
         if folder is None:
             raise self.lacking(root, IMAGES)
-        files = {path.name: path for path in listed.images(folder).values()}
+        files = listed.images(folder)
         labels, splits = self._labels(root, config.attribute or USUAL), partition(self, root)
         found: Found = {split: [] for split in SPLITS.values()}
         for name in sorted(splits):

@@ -74,7 +74,7 @@ def _folders(part: str, config: DataConfig) -> tuple[str, str]:
 
 def _records(said: Path, folder: Path) -> list[Record]:
     names, captions = _read(said)
-    files = {path.name: path for path in listed.images(folder).values()}
+    files = listed.images(folder)
     for number, name in names.items():
         if name not in files:
             raise UserError(f"image {number} of {said} has no file {folder / name}: add it, or take it off the list.")

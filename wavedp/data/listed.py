@@ -10,6 +10,7 @@ resized by Lanczos to data.size; smaller images are enlarged. Only `read` and `p
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -145,14 +146,10 @@ def first(root: Path, places: Iterable[str]) -> Path | None:
 
 
 def images(folder: Path) -> dict[str, Path]:
-    """{name without its suffix: file} of the images straight in a folder. Raises UserError for two of one name."""
-    found: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        if path.suffix.lower() in picture.SUFFIXES and not path.name.startswith("."):
-            if path.stem in found:
-                raise UserError(f"{found[path.stem]} and {path} are both image {path.stem}: keep one of them.")
-            found[path.stem] = path
-    return found
+    """{name: file} of the images straight in a folder, sorted."""
+    names = sorted(os.listdir(folder))  # strings: to sort 80,000 paths takes seconds
+    known = (name for name in names if os.path.splitext(name)[1].lower() in picture.SUFFIXES and name[0] != ".")
+    return {name: folder / name for name in known}
 
 
 def lines(file: Path) -> list[str]:
