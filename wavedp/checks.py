@@ -54,7 +54,8 @@ def check(trial: TrialConfig) -> list[str]:
             mechanisms(trial, stage)
         warned += accounting.check_delta(trial.privacy, n_records(trial.data, "train"))
         warned += overlap.warn_of_known_test(trial.data, trial.metrics.reference_split)
-        warned += seen.warn(trial.data, {name: sets for each in chosen for name, sets in each.seen(trial).items()})
+        models = {name: sets for each in chosen for name, sets in each.seen(trial).items()}
+        warned += seen.warn(trial.data, models, trial.public if public_reads(trial) else None)
     return list(dict.fromkeys(warned))
 
 

@@ -543,7 +543,7 @@ def trial(images: DataConfig, upscaler, **changes) -> TrialConfig:
         ("coco", "ldm_sr", "upscaler=ldm_sr was trained on Open Images, which may hold"),
         ("celeba", "sd_x4", "may hold images or captions of celeba"),
         ("mm_celeba_hq", "sd_x4", "may hold images or captions of mm_celeba_hq"),
-        ("mm_celeba_hq", "animevideov3_x2", "nobody says what upscaler=animevideov3_x2 was trained on, and mm_celeba"),
+        ("mm_celeba_hq", "animevideov3_x2", "nobody says what upscaler=animevideov3_x2 was trained on, and it may have"),
         ("coco", "realesrgan_x4plus", None),
         ("coco", "bicubic", None),
         ("coco", "wavelet_detail", None),
@@ -566,6 +566,25 @@ def test_nobody_is_warned_of_images_that_are_not_public_or_not_used(tmp_path):
     images = config("coco", layouts.coco(tmp_path / "set"), size=32)
     unused = dataclasses.replace(trial(images, upscaler), privacy=PrivacyConfig(epsilon=0))
     assert not [sentence for sentence in checks.check(unused) if "LAION" in sentence]
+
+
+def test_public_images_that_may_be_another_crop_of_the_sensitive_ones_are_warned_of(tmp_path):
+    faces = config("mm_celeba_hq", layouts.mm_celeba_hq(tmp_path / "faces"), size=32)
+    celeba_images = config("celeba", layouts.celeba(tmp_path / "celeba"), size=32)
+    photographs = config("coco", layouts.coco(tmp_path / "coco"), size=32)
+    pretrained = configure("generator", "spectral_ar", pretrain_steps=1)
+    for images, public, warns in ((faces, celeba_images, True), (photographs, celeba_images, False)):
+        asked = dataclasses.replace(trial(images, "bicubic", generator=pretrained), public=public)
+        found = [sentence for sentence in checks.check(asked) if "the public images are of CelebA" in sentence]
+        assert len(found) == warns
+
+
+def test_a_model_for_faces_is_warned_of_wherever_celeba_lies():
+    from wavedp.upscalers import face_warning
+
+    for name, warns in (("celeba", True), ("mm_celeba_hq", True), ("coco", False)):
+        images = DataConfig(name=name, path="/data/set", size=32, channels=3)
+        assert bool(face_warning(trial(images, "bicubic"), True, "GFPGANv1.4.pth")) is warns
 
 
 def test_the_encoder_of_captions_saw_cocos(tmp_path):

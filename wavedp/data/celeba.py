@@ -36,6 +36,7 @@ class CelebA(Listed):
     DIVISIONS = ("official", "dpimagebench")
     READS = ("attribute",)
     LICENCE = "non-commercial research (mmlab.ie.cuhk.edu.hk/projects/CelebA.html)"
+    KNOWN_AS = "CelebA"
     MAY_BE_IN = ("CelebA", "CelebA-HQ", "FFHQ", "LAION")
     OBTAIN = """\
 celeba is not fetched: it is for non-commercial research. Obtain img_align_celeba.zip,

@@ -23,6 +23,7 @@ from wavedp.errors import UserError
 
 LICENCE = "not stated (cs.toronto.edu/~kriz/cifar.html)"
 DIVISIONS = ("official", "dpimagebench")
+KNOWN_AS = "CIFAR-10"
 MAY_BE_IN = ("CIFAR-10", "Tiny Images")
 META = "batches.meta"
 BATCHES: dict[str, tuple[str, ...]] = {

@@ -31,6 +31,7 @@ class Coco(Listed):
     name, captioned = "coco", True
     DIVISIONS = tuple(YEARS)
     LICENCE = "annotations CC-BY-4.0, each photograph under its owner's terms on Flickr (cocodataset.org/#termsofuse)"
+    KNOWN_AS = "COCO"
     MAY_BE_IN = ("COCO", "LAION", "Open Images")
     OBTAIN = """\
 coco is not fetched: its photographs are under terms of their owners (cocodataset.org/#termsofuse). Obtain

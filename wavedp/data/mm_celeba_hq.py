@@ -36,6 +36,7 @@ class MMCelebAHQ(Listed):
     name, captioned = "mm_celeba_hq", True
     DIVISIONS = ("official", "celeba")
     LICENCE = "non-commercial research (github.com/switchablenorms/CelebAMask-HQ)"
+    KNOWN_AS = "CelebA-HQ"
     MAY_BE_IN = ("CelebA", "CelebA-HQ", "FFHQ", "LAION")
     OBTAIN = """\
 mm_celeba_hq is not fetched: its images are for non-commercial research. Obtain

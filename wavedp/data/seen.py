@@ -1,8 +1,8 @@
-"""May a ready-made public model have seen the sensitive images? What it learned of them no ε covers.
+"""May a ready-made model have seen the sensitive images, or the public images be some of them? No ε covers that.
 
-A method says what its weights were trained on (`wavedp.methods.Method.seen`); a dataset says which public sets may hold
-its images (MAY_BE_IN). Where the two meet, or nobody says what a model saw
-and the set is public, a trial warns. It cannot know: LAION is made of the web's pictures, as COCO and CelebA are.
+A method says what its weights were trained on (`wavedp.methods.Method.seen`), a dataset which public sets may hold its
+images (MAY_BE_IN) and by which name others call it (KNOWN_AS). Where the two meet, or nobody says what a model saw and
+the sensitive set is public, a trial warns. It cannot know: LAION is of the web's pictures, as COCO and CelebA are.
 """
 
 from __future__ import annotations
@@ -12,27 +12,30 @@ from collections.abc import Mapping
 from wavedp import data
 from wavedp.config import DataConfig
 
+INSTEAD = "find out, or use another, since no ε covers what is learned there."
 
-def warn(sensitive: DataConfig, models: Mapping[str, tuple[str, ...] | None]) -> list[str]:
-    """A sentence for each model that may have seen images, or captions, of the sensitive set.
+
+def warn(
+    sensitive: DataConfig, models: Mapping[str, tuple[str, ...] | None], public: DataConfig | None = None
+) -> list[str]:
+    """A sentence for each model that may have seen images, or captions, of the sensitive set, and for public images
+    that may be them in another crop, which wavedp.data.overlap does not find.
 
     models: {what the sentence calls it: the names of the sets that it was trained on; None: nobody says}.
     """
-    holders = getattr(data.source_of(sensitive.name), "MAY_BE_IN", ())
+    name, holders = sensitive.name, getattr(data.source_of(sensitive.name), "MAY_BE_IN", ())
+    if not holders:  # not a public set: who has it knows who had it
+        return []
     warned = []
     for model, sets in models.items():
-        if not holders:  # not a public set: who has it knows who had it
-            continue
-        shared = [name for name in sets or () if name in holders]
+        shared = " and ".join(each for each in sets or () if each in holders)
         if sets is None:
             warned.append(
-                f"nobody says what {model} was trained on, and {sensitive.name} is a public set that it may have seen: "
-                "find out, or use a model whose training set is known, since no ε covers what it learned there."
+                f"nobody says what {model} was trained on, and it may have seen {name}, which is public: {INSTEAD}"
             )
         elif shared:
-            warned.append(
-                f"{model} was trained on {' and '.join(shared)}, which may hold images or captions of "
-                f"{sensitive.name}: find out, or use a model that did not see them, since no ε covers what it learned "
-                "there."
-            )
+            warned.append(f"{model} was trained on {shared}, which may hold images or captions of {name}: {INSTEAD}")
+    known = None if public is None else getattr(data.source_of(public.name), "KNOWN_AS", None)
+    if known in holders:
+        warned.append(f"the public images are of {known}, which may hold images of {name} in another crop: {INSTEAD}")
     return warned
