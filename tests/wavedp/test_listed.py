@@ -543,7 +543,7 @@ def trial(images: DataConfig, upscaler, **changes) -> TrialConfig:
         ("coco", "ldm_sr", "upscaler=ldm_sr was trained on Open Images, which may hold"),
         ("celeba", "sd_x4", "may hold images or captions of celeba"),
         ("mm_celeba_hq", "sd_x4", "may hold images or captions of mm_celeba_hq"),
-        ("mm_celeba_hq", "animevideov3_x2", "nobody says what upscaler=animevideov3_x2 was trained on, and it may have"),
+        ("mm_celeba_hq", "animevideov3_x2", "nobody says what upscaler=animevideov3_x2 was trained on, and"),
         ("coco", "realesrgan_x4plus", None),
         ("coco", "bicubic", None),
         ("coco", "wavelet_detail", None),
