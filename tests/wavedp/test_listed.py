@@ -79,7 +79,7 @@ def no_decoding(monkeypatch):
 # --- pictures ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("shape", [(24, 32), (33, 20), (30, 25), (25, 30), (27, 27), (8, 9)])
+@pytest.mark.parametrize("shape", [(24, 32), (33, 20), (30, 25), (25, 30), (24, 27), (8, 9)])
 def test_square_is_torchvisions_centre_crop_and_lanczos(shape):
     from torchvision.transforms import functional
 
