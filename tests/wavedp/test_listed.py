@@ -17,10 +17,12 @@ import pytest
 from PIL import Image
 
 from wavedp import checks, data
-from wavedp.config import DataConfig, MetricsConfig, PrivacyConfig, SamplingConfig, TrialConfig, configure
+from wavedp.config import DataConfig, MetricsConfig, PrivacyConfig, SamplingConfig, TrialConfig, configure, from_dict
 from wavedp.data import celeba, cifar10, get, pickles, picture
 from wavedp.errors import UserError
 from wavedp.testing.datasets import DatasetSuite
+
+CONF = Path(__file__).parents[2] / "conf"
 
 
 def config(name: str, root: Path, **changes) -> DataConfig:
@@ -598,3 +600,29 @@ def test_the_encoder_of_captions_saw_cocos(tmp_path):
         asked = dataclasses.replace(asked, sampling=SamplingConfig(n=4, prompts=str(prompts)))
         found = [sentence for sentence in checks.check(asked) if "MiniLM" in sentence]
         assert len(found) == warns
+
+
+# --- as the command composes them -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "divisions"),
+    [
+        ("mm_celeba_hq", 256, ("official", "celeba")),
+        ("coco", 256, ("official", "coco2017")),
+        ("celeba", 32, ("official", "dpimagebench")),
+        ("cifar10", 32, ("official", "dpimagebench")),
+    ],
+)
+def test_the_shipped_configuration_names_size_and_division(name, size, divisions):
+    import hydra
+    from omegaconf import OmegaConf
+
+    assert divisions == data.source_of(name).DIVISIONS
+    for division in divisions:
+        with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+            composed = hydra.compose("config", [f"data={name}", "data.path=/data", f"data.split={division}"])
+        asked = from_dict(DataConfig, OmegaConf.to_container(composed.data, resolve=True))
+        assert (asked.name, asked.split, asked.size, asked.channels) == (name, division, size, 3)
+        assert data.shape(asked) == (3, size, size)
+        assert asked.attribute == ("Male" if name == "celeba" else None)
