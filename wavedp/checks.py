@@ -12,7 +12,7 @@ from dataclasses import replace
 from wavedp import data, methods
 from wavedp.chain import NAMES, fit_kinds, mechanisms, missing_images, n_records, public_reads
 from wavedp.config import TrialConfig
-from wavedp.data import duplicates, overlap
+from wavedp.data import duplicates, overlap, seen
 from wavedp.errors import UserError
 from wavedp.fields import check_values
 from wavedp.levels import check_level
@@ -54,6 +54,8 @@ def check(trial: TrialConfig) -> list[str]:
             mechanisms(trial, stage)
         warned += accounting.check_delta(trial.privacy, n_records(trial.data, "train"))
         warned += overlap.warn_of_known_test(trial.data, trial.metrics.reference_split)
+        models = {name: sets for each in chosen for name, sets in each.seen(trial).items()}
+        warned += seen.warn(trial.data, models, trial.public if public_reads(trial) else None)
     return list(dict.fromkeys(warned))
 
 

@@ -90,8 +90,9 @@ class DataConfig:
     """A dataset: which images, at which size, divided how (wavedp.data)."""
 
     name: str = result("fashion_mnist")  # or another of wavedp.data, or one of your own
-    # dpimagebench: fashion_mnist's train divided 55,000/5,000, seed 0; public: procedural images that official lacks
-    split: Literal["official", "dpimagebench", "public"] = result("official")
+    # dpimagebench: train of fashion_mnist, cifar10 or celeba divided with seed 0; public: procedural images that
+    # are not in official; celeba: mm_celeba_hq by CelebA's partition; coco2017: coco's images of 2017, not 2014
+    split: Literal["official", "dpimagebench", "public", "celeba", "coco2017"] = result("official")
     size: int = result(28, within="[1, inf)")  # H = W in pixels; sets that are rendered or read from a folder take any
     channels: int = result(1, within="[1, 3]")  # 1 (grey) or 3 (RGB)
     limit: int | None = result(None, within="[1, inf)")  # keep only the first records of every split
@@ -99,9 +100,10 @@ class DataConfig:
     # Of icons: `permissive`, `all`, or SPDX ids joined by +; and the appearances of each picture of icons and emoji.
     licences: str = result("permissive", later=True)
     variants: int = result(1, later=True, within="[1, inf)")
+    attribute: str | None = result(None, later=True)  # of celeba: the one that is the label; None: Male
     # What to do with train records that are equal: a private fit protects one record, not all copies of it.
     duplicates: Literal["refuse", "merge", "accept"] = privacy("refuse", later=True)
-    path: str | None = performance(None, path=True)  # root of a folder dataset
+    path: str | None = performance(None, path=True)  # root of a dataset that the user has
     home: str = performance(".wavedp/data", path=True)  # downloads
     cache: str = performance("decoded")  # folder for decoded copies, below home unless absolute; off: none are kept
     # Of mixture and chosen: the datasets that it is made of, and how much of each (wavedp.data.mixture).

@@ -78,6 +78,11 @@ class Method:
     def check_models(self, trial: TrialConfig) -> None:
         """Open the files that it will need, which `check` does not. Raises UserError as `check`."""
 
+    def seen(self, trial: TrialConfig) -> dict[str, tuple[str, ...] | None]:
+        """The ready-made models that it uses, as a sentence calls them, each with the sets that it was trained on, by
+        names such as "LAION" that datasets have in MAY_BE_IN (wavedp.data.seen); None where nobody says."""
+        return {}
+
     def content(self, config: Any) -> dict[str, Any]:
         """The part of its Config that enters keys: PRIVACY and RESULT fields, and the content of files."""
         return {**self.published.get("own", {}), **identity(config), "name": self.name}

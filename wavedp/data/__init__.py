@@ -7,6 +7,10 @@
     photographs    crops of twelve photographs, for super-resolution at any size
     avatars        drawn faces at any size, each with ten captions
     procedural     computed shapes and textures of any size; needs no file
+    mm_celeba_hq   30,000 faces with ten captions each       the user's copy, in the layout that its authors give it:
+    coco           photographs with five captions or more    `python -m wavedp.data.get NAME` says where to obtain it
+    celeba         202,599 faces, one attribute as the label
+    cifar10        60,000 small photographs in ten classes
     folder         the user's own images in class folders
     mixture        parts of other datasets, interleaved
     chosen         a mixture in which the nearest images to the names of the private classes bear these names
@@ -39,7 +43,10 @@ from wavedp.config import DataConfig
 from wavedp.data import (
     avatars,
     cache,
+    celeba,
     chosen,
+    cifar10,
+    coco,
     decoded,
     emoji,
     facts,
@@ -47,6 +54,7 @@ from wavedp.data import (
     folder,
     icons,
     mixture,
+    mm_celeba_hq,
     openclipart,
     photographs,
     procedural,
@@ -93,13 +101,17 @@ SOURCES: dict[str, Source] = {
     "photographs": photographs,
     "avatars": avatars,
     "procedural": procedural,
+    "mm_celeba_hq": mm_celeba_hq.MMCelebAHQ(),
+    "coco": coco.Coco(),
+    "celeba": celeba.CelebA(),
+    "cifar10": cifar10,
     "folder": folder,
     "mixture": mixture,
     "chosen": chosen,
     "decoded": decoded,
 }
 GROUP = "wavedp.datasets"
-MIXED = ("parts", "names", "words")  # fields that few sources read, which say so in READS
+MIXED = ("parts", "names", "words", "attribute")  # fields that few sources read, which say so in READS
 ANSWERS = ("shape", "classes", "count", "has_captions", "files", "read")  # the methods of Source
 
 T = TypeVar("T")

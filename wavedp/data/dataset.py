@@ -45,8 +45,10 @@ class Source(Protocol):
     `wavedp.testing.datasets.DatasetSuite` tests a source. Optional:
 
         DIVISIONS                        values of `data.split` that it defines (without it: `official`)
-        READS                            which of the fields `parts`, `names`, `words` it reads
+        READS                            which of the fields `parts`, `names`, `words`, `attribute` it reads
         LICENCE, licence(config)         a sentence that data cards repeat
+        OBTAIN                           where to get a set that is not fetched, and its layout (wavedp.data.get)
+        MAY_BE_IN, KNOWN_AS              public sets that may hold its images, by name; its own (wavedp.data.seen)
         licences(config, split)          the licence of each record in order, where it differs between them
         record_files(config, split)      the file of each record in order, None where it has none of its own, by which a
                                          copy of a file is known in another set whatever it is decoded to

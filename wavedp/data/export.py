@@ -14,7 +14,7 @@ import argparse
 import dataclasses
 import sys
 from pathlib import Path
-from typing import get_args
+from typing import get_args, get_type_hints
 
 from wavedp import data
 from wavedp.command import command
@@ -24,7 +24,7 @@ from wavedp.data.dataset import Dataset, Records, Split
 from wavedp.data.image_files import folders_of, require_empty, write_picture
 from wavedp.errors import UserError
 
-DIVISIONS = ("official", "dpimagebench", "public")
+DIVISIONS = get_args(get_type_hints(DataConfig)["split"])
 
 
 def export(dataset: Dataset, folder: Path, skip: int = 0, count: int | None = None) -> int:
@@ -84,7 +84,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--size", type=int, default=default.size)
     parser.add_argument("--channels", type=int, choices=(1, 3), default=default.channels)
     parser.add_argument("--n-records", type=int, default=default.n_records, help="of the procedural set's train split")
-    parser.add_argument("--path", help="root of a folder dataset, or a decoded file")
+    parser.add_argument("--path", help="root of a dataset that you have, or a decoded file")
+    parser.add_argument("--attribute", help="of celeba: the label")
     parser.add_argument("--home", default=default.home, help="default: %(default)s")
     options = parser.parse_args(arguments)
     if options.decoded is not None and (options.split or options.skip or options.count is not None):
@@ -98,6 +99,7 @@ def main(arguments: list[str] | None = None) -> int:
         options.channels,
         n_records=options.n_records,
         path=options.path,
+        attribute=options.attribute,
         home=options.home,
     )
     try:

@@ -80,7 +80,7 @@ def read(config: DataConfig, split: Split, n: int) -> Records:
         raise UserError(f"{config.home}/fashion_mnist is damaged ({error}): {download_command(config)}.") from error
     if config.split == "dpimagebench" and split != "test":
         cut = COUNTS["dpimagebench"]["train"]
-        order = benchmark_order()
+        order = benchmark_order(sum(COUNTS["dpimagebench"][name] for name in ("train", "val")))
         chosen = (order[:cut] if split == "train" else order[cut:])[:n]
         images, labels = images[chosen], labels[chosen]
     images, labels = images[:n, None], labels[:n]
@@ -90,15 +90,15 @@ def read(config: DataConfig, split: Split, n: int) -> Records:
     return images, labels, None
 
 
-def benchmark_order() -> np.ndarray:
-    """The permutation of the 60,000 training records whose first 55,000 are DPImageBench's train and the rest its val.
+def benchmark_order(n: int) -> np.ndarray:
+    """The permutation of n training records, 60,000 here, whose first 55,000 are DPImageBench's train and the rest its
+    val; cifar10 and celeba are divided likewise.
 
     2019ChenGong/DPImageBench, data/dataset_loader.py calls `torch.manual_seed(0)`, then `random_split` to these sizes,
-    on images that data/preprocess_dataset.py stores in the publisher's order. `random_split` draws `randperm(60000)`:
+    on images that data/preprocess_dataset.py stores in the publisher's order. `random_split` draws `randperm(n)`:
     torch's CPU generator is MT19937, seeded as numpy's RandomState is, and its shuffle swaps place i with place
     i + r_i mod (N - i). So numpy gives the same indices without torch, whatever its later versions do.
     """
-    n = sum(COUNTS["dpimagebench"][split] for split in ("train", "val"))
     draws = np.random.RandomState(0).randint(0, 2**32, size=n - 1, dtype=np.uint32).astype(np.int64)
     order = list(range(n))
     for i, step in enumerate((draws % np.arange(n, 1, -1)).tolist()):

@@ -1,5 +1,6 @@
 """Download a dataset: `python -m wavedp.data.get fashion_mnist|openclipart|icons|emoji|photographs [--home DIR]`.
 
+For a set that is not fetched (coco, mm_celeba_hq, ...) it prints where to obtain it and how it must lie.
 No other module of wavedp.data uses the network. Sources are tried in order until one gives files that pass the checks;
 one rename then puts the folder in place.
 """
@@ -18,6 +19,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from wavedp import data
 from wavedp.command import command
 from wavedp.config import DataConfig
 from wavedp.data import debian, emoji, fashion_mnist, iconify, npm, openclipart
@@ -232,11 +234,15 @@ def download(url: str, target: Path) -> str:
 
 @command
 def main(arguments: list[str] | None = None) -> int:
-    """The command; returns the exit status (2 after a UserError)."""
+    """The command; returns the exit status (1 for a set to be fetched by hand, 2 after a UserError)."""
+    by_hand = {name: source.OBTAIN for name, source in data.SOURCES.items() if hasattr(source, "OBTAIN")}
     parser = argparse.ArgumentParser(prog="python -m wavedp.data.get", description="Download a dataset.")
-    parser.add_argument("name", choices=sorted(DOWNLOADS))
+    parser.add_argument("name", choices=sorted({*DOWNLOADS, *by_hand}))
     parser.add_argument("--home", type=Path, default=Path(DataConfig().home), help="default: %(default)s")
     options = parser.parse_args(arguments)
+    if options.name in by_hand:
+        print(by_hand[options.name])
+        return 1
     get(options.name, options.home)
     return 0
 

@@ -105,6 +105,10 @@ class DPSGD(GeneratorMethod):
         folder = _encoder(config) if by_tokens else None
         return found if folder is None else {**found, "text_encoder": {"sha256": sha256(folder)}}
 
+    def seen(self, trial: TrialConfig) -> dict[str, tuple[str, ...] | None]:
+        """The encoder of captions saw those of COCO: 828,395, says the README of the packaged model."""
+        return {"the encoder of captions (all-MiniLM-L6-v2)": ("COCO",)} if self.conditioning(trial) == "text" else {}
+
     def check(self, trial: TrialConfig) -> list[str]:
         """Captions, and what text conditioning cannot go with."""
         config, privacy = trial.generator, trial.privacy

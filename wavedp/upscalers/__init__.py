@@ -85,12 +85,14 @@ class Upscaler(Protocol):
 class Origin:
     """The source of a model.
 
-    licence: of the weights, and who says so. source: paper and repository. trained_on: as the source states it.
+    licence: of the weights, and who says so. source: paper and repository. trained_on: as the source states it. sets:
+    the names of those sets, by which wavedp.data.seen compares them with the sensitive one.
     """
 
     licence: str
     source: str
     trained_on: str
+    sets: tuple[str, ...] = ()
 
 
 NOT_STATED = "not stated"
@@ -141,6 +143,11 @@ class UpscalerMethod(Method):
         """For a `tried` upscaler: what it needs is there and as published, and its options go together. Loads no model.
         Raises UserError."""
 
+    def seen(self, trial: TrialConfig) -> dict[str, tuple[str, ...] | None]:
+        """The sets of its origin; None where that states nothing."""
+        sets = None if self.origin.trained_on == NOT_STATED else self.origin.sets
+        return {f"upscaler={self.name}": sets}
+
     def restores_faces(self, config: Any) -> bool:
         """True if the model's name says that it was made for faces."""
         return bool(FACE_MODELS.search(self.name.lower()))
@@ -163,7 +170,8 @@ FACE_SETS = re.compile(r"celeba|ffhq|(?<!sur)(?<!inter)face")
 def face_warning(trial: TrialConfig, restores: bool, named: str) -> list[str]:
     """A sentence if stage two may have been trained on the sensitive images: a face model on a folder of faces. Then it
     would not be post-processing of a private release, and ε would not cover it. named: the model, in that sentence."""
-    if not restores or trial.data.path is None or not FACE_SETS.search(trial.data.path.lower()):
+    faces = FACE_SETS.search(f"{trial.data.name} {trial.data.path}".lower())
+    if not restores or trial.data.path is None or not faces:
         return []
     return [
         f"upscaler {named} is a model for faces and data.path={trial.data.path} may hold images it was trained on, "

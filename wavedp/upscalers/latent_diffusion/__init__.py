@@ -45,6 +45,7 @@ class LDMSuperResolution(UpscalerMethod):
         "Apache-2.0 (hub page)",
         "arXiv:2112.10752, huggingface.co/CompVis/ldm-super-resolution-4x-openimages",
         "Open Images (the repository's name)",
+        ("Open Images",),
     )
     hub_id = "CompVis/ldm-super-resolution-4x-openimages"
     pipeline = "LDMSuperResolutionPipeline"
@@ -78,6 +79,7 @@ class StableDiffusionX4(LDMSuperResolution):
         "CreativeML Open RAIL++-M (model card)",
         "arXiv:2112.10752, huggingface.co/stabilityai/stable-diffusion-x4-upscaler",
         "10 million images of LAION larger than 2048×2048 (model card)",
+        ("LAION",),
     )
     hub_id = "stabilityai/stable-diffusion-x4-upscaler"
     pipeline = "StableDiffusionUpscalePipeline"

@@ -37,7 +37,7 @@ class RealESRGANx4Plus(UpscalerMethod):
     """RRDBNet for photographs."""
 
     name, Config, tried = "realesrgan_x4plus", NetworkConfig, True
-    origin = Origin(_BSD, _WANG, "DF2K (DIV2K, Flickr2K) and OST (docs/Training.md)")
+    origin = Origin(_BSD, _WANG, "DF2K (DIV2K, Flickr2K) and OST (docs/Training.md)", ("DF2K", "OST"))
     published: ClassVar[dict[str, dict[str, Any]]] = {"own": {"temperature": 1.0}}
 
     @property
@@ -92,6 +92,7 @@ class RealSRx4(RealESRGANx4Plus):
         f"{NOT_STATED} (repository's README), MIT (pip package)",
         "Ji et al., CVPR workshops 2020, github.com/jixiaozhong/RealSR",
         "DF2K, for images with processing noise (README)",
+        ("DF2K",),
     )
 
 
