@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, ClassVar, Literal
 
-from wavedp import data, methods
+from wavedp import data, methods, tokenizers
 from wavedp.config import DataConfig, TrialConfig
 from wavedp.errors import UserError
-from wavedp.fields import SEED, result
+from wavedp.fields import SEED, performance, result
 from wavedp.generators import GeneratorMethod
-from wavedp.methods import Needs
+from wavedp.methods import Needs, Rehearsal
 from wavedp.privacy import accounting
 from wavedp.privacy.accounting import Mechanism
 
@@ -116,6 +117,14 @@ class DPSGD(GeneratorMethod):
         return trial.generator.width
 
 
+@dataclass(frozen=True)
+class TokensConfig(PretrainedConfig):
+    """The memory of public pretraining."""
+
+    # Images a pass of public pretraining; None: the whole batch.
+    pretrain_microbatch: int | None = performance(None, within="[1, inf)")
+
+
 class OverTokens(DPSGD):
     """A generator of the trial's tokens."""
 
@@ -125,6 +134,19 @@ class OverTokens(DPSGD):
         """The trial's tokens, besides what every DP-SGD fit reads."""
         needs = super().needs(trial)
         return replace(needs, fields=needs.fields | {"tokenizer"}, inputs=("tokenizer",))
+
+    def rehearsals(self, trial: TrialConfig) -> Iterator[Rehearsal]:
+        """Of public pretraining and the private fit; see wavedp.methods.Rehearses."""
+        import torch
+
+        shape, privacy = data.shape(trial.data), trial.privacy
+        tokens = tokenizers.first_weights(trial.tokenizer, shape, trial.level)
+        model = self.build(trial, {"tokenizer": tokens}, str(torch.get_default_device()))
+        if pretrains(trial.generator) and trial.public is not None:
+            yield model.rehearse_public()
+        if self.fit_kind(trial) in ("dp", "nonprivate"):
+            coarse = (shape[0], shape[1] >> trial.level, shape[2] >> trial.level)
+            yield model.rehearse_private(privacy, coarse, tuple(tokens.values()))
 
 
 def _check_kept(trial: TrialConfig) -> None:

@@ -19,7 +19,7 @@ from wavedp import data, tokenizers
 from wavedp.config import TrialConfig
 from wavedp.errors import UserError
 from wavedp.fields import result
-from wavedp.generators.dp_sgd import OverTokens, PretrainedConfig
+from wavedp.generators.dp_sgd import OverTokens, TokensConfig
 from wavedp.methods import Inputs
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class DPLlamaGenConfig(PretrainedConfig):
+class DPLlamaGenConfig(TokensConfig):
     """The decoder, and its public pretraining: GPT-B, of 111 million weights with 16,384 codes."""
 
     name: str = result("dp_llamagen")
@@ -69,7 +69,7 @@ class DPLlamaGen(OverTokens):
 @cache
 def _require_raster(config: Any, shape: tuple[int, int, int], level: int) -> None:
     """Raises UserError for tokens of several scales, several at one place, or of several digits."""
-    tokens = tokenizers.untrained(config, shape, level)
+    tokens = tokenizers.outline(config, shape, level)
     scales, places = int(tokens.positions[:, 0].max()) + 1, {tuple(place) for place in tokens.positions.tolist()}
     if scales > 1 or len(places) < tokens.length or len(tokens.spans[0].digits) > 1:
         what = (

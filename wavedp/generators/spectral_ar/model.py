@@ -25,7 +25,6 @@ from wavedp.privacy.accounting import Mechanism
 from wavedp.privacy.clipping import trainable
 from wavedp.privacy.statistics import class_means, means_release
 from wavedp.seeds import derive_seed
-from wavedp.text import EMBEDDING_WIDTH
 from wavedp.tokenizers import Tokenizer
 from wavedp.wavelets import coarse, spread
 
@@ -88,15 +87,10 @@ class SpectralARModel(TokenModel):
         for codes in prefix.cpu():  # seeded by content, so that batches and order don't matter
             seed = derive_seed(0, "complete", str(codes.tolist()))
             rows.append(uniforms_of(1, self.public, torch.Generator().manual_seed(seed)))
-        none = model.condition.absent(self._example_conditions(len(images)))
+        none = model.condition.absent(self.example_conditions(len(images)))
         with self._autocast():
             codes = model.sample(none, torch.cat(rows).to(self.device), temperature, prefix=prefix)
         return self.public.decode(codes).cpu()
-
-    def _example_conditions(self, count: int) -> Tensor:
-        by_class = self.config.conditioning == "class"
-        shape = (count,) if by_class else (count, EMBEDDING_WIDTH)
-        return torch.zeros(shape, dtype=torch.long if by_class else torch.float32, device=self.device)
 
 
 def scale_weights(tokenizer: Tokenizer, decay: float) -> Tensor:
