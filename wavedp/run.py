@@ -367,8 +367,12 @@ def _print_steps(trials: Sequence[TrialConfig], wanted: set[str]) -> None:
     """What a step of each training holds, where its method can tell (wavedp.footprint)."""
     from wavedp import footprint
 
-    said = {str(step): step for trial in footprint.unlike(trials) for step in footprint.steps(trial)}
-    lines = [line for line, step in said.items() if step.stage in wanted]
+    lines: dict[str, None] = {}
+    for trial in footprint.unlike(trials):
+        try:
+            lines |= {str(step): None for step in footprint.steps(trial) if step.stage in wanted}
+        except Exception as error:  # somebody's method that needs numbers: what there is to make was said all the same
+            lines[f"{trial.generator.name}: not counted ({type(error).__name__}: {error})"] = None
     if lines:
         print("Trainings, in float32 and without images (wavedp/footprint.py says what is counted):", *lines, sep="\n")
 

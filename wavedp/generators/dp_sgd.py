@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, ClassVar, Literal
 
-from wavedp import data, methods, tokenizers
+from wavedp import data, methods
 from wavedp.config import DataConfig, TrialConfig
 from wavedp.errors import UserError
 from wavedp.fields import SEED, performance, result
@@ -140,7 +140,7 @@ class OverTokens(DPSGD):
         import torch
 
         shape, privacy = data.shape(trial.data), trial.privacy
-        tokens = tokenizers.first_weights(trial.tokenizer, shape, trial.level)
+        tokens = methods.tokenizer(trial).first_weights(trial.tokenizer, shape, trial.level)
         model = self.build(trial, {"tokenizer": tokens}, str(torch.get_default_device()))
         if pretrains(trial.generator) and trial.public is not None:
             yield model.rehearse_public()

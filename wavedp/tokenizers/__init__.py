@@ -122,11 +122,6 @@ def build(config: Any, shape: Shape, level: int, weights: Weights) -> Tokenizer:
     return _of(config).build(config, shape, level, weights)
 
 
-def first_weights(config: Any, shape: Shape, level: int) -> Weights:
-    """See TokenizerMethod.first_weights."""
-    return _of(config).first_weights(config, shape, level)
-
-
 def untrained(config: Any, shape: Shape, level: int) -> Tokenizer:
     """See TokenizerMethod.untrained."""
     return _of(config).untrained(config, shape, level)
