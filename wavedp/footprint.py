@@ -66,7 +66,7 @@ class Step:
 
 def unlike(trials: Iterable[TrialConfig]) -> list[TrialConfig]:
     """Those of the trials that differ in what their steps hold: a study's ε, seeds and upscalers do not."""
-    found = {}
+    found: dict[str, TrialConfig] = {}
     for trial in map(methods.canonical, trials):
         epsilon = trial.privacy.epsilon if trial.privacy.epsilon in (0, math.inf) else 1.0
         privacy = replace(trial.privacy, epsilon=epsilon)

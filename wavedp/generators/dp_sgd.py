@@ -141,7 +141,7 @@ class OverTokens(DPSGD):
 
         shape, privacy = data.shape(trial.data), trial.privacy
         tokens = methods.tokenizer(trial).first_weights(trial.tokenizer, shape, trial.level)
-        model = self.build(trial, {"tokenizer": tokens}, str(torch.get_default_device()))
+        model: Any = self.build(trial, {"tokenizer": tokens}, str(torch.get_default_device()))
         if pretrains(trial.generator) and trial.public is not None:
             yield model.rehearse_public()
         if self.fit_kind(trial) in ("dp", "nonprivate"):

@@ -93,7 +93,7 @@ def fit(
         schedule.step()
         if adversary:
             adversary.step(batch, torch.cat([done.rebuilt for done in passes]))
-        error = sum(done.error * (len(done.rebuilt) / len(batch)) for done in passes)
+        error = torch.stack([done.error * (len(done.rebuilt) / len(batch)) for done in passes]).sum()
         tally.errors = [*tally.errors, error][-10:]  # read at the end: no wait at every step
         for i, (book, count) in enumerate(zip(model.books, tally.counts, strict=True)):
             book.follow([done.quantised[i] for done in passes])
