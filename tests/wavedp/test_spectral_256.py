@@ -150,9 +150,9 @@ def test_passes_of_a_batch_train_what_the_batch_trains():
     images = torch.rand(20, 1, 16, 16, generator=torch.Generator().manual_seed(0))
     found = []
     for passes in ({}, {"train_microbatch": 3}):
-        config = configure("tokenizer", "spectral", **{**TINY, "coarsest": 8}, train_steps=12, train_batch=8, **passes)
+        config = configure("tokenizer", "spectral", **{**TINY, "coarsest": 8}, train_steps=12, train_batch=4, **passes)
         found.append(fit(lambda config=config: spectral_network(config, (1, 16, 16)), images, config, "cpu", silent))
     assert found[0][1]["psnr"] == pytest.approx(found[1][1]["psnr"], abs=0.05)
     assert found[0][1]["codebooks"].keys() == found[1][1]["codebooks"].keys()
     for name, value in found[0][0].items():
-        assert (value - found[1][0][name]).abs().mean() < 1e-2 * value.abs().mean() + 1e-4, name
+        assert (value - found[1][0][name]).abs().mean() < 1e-3 * value.abs().mean() + 1e-5, name
