@@ -7,7 +7,7 @@ coefficient near the edge of a bin then gets another code on CUDA than on a CPU,
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any, Literal
 
 import torch
@@ -18,7 +18,7 @@ Precision = Literal["float32", "tf32", "bfloat16"]
 @contextmanager
 def full_precision(device: torch.device) -> Iterator[None]:
     """Disable autocast, and TF32 in matrix products and convolutions."""
-    with _tf32(device, allowed=False), torch.autocast(device.type, enabled=False):
+    with _tf32(device, allowed=False), _autocast(device, enabled=False):
         yield
 
 
@@ -27,8 +27,13 @@ def arithmetic(precision: Precision, device: torch.device) -> Iterator[None]:
     """How models compute: in float32; in float32 whose products are rounded to TF32, which a CPU does not have; or by
     autocast to bfloat16, with float32 for what is outside products and convolutions."""
     low = precision == "bfloat16"
-    with _tf32(device, allowed=precision == "tf32"), torch.autocast(device.type, torch.bfloat16, enabled=low):
+    with _tf32(device, allowed=precision == "tf32"), _autocast(device, enabled=low):
         yield
+
+
+def _autocast(device: torch.device, enabled: bool) -> AbstractContextManager[None]:
+    """To bfloat16; nothing on the device `meta` (wavedp.footprint), which has no numbers and which autocast refuses."""
+    return nullcontext() if device.type == "meta" else torch.autocast(device.type, torch.bfloat16, enabled=enabled)
 
 
 @contextmanager

@@ -18,7 +18,7 @@ Abilities that only some methods have are protocols, asked for with isinstance.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from functools import cache, lru_cache
 from pathlib import Path
@@ -31,6 +31,7 @@ from wavedp.progress import Report
 
 if TYPE_CHECKING:  # plans are made without torch
     from torch import Tensor
+    from torch.nn import Module
 
 Weights: TypeAlias = "dict[str, Tensor]"
 Inputs: TypeAlias = "Mapping[str, Weights]"
@@ -98,6 +99,31 @@ class Trains(Protocol):
     ) -> tuple[Weights, dict[str, Any]]:
         """Weights, and what to record of the training, from public images B C H W float32 in [0, 1] at full size (a
         tokenizer: of its training_level). Goes on from `checkpoint` (wavedp.resume)."""
+
+
+@dataclass(frozen=True)
+class Rehearsal:
+    """One pass of a training over made-up records, on the default device, for wavedp.footprint. run: the pass, with its
+    gradients. beside: other tensors that are there all the time. averages: numbers kept for each trained weight beyond
+    what `run` holds, such as Adam's two. records: of a step, and at_once: of `run`. steps: of the training."""
+
+    stage: str
+    model: Module
+    run: Callable[[], object]
+    averages: int
+    records: int
+    at_once: int
+    steps: int
+    beside: tuple[Tensor, ...] = ()
+
+
+@runtime_checkable
+class Rehearses(Protocol):
+    """A tokenizer or a generator that says what its trainings hold in memory before they run."""
+
+    def rehearsals(self, trial: TrialConfig) -> Iterable[Rehearsal]:
+        """Of its trainings in this trial, in order. Called where torch's default device is `meta`, so that tensors made
+        here, weights among them, take no memory."""
 
 
 @runtime_checkable

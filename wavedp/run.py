@@ -318,7 +318,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--ranks", type=int, default=1, help="processes that share a private fit, a GPU each (1)")
     parser.add_argument("--home", help="where the datasets are on this machine (what the plan says)")
     parser.add_argument("--no-zoo", action="store_true", help="train the public models that come with wavedp, too")
-    parser.add_argument("--dry-run", action="store_true", help="say what there is to make, and stop")
+    parser.add_argument("--dry-run", action="store_true", help="say what there is to make and what it holds, and stop")
     chosen = parser.parse_args(arguments)
     started = time.time()
     try:
@@ -345,6 +345,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for unit in asked:
             have = "in the store" if store.has(unit.stage, unit.key) else "to make"
             print(f"{unit.stage:<15}{unit.key[:12]}  {unit.users:>4} trials  {have}")
+        _print_steps([trial.config for trial in trials], {unit.stage for unit in asked})
         return DONE
     deadline = math.inf if chosen.minutes is None else started + 60 * chosen.minutes
     runner = Runner(store, device, set(stages), deadline, chosen.ranks)
@@ -360,6 +361,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if runner.failed:
         return FAILED
     return DONE if finished and there == len(asked) else UNFINISHED
+
+
+def _print_steps(trials: Sequence[TrialConfig], wanted: set[str]) -> None:
+    """What a step of each training holds, where its method can tell (wavedp.footprint)."""
+    from wavedp import footprint
+
+    lines: dict[str, None] = {}
+    for trial in footprint.unlike(trials):
+        try:
+            lines |= {str(step): None for step in footprint.steps(trial) if step.stage in wanted}
+        except Exception as error:  # somebody's method that needs numbers: what there is to make was said all the same
+            lines[f"{trial.generator.name}: not counted ({type(error).__name__}: {error})"] = None
+    if lines:
+        print("Trainings, in float32 and without images (wavedp/footprint.py says what is counted):", *lines, sep="\n")
 
 
 def _releases(asked: Sequence[Unit], store: Store) -> list[str]:

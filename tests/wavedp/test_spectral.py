@@ -183,12 +183,15 @@ def test_codes_move_to_the_mean_of_the_vectors_that_choose_them():
     book = Codebook(2, 3)
     around = torch.tensor([[5.0, 0, 0], [0, 0, 5.0]])
     for _ in range(200):
-        book((around[torch.arange(40) % 2] + 0.1 * torch.randn(40, 3))[None])
+        z = (around[torch.arange(40) % 2] + 0.1 * torch.randn(40, 3))[None]
+        if not book.sums.any():
+            book.place(z)
+        book.follow([book(z)])
     closest = (book.codes @ torch.tensor([[1.0, 0, 0], [0, 0, 1.0]]).T).max(0).values
     assert (closest > 0.999).all()
-    before = book.eval().codes.clone()
+    before = book.codes.clone()
     book(torch.randn(1, 40, 3))
-    assert torch.equal(book.codes, before)  # frozen outside training
+    assert torch.equal(book.codes, before)  # looking up moves nothing
 
 
 def test_dead_codes_restart_on_data_and_health_is_the_entropy():

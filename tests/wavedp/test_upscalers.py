@@ -6,6 +6,7 @@ import importlib.util
 import os
 import shutil
 import struct
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +15,12 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from wavedp import registry
-from wavedp.config import DataConfig, TrialConfig, configure
+from wavedp import registry, stages
+from wavedp.config import DataConfig, SamplingConfig, TrialConfig, configure
 from wavedp.errors import UserError
+from wavedp.progress import silent
 from wavedp.resize import operator, resize
+from wavedp.store import Store
 from wavedp.testing.upscalers import UpscalerSuite, check_upscaler, coarse_scenes
 from wavedp.upscalers import check, load
 from wavedp.upscalers.ncnn.weights import WEIGHTS, find_weights
@@ -46,6 +49,45 @@ def test_every_built_in_upscaler_is_in_a_suite():
 @pytest.mark.parametrize("factor", [2, 3, 8])
 def test_classical_filters_conform_closely(name, factor):
     check_upscaler(load(configure("upscaler", name)), factor, constant_tolerance=1e-6, block_mean_tolerance=0.035)
+
+
+@pytest.fixture(scope="module")
+def coarse_eight(tmp_path_factory):
+    """A store with the coarse samples of a trial whose images are 8 times as large."""
+    images = DataConfig(name="procedural", size=64, channels=3, n_records=64)
+    trial = TrialConfig(
+        data=images,
+        public=replace(images, split="public"),
+        generator=configure("generator", "public", width=16, depth=1, heads=2, pretrain_steps=1, pretrain_batch=4),
+        upscaler=configure("upscaler", "bicubic"),
+        sampling=SamplingConfig(n=2),
+        level=3,
+    )
+    store = Store(str(tmp_path_factory.mktemp("store")))
+    stages.make("coarse_samples", trial, store, "cpu", silent)
+    return trial, store
+
+
+TO_EIGHT = {
+    **dict.fromkeys(CLASSICAL),
+    "animevideov3_x2": "x2 then x2 then x2",
+    "animevideov3_x3": "x3 then x3 then antialiased resize to x8",
+    **dict.fromkeys(
+        ("animevideov3_x4", "realesrgan_x4plus", "realsr_df2k_x4"), "x4 then x4 then antialiased resize to x8"
+    ),
+}
+
+
+def test_every_ready_made_upscaler_says_how_it_reaches_eight():
+    assert set(TO_EIGHT) == set(READY_MADE) - {"identity"}
+
+
+@pytest.mark.parametrize("name", TO_EIGHT)
+def test_level_three_is_upscaled_and_its_record_says_how(name, coarse_eight):
+    trial, store = coarse_eight
+    made, _ = stages.make("upscale", replace(trial, upscaler=configure("upscaler", name)), store, "cpu", silent)
+    assert made.tensors("samples")["images"].shape == (2, 3, 64, 64)
+    assert made.json("upscaler") == {"bridge": TO_EIGHT[name]}
 
 
 @pytest.mark.parametrize("name", ["realesrgan_x4plus", "animevideov3_x2", "animevideov3_x3"])

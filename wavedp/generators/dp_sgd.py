@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -12,7 +13,7 @@ from wavedp.config import DataConfig, TrialConfig
 from wavedp.errors import UserError
 from wavedp.fields import SEED, performance, result
 from wavedp.generators import GeneratorMethod, TextTokens
-from wavedp.methods import Needs
+from wavedp.methods import Needs, Rehearsal
 from wavedp.privacy import accounting
 from wavedp.privacy.accounting import Mechanism
 from wavedp.weight_files import sha256
@@ -58,6 +59,8 @@ class TokensConfig(PretrainedConfig):
     text_tokens: int = result(32, later=True, read_if={"conditioning": "tokens"}, within="[1, 512]")
     # Folder of a T5 encoder or a BERT (wavedp.text), its content in the key; None: the packaged MiniLM.
     text_encoder: str | None = performance(None, path=True)
+    # Images a pass of public pretraining; None: the whole batch.
+    pretrain_microbatch: int | None = performance(None, within="[1, inf)")
 
 
 def pretrains(config: ConditionedConfig) -> bool:
@@ -106,8 +109,13 @@ class DPSGD(GeneratorMethod):
         return found if folder is None else {**found, "text_encoder": {"sha256": sha256(folder)}}
 
     def seen(self, trial: TrialConfig) -> dict[str, tuple[str, ...] | None]:
-        """The encoder of captions saw those of COCO: 828,395, says the README of the packaged model."""
-        return {"the encoder of captions (all-MiniLM-L6-v2)": ("COCO",)} if self.conditioning(trial) == "text" else {}
+        """The packaged encoder of captions saw those of COCO: 828,395, says its README. Of another nobody says."""
+        if self.conditioning(trial) != "text":
+            return {}
+        tokens = self.text_tokens(trial)
+        if tokens and tokens.encoder:
+            return {f"the encoder of captions in {tokens.encoder}": None}
+        return {"the encoder of captions (all-MiniLM-L6-v2)": ("COCO",)}
 
     def check(self, trial: TrialConfig) -> list[str]:
         """Captions, and what text conditioning cannot go with."""
@@ -164,6 +172,19 @@ class OverTokens(DPSGD):
         """The trial's tokens, besides what every DP-SGD fit reads."""
         needs = super().needs(trial)
         return replace(needs, fields=needs.fields | {"tokenizer"}, inputs=("tokenizer",))
+
+    def rehearsals(self, trial: TrialConfig) -> Iterator[Rehearsal]:
+        """Of public pretraining and the private fit; see wavedp.methods.Rehearses."""
+        import torch
+
+        shape, privacy = data.shape(trial.data), trial.privacy
+        tokens = methods.tokenizer(trial).first_weights(trial.tokenizer, shape, trial.level)
+        model: Any = self.build(trial, {"tokenizer": tokens}, str(torch.get_default_device()))
+        if pretrains(trial.generator) and trial.public is not None:
+            yield model.rehearse_public()
+        if self.fit_kind(trial) in ("dp", "nonprivate"):
+            coarse = (shape[0], shape[1] >> trial.level, shape[2] >> trial.level)
+            yield model.rehearse_private(privacy, coarse, tuple(tokens.values()))
 
 
 def _encoder(config: TokensConfig) -> Path | None:

@@ -9,6 +9,7 @@ over its views and tokens before its gradient is clipped.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import reduce
@@ -37,9 +38,10 @@ from wavedp.generators.digits import most_digits
 from wavedp.generators.dp_sgd import TokensConfig
 from wavedp.generators.pretraining import pretrain
 from wavedp.generators.token_decoder import TokenDecoder
-from wavedp.methods import Weights
+from wavedp.methods import Rehearsal, Weights
 from wavedp.privacy.accounting import Mechanism
-from wavedp.privacy.clipping import SideBySide, at_once
+from wavedp.privacy.clipping import RecordGradients, SideBySide, at_once, plain_sum
+from wavedp.privacy.microbatches import first_size
 from wavedp.privacy.training import fit_private
 from wavedp.progress import Report
 from wavedp.seeds import derive_seed
@@ -84,7 +86,8 @@ class TokenModel:
             with self._autocast():
                 return token_losses(model, views[step % 2](index), shown).mean()
 
-        weights = pretrain(model, loss_of, len(conditions), self.config, report, checkpoint)
+        at_once = self.config.pretrain_microbatch
+        weights = pretrain(model, loss_of, len(conditions), self.config, report, checkpoint, at_once=at_once)
         adapted = keep_classes if keeps else forget_classes
         return adapted(weights, self.n_classes) if by_class else weights
 
@@ -159,6 +162,54 @@ class TokenModel:
             parts.append(torch.stack(both))
         conditional, unconditional = torch.cat(parts, dim=1).cpu().numpy()
         return conditional, unconditional
+
+    def rehearse_public(self) -> Rehearsal:
+        """A pass of public pretraining; see wavedp.methods.Rehearsal."""
+        config, model = self.config, self.decoder(self.public, self.n_classes)
+        at_once = min(config.pretrain_microbatch or config.pretrain_batch, config.pretrain_batch)
+        codes = torch.zeros(at_once, self.public.length, dtype=torch.long)
+        conditions = self.example_conditions(at_once)
+
+        def run() -> None:
+            token_losses(model, codes, conditions).mean().backward()
+
+        return Rehearsal("pretrain", model, run, 2, config.pretrain_batch, at_once, config.pretrain_steps)
+
+    def rehearse_private(
+        self, privacy: PrivacyConfig, shape: tuple[int, int, int], beside: tuple[Tensor, ...]
+    ) -> Rehearsal:
+        """A microbatch of the private fit, of coarse images of `shape`; see wavedp.methods.Rehearsal."""
+        model = self.decoder(self.tokenizer, self.n_classes)
+        adapt(model, privacy, 0)
+        at_once = min(first_size(privacy.microbatch_size, privacy.batch_size, torch.device("cpu")), privacy.batch_size)
+        conditions = self.example_conditions(at_once)
+        conditions = conditions if conditions.ndim == 1 else torch.stack([conditions] * privacy.views, 1)
+        batch = [torch.zeros(at_once, *shape), conditions]
+        if self.config.condition_dropout:
+            batch.append(torch.zeros(at_once, privacy.views))
+        loss = self.record_loss(privacy, privacy.views > 1)
+
+        def run() -> None:
+            if math.isinf(privacy.epsilon):
+                plain_sum(model, loss, batch)
+                return
+            gradients = RecordGradients(model, privacy.max_grad_norm, privacy.grad_sample_mode, privacy.clipping)
+            gradients.compared = at_once  # one record alone holds less
+            gradients.clipped_sum(loss, batch)
+            gradients.close()
+
+        # Adam's, the weights' own average, and the sum over microbatches.
+        return Rehearsal("private_fit", model, run, 4, privacy.batch_size, at_once, privacy.steps, beside)
+
+    def example_conditions(self, count: int) -> Tensor:
+        """`count` conditions of the right shape, on the model's device."""
+        config = self.config
+        if config.conditioning == "class":
+            return torch.zeros(count, dtype=torch.long, device=self.device)
+        sentence: tuple[int, ...] = (text.EMBEDDING_WIDTH,)
+        if config.conditioning == "tokens":
+            sentence = (config.text_tokens, text.width(config.text_encoder) + 1)
+        return torch.zeros(count, *sentence, device=self.device)
 
     def record_loss(self, privacy: PrivacyConfig, side_by_side: bool) -> Callable[..., Tensor]:
         """What the private fit minimises, all tokens alike; see `record_loss`."""

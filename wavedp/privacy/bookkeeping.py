@@ -98,7 +98,7 @@ class Bookkeeping:
         return {name: part.norms for name, part in self.splits.items()}
 
     def sums(self, factors: Tensor) -> list[Tensor]:
-        with torch.no_grad(), torch.autocast(factors.device.type, enabled=False):
+        with torch.no_grad(), full_precision(factors.device):
             return [self.splits[name].weighted(factors) for name in self.parameters]
 
     def forget(self) -> None:

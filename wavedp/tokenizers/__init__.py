@@ -89,15 +89,23 @@ class TokenizerMethod(Method):
             deepest += 1
         return range(deepest + 1)
 
+    def nested(self, config: Any) -> bool:
+        """True if the codes of a coarse image are the first ones of the whole image's."""
+        return True
+
     def build(self, config: Any, shape: Shape, level: int, weights: Weights) -> Tokenizer:
         """The tokenizer for coarse images of `level` of full images of `shape` (C, H, W). weights: of its training.
 
         Raises UserError for settings or a level that do not fit the shape, or weights of another size."""
         raise NotImplementedError(f"{self.name} has no model")
 
+    def first_weights(self, config: Any, shape: Shape, level: int) -> Weights:
+        """The weights before its training; none of one without. Raises UserError as `build`."""
+        return {}
+
     def untrained(self, config: Any, shape: Shape, level: int) -> Tokenizer:
         """The tokenizer before its training: what length, spans and positions it has. Raises UserError as `build`."""
-        return self.build(config, shape, level, {})
+        return self.build(config, shape, level, self.first_weights(config, shape, level))
 
 
 def halvings(coarsest: int, shape: Shape) -> int:
@@ -119,9 +127,25 @@ def untrained(config: Any, shape: Shape, level: int) -> Tokenizer:
     return _of(config).untrained(config, shape, level)
 
 
+def outline(config: Any, shape: Shape, level: int) -> Tokenizer:
+    """The untrained tokenizer without memory for its weights (on the device `meta`): length, spans and positions are
+    as they will be, and nothing can be encoded."""
+    import torch
+
+    with torch.device("meta"):
+        outlined = untrained(config, shape, level)
+    # A tokenizer of somebody else may put its positions on the default device.
+    return untrained(config, shape, level) if outlined.positions.is_meta else outlined
+
+
 def training_level(config: Any, level: int) -> int | None:
     """See TokenizerMethod.training_level."""
     return _of(config).training_level(level)
+
+
+def nested(config: Any) -> bool:
+    """See TokenizerMethod.nested."""
+    return _of(config).nested(config)
 
 
 def _of(config: Any) -> TokenizerMethod:

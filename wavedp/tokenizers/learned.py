@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from wavedp.config import TrialConfig
 from wavedp.errors import UserError
 from wavedp.fields import SEED, result
-from wavedp.methods import Needs, Weights
+from wavedp.methods import Needs, Rehearsal, Weights
 from wavedp.progress import Report
 from wavedp.tokenizers import Shape, Tokenizer, TokenizerMethod, halvings
 
@@ -38,6 +39,8 @@ class LearnedConfig:
     perceptual: float = result(0.0, within="[0, inf)")
     adversarial: float = result(0.0, within="[0, inf)")
     public_seed: int = result(0, within=SEED)
+    # Images a pass of the training; None: the whole batch. The discriminator's norms are renewed at every pass.
+    train_microbatch: int | None = result(None, later=True, within="[1, inf)")
 
 
 class Learned(TokenizerMethod):
@@ -87,12 +90,29 @@ class Learned(TokenizerMethod):
         config, shape, level = trial.tokenizer, data.shape(trial.data), trial.level
         return training.fit(lambda: self.network(config, shape, level), images, config, device, report, checkpoint)
 
+    def rehearsals(self, trial: TrialConfig) -> Iterator[Rehearsal]:
+        """Of the public training; see wavedp.methods.Rehearses."""
+        import torch
+
+        from wavedp import data
+        from wavedp.tokenizers import training
+
+        config = trial.tokenizer
+        model = self.network(config, data.shape(trial.data), trial.level)
+        at_once = min(config.train_microbatch or config.train_batch, config.train_batch)
+        images = torch.zeros(at_once, *model.shape)
+
+        def run() -> None:
+            training.one_pass(model, images, config).loss.backward()
+
+        yield Rehearsal("tokenizer", model, run, 2, config.train_batch, at_once, config.train_steps)
+
     def build(self, config: Any, shape: Shape, level: int, weights: Weights) -> Tokenizer:
         """The trained network, frozen."""
         from wavedp.tokenizers.spectral.model import SpectralTokenizer
 
         return SpectralTokenizer(self.network(config, shape, level), self.built_level(level), weights)
 
-    def untrained(self, config: Any, shape: Shape, level: int) -> Tokenizer:
-        """With random weights."""
-        return self.build(config, shape, level, self.network(config, shape, level).state_dict())
+    def first_weights(self, config: Any, shape: Shape, level: int) -> Weights:
+        """Random ones, from torch's generator."""
+        return self.network(config, shape, level).state_dict()

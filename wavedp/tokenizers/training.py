@@ -6,13 +6,15 @@ Shapes: B images, C channels, h w pixels, V codes.
 
 L2 is the mean squared error of pixels after the inverse DWT. The published weights of the last two are 0.1 each
 (arXiv 2412.09607); they are 0 by default, since both cost more than the rest together on a CPU. See `losses`.
-A code that no token chose for `RESTART_EVERY` steps is moved onto a random encoder output.
+With train_microbatch, the gradient of a batch is the sum over passes of some images each, and the codes follow after
+all of them. A code that no token chose for `RESTART_EVERY` steps is moved onto a random encoder output.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,7 @@ from wavedp.losses import Adversary, Perceptual
 from wavedp.methods import Weights
 from wavedp.progress import Report
 from wavedp.seeds import derive_seed
-from wavedp.tokenizers.codebook import Codebook, health
+from wavedp.tokenizers.codebook import Codebook, Quantised, health
 from wavedp.tokenizers.learned import LearnedConfig
 from wavedp.tokenizers.spectral.network import SpectralNetwork
 
@@ -71,29 +73,36 @@ def fit(
     for step in resume.steps(config.train_steps, report, checkpoint, **parts):
         batch = take(torch.randint(len(images), (config.train_batch,)))
         batch = batch.flip(-1) if step % 2 else batch
-        rebuilt, quantised = model(batch)
-        error = F.mse_loss(rebuilt, batch)
-        loss = error + config.commitment * sum(part.commitment for part in quantised)
-        if perceptual:
-            loss = loss + config.perceptual * perceptual(rebuilt, batch)
-        if adversary:
-            loss = loss + config.adversarial * adversary.generator_loss(rebuilt)
+        shown = batch.split(config.train_microbatch or len(batch))
+        if step == 0:
+            for book, z in zip(model.books, _features(model, shown), strict=True):
+                book.place(z)
         optimizer.zero_grad()
-        loss.backward()
+        passes = []
+        for part in shown:
+            done = one_pass(model, part, config)
+            loss = done.loss
+            if perceptual:
+                loss = loss + config.perceptual * perceptual(done.rebuilt, part)
+            if adversary:
+                loss = loss + config.adversarial * adversary.generator_loss(done.rebuilt)
+            (loss * (len(part) / len(batch))).backward()
+            passes.append(done.kept())
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
         if adversary:
-            adversary.step(batch, rebuilt.detach())
-        tally.errors = [*tally.errors, error.detach()][-10:]  # read at the end: no wait at every step
-        for count, part in zip(tally.counts, quantised, strict=True):
-            codes = part.codes.flatten()
-            count.index_add_(0, codes, torch.ones_like(codes, dtype=count.dtype))
+            adversary.step(batch, torch.cat([done.rebuilt for done in passes]))
+        error = torch.stack([done.error * (len(done.rebuilt) / len(batch)) for done in passes]).sum()
+        tally.errors = [*tally.errors, error][-10:]  # read at the end: no wait at every step
+        for i, (book, count) in enumerate(zip(model.books, tally.counts, strict=True)):
+            book.follow([done.quantised[i] for done in passes])
+            for done in passes:
+                codes = done.quantised[i].codes.flatten()
+                count.index_add_(0, codes, torch.ones_like(codes, dtype=count.dtype))
         # Not at the very end: a restarted code needs steps to find its place.
         if (step + 1) % RESTART_EVERY == 0 and step + 1 < 0.9 * config.train_steps:
-            with torch.no_grad():
-                features = model.features(batch)
-            for i, (book, count, z) in enumerate(zip(model.books, tally.counts, features, strict=True)):
+            for i, (book, count, z) in enumerate(zip(model.books, tally.counts, _features(model, shown), strict=True)):
                 tally.restarts[i] += book.restart_dead(count, z.flatten(0, 1))
         if (step + 1) % RESTART_EVERY == 0 and step + 1 < config.train_steps:
             tally.counts = [torch.zeros_like(count) for count in tally.counts]
@@ -104,6 +113,35 @@ def fit(
         for name, count, n in zip(("approximation", "details"), tally.counts, tally.restarts, strict=False)
     }
     return weights, {"psnr": -10 * math.log10(last), "codebooks": books}
+
+
+@dataclass(frozen=True)
+class Pass:
+    """What a pass over some images of a batch did. error: the mean squared error. loss: with commitment, without the
+    perceptual and the adversarial part."""
+
+    rebuilt: Tensor
+    quantised: list[Quantised]
+    error: Tensor
+    loss: Tensor
+
+    def kept(self) -> Pass:
+        """Without what its backward pass needed."""
+        quantised = [replace(part, vectors=part.given, commitment=part.commitment.detach()) for part in self.quantised]
+        return Pass(self.rebuilt.detach(), quantised, self.error.detach(), self.loss.detach())
+
+
+def one_pass(model: SpectralNetwork, images: Tensor, config: LearnedConfig) -> Pass:
+    """Of B C h w in [0, 1]."""
+    rebuilt, quantised = model(images)
+    error = F.mse_loss(rebuilt, images)
+    return Pass(rebuilt, quantised, error, error + config.commitment * sum(part.commitment for part in quantised))
+
+
+@torch.no_grad()
+def _features(model: SpectralNetwork, shown: Iterable[Tensor]) -> list[Tensor]:
+    """What each codebook quantises, of all images together."""
+    return [torch.cat(parts) for parts in zip(*(model.features(part) for part in shown), strict=True)]
 
 
 class _Tally:
@@ -124,4 +162,4 @@ class _Tally:
         for mine, counts in zip(self.counts, state["counts"], strict=True):
             mine.copy_(counts)
         for book, sums in zip(self.books, state["sums"], strict=True):
-            book.sums, book.placed = sums.to(book.sums.device), True
+            book.sums = sums.to(book.sums.device)

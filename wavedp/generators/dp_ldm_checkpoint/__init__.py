@@ -95,6 +95,10 @@ class DPLDMCheckpoint(DPSGD):
     def check_size(self, config: Any, found: Facts) -> None:
         """What else depends on the checkpoint's size."""
 
+    def seen(self, trial: TrialConfig) -> dict[str, tuple[str, ...] | None]:
+        """What the checkpoint was trained on, the user knows: the file does not say."""
+        return {"generator.checkpoint": None}
+
     def check_models(self, trial: TrialConfig) -> None:
         """Load every part once. Raises UserError for keys or shapes that are not the configuration's."""
         from wavedp.generators.dp_ldm_checkpoint import parts

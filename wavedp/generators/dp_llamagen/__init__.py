@@ -70,7 +70,7 @@ class DPLlamaGen(OverTokens):
 @cache
 def require_raster(config: Any, shape: tuple[int, int, int], level: int, generator: str) -> None:
     """Raises UserError for tokens of several scales, several at one place, or of several digits."""
-    tokens = tokenizers.untrained(config, shape, level)
+    tokens = tokenizers.outline(config, shape, level)
     scales, places = int(tokens.positions[:, 0].max()) + 1, {tuple(place) for place in tokens.positions.tolist()}
     if scales > 1 or len(places) < tokens.length or len(tokens.spans[0].digits) > 1:
         what = (

@@ -75,6 +75,10 @@ class DPLlamaGenCheckpoint(OverTokens):
         require_raster(trial.tokenizer, data.shape(trial.data), trial.level, self.name)
         return super().check(trial)
 
+    def seen(self, trial: TrialConfig) -> dict[str, tuple[str, ...] | None]:
+        """What the checkpoint was trained on, the user knows: the file does not say."""
+        return {"generator.checkpoint": None}
+
     def check_models(self, trial: TrialConfig) -> None:
         """Load every file once. Raises UserError for keys or shapes that are not those of the configuration."""
         config, shape = trial.generator, data.shape(trial.data)

@@ -66,7 +66,14 @@ class SpectralAR(OverTokens):
             )
         if finest != level or tokenizers.training_level(trial.tokenizer, level) is not None:
             _require_prefix(trial.tokenizer, data.shape(trial.data), level, finest)
-        return super().check(trial)
+        unlike = []
+        if finest != level and not tokenizers.nested(trial.tokenizer):
+            unlike.append(
+                f"tokenizer={trial.tokenizer.name} gives a coarse image other codes than the first ones of the whole "
+                f"image, so public pretraining at generator.pretrain_level={finest} learns others than the private fit "
+                "sees: use tokenizer.scale_causal=both, or pretrain_level=null."
+            )
+        return [*unlike, *super().check(trial)]
 
     def build(self, trial: TrialConfig, inputs: Inputs, device: str) -> SpectralARModel:
         """Around the trial's tokenizer at the private level and at the level of public pretraining."""
@@ -98,5 +105,5 @@ class PublicOnly(SpectralAR):
 def _require_prefix(config: Any, shape: tuple[int, int, int], level: int, finest: int) -> None:
     from wavedp.generators.spectral_ar.transformer import require_prefix
 
-    private, public = (tokenizers.untrained(config, shape, each) for each in (level, finest))
+    private, public = (tokenizers.outline(config, shape, each) for each in (level, finest))
     require_prefix(public, private)

@@ -14,7 +14,6 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from wavedp import text
 from wavedp.config import PrivacyConfig
 from wavedp.generators import FitSettings
 from wavedp.generators.spectral_ar import SpectralARConfig
@@ -88,19 +87,10 @@ class SpectralARModel(TokenModel):
         for codes in prefix.cpu():  # seeded by content, so that batches and order don't matter
             seed = derive_seed(0, "complete", str(codes.tolist()))
             rows.append(uniforms_of(1, self.public, torch.Generator().manual_seed(seed)))
-        none = model.condition.absent(self._example_conditions(len(images)))
+        none = model.condition.absent(self.example_conditions(len(images)))
         with self._autocast():
             codes = model.sample(none, torch.cat(rows).to(self.device), temperature, prefix=prefix)
         return self.public.decode(codes).cpu()
-
-    def _example_conditions(self, count: int) -> Tensor:
-        """Any values of the right shape, for `absent`."""
-        config = self.config
-        if config.conditioning == "class":
-            return torch.zeros(count, dtype=torch.long, device=self.device)
-        sentence = (config.text_tokens, text.width(config.text_encoder) + 1)
-        shape = (text.EMBEDDING_WIDTH,) if config.conditioning == "text" else sentence
-        return torch.zeros(count, *shape, device=self.device)
 
 
 def scale_weights(tokenizer: Tokenizer, decay: float) -> Tensor:

@@ -100,7 +100,7 @@ def companded(bins: int, reach: float, mu: float) -> Tensor:
 
 def _positions(scale: int, channels: int, rows: int, columns: int) -> Tensor:
     """L 3: scale, row, column, channels outermost as in `flatten(1)` of B C h w."""
-    row, column = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
+    row, column = torch.meshgrid(*(torch.arange(n, device="cpu") for n in (rows, columns)), indexing="ij")
     grid = torch.stack([torch.full_like(row, scale), row, column], dim=-1).view(-1, 3)
     return grid.repeat(channels, 1)
 

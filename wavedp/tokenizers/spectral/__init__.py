@@ -38,6 +38,10 @@ class Spectral(Learned):
         whole_only = config.scale_causal in ("encoder", "none")
         return range(1) if whole_only else super().levels(config, shape)
 
+    def nested(self, config: Any) -> bool:
+        """If the encoder's coarse scales do not see finer ones."""
+        return config.scale_causal in ("both", "encoder")
+
     def network(self, config: Any, shape: Shape, level: int) -> SpectralNetwork:
         """For full images of `shape`, whatever the level."""
         from wavedp.tokenizers.spectral.network import spectral_network

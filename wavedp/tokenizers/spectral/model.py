@@ -36,7 +36,7 @@ class SpectralTokenizer:
         self.spans: tuple[Span, ...] = (Span(0, tokens, 0, len(network.books[0].codes)),)
         if scales > 1:
             self.spans += (Span(tokens, self.length, 1, len(network.books[1].codes)),)
-        grid = torch.cartesian_prod(*(torch.arange(n) for n in (scales, *network.grid)))
+        grid = torch.cartesian_prod(*(torch.arange(n, device="cpu") for n in (scales, *network.grid)))
         self.positions = grid.view(-1, 3)
 
     @torch.no_grad()

@@ -15,7 +15,15 @@ both (a private coarse image is all that a record may show), and that is the def
 
 Trained on public images only (`wavedp.tokenizers.training`): encoding is then a per-record map and costs no ε.
 Source: arXiv 2412.09607 (SIT; SIT-SC is `both`, SIT-SCD `decoder`, SIT-SCE `encoder`). The paper's sizes are 8,192
-codes twice, 8 encoder and 32 decoder layers of width 1,280; ours are fields with small defaults.
+codes twice, 8 encoder and 32 decoder layers of width 1,280 (tokenizer=spectral_paper); ours are fields with small
+defaults. Its N = 256 at 256² by S (each row: tokenizer.coarsest and patch, the sides of patches):
+
+    S = 4    32, 2    2 (of 32² × 3), then details 2 (32² × 9), 4 (64² × 9), 8 (128² × 9)
+    S = 5    16, 1    1 (of 16² × 3), then details 1 (16² × 9), 2 (32² × 9), 4 (64² × 9), 8 (128² × 9)
+
+Not as published: the attention's output projection is shared (see wavedp.tokenizers.adtransformer); codes follow a
+moving average and are compared as directions; the perceptual network is a packaged ImageNet classifier's
+(wavedp.losses), not VGG or LPIPS; the discriminator is a small one of patches.
 """
 
 from __future__ import annotations
