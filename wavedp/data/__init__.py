@@ -26,8 +26,9 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache as memoized
+from functools import partial
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -51,7 +52,7 @@ from wavedp.data import (
     records,
 )
 from wavedp.data.arrays import from_arrays
-from wavedp.data.dataset import Dataset, Records, Source, Split, content_fingerprint
+from wavedp.data.dataset import Dataset, Picker, Records, Source, Split, content_fingerprint, ranges
 from wavedp.errors import UserError
 
 __all__ = [
@@ -75,6 +76,7 @@ __all__ = [
     "n_records",
     "pick",
     "picks",
+    "ranges",
     "record_files",
     "repeats",
     "require_images",
@@ -277,22 +279,54 @@ def _stand_in(config: DataConfig) -> DataConfig | None:
 
 def _load(config: DataConfig, split: Split) -> Dataset:
     source = _source(config)
-    _, height, width = source.shape(config)
-    n = _n_records(config, split)
+    n, classes = _n_records(config, split), source.classes(config)
     path = _cache_path(config, split, source)
-    dataset = cache.read(path) if path else None
-    if dataset is None:
-        images, labels, captions = source.read(config, split, n)
-        assert images.shape == (n, config.channels, height, width), images.shape
-        if config.duplicates == "merge":
-            kept = records.first_of_each(images)
-            images, labels = images[kept], labels[kept]
-            captions = None if captions is None else tuple(captions[i] for i in kept)
-        value = content_fingerprint(images, labels, captions)
-        dataset = Dataset(config.name, split, images, labels, source.classes(config), captions, value)
-        if path:
-            cache.write(path, dataset)
-    return dataset
+    found = cache.read(path) if path else None
+    if found is not None:
+        return found
+    shape = (n, *source.shape(config))
+    parts = partial(_parts, source, config, split, shape)
+    if config.duplicates == "merge":
+        whole = _load(dataclasses.replace(config, duplicates="refuse"), split)
+        kept = records.first_of_each(whole.images)
+        shape, parts = (len(kept), *shape[1:]), partial(_rows, whole, kept)
+    if path:
+        cache.write(path, {"name": config.name, "split": split, "classes": classes}, shape, parts)
+        found = cache.read(path)
+    return found or _held(config.name, split, classes, shape, list(parts()))
+
+
+def _parts(source: Source, config: DataConfig, split: Split, shape: tuple[int, ...]) -> Iterator[Records]:
+    """The records in order; all at once where they are few, or the source can only read them all."""
+    n, *chw = shape
+    several = list(ranges(n, tuple(chw)))
+    if len(several) == 1 or not (hasattr(source, "picker") or hasattr(source, "pick")):
+        yield source.read(config, split, n)
+        return
+    picker = _picker(source, config, split)
+    for places in several:
+        yield picker(places)
+
+
+def _picker(source: Any, config: DataConfig, split: Split) -> Picker:
+    """The source's function of places alone."""
+    return source.picker(config, split) if hasattr(source, "picker") else partial(source.pick, config, split)
+
+
+def _rows(whole: Dataset, rows: np.ndarray) -> Iterator[Records]:
+    """Those records of a dataset, in parts."""
+    for places in ranges(len(rows), whole.images.shape[1:]):
+        chosen = rows[places.start : places.stop]
+        captions = None if whole.captions is None else tuple(whole.captions[i] for i in chosen)
+        yield whole.images[chosen], whole.labels[chosen], captions
+
+
+def _held(name: str, split: Split, classes: tuple[str, ...], shape: tuple[int, ...], parts: list[Records]) -> Dataset:
+    """The records in memory."""
+    images, labels = (np.concatenate([part[k] for part in parts]) for k in (0, 1))
+    captions = None if parts[0][2] is None else tuple(caption for part in parts for caption in part[2] or ())
+    assert images.shape == shape, (images.shape, shape)
+    return Dataset(name, split, images, labels, classes, captions, content_fingerprint(images, labels, captions))
 
 
 def _fingerprint(config: DataConfig, split: Split) -> str:

@@ -1,6 +1,10 @@
 """Decoded records on disk, keyed by the identity of the files they were decoded from, so a lookup is never stale; and
 what was counted in them.
 
+A file is an .npz whose parts are not compressed, so that its images need not be read into memory: they are mapped, and
+the system reads what is looked at and forgets it when memory is short. It is written part by part. Both need the disk
+that the images take, N C H W bytes a split, and a disk without it is refused before anything is decoded.
+
 They lie in `data.cache`, a folder below the home or an absolute path, and may be copies of sensitive images: only their
 owner can read them. data.cache=off keeps nothing, and decodes again in each process.
 """
@@ -11,12 +15,16 @@ import contextlib
 import hashlib
 import json
 import logging
+import math
 import os
 import re
+import shutil
+import struct
 import sys
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cache as memoized
+from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
 from typing import IO, Any
@@ -26,7 +34,8 @@ import PIL
 
 from wavedp import sources
 from wavedp.config import DataConfig, identity
-from wavedp.data.dataset import Dataset, Source, Split
+from wavedp.data.dataset import PART, Dataset, Fingerprint, Records, Source, Split
+from wavedp.errors import UserError
 
 OFF = "off"
 HERE = tuple(sorted(Path(__file__).parent.glob("*.py")))
@@ -63,11 +72,12 @@ def stamp(file: Path) -> str:
 def read(path: Path) -> Dataset | None:
     """The dataset at `path`; None if the file is missing or damaged (the records are then decoded again)."""
     try:
+        _verify(path, stamp(path))
         with np.load(path) as arrays:
             about = json.loads(arrays["about"].tobytes())
             captions = about.pop("captions")
             return Dataset(
-                images=arrays["images"],
+                images=_mapped(path, "images.npy"),
                 labels=arrays["labels"],
                 classes=tuple(about.pop("classes")),
                 captions=None if captions is None else tuple(captions),
@@ -87,18 +97,41 @@ def read_fingerprint(path: Path) -> str | None:
         return None
 
 
-def write(path: Path, records: Dataset) -> None:
-    """If the folder cannot be written, the records are decoded each time; that is only slow, so it is logged."""
-    about = {"name": records.name, "split": records.split, "classes": records.classes, "captions": records.captions}
+def write(
+    path: Path, about: dict[str, Any], shape: tuple[int, int, int, int], parts: Callable[[], Iterable[Records]]
+) -> None:
+    """Write records that come in parts. about: `name`, `split` and `classes` of the dataset. shape: N, C, H, W. parts:
+    called once; together they are the N records.
+
+    If the folder cannot be written, the records are decoded each time; that is only slow, so it is logged. Raises
+    UserError, before the first part is asked for, where its disk is too small.
+    """
+    require_room(path.parent, math.prod(shape), f"decoded copies of {shape[0]:,} images of {about['name']}")
 
     def save(file: IO[bytes]) -> None:
-        np.savez(
-            file,
-            fingerprint=np.frombuffer(records.fingerprint.encode(), np.uint8),
-            about=np.frombuffer(json.dumps(about).encode(), np.uint8),
-            images=records.images,
-            labels=records.labels,
-        )
+        labels: list[np.ndarray] = []
+        captions: list[str] | None = None
+        digest = Fingerprint(shape)
+        with zipfile.ZipFile(file, "w") as arrays:  # not compressed, for `_mapped`
+            with arrays.open("images.npy", "w", force_zip64=True) as opened:
+                header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+                np.lib.format.write_array_header_1_0(opened, header)
+                for images, own, said in parts():
+                    assert (images.dtype, images.shape[1:]) == (np.uint8, shape[1:]), (images.dtype, images.shape)
+                    opened.write(np.ascontiguousarray(images).data)
+                    digest.add(images)
+                    labels.append(own)
+                    captions = None if said is None else [*(captions or ()), *said]
+            every = np.concatenate(labels)
+            assert len(every) == shape[0], (len(every), shape)
+            value = digest.of(every, captions)
+            for name, array in (
+                ("labels", every),
+                ("about", _bytes(json.dumps({**about, "captions": captions}))),
+                ("fingerprint", _bytes(value)),
+            ):
+                with arrays.open(f"{name}.npy", "w", force_zip64=True) as opened:
+                    np.lib.format.write_array(opened, array, allow_pickle=False)
 
     try:
         publish(path, save)
@@ -154,6 +187,44 @@ def publish(path: Path, save: Callable[[IO[bytes]], Any]) -> None:
     finally:
         with contextlib.suppress(OSError):
             part.unlink()
+
+
+def require_room(folder: Path, size: int, what: str) -> None:
+    """Raises UserError unless the disk of a folder, which need not be there yet, has `size` bytes free."""
+    there = next((place for place in (folder, *folder.parents) if place.is_dir()), None)
+    free = shutil.disk_usage(there).free if there else size
+    if free < size:
+        raise UserError(
+            f"{what} take {size / 1e9:.1f} GB, and {folder} has {free / 1e9:.1f} GB free: set data.cache to a folder "
+            "on a larger disk, or data.cache=off to decode again whenever images are looked at."
+        )
+    if size > PART:
+        logging.getLogger(__name__).warning("%s take %.1f GB of the disk of %s.", what, size / 1e9, folder)
+
+
+@lru_cache(maxsize=64)
+def _verify(path: Path, stamp: str) -> None:
+    """Compare the file with its checksums, once a process. Raises BadZipFile."""
+    with zipfile.ZipFile(path) as arrays:
+        if (damaged := arrays.testzip()) is not None:
+            raise zipfile.BadZipFile(damaged)
+
+
+def _mapped(path: Path, name: str) -> np.ndarray:
+    """An array in an .npz that was not compressed, as a part of the file; it cannot be written to."""
+    with zipfile.ZipFile(path) as arrays, open(path, "rb") as file:
+        info = arrays.getinfo(name)
+        if info.compress_type != zipfile.ZIP_STORED:
+            raise ValueError(f"{name} is compressed")
+        file.seek(info.header_offset + 26)  # where a local header says how long its name and its extra field are
+        file.seek(sum(struct.unpack("<HH", file.read(4))), os.SEEK_CUR)
+        np.lib.format.read_magic(file)
+        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+        return np.asarray(np.memmap(file, dtype, "r", file.tell(), shape))
+
+
+def _bytes(text: str) -> np.ndarray:
+    return np.frombuffer(text.encode(), np.uint8)
 
 
 def _folder(config: DataConfig) -> Path:

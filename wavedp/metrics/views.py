@@ -95,10 +95,27 @@ class View:
         raise RuntimeError(f"the images of {self.name} are not here: only their number is")
 
 
-class TensorView(View):
-    """Images uint8 n C H W in memory."""
+class Drawn:
+    """Images of a tensor B C H W in another order, copied when some of them are asked for: by a slice, or by places.
 
-    def __init__(self, images: Tensor, looking: Looking, **about: Any) -> None:
+    All of them together may be more than memory holds.
+    """
+
+    def __init__(self, images: Tensor, order: Tensor) -> None:
+        self._images, self._order = images, order
+        self.shape, self.ndim, self.dtype = (len(order), *images.shape[1:]), images.ndim, images.dtype
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    def __getitem__(self, which: slice | Tensor) -> Tensor:
+        return self._images[self._order[which]]
+
+
+class TensorView(View):
+    """Images uint8 n C H W, in memory or drawn from what may be larger."""
+
+    def __init__(self, images: Tensor | Drawn, looking: Looking, **about: Any) -> None:
         super().__init__(len(images), **about)
         self.pixels, self.looking = images, looking
 
@@ -205,10 +222,18 @@ def draw(images: Tensor, count: int | None) -> Tensor:
 
     A larger count begins with the same images, so their cached features are found again.
     """
+    return images[_order(len(images))[:count].to(images.device)]
+
+
+def drawn(images: Tensor, count: int | None, skip: int = 0) -> Drawn:
+    """`draw(images, count)` without its first `skip`, of which each image is copied when it is asked for."""
+    return Drawn(images, _order(len(images))[skip:count])
+
+
+def _order(count: int) -> Tensor:
     import torch
 
-    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
-    return images[order[:count].to(images.device)]
+    return torch.randperm(count, generator=torch.Generator().manual_seed(0))
 
 
 def count_name(n: int) -> str:
