@@ -12,6 +12,7 @@ owner can read them. data.cache=off keeps nothing, and decodes again in each pro
 from __future__ import annotations
 
 import contextlib
+import filecmp
 import hashlib
 import json
 import logging
@@ -175,7 +176,7 @@ def remember_array(config: DataConfig, about: Any, compute: Callable[[], np.ndar
 
 def publish(path: Path, save: Callable[[IO[bytes]], Any]) -> None:
     """Write a file that only its owner can read, in one step: two processes may decode the same split, and neither may
-    read half a file."""
+    read half a file. One that has this content already is left as it is."""
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -183,7 +184,8 @@ def publish(path: Path, save: Callable[[IO[bytes]], Any]) -> None:
             save(file)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(part, path)
+        if not (path.is_file() and filecmp.cmp(part, path, shallow=False)):
+            os.replace(part, path)
     finally:
         with contextlib.suppress(OSError):
             part.unlink()

@@ -19,7 +19,6 @@ The fingerprints are those of the original, so stage keys are too. The file is a
 
 from __future__ import annotations
 
-import io
 import json
 import logging
 import zlib
@@ -154,11 +153,8 @@ def write(file: Path, config: DataConfig, classes: tuple[str, ...], splits: Mapp
     (chw,) = shapes
     written = About(_identity(config), _folder(config), tuple(classes), chw, about)
     values = {**written.__dict__, "splits": {name: split.__dict__ for name, split in about.items()}, "format": FORMAT}
-    packed = io.BytesIO()
-    np.savez_compressed(packed, about=_json(values), **arrays)  # type: ignore[arg-type]  # no array is `allow_pickle`
-    content = packed.getvalue()
-    if not file.is_file() or file.read_bytes() != content:
-        cache.publish(file, lambda opened: opened.write(content))
+    named = {"about": _json(values), **arrays}
+    cache.publish(file, lambda opened: np.savez_compressed(opened, **named))  # type: ignore[arg-type]
     return written
 
 
