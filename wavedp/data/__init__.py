@@ -6,7 +6,9 @@
     emoji          1,900 shaded colour pictures, at any size
     photographs    crops of twelve photographs, for super-resolution at any size
     procedural     computed shapes and textures of any size; needs no file
-    folder         the user's own images in class folders
+    lsun           scenes as published, one lmdb a category and split, or a folder of images
+    webdataset     the user's own images in .tar shards
+    folder         the user's own images in class folders (torchvision's ImageFolder)
     mixture        parts of other datasets, interleaved
     chosen         a mixture in which the nearest images to the names of the private classes bear these names
     decoded        one file that `from_arrays` or `python -m wavedp.data.export NAME --decoded FILE` wrote
@@ -45,11 +47,13 @@ from wavedp.data import (
     fashion_mnist,
     folder,
     icons,
+    lsun,
     mixture,
     openclipart,
     photographs,
     procedural,
     records,
+    webdataset,
 )
 from wavedp.data.arrays import from_arrays
 from wavedp.data.dataset import Dataset, Picker, Records, Source, Split, content_fingerprint, ranges
@@ -91,6 +95,8 @@ SOURCES: dict[str, Source] = {
     "emoji": emoji,
     "photographs": photographs,
     "procedural": procedural,
+    "lsun": lsun,
+    "webdataset": webdataset,
     "folder": folder,
     "mixture": mixture,
     "chosen": chosen,
