@@ -56,7 +56,7 @@ from wavedp.data import (
     webdataset,
 )
 from wavedp.data.arrays import from_arrays
-from wavedp.data.dataset import Dataset, Picker, Records, Source, Split, content_fingerprint, ranges
+from wavedp.data.dataset import Dataset, Records, Source, Split, content_fingerprint, is_large, ranges
 from wavedp.errors import UserError
 
 __all__ = [
@@ -296,9 +296,12 @@ def _load(config: DataConfig, split: Split) -> Dataset:
         whole = _load(dataclasses.replace(config, duplicates="refuse"), split)
         kept = records.first_of_each(whole.images)
         shape, parts = (len(kept), *shape[1:]), partial(_rows, whole, kept)
+    about = {"name": config.name, "split": split, "classes": classes}
     if path:
-        cache.write(path, {"name": config.name, "split": split, "classes": classes}, shape, parts)
+        cache.write(path, about, shape, parts)
         found = cache.read(path)
+    elif is_large(shape) and _streams(source):
+        found = cache.nameless(config, about, shape, parts)
     return found or _held(config.name, split, classes, shape, list(parts()))
 
 
@@ -306,17 +309,17 @@ def _parts(source: Source, config: DataConfig, split: Split, shape: tuple[int, .
     """The records in order; all at once where they are few, or the source can only read them all."""
     n, *chw = shape
     several = list(ranges(n, tuple(chw)))
-    if len(several) == 1 or not (hasattr(source, "picker") or hasattr(source, "pick")):
+    if len(several) == 1 or not _streams(source):
         yield source.read(config, split, n)
         return
-    picker = _picker(source, config, split)
+    picker = source.picker(config, split) if hasattr(source, "picker") else partial(source.pick, config, split)  # type: ignore[attr-defined]
     for places in several:
         yield picker(places)
 
 
-def _picker(source: Any, config: DataConfig, split: Split) -> Picker:
-    """The source's function of places alone."""
-    return source.picker(config, split) if hasattr(source, "picker") else partial(source.pick, config, split)
+def _streams(source: Source) -> bool:
+    """Whether it can give some records alone."""
+    return hasattr(source, "picker") or hasattr(source, "pick")
 
 
 def _rows(whole: Dataset, rows: np.ndarray) -> Iterator[Records]:
@@ -380,8 +383,9 @@ def _n_records(config: DataConfig, split: Split) -> int:
 
 
 def _cache_path(config: DataConfig, split: Split, source: Source) -> Path | None:
-    """The place of decoded records; None for a whole decoded file, which is such a copy itself."""
-    if source is decoded and _is_whole(config):
+    """The place of decoded records; None for a whole decoded file, which is such a copy itself, unless memory need not
+    hold it."""
+    if source is decoded and _is_whole(config) and not is_large((source.count(config, split), *source.shape(config))):
         return None
     return cache.path(config, split, source)
 

@@ -6,7 +6,8 @@ the system reads what is looked at and forgets it when memory is short. It is wr
 that the images take, N C H W bytes a split, and a disk without it is refused before anything is decoded.
 
 They lie in `data.cache`, a folder below the home or an absolute path, and may be copies of sensitive images: only their
-owner can read them. data.cache=off keeps nothing, and decodes again in each process.
+owner can read them. data.cache=off keeps nothing, and decodes again in each process; what is larger than `PART` lies
+meanwhile in a file without a name in the home, which the system removes when the process ends, however it does.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import re
 import shutil
 import struct
 import sys
+import tempfile
 import zipfile
 from collections.abc import Callable, Iterable
 from functools import cache as memoized
@@ -35,7 +37,7 @@ import PIL
 
 from wavedp import sources
 from wavedp.config import DataConfig, identity
-from wavedp.data.dataset import PART, Dataset, Fingerprint, Records, Source, Split
+from wavedp.data.dataset import Dataset, Fingerprint, Records, Source, Split, is_large
 from wavedp.errors import UserError
 
 OFF = "off"
@@ -89,6 +91,27 @@ def read(path: Path) -> Dataset | None:
         return None
 
 
+def nameless(
+    config: DataConfig, about: dict[str, Any], shape: tuple[int, int, int, int], parts: Callable[[], Iterable[Records]]
+) -> Dataset | None:
+    """As `write` and `read`, in a file of the home that is gone with the process. None where the home cannot be written
+    to. Raises UserError where its disk is too small."""
+    home = Path(config.home).expanduser()
+    _require_room(home, shape, f"until this process ends, {shape[0]:,} decoded images of {about['name']}")
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=home) as file:
+            labels, captions, value = _write_images(file, shape, parts())
+            file.flush()
+            images = np.asarray(np.memmap(file, np.uint8, "r", 0, shape))
+    except OSError as error:
+        logging.getLogger(__name__).warning("decoded images are held in memory: %s", error)
+        return None
+    return Dataset(
+        images=images, labels=labels, captions=None if captions is None else tuple(captions), fingerprint=value, **about
+    )
+
+
 def read_fingerprint(path: Path) -> str | None:
     """Read only the fingerprint: an .npz is a zip, so this takes a few hundred bytes."""
     try:
@@ -107,27 +130,16 @@ def write(
     If the folder cannot be written, the records are decoded each time; that is only slow, so it is logged. Raises
     UserError, before the first part is asked for, where its disk is too small.
     """
-    require_room(path.parent, math.prod(shape), f"decoded copies of {shape[0]:,} images of {about['name']}")
+    _require_room(path.parent, shape, f"decoded copies of {shape[0]:,} images of {about['name']}")
 
     def save(file: IO[bytes]) -> None:
-        labels: list[np.ndarray] = []
-        captions: list[str] | None = None
-        digest = Fingerprint(shape)
         with zipfile.ZipFile(file, "w") as arrays:  # not compressed, for `_mapped`
             with arrays.open("images.npy", "w", force_zip64=True) as opened:
                 header = {"descr": "|u1", "fortran_order": False, "shape": shape}
                 np.lib.format.write_array_header_1_0(opened, header)
-                for images, own, said in parts():
-                    assert (images.dtype, images.shape[1:]) == (np.uint8, shape[1:]), (images.dtype, images.shape)
-                    opened.write(np.ascontiguousarray(images).data)
-                    digest.add(images)
-                    labels.append(own)
-                    captions = None if said is None else [*(captions or ()), *said]
-            every = np.concatenate(labels)
-            assert len(every) == shape[0], (len(every), shape)
-            value = digest.of(every, captions)
+                labels, captions, value = _write_images(opened, shape, parts())
             for name, array in (
-                ("labels", every),
+                ("labels", labels),
                 ("about", _bytes(json.dumps({**about, "captions": captions}))),
                 ("fingerprint", _bytes(value)),
             ):
@@ -191,16 +203,34 @@ def publish(path: Path, save: Callable[[IO[bytes]], Any]) -> None:
             part.unlink()
 
 
-def require_room(folder: Path, size: int, what: str) -> None:
-    """Raises UserError unless the disk of a folder, which need not be there yet, has `size` bytes free."""
+def _write_images(
+    file: IO[bytes], shape: tuple[int, int, int, int], parts: Iterable[Records]
+) -> tuple[np.ndarray, list[str] | None, str]:
+    """Write the images of the parts, one after another; returns the labels, the captions and the fingerprint of all."""
+    digest, labels, captions = Fingerprint(shape), [], []
+    for images, own, said in parts:
+        assert (images.dtype, images.shape[1:]) == (np.uint8, shape[1:]), (images.dtype, images.shape)
+        file.write(np.ascontiguousarray(images).data)
+        digest.add(images)
+        labels.append(own)
+        captions.append(said)
+    every = np.concatenate(labels)
+    assert len(every) == shape[0], (len(every), shape)
+    texts = None if captions[0] is None else [text for said in captions for text in said or ()]
+    return every, texts, digest.of(every, texts)
+
+
+def _require_room(folder: Path, shape: tuple[int, ...], what: str) -> None:
+    """Raises UserError unless the disk of a folder, which need not be there yet, has room for images of this shape."""
+    size = math.prod(shape)
     there = next((place for place in (folder, *folder.parents) if place.is_dir()), None)
     free = shutil.disk_usage(there).free if there else size
     if free < size:
         raise UserError(
-            f"{what} take {size / 1e9:.1f} GB, and {folder} has {free / 1e9:.1f} GB free: set data.cache to a folder "
-            "on a larger disk, or data.cache=off to decode again whenever images are looked at."
+            f"{what} take {size / 1e9:.1f} GB of the disk of {folder}, which has {free / 1e9:.1f} GB free: set "
+            "data.cache to a folder on a larger disk, data.size or data.limit lower."
         )
-    if size > PART:
+    if is_large(shape):
         logging.getLogger(__name__).warning("%s take %.1f GB of the disk of %s.", what, size / 1e9, folder)
 
 

@@ -109,6 +109,11 @@ class Fingerprint:
         return self._digest.hexdigest()
 
 
+def is_large(shape: tuple[int, ...]) -> bool:
+    """Whether uint8 images of this shape, N C H W, are more than memory should hold at once."""
+    return math.prod(shape) > PART
+
+
 def in_parts(images: np.ndarray) -> Iterator[np.ndarray]:
     """Images B C H W, so many of them at a time as `PART` holds."""
     for rows in ranges(len(images), images.shape[1:]):
