@@ -285,12 +285,13 @@ def _stand_in(config: DataConfig) -> DataConfig | None:
 
 def _load(config: DataConfig, split: Split) -> Dataset:
     source = _source(config)
+    chw = source.shape(config)  # an impossible size is reported before missing files
     n, classes = _n_records(config, split), source.classes(config)
     path = _cache_path(config, split, source)
     found = cache.read(path) if path else None
     if found is not None:
         return found
-    shape = (n, *source.shape(config))
+    shape = (n, *chw)
     parts = partial(_parts, source, config, split, shape)
     if config.duplicates == "merge":
         whole = _load(dataclasses.replace(config, duplicates="refuse"), split)
