@@ -134,6 +134,9 @@ def measured(root, size, level, only):
     found = {}
     while process.poll() is None:
         name, now = said[-1], anonymous(process.pid)
+        if found and name not in found:
+            before, (peak, _, seconds) = list(found.items())[-1]
+            print(f"{root.name} {before}: {peak:.0f} MiB, {seconds:.0f} s", file=sys.stderr, flush=True)
         peak, since, _ = found.get(name, (0.0, time.monotonic(), 0.0))
         found[name] = (max(peak, now or 0.0), since, time.monotonic() - since)
         time.sleep(0.02)
@@ -164,7 +167,6 @@ def main():
             rows[records] = measured(root, options.size, options.level, options.steps)
         finally:
             shutil.rmtree(root)
-        print(f"{records} done", file=sys.stderr, flush=True)
     print(f"most anonymous memory of each step in MiB (and its seconds), {options.size}² RGB, level {options.level}")
     print(" " * 12 + "".join(f"{records:>18,}" for records in rows))
     for name in next(iter(rows.values())):

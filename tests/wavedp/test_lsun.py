@@ -3,17 +3,21 @@
 import dataclasses
 import io
 import sys
+from pathlib import Path
 
+import hydra
 import numpy as np
 import pytest
+from omegaconf import OmegaConf
 from PIL import Image
 
 from wavedp import data
-from wavedp.config import DataConfig
+from wavedp.config import DataConfig, from_dict
 from wavedp.errors import UserError
 from wavedp.testing.datasets import DatasetSuite
 
 lmdb = pytest.importorskip("lmdb", reason="pip install 'wavedp[lsun]'")
+CONF = Path(__file__).parents[2] / "conf"
 
 
 def picture(number: int, form: str = "JPEG", size: tuple[int, int] = (48, 32)) -> bytes:
@@ -156,3 +160,11 @@ def test_without_the_package_it_says_what_to_install(config, monkeypatch):
 def test_a_path_is_asked_for(config):
     assert "needs data.path" in refusal(dataclasses.replace(config, path=None))
     assert "is not a folder" in refusal(dataclasses.replace(config, path=f"{config.path}/none"))
+
+
+@pytest.mark.parametrize(("name", "size"), [("lsun", 64), ("webdataset", 256)])
+def test_the_shipped_configuration_composes(name, size):
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        composed = hydra.compose("config", [f"data={name}", "data.path=/data"])
+    asked = from_dict(DataConfig, OmegaConf.to_container(composed.data, resolve=True))
+    assert (asked.name, asked.path, data.shape(asked)) == (name, "/data", (3, size, size))
