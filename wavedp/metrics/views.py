@@ -23,6 +23,9 @@ Extract = Callable[..., Any]
 """extract(images, config, cache_dir, report, device): features n D float32 of uint8 images B C H W, on the CPU, such as
 `wavedp.metrics.features.extract`."""
 
+CHUNK = 500
+"""Images that are looked at together; features are cached by so many (wavedp.metrics.features)."""
+
 Job = Callable[[], Report]
 """Begins a piece of work and gives its report."""
 
@@ -125,12 +128,24 @@ class TensorView(View):
     def stream(self) -> Iterator[tuple[Tensor, Tensor]]:
         import torch
 
-        for places in torch.arange(self.count).split(500):
+        for places in torch.arange(self.count).split(CHUNK):
             yield places, self.pixels[places]
 
     def _extract(self, extract: Extract) -> Tensor:
-        looking = self.looking
-        return extract(self.pixels, looking.config, looking.cache, looking.job(), looking.device)
+        import torch
+
+        looking, tell = self.looking, self.looking.job()
+        if not isinstance(self.pixels, Drawn):
+            return extract(self.pixels, looking.config, looking.cache, tell, looking.device)
+        parts: list[Tensor] = []
+        for start in range(0, self.count, CHUNK):  # so that `extract` gets tensors
+
+            def of_all(done: int, _: int, start: int = start) -> None:
+                tell(start + done, self.count)
+
+            chunk = self.pixels[start : start + CHUNK]
+            parts.append(extract(chunk, looking.config, looking.cache, of_all, looking.device))
+        return torch.cat(parts)
 
 
 class Part(View):
@@ -146,7 +161,7 @@ class Part(View):
     def stream(self) -> Iterator[tuple[Tensor, Tensor]]:
         import torch
 
-        for places in torch.arange(self.count).split(500):
+        for places in torch.arange(self.count).split(CHUNK):
             for place, image in zip(places, self.images(places), strict=True):
                 yield place[None], image[None]
 
