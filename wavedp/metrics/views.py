@@ -138,7 +138,7 @@ class TensorView(View):
         if not isinstance(self.pixels, Drawn):
             return extract(self.pixels, looking.config, looking.cache, tell, looking.device)
         parts: list[Tensor] = []
-        for start in range(0, self.count, CHUNK):  # so that `extract` gets tensors
+        for start in range(0, max(self.count, 1), CHUNK):  # so that `extract` gets tensors, if only an empty one
 
             def of_all(done: int, _: int, start: int = start) -> None:
                 tell(start + done, self.count)
