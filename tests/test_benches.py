@@ -13,6 +13,7 @@ SMALL = {
     "bench_blur": "--repeats 1",
     "bench_dp_step": "--repeats 1 --records 4 --model unet",
     "bench_fid_features": "--images 2 --rounds 1",
+    "bench_memory_in_n": "--records 60 --size 32 --level 1",
     "bench_plan": "--seeds 1",
     "bench_public": "--steps 2 --repeats 1 --only pretraining",  # all of them take two minutes
     "bench_sampling": "--images 1 --repeats 1",

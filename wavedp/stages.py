@@ -44,6 +44,8 @@ from wavedp.data import duplicates, overlap
 from wavedp.errors import UserError
 from wavedp.finite import require_finite
 from wavedp.generators import FitSettings, Generator, Pretrains, PrivateFit
+from wavedp.levels import check_level
+from wavedp.mapped import as_tensor, empty
 from wavedp.methods import Trains, Weights, canonical
 from wavedp.metrics import suite
 from wavedp.privacy import ledger
@@ -100,7 +102,7 @@ def make_tokenizer(work: Work) -> None:
     report: dict[str, Any] = {}
     level = tokenizers.training_level(trial.tokenizer, trial.level)
     if isinstance(method, Trains) and level is not None:
-        images = _coarse_images(data.load(_public(trial), "train"), level)
+        images = _coarse_images(data.load(_public(trial), "train"), level, work.folder)
         weights, report = method.train(trial, images, work.device, work.report, work.training)
         _require_trained(weights, f"tokenizer={trial.tokenizer.name}")
     work.draft.tensors("weights", weights)
@@ -116,7 +118,7 @@ def make_pretrain(work: Work) -> None:
         images, conditions = torch.zeros(0, *coarse_shape(trial)), torch.zeros(0, dtype=torch.long)
         for config, split in method.needs(trial).data:
             public = data.load(config, split)  # type: ignore[arg-type]
-            images = _coarse_images(public, method.pretrain_level(trial))
+            images = _coarse_images(public, method.pretrain_level(trial), work.folder)
             conditions = conditions_of(public, trial, encoder_of(trial, generator, work.device), views=1)
             conditions = conditions if conditions.ndim == 1 else conditions[:, 0]
         seed = getattr(trial.generator, "public_seed", 0)  # a Config may have none
@@ -143,8 +145,8 @@ def make_private_fit(work: Work) -> None:
         return
 
     def fit(sensitive: data.Dataset, settings: FitSettings) -> PrivateFit:
-        images, encode = _coarse_images(sensitive, trial.level), encoder_of(trial, generator, work.device)
-        conditions = conditions_of(sensitive, trial, encode)
+        images = _coarse_images(sensitive, trial.level, work.folder)
+        conditions = conditions_of(sensitive, trial, encoder_of(trial, generator, work.device))
         return generator.fit_private(weights, images, conditions, settings, work.report)
 
     _release(work, "private_fit", fit)
@@ -158,7 +160,7 @@ def make_upscaler_fit(work: Work) -> None:
     trial, method, weights = work.trial, methods.upscaler(work.trial), _input_weights(work.inputs, "upscaler")
 
     def fit(sensitive: data.Dataset, settings: FitSettings) -> PrivateFit:
-        images = _coarse_images(sensitive, level=0)
+        images = _coarse_images(sensitive, 0, work.folder)
         return method.fit_private(trial, weights, images, settings, work.device, work.report)
 
     _release(work, "upscaler_fit", fit)
@@ -239,7 +241,8 @@ def make_coarse_samples(work: Work) -> None:
 
 def make_upscaler(work: Work) -> None:
     """Stage two's model, where it is one of ours: trained on full-size public images, for every level alike."""
-    method, images = methods.upscaler(work.trial), _coarse_images(data.load(_public(work.trial), "train"), level=0)
+    method, public = methods.upscaler(work.trial), data.load(_public(work.trial), "train")
+    images = _coarse_images(public, 0, work.folder)
     assert isinstance(method, Trains)  # or the trial would not have this stage
     weights, _ = method.train(work.trial, images, work.device, work.report, work.training)
     _require_trained(weights, f"upscaler={work.trial.upscaler.name}")
@@ -410,7 +413,7 @@ def _real(trial: TrialConfig) -> suite.Load:
 
     def load(split: str) -> tuple[Tensor, Tensor]:
         real = data.load(trial.data, split)  # type: ignore[arg-type]
-        return torch.tensor(real.images), torch.tensor(real.labels)
+        return as_tensor(real.images), torch.tensor(real.labels)
 
     return load
 
@@ -427,10 +430,15 @@ def _rebuild(work: Work) -> Callable[[Tensor], Tensor]:
     return rebuild
 
 
-def _coarse_images(dataset: data.Dataset, level: int) -> Tensor:
-    """B C h w float32 in [0, 1]."""
-    parts = [coarse(part.float() / 255, level) for part in torch.tensor(dataset.images).split(4096)]
-    return torch.cat(parts)
+def _coarse_images(dataset: data.Dataset, level: int, folder: Path) -> Tensor:
+    """B C h w float32 in [0, 1], of which memory need not hold all: those of many records lie on the folder's disk."""
+    n, channels, height, width = dataset.images.shape
+    check_level(level, height, width)
+    found = empty((n, channels, height >> level, width >> level), folder)
+    for rows in data.ranges(n, (channels, height, width), width=4):
+        part = slice(rows.start, rows.stop)
+        found[part] = coarse(as_tensor(dataset.images[part]).float() / 255, level)
+    return found
 
 
 def conditions_of(

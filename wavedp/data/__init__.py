@@ -7,11 +7,13 @@
     photographs    crops of twelve photographs, for super-resolution at any size
     avatars        drawn faces at any size, each with ten captions
     procedural     computed shapes and textures of any size; needs no file
+    lsun           scenes as published, one lmdb a category and split, or a folder of images
+    webdataset     the user's own images in .tar shards
     mm_celeba_hq   30,000 faces with ten captions each       the user's copy, in the layout that its authors give it:
     coco           photographs with five captions or more    `python -m wavedp.data.get NAME` says where to obtain it
     celeba         202,599 faces, one attribute as the label
     cifar10        60,000 small photographs in ten classes
-    folder         the user's own images in class folders
+    folder         the user's own images in class folders (torchvision's ImageFolder)
     mixture        parts of other datasets, interleaved
     chosen         a mixture in which the nearest images to the names of the private classes bear these names
     decoded        one file that `from_arrays` or `python -m wavedp.data.export NAME --decoded FILE` wrote
@@ -31,8 +33,9 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache as memoized
+from functools import partial
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -53,15 +56,17 @@ from wavedp.data import (
     fashion_mnist,
     folder,
     icons,
+    lsun,
     mixture,
     mm_celeba_hq,
     openclipart,
     photographs,
     procedural,
     records,
+    webdataset,
 )
 from wavedp.data.arrays import from_arrays
-from wavedp.data.dataset import Dataset, Records, Source, Split, content_fingerprint
+from wavedp.data.dataset import Dataset, Records, Source, Split, content_fingerprint, is_large, ranges
 from wavedp.errors import UserError
 
 __all__ = [
@@ -86,6 +91,7 @@ __all__ = [
     "pick",
     "picks",
     "prompts",
+    "ranges",
     "record_files",
     "repeats",
     "require_images",
@@ -105,6 +111,8 @@ SOURCES: dict[str, Source] = {
     "coco": coco.Coco(),
     "celeba": celeba.CelebA(),
     "cifar10": cifar10,
+    "lsun": lsun,
+    "webdataset": webdataset,
     "folder": folder,
     "mixture": mixture,
     "chosen": chosen,
@@ -300,22 +308,58 @@ def _stand_in(config: DataConfig) -> DataConfig | None:
 
 def _load(config: DataConfig, split: Split) -> Dataset:
     source = _source(config)
-    _, height, width = source.shape(config)
-    n = _n_records(config, split)
+    chw = source.shape(config)  # an impossible size is reported before missing files
+    n, classes = _n_records(config, split), source.classes(config)
     path = _cache_path(config, split, source)
-    dataset = cache.read(path) if path else None
-    if dataset is None:
-        images, labels, captions = source.read(config, split, n)
-        assert images.shape == (n, config.channels, height, width), images.shape
-        if config.duplicates == "merge":
-            kept = records.first_of_each(images)
-            images, labels = images[kept], labels[kept]
-            captions = None if captions is None else tuple(captions[i] for i in kept)
-        value = content_fingerprint(images, labels, captions)
-        dataset = Dataset(config.name, split, images, labels, source.classes(config), captions, value)
-        if path:
-            cache.write(path, dataset)
-    return dataset
+    found = cache.read(path) if path else None
+    if found is not None:
+        return found
+    shape = (n, *chw)
+    parts = partial(_parts, source, config, split, shape)
+    if config.duplicates == "merge":
+        whole = _load(dataclasses.replace(config, duplicates="refuse"), split)
+        kept = records.first_of_each(whole.images)
+        shape, parts = (len(kept), *shape[1:]), partial(_rows, whole, kept)
+    about = {"name": config.name, "split": split, "classes": classes}
+    if path:
+        cache.write(path, about, shape, parts)
+        found = cache.read(path)
+    elif is_large(shape) and _streams(source):
+        found = cache.nameless(config, about, shape, parts)
+    return found or _held(config.name, split, classes, shape, list(parts()))
+
+
+def _parts(source: Source, config: DataConfig, split: Split, shape: tuple[int, ...]) -> Iterator[Records]:
+    """The records in order; all at once where they are few, or the source can only read them all."""
+    n, *chw = shape
+    several = list(ranges(n, tuple(chw)))
+    if len(several) == 1 or not _streams(source):
+        yield source.read(config, split, n)
+        return
+    picker = source.picker(config, split) if hasattr(source, "picker") else partial(source.pick, config, split)  # type: ignore[attr-defined]
+    for places in several:
+        yield picker(places)
+
+
+def _streams(source: Source) -> bool:
+    """Whether it can give some records alone."""
+    return hasattr(source, "picker") or hasattr(source, "pick")
+
+
+def _rows(whole: Dataset, rows: np.ndarray) -> Iterator[Records]:
+    """Those records of a dataset, in parts."""
+    for places in ranges(len(rows), whole.images.shape[1:]):
+        chosen = rows[places.start : places.stop]
+        captions = None if whole.captions is None else tuple(whole.captions[i] for i in chosen)
+        yield whole.images[chosen], whole.labels[chosen], captions
+
+
+def _held(name: str, split: Split, classes: tuple[str, ...], shape: tuple[int, ...], parts: list[Records]) -> Dataset:
+    """The records in memory."""
+    images, labels = (np.concatenate([part[k] for part in parts]) for k in (0, 1))
+    captions = None if parts[0][2] is None else tuple(caption for part in parts for caption in part[2] or ())
+    assert images.shape == shape, (images.shape, shape)
+    return Dataset(name, split, images, labels, classes, captions, content_fingerprint(images, labels, captions))
 
 
 def _fingerprint(config: DataConfig, split: Split) -> str:
@@ -363,8 +407,9 @@ def _n_records(config: DataConfig, split: Split) -> int:
 
 
 def _cache_path(config: DataConfig, split: Split, source: Source) -> Path | None:
-    """The place of decoded records; None for a whole decoded file, which is such a copy itself."""
-    if source is decoded and _is_whole(config):
+    """The place of decoded records; None for a whole decoded file, which is such a copy itself, unless memory need not
+    hold it."""
+    if source is decoded and _is_whole(config) and not is_large((source.count(config, split), *source.shape(config))):
         return None
     return cache.path(config, split, source)
 

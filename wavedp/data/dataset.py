@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
@@ -16,15 +17,20 @@ from wavedp.errors import UserError
 Split = Literal["train", "val", "test"]
 Records = tuple[np.ndarray, np.ndarray, tuple[str, ...] | None]
 """images uint8 [B C H W], labels int64 [B], captions."""
+Picker = Callable[[Sequence[int]], Records]
+"""The records at these places of a split, as `read` gives them."""
 TEST_SHARE = 0.1
 """Share of an undivided set that becomes its test split."""
+PART = 2**27
+"""Bytes of decoded images that are held at once: a larger set is decoded, hashed and reduced part by part."""
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """One split of one dataset, in memory. One image is one record: the unit that differential privacy protects.
+    """One split of one dataset. One image is one record: the unit that differential privacy protects.
 
-    images: uint8 [B C H W], 0 is black. labels: int64 [B], indices into `classes`.
+    images: uint8 [B C H W], 0 is black. Those that come from files are a part of the cache's file, which the system
+    reads when they are looked at: go through a large set by `in_parts`. labels: int64 [B], indices into `classes`.
     captions: one string per record, with newlines between several captions of one record; None if the set has none.
     fingerprint: see `content_fingerprint`.
     """
@@ -56,6 +62,8 @@ class Source(Protocol):
         captions(config, split)          the caption of every record, without decoding
         prompts(config)                  public sentences like its captions, made of no record of any split
         pick(config, split, places)      the records at these places, as `read` gives them
+        picker(config, split)            such a function of the places alone, for many of them: it lists the files once.
+                                         With it, or `pick`, a set larger than `PART` is never whole in memory
     """
 
     def shape(self, config: DataConfig) -> tuple[int, int, int]:
@@ -79,13 +87,47 @@ class Source(Protocol):
 
 def content_fingerprint(images: np.ndarray, labels: np.ndarray, captions: Sequence[str] | None) -> str:
     """sha256 (hex) of images, their shape, labels and captions, in record order. Class names do not enter it."""
-    digest = hashlib.sha256(f"uint8 {images.shape}\n".encode())
-    digest.update(np.ascontiguousarray(images, dtype=np.uint8).data)
-    digest.update(np.ascontiguousarray(labels, dtype="<i8").data)
-    for caption in captions or ():
-        text = caption.encode()
-        digest.update(f"{len(text)}:".encode() + text)  # the length keeps ("ab", "c") apart from ("a", "bc")
-    return digest.hexdigest()
+    digest = Fingerprint(images.shape)
+    for part in in_parts(images):
+        digest.add(part)
+    return digest.of(labels, captions)
+
+
+class Fingerprint:
+    """`content_fingerprint` of images B C H W that come in parts."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self._digest = hashlib.sha256(f"uint8 {shape}\n".encode())
+
+    def add(self, images: np.ndarray) -> None:
+        """The next images."""
+        self._digest.update(np.ascontiguousarray(images, dtype=np.uint8).data)
+
+    def of(self, labels: np.ndarray, captions: Sequence[str] | None) -> str:
+        """The fingerprint, after the last image."""
+        self._digest.update(np.ascontiguousarray(labels, dtype="<i8").data)
+        for caption in captions or ():
+            text = caption.encode()
+            self._digest.update(f"{len(text)}:".encode() + text)  # the length keeps ("ab", "c") from ("a", "bc")
+        return self._digest.hexdigest()
+
+
+def is_large(shape: tuple[int, ...]) -> bool:
+    """Whether uint8 images of this shape, N C H W, are more than memory should hold at once."""
+    return math.prod(shape) > PART
+
+
+def in_parts(images: np.ndarray) -> Iterator[np.ndarray]:
+    """Images B C H W, so many of them at a time as `PART` holds."""
+    for rows in ranges(len(images), images.shape[1:]):
+        yield images[rows.start : rows.stop]
+
+
+def ranges(n: int, shape: tuple[int, ...], width: int = 1) -> Iterator[range]:
+    """The places 0 to n-1 in ranges whose records of this shape, with `width` bytes a pixel, take at most `PART`."""
+    size = max(1, PART // (math.prod(shape) * width))
+    for start in range(0, n, size):
+        yield range(start, min(start + size, n))
 
 
 def position(name: str) -> float:

@@ -12,13 +12,14 @@ in wavedp.data.layout.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from wavedp.config import DataConfig
 from wavedp.data import layout, picture
-from wavedp.data.dataset import TEST_SHARE, Records, Split, position, square_shape
+from wavedp.data.dataset import TEST_SHARE, Picker, Records, Split, position, square_shape
 from wavedp.errors import UserError
 
 UNCLASSIFIED = "image"
@@ -62,19 +63,34 @@ def record_files(config: DataConfig, split: Split) -> list[Path]:
 
 def read(config: DataConfig, split: Split, n: int) -> Records:
     """Decode the first n images in the order of their names' hashes. Raises UserError naming an unreadable file."""
+    return _picker(config, split, n)(range(n))
+
+
+def picker(config: DataConfig, split: Split) -> Picker:
+    """Decodes the images at these places of that order."""
+    return _picker(config, split, config.limit)
+
+
+def _picker(config: DataConfig, split: Split, n: int | None) -> Picker:
     folder, names = _split(config, split)
     names = names[:n]
-    known = classes(config)
-    labels = np.empty(n, np.int64)
-    for i, name in enumerate(names):
+    known = {label: number for number, label in enumerate(classes(config))}
+    for name in names:
         if (label := _class(name)) not in known:
             raise UserError(
                 f"{folder / name} is of class {label!r}, which the first split lacks: move it, or add {label!r} there."
             )
-        labels[i] = known.index(label)
     captions = _captions(folder, names)  # before decoding: a missing caption is known at once
-    images = np.stack([_decode(folder / name, config.size, config.channels) for name in names])
-    return images, labels, captions
+
+    def pick(places: Sequence[int]) -> Records:
+        chosen = [names[place] for place in places]
+        images = np.empty((len(chosen), *shape(config)), np.uint8)
+        for i, name in enumerate(chosen):
+            images[i] = _decode(folder / name, config.size, config.channels)
+        labels = np.array([known[_class(name)] for name in chosen], np.int64)
+        return images, labels, None if captions is None else tuple(captions[place] for place in places)
+
+    return pick
 
 
 def _folders(config: DataConfig) -> dict[Split, Path]:

@@ -62,7 +62,7 @@ def images(folder: Path) -> list[str]:
 
     Raises UserError for links, and for images whose class is unclear.
     """
-    found = [path.relative_to(folder).as_posix() for path in _one_of_each(folder)]
+    found = [path.relative_to(folder).as_posix() for path in one_of_each(folder)]
     classes = {name.split("/")[0] for name in found if "/" in name}
     if classes and (loose := [name for name in found if "/" not in name]):
         raise UserError(f"{folder / loose[0]} lies beside class folders: move it into one of them.")
@@ -77,7 +77,7 @@ def images(folder: Path) -> list[str]:
     return found
 
 
-def _one_of_each(folder: Path) -> list[Path]:
+def one_of_each(folder: Path) -> list[Path]:
     """The images below a folder, sorted; of several names of one file the first that is no link."""
     chosen: dict[tuple[int, int], Path] = {}
     for path in sorted(_walk(folder), key=lambda path: (path.is_symlink(), str(path))):

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from wavedp.data.dataset import in_parts
 from wavedp.errors import UserError
 
 COARSE, FINE = (8, 0.99), (16, 0.992)
@@ -32,13 +33,20 @@ class Repeats:
 
 def pixel_hashes(images: np.ndarray) -> list[bytes]:
     """A hash for each image of B C H W uint8."""
-    return [hashlib.blake2b(image.data, digest_size=16).digest() for image in np.ascontiguousarray(images)]
+    return [
+        hashlib.blake2b(image.data, digest_size=16).digest()
+        for part in in_parts(images)
+        for image in np.ascontiguousarray(part)
+    ]
 
 
 def plain(images: np.ndarray) -> np.ndarray:
     """B bool: images of one colour, which are equal in unrelated sets."""
-    flat = images.reshape(len(images), images.shape[1], -1)
-    return (flat == flat[..., :1]).all((1, 2))
+    found = []
+    for part in in_parts(images):
+        flat = part.reshape(len(part), part.shape[1], -1)
+        found.append((flat == flat[..., :1]).all((1, 2)))
+    return np.concatenate(found)
 
 
 def file_hashes(files: Iterable[Path | None]) -> list[bytes | None]:
@@ -73,21 +81,20 @@ def first_of_each(images: np.ndarray) -> np.ndarray:
 def alike(images: np.ndarray, others: np.ndarray) -> list[tuple[int, int]]:
     """Pairs (i, j): others[j], or its mirror image, is an edit of images[i]; for each j the most similar i."""
     found: dict[int, tuple[float, int]] = {}
-    coarse, fine = (_sketches(images, side) for side, _ in (COARSE, FINE))
-    for turn in (others, others[..., ::-1]):
-        other_coarse, other_fine = (_sketches(turn, side) for side, _ in (COARSE, FINE))
-        for i0 in range(0, len(images), CHUNK):
+    turns = [[_sketches(others, side, mirrored) for side, _ in (COARSE, FINE)] for mirrored in (False, True)]
+    for i0 in range(0, len(images), CHUNK):  # their sketches are not kept: memory is that of the others
+        coarse, fine = (_sketches(images[i0 : i0 + CHUNK], side) for side, _ in (COARSE, FINE))
+        for other_coarse, other_fine in turns:
             for j0 in range(0, len(others), CHUNK):
-                close = coarse[i0 : i0 + CHUNK] @ other_coarse[j0 : j0 + CHUNK].T >= COARSE[1]
+                close = coarse @ other_coarse[j0 : j0 + CHUNK].T >= COARSE[1]
                 for di, dj in np.argwhere(close).tolist():
-                    i, j = i0 + di, j0 + dj
-                    cosine = float(fine[i] @ other_fine[j])
+                    cosine = float(fine[di] @ other_fine[j0 + dj])
                     if cosine >= FINE[1]:
-                        found[j] = max(found.get(j, (0.0, -1)), (cosine, i))
+                        found[j0 + dj] = max(found.get(j0 + dj, (0.0, -1)), (cosine, i0 + di))
     return [(i, j) for j, (_, i) in sorted(found.items())]
 
 
-def _sketches(images: np.ndarray, side: int) -> np.ndarray:
+def _sketches(images: np.ndarray, side: int, mirrored: bool = False) -> np.ndarray:
     """B side²: the lowest frequencies of the grey picture (its cosine transform) without the mean, as a unit vector;
     zeros for a picture of one colour."""
     size = images.shape[-1]
@@ -96,7 +103,8 @@ def _sketches(images: np.ndarray, side: int) -> np.ndarray:
     basis[0] /= np.sqrt(2)
     found = []
     for start in range(0, len(images), CHUNK):
-        waves = basis @ images[start : start + CHUNK].mean(1, dtype=np.float32) @ basis.T
+        chunk = images[start : start + CHUNK]
+        waves = basis @ (chunk[..., ::-1] if mirrored else chunk).mean(1, dtype=np.float32) @ basis.T
         waves[:, 0, 0] = 0
         found.append(waves.reshape(len(waves), -1))
     sketches = np.concatenate(found)

@@ -31,12 +31,12 @@ from wavedp.errors import UserError
 from wavedp.metrics import network_file
 from wavedp.metrics.inception import plain
 from wavedp.metrics.network_file import file_sha256
+from wavedp.metrics.views import CHUNK
 from wavedp.progress import Report, silent
 from wavedp.resize import resize
 
 DIMENSIONS = 2048
-# Images a cache file holds: an interrupted extraction resumes here, and a longer set reuses a shorter one's files.
-CHUNK = 500
+# A cache file holds CHUNK images: an interrupted extraction resumes here, and a longer set reuses a shorter one's.
 
 # The first features of `_probe_image()` by that file: every copy of the network, in whichever file, must give them.
 PROBE_FEATURES = (0.55619, 0.15722, 0.00229, 0.10405, 0.06843, 1.00489, 0.31696, 0.0)

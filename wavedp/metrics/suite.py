@@ -19,7 +19,7 @@ from torch import Tensor
 from wavedp.config import MetricsConfig
 from wavedp.errors import UserError
 from wavedp.metrics import Given, check, chosen, reference_view, sees_real
-from wavedp.metrics.views import Looking, Real, Rebuilt, Sets, Tally, TensorView, View, draw
+from wavedp.metrics.views import Looking, Real, Rebuilt, Sets, Tally, TensorView, View, draw, drawn
 from wavedp.progress import Report, silent
 
 Load = Callable[[str], tuple[Tensor, Tensor | None]]
@@ -37,13 +37,13 @@ class RealTensors(Real):
         size = reference_view(config, len(self._pixels))
         labels = None if self._labels is None else draw(self._labels, size.count)
         self.images = TensorView(
-            draw(self._pixels, size.count), looking, split=size.split, whole=size.whole, labels=labels
+            drawn(self._pixels, size.count), looking, split=size.split, whole=size.whole, labels=labels
         )
 
     def apart(self, count: int) -> tuple[View, View]:
         used = self.images.count
         if count not in self._apart:
-            further = draw(self._pixels, used + count)[used:]
+            further = drawn(self._pixels, used + count, used)
             self._apart[count] = TensorView(further, self._looking, split=self.images.split)
         return self.images, self._apart[count]
 
@@ -53,7 +53,7 @@ class RealTensors(Real):
             kept = None if labels is None else draw(labels, count)
             whole = count is None or count >= len(pixels)
             self._splits[name, count] = TensorView(
-                draw(pixels, count), self._looking, split=name, whole=whole, labels=kept
+                drawn(pixels, count), self._looking, split=name, whole=whole, labels=kept
             )
         return self._splits[name, count]
 
@@ -165,7 +165,9 @@ def _rebuilt(load: Load, config: MetricsConfig, rebuild: Callable[[Tensor], Tens
     """The first images of the reference, a few at a time."""
 
     def rebuilt(count: int) -> Iterator[tuple[Tensor, Tensor]]:
-        for part in draw(load(config.reference_split)[0], count).split(20):
+        images = drawn(load(config.reference_split)[0], count)
+        for start in range(0, len(images), 20):
+            part = images[start : start + 20]
             yield part, rebuild(part)
 
     return rebuilt

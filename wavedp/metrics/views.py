@@ -27,6 +27,9 @@ Rebuilt = Callable[[int], "Iterator[tuple[Tensor, Tensor]]"]
 """rebuilt(count): `count` real images of the reference in chunks, beside what stage two makes of their coarse images,
 uint8 B C H W both."""
 
+CHUNK = 500
+"""Images that are looked at together; features are cached by so many (wavedp.metrics.features)."""
+
 Job = Callable[[], Report]
 """Begins a piece of work and gives its report."""
 
@@ -99,10 +102,27 @@ class View:
         raise RuntimeError(f"the images of {self.name} are not here: only their number is")
 
 
-class TensorView(View):
-    """Images uint8 n C H W in memory."""
+class Drawn:
+    """Images of a tensor B C H W in another order, copied when some of them are asked for: by a slice, or by places.
 
-    def __init__(self, images: Tensor, looking: Looking, **about: Any) -> None:
+    All of them together may be more than memory holds.
+    """
+
+    def __init__(self, images: Tensor, order: Tensor) -> None:
+        self._images, self._order = images, order
+        self.shape, self.ndim, self.dtype = (len(order), *images.shape[1:]), images.ndim, images.dtype
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    def __getitem__(self, which: slice | Tensor) -> Tensor:
+        return self._images[self._order[which]]
+
+
+class TensorView(View):
+    """Images uint8 n C H W, in memory or drawn from what may be larger."""
+
+    def __init__(self, images: Tensor | Drawn, looking: Looking, **about: Any) -> None:
         super().__init__(len(images), **about)
         self.pixels, self.looking = images, looking
 
@@ -112,12 +132,24 @@ class TensorView(View):
     def stream(self) -> Iterator[tuple[Tensor, Tensor]]:
         import torch
 
-        for places in torch.arange(self.count).split(500):
+        for places in torch.arange(self.count).split(CHUNK):
             yield places, self.pixels[places]
 
     def _extract(self, extract: Extract) -> Tensor:
-        looking = self.looking
-        return extract(self.pixels, looking.config, looking.cache, looking.job(), looking.device)
+        import torch
+
+        looking, tell = self.looking, self.looking.job()
+        if not isinstance(self.pixels, Drawn):
+            return extract(self.pixels, looking.config, looking.cache, tell, looking.device)
+        parts: list[Tensor] = []
+        for start in range(0, max(self.count, 1), CHUNK):  # so that `extract` gets tensors, if only an empty one
+
+            def of_all(done: int, _: int, start: int = start) -> None:
+                tell(start + done, self.count)
+
+            chunk = self.pixels[start : start + CHUNK]
+            parts.append(extract(chunk, looking.config, looking.cache, of_all, looking.device))
+        return torch.cat(parts)
 
 
 class Part(View):
@@ -133,7 +165,7 @@ class Part(View):
     def stream(self) -> Iterator[tuple[Tensor, Tensor]]:
         import torch
 
-        for places in torch.arange(self.count).split(500):
+        for places in torch.arange(self.count).split(CHUNK):
             for place, image in zip(places, self.images(places), strict=True):
                 yield place[None], image[None]
 
@@ -210,10 +242,18 @@ def draw(images: Tensor, count: int | None) -> Tensor:
 
     A larger count begins with the same images, so their cached features are found again.
     """
+    return images[_order(len(images))[:count].to(images.device)]
+
+
+def drawn(images: Tensor, count: int | None, skip: int = 0) -> Drawn:
+    """`draw(images, count)` without its first `skip`, of which each image is copied when it is asked for."""
+    return Drawn(images, _order(len(images))[skip:count])
+
+
+def _order(count: int) -> Tensor:
     import torch
 
-    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
-    return images[order[:count].to(images.device)]
+    return torch.randperm(count, generator=torch.Generator().manual_seed(0))
 
 
 def count_name(n: int) -> str:
