@@ -108,6 +108,9 @@ def run(config: DictConfig, overrides: list[str]) -> int:
     """Plan, check, and run or describe one study; returns the exit status."""
     values: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
     refuse_unknown(values)
+    for place in sorted(OmegaConf.missing_keys(config)):  # `???` in a file
+        section, name = place.rpartition(".")[0], values.get(place.partition(".")[0], {}).get("name")
+        raise UserError(f"{place} is not set, and {section}={name} needs it: add {place}=VALUE.")
     for switch in ("dry_run", "explain"):
         if not isinstance(values[switch], bool):
             raise UserError(f"{switch}={values[switch]} is neither true nor false: use one of them.")

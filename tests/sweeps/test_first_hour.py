@@ -93,6 +93,17 @@ def test_the_first_override_works_as_typed_and_the_next_is_told_its_name(tmp_pat
     assert claimed(tmp_path, monkeypatch, *other, "study=short") == 0
 
 
+@pytest.mark.parametrize("place", ["data", "public"])
+@pytest.mark.parametrize("path", sorted(ROOT.glob("conf/data/*.yaml")), ids=lambda path: path.stem)
+def test_a_value_that_a_file_leaves_open_is_asked_for(path, place):
+    if "???" not in path.read_text():
+        pytest.skip("it leaves nothing open")
+    chosen = f"data={path.stem}" if place == "data" else f"data@public={path.stem}"
+    here = ["+sweep=smoke", chosen]
+    with pytest.raises(UserError, match=rf"^{place}\.path is not set, and {place}={path.stem} needs it: add {place}"):
+        run(composed(*here), here)
+
+
 def documented():
     """The arguments of every `python -m sweeps.run …` in a README, and in the headers of conf/."""
     found = {}
