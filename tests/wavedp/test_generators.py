@@ -300,6 +300,25 @@ def test_a_record_s_loss_averages_its_views_and_weighs_scales():
     torch.testing.assert_close(weighed, (tokens * torch.tensor([4.0, 2, 1]) / 7).sum(1))
 
 
+def test_a_record_s_codes_do_not_depend_on_who_is_encoded_beside_it(tmp_path, monkeypatch):
+    """A learned tokenizer decides between two near codes by rounding, which another number of images changes; a private
+    fit compares a record in its microbatch with the record alone, and would take that for records that mix."""
+    made = over_tokens(tokenizer())
+    encode = made.tokenizer.encode
+
+    def rounded(images):
+        codes = encode(images)
+        codes[:, :20] = (codes[:, :20] + len(images)) % 30
+        return codes
+
+    monkeypatch.setattr(made.tokenizer, "encode", rounded)
+    weights = made.fit_public(torch.rand(20, 1, 14, 14), torch.arange(20) % 7, 0, silent)
+    settings = FitSettings(PrivacyConfig(epsilon=1.0, batch_size=8, steps=2), FIT, 5, tmp_path / "c")
+    images, labels = torch.rand(40, 1, 14, 14), torch.arange(40) % 4
+    fit = made.fit_private(weights, images, labels, settings, silent)
+    assert fit.mechanisms == FIT
+
+
 def test_views_are_distinct_and_the_first_is_the_image():
     images = torch.rand(2, 1, 6, 6)
     assert torch.equal(view(images, 0), images)

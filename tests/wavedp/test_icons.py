@@ -548,4 +548,6 @@ def test_the_shipped_yaml_is_the_default_of_the_code(name):
         "size": "${data.size}",
         "channels": "${data.channels}",
     }
-    assert set(default) - set(values) <= {"licences", "parts", "names", "words", "per_name", "named_share"}
+    assert set(default) - set(values) <= {
+        "licences", "attribute", "parts", "names", "words", "per_name", "named_share",
+    }  # fmt: skip

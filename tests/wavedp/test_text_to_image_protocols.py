@@ -14,7 +14,7 @@ from torchvision.transforms import functional
 
 from wavedp import text
 from wavedp.config import trial_of
-from wavedp.data import prompts
+from wavedp.data import prompt_file as prompts
 from wavedp.errors import UserError
 from wavedp.metrics import Given, chosen, features, image_sets
 from wavedp.metrics import __main__ as command

@@ -108,7 +108,7 @@ class TokenModel:
         done = fit_private(
             model,
             self.record_loss(fit.privacy, side_by_side),
-            (images, conditions),
+            (self._codes(images, fit.privacy.views), conditions),
             fit.privacy,
             noise_multiplier=planned.noise_multiplier,
             seed=fit.seed,
@@ -120,6 +120,12 @@ class TokenModel:
         (ran,) = done.history  # what was run, not what was planned
         weights = merge({name: value.cpu() for name, value in done.ema.items()})
         return PrivateFit(weights, {**spent, "private_fit": ran}, {**releases, "private_fit": done.release})
+
+    def _codes(self, images: Tensor, views: int) -> Tensor:
+        """Codes of the views of images, B V L int32, encoded once: a code near to two others could otherwise become the
+        one or the other by how many records are encoded beside it, and with it a record's gradient."""
+        shown = [encoded(self.tokenizer, view(images, number), self.device) for number in range(views)]
+        return torch.stack(shown, 1).int().cpu()
 
     def warm_up(
         self, model: TokenDecoder, images: Tensor, conditions: Tensor, fit: FitSettings
@@ -253,16 +259,19 @@ def record_loss(
     weights: Tensor | None = None,
 ) -> Callable[..., Tensor]:
     """loss(model, images, conditions, chances) -> B: what one record asks of the weights, averaged over its views and
-    tokens. chances: B × views uniform numbers that may drop its conditions; none when dropout = 0. side_by_side: send
-    all views through the model at once, as a GPU likes it; equal to rounding. weights: L, of the tokens' losses; None:
-    all alike."""
+    tokens. images: B C h w, or the codes of their views, B V L integers. chances: B × views uniform numbers that may
+    drop its conditions; none when dropout = 0. side_by_side: send all views through the model at once, as a GPU likes
+    it; equal to rounding. weights: L, of the tokens' losses; None: all alike."""
 
     def loss(model: TokenDecoder, images: Tensor, conditions: Tensor, chances: Tensor | None = None) -> Tensor:
         seen = []
         for number in range(privacy.views):
             shown = conditions if conditions.ndim == 1 else conditions[:, number]
             shown = drop(model.condition, shown, dropout, None if chances is None else chances[:, number])
-            seen.append((tokenizer.encode(view(images, number)), shown))
+            coded = (
+                images[:, number].long() if not images.is_floating_point() else tokenizer.encode(view(images, number))
+            )
+            seen.append((coded, shown))
         if side_by_side:
             codes, shown = (torch.stack(kind, 1).flatten(0, 1) for kind in zip(*seen, strict=True))
             return of_tokens(model, codes, shown).view(len(images), -1).mean(1)

@@ -1,7 +1,7 @@
 """Draw captions to sample from: a line a prompt for `sampling.prompts`, and a record of where they are from.
 
-    python -m wavedp.data.prompts annotations/captions_val2014.json prompts.txt --count 30000
-    python -m wavedp.data.prompts celeba-caption prompts.txt --count 30000 --ids test.txt
+    python -m wavedp.data.prompt_file annotations/captions_val2014.json prompts.txt --count 30000
+    python -m wavedp.data.prompt_file celeba-caption prompts.txt --count 30000 --ids test.txt
 
 CAPTIONS is COCO's file of captions, or a folder of one text file an image, a caption a line, named by the image's id.
 Rounds are drawn until there are enough: each takes every image once, in random order, with a caption that it has not
@@ -97,7 +97,7 @@ def _lines(path: Path) -> list[str]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write the prompts and their record; 2 with one sentence for what cannot be read or written."""
     parser = argparse.ArgumentParser(
-        prog="python -m wavedp.data.prompts", description=(__doc__ or "").partition("\n")[0]
+        prog="python -m wavedp.data.prompt_file", description=(__doc__ or "").partition("\n")[0]
     )
     parser.add_argument("captions", type=Path, help="COCO's captions_….json, or a folder of text files")
     parser.add_argument("prompts", type=Path, help="the file to write; its record is beside it, with .json")
