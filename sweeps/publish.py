@@ -40,6 +40,8 @@ PUBLISHED = (
     "figures/waterfall.csv",
 )  # fmt: skip
 WORDS = "README.md"
+LEFT = ("report.html", "stages.json", "status.json", WORDS)
+"""Files of a study that stay where they are: made again from the records, of use to a run only, or written by hand."""
 
 
 def publish(folder: Path, target: Path, anyway: bool = False) -> list[Path]:
@@ -68,7 +70,8 @@ def publish(folder: Path, target: Path, anyway: bool = False) -> list[Path]:
 def _publishable(folder: Path) -> list[Path]:
     """The files of a study's folder, relative to it. Raises UserError for others and for too many bytes."""
     found = [path.relative_to(folder) for path in sorted(folder.rglob("*")) if not path.is_dir() or path.is_symlink()]
-    files = [name for name in found if not any(part.startswith(".") for part in name.parts)]
+    shown = [name for name in found if not any(part.startswith(".") for part in name.parts)]
+    files = [name for name in shown if name.as_posix() not in LEFT or (folder / name).is_symlink()]
     for name in files:
         if (folder / name).is_symlink() or not any(fnmatch(name.as_posix(), pattern) for pattern in PUBLISHED):
             raise UserError(

@@ -104,6 +104,13 @@ def test_what_is_no_record_is_never_published(name, study):
         publish.publish(study, target_of(study), anyway=True)
 
 
+@pytest.mark.parametrize("name", ["report.html", "stages.json", "status.json", "README.md"])
+def test_what_a_run_or_a_writer_leaves_beside_the_records_stays_there(name, study):
+    (study / name).write_text("here")
+    assert target_of(study) / name not in publish.publish(study, target_of(study), anyway=True)
+    assert not (target_of(study) / name).exists()
+
+
 def test_a_link_is_never_published(study, tmp_path):
     (study / "samples" / "a.png").symlink_to(tmp_path)
     with pytest.raises(UserError, match=r"samples/a\.png is no record"):
