@@ -319,6 +319,26 @@ def test_a_record_s_codes_do_not_depend_on_who_is_encoded_beside_it(tmp_path, mo
     assert fit.mechanisms == FIT
 
 
+def test_codes_made_once_leave_release_and_weights_as_they_were(tmp_path, monkeypatch):
+    """A published key's release is that of its images: its noise, and with exact tokens its weights, to the bit."""
+
+    def fitted(name):
+        torch.manual_seed(0)
+        made = over_tokens(tokenizer())
+        if name == "images":  # as the loss saw them before
+            monkeypatch.setattr(made, "_codes", lambda images, views: images)
+        drawn = torch.Generator().manual_seed(1)
+        weights = made.fit_public(torch.rand(20, 1, 14, 14, generator=drawn), torch.arange(20) % 7, 0, silent)
+        privacy = PrivacyConfig(epsilon=1.0, batch_size=8, steps=2, views=2)
+        settings = FitSettings(privacy, FIT, 5, tmp_path / name)
+        images = torch.rand(40, 1, 14, 14, generator=drawn)
+        return made.fit_private(weights, images, torch.arange(40) % 4, settings, silent)
+
+    codes, images = fitted("codes"), fitted("images")
+    assert codes.releases == images.releases
+    assert all(torch.equal(value, images.weights[name]) for name, value in codes.weights.items())
+
+
 def test_views_are_distinct_and_the_first_is_the_image():
     images = torch.rand(2, 1, 6, 6)
     assert torch.equal(view(images, 0), images)

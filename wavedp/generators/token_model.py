@@ -116,6 +116,7 @@ class TokenModel:
             checkpoint=fit.checkpoint,
             device=self.device,
             report=report,
+            named_by=(images, conditions),
         )
         (ran,) = done.history  # what was run, not what was planned
         weights = merge({name: value.cpu() for name, value in done.ema.items()})

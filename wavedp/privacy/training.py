@@ -98,6 +98,7 @@ def fit_private(
     checkpoint: Path | None = None,
     device: torch.device | str = "cpu",
     report: Callable[[int, int], None] | None = None,
+    named_by: tuple[Tensor, ...] | None = None,
 ) -> PrivateFit:
     """Train `model` on `records` for config.steps steps under differential privacy; see the module for the guarantee.
 
@@ -114,6 +115,8 @@ def fit_private(
     resumes from it.
     report: called as report(steps done, steps) after each step. It may raise any exception in order to stop the fit:
     the checkpoint of the steps done is written first.
+    named_by: what the records were made of, record by record, and names the release in their place: with the same
+    images, noise and release stay the same whatever codes their fit is given. None: the records.
     Raises UserError as the table above says, and for configs that accounting.check refuses.
     """
     device = torch.device(device)
@@ -129,7 +132,7 @@ def fit_private(
     optimizer = _optimizer(parameters, config, noise_multiplier)
     ema = {name: parameter.detach().clone() for name, parameter in _averaged(model)}
     fixed = {name: tensor.clone() for name, tensor in model.state_dict().items() if name not in ema}
-    identity_of_fit = fingerprint(model, records, config, noise_multiplier, seed)
+    identity_of_fit = fingerprint(model, named_by or records, config, noise_multiplier, seed)
     release = release_id(identity_of_fit)
     if ranks:
         ranks.require_same(release)
