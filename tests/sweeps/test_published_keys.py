@@ -45,6 +45,7 @@ STUDIES = (
     "blur_schedules",
     "public_data",
     "ceilings_realsr",
+    "text_to_image_64",
 )
 
 
