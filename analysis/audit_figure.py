@@ -16,8 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import plotly.graph_objects as go
-from plotly.subplots import make_subplots
+
+from wavedp.command import command, imports
+
+with imports():
+    import plotly.graph_objects as go
+    from plotly.subplots import make_subplots
 
 from analysis.captions import delta_text
 from analysis.figures import write_figure
@@ -25,7 +29,6 @@ from analysis.load import sha256
 from analysis.panels import lay_out
 from analysis.pareto_figure import GREY, INK, PALETTE
 from analysis.replicates import epsilon_text
-from wavedp.command import command
 from wavedp.errors import UserError
 from wavedp.jsonl import read_lines
 

@@ -22,7 +22,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import plotly.graph_objects as go
+
+from wavedp.command import command, imports
+
+with imports():
+    import plotly.graph_objects as go
 
 from analysis.figures import write_figure
 from analysis.load import sha256
@@ -30,7 +34,6 @@ from analysis.panels import lay_out, two_panels
 from analysis.pareto_figure import GREY, INK, PALETTE, decimal_steps
 from analysis.samples import picture_of
 from analysis.spectrum_figure import spectra_data, spectra_figure
-from wavedp.command import command
 from wavedp.errors import UserError
 from wavedp.jsonl import read_lines
 

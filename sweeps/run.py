@@ -14,11 +14,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import hydra
-from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException, MissingConfigException
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from wavedp.command import command, imports
+
+with imports():
+    import hydra
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.errors import HydraException, MissingConfigException
+    from omegaconf import DictConfig, OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
 
 from sweeps import help
 from sweeps.claim import before, claimed
@@ -46,8 +49,7 @@ from sweeps.settings import refuse_unknown
 from sweeps.study import commit, describe_study
 from sweeps.summary import describe
 from sweeps.swept import with_typed_values
-from wavedp import chain, checks
-from wavedp.command import command
+from wavedp import chain, checks, extras
 from wavedp.config import TrialConfig, sections, with_absolute_paths
 from wavedp.entries import Zoo, behind
 from wavedp.errors import InfeasibleError, UserError
@@ -169,6 +171,7 @@ def run(config: DictConfig, overrides: list[str]) -> int:
         _say_without_device(values)
         print(describe(_to_run(trials, settled), artifacts, infeasible))
         return 0
+    extras.require("A sweep", *extras.EXTRAS["ray"], *extras.EXTRAS["figures"])
     device = _device(values["device"], values["ray"])
     with claimed(folder, study, store, trials, every) as settled:
         left = _to_run(trials, settled)
@@ -209,6 +212,7 @@ def _search(
             "level or generator is a private release, and all of them compose."
         )
         return 0
+    extras.require("A sweep", *extras.EXTRAS["ray"], *extras.EXTRAS["figures"])
     device = _device(values["device"], values["ray"])
     start = lambda execute, settings: execute.run_search(search, base, options, name, folder, settings)  # noqa: E731
     with claimed(folder, study, store, [], []):

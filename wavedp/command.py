@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
 import functools
 import io
 import os
 import sys
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import ParamSpec
 
+from wavedp import extras
 from wavedp.errors import UserError
 
 REFUSED, INTERRUPTED, NO_READER = 2, 130, 141  # the last two as a shell reports SIGINT and SIGPIPE
@@ -23,8 +25,9 @@ Arguments = ParamSpec("Arguments")
 def command(main: Callable[Arguments, int | None]) -> Callable[Arguments, int]:
     """Decorator of a command's `main`; it then returns the exit status.
 
-    What the terminal's encoding lacks is printed in plain letters. A UserError becomes one sentence and status 2,
-    Ctrl-C one sentence and status 130; a reader that closed the pipe (`| head`) ends the command in silence.
+    What the terminal's encoding lacks is printed in plain letters. A UserError, or the lack of an optional package
+    (wavedp.extras), becomes one sentence and status 2, Ctrl-C one sentence and status 130; a reader that closed the
+    pipe (`| head`) ends the command in silence.
     """
 
     @functools.wraps(main)
@@ -38,6 +41,12 @@ def command(main: Callable[Arguments, int | None]) -> Callable[Arguments, int]:
         except UserError as error:
             print(f"Error: {error}", file=sys.stderr)
             return REFUSED
+        except ImportError as error:
+            said = extras.of_import(error)
+            if said is None:
+                raise
+            print(f"Error: {said}", file=sys.stderr)
+            return REFUSED
         except KeyboardInterrupt:
             print("Interrupted: start the same command again to go on.", file=sys.stderr)
             return INTERRUPTED
@@ -48,6 +57,19 @@ def command(main: Callable[Arguments, int | None]) -> Callable[Arguments, int]:
             return NO_READER
 
     return run
+
+
+@contextlib.contextmanager
+def imports() -> Iterator[None]:
+    """Around a command's imports of optional packages: without one, it ends in one sentence and status 2."""
+    try:
+        yield
+    except ImportError as error:
+        said = extras.of_import(error)
+        if said is None:
+            raise
+        print(f"Error: {said}", file=sys.stderr)
+        sys.exit(REFUSED)
 
 
 def print_anywhere() -> None:

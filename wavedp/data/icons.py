@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from wavedp import extras
 from wavedp.config import DataConfig
 from wavedp.data import appearance, cache, iconify
 from wavedp.data.dataset import Records, Split, download_command, position, square_shape
@@ -125,6 +126,7 @@ def caption(picture: Picture, collection: Collection) -> str:
 
 def _raster(root: Path, content: dict, collection: str, name: str, side: int) -> Image.Image:
     """A picture as RGBA whose longer side is `side`, turned and mirrored as its set says."""
+    extras.require("data=icons", "resvg_py")
     import resvg_py
     from PIL import Image
 

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from wavedp import extras
 from wavedp.config import DataConfig
 from wavedp.data import cache, layout, picture
 from wavedp.data.dataset import TEST_SHARE, Records, Split, position, square_shape
@@ -36,7 +37,7 @@ lsun is not fetched. Clone github.com/fyu/lsun and let it fetch the categories t
   python3 download.py -c church_outdoor -o ROOT
   cd ROOT && unzip 'bedroom_*_lmdb.zip' 'church_outdoor_*_lmdb.zip'
   ROOT/bedroom_train_lmdb/data.mdb, ROOT/bedroom_val_lmdb/data.mdb, ...
-then pip install 'wavedp[lsun]' and use data=lsun data.path=ROOT (every category that is there is a class), or
+then pip install 'wavedp[data]' and use data=lsun data.path=ROOT (every category that is there is a class), or
 data.path=ROOT/bedroom_train_lmdb for one category."""
 
 shape = square_shape
@@ -192,12 +193,9 @@ def _opened(folder: Path) -> Iterator[Any]:
     Raises UserError where the package is missing, and for a damaged file. A file that is cut short is refused by its
     size: reading beyond its end would end the process.
     """
-    try:
-        import lmdb
-    except ImportError as error:
-        raise UserError(
-            "data.name=lsun reads lmdb files: pip install 'wavedp[lsun]', or give a folder of images."
-        ) from error
+    extras.require("data=lsun data.path=ROOT", "lmdb", instead="give a folder of images")
+    import lmdb
+
     try:
         with lmdb.open(str(folder), readonly=True, lock=False, readahead=False, create=False) as opened:
             whole = (opened.info()["last_pgno"] + 1) * opened.stat()["psize"]

@@ -8,7 +8,6 @@ factor 2.5 and without its cut at 0. It looks at generated images and public pro
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from PIL import Image
 from safetensors import SafetensorError
 from torch import Tensor
 
+from wavedp import extras
 from wavedp.errors import UserError
 from wavedp.progress import Report, silent
 
@@ -26,8 +26,7 @@ from wavedp.progress import Report, silent
 def load(folder: Path, device: str) -> tuple[Any, Any, Any]:
     """The CLIPModel in a folder, its image processor and its tokenizer. Raises UserError without the package
     transformers, and for a folder without a CLIP model."""
-    if importlib.util.find_spec("transformers") is None:
-        raise UserError("Text alignment needs the package transformers: pip install 'wavedp[text]'.")
+    extras.require("Text alignment", "transformers")
     from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
 
     try:

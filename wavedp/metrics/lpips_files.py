@@ -87,8 +87,8 @@ def find(net: Net, backbone: str | None, heads: str | None) -> Files:
     found = Path(heads) if heads is not None else _of_package("lpips", f"weights/v0.1/{net}.pth")
     if found is None:
         raise UserError(
-            "LPIPS needs its linear heads beside a backbone: pip install lpips, or give the option heads its file "
-            f"weights/v0.1/{net}.pth."
+            "LPIPS needs its linear heads beside a backbone: pip install 'wavedp[metrics]', or give the option heads "
+            f"its file weights/v0.1/{net}.pth."
         )
     for option, path in (("backbone", Path(backbone)), ("heads", found)):
         if not path.is_file():

@@ -15,7 +15,6 @@ is not FID's.
 
 from __future__ import annotations
 
-import importlib.util
 import warnings
 from collections.abc import Callable
 from functools import lru_cache, partial
@@ -25,6 +24,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from wavedp import extras
 from wavedp.config import MetricsConfig
 from wavedp.errors import UserError
 from wavedp.losses import IMAGENET_MEAN, IMAGENET_STD, imagenet_network
@@ -94,8 +94,7 @@ def _scripted(path: Path, device: str) -> Callable[[Tensor], Tensor]:
 
 @lru_cache(maxsize=1)
 def _transformer(folder: Path, device: str) -> Callable[[Tensor], Tensor]:
-    if importlib.util.find_spec("transformers") is None:
-        raise UserError("A folder of DINOv2 needs the package transformers: pip install 'wavedp[text]'.")
+    extras.require("A folder of DINOv2", "transformers")
     from transformers import AutoModel
 
     try:

@@ -8,7 +8,7 @@
 
 Each program computes its own features; only the network file is shared. OUT/agreement.jsonl has one row per metric. The
 command can be stopped at any time and continues when run again: features are kept in WORK, 200 images per file (ours by
-content; theirs by names, sizes and times of the files). pip install 'wavedp[dev]' installs the other programs.
+content; theirs by names, sizes and times of the files). pip install 'wavedp[metrics]' installs the other programs.
 
 Both folders are read without differential privacy: use public images, or account for this access.
 """
@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import importlib.util
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -28,6 +27,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from wavedp import extras
 from wavedp.command import command
 from wavedp.config import MetricsConfig
 from wavedp.data import picture
@@ -40,7 +40,6 @@ from wavedp.metrics.network_file import file_sha256, find_network
 from wavedp.store import write_jsonl
 
 CHUNK = 200  # images per file of features, and per line of progress
-PACKAGES = {"cleanfid": "clean-fid", "torch_fidelity": "torch-fidelity", "prdc": "prdc"}
 
 
 @dataclass(frozen=True)
@@ -64,11 +63,7 @@ def agreement(
 
     Raises UserError for a package that is not installed, too few images, unreadable files and a missing network.
     """
-    for module, package in PACKAGES.items():
-        if importlib.util.find_spec(module) is None:
-            raise UserError(
-                f"{package} is not installed, and this command compares with it: pip install 'wavedp[dev]'."
-            )
+    extras.require("This comparison", "cleanfid", "torch_fidelity", "prdc")
     from wavedp.reports import oracles
 
     sides = [_files(folder, samples) for folder in (generated, real)]

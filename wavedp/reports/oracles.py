@@ -1,7 +1,7 @@
 """Wrappers of independent programs for wavedp.reports.agreement: features of files, and metrics of those features.
 
-Importing this needs the packages clean-fid, torch-fidelity and prdc (pip install 'wavedp[dev]'). Each reads, resizes
-and measures with its own code. The network is the file that `features.find_network` finds, run directly and not through
+Importing this needs clean-fid, torch-fidelity and prdc (pip install 'wavedp[metrics]'). Each reads, resizes and
+measures with its own code. The network is the file that `features.find_network` finds, run directly and not through
 wavedp's code.
 
     B images, n generated and m real samples

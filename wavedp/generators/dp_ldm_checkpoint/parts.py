@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from wavedp import extras
 from wavedp.errors import UserError
 from wavedp.generators.dp_ldm_checkpoint.facts import Facts
 
@@ -49,6 +50,7 @@ def load(facts: Facts, part: str) -> Any:
 def load_text(facts: Facts) -> FrozenText:
     """The text encoder and its tokenizer. Raises UserError as `load`, and for a tokenizer that is missing or knows
     more words than the encoder, or states of another width than the U-Net's attention takes."""
+    extras.require("A checkpoint's text encoder", "transformers")
     import transformers
 
     folder = facts.folders["tokenizer"]
@@ -106,6 +108,8 @@ class FrozenText(nn.Module):
 
 def _class_of(name: str) -> tuple[Any, dict[str, Any]]:
     """The class, and what else its loader is told."""
+    if name in ("LDMBertModel", "CLIPTextModel"):
+        extras.require("A checkpoint's text encoder", "transformers")
     if name == "LDMBertModel":
         from diffusers.pipelines.latent_diffusion.pipeline_latent_diffusion import LDMBertModel
 

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from wavedp import extras
 from wavedp.errors import UserError
 from wavedp.generators.dp_llamagen_checkpoint import DPLlamaGenCheckpointConfig, encoder_of
 
@@ -88,6 +89,7 @@ class Projection(nn.Module):
 @lru_cache(maxsize=1)  # of a billion weights
 def load_t5(folder: Path) -> tuple[Any, Any]:
     """The tokenizer, and the encoder, frozen. Raises UserError for files that cannot be read or miss a key."""
+    extras.require("A checkpoint's text encoder", "transformers")
     import transformers
 
     try:

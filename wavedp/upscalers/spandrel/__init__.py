@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any, ClassVar, Literal
 
-from wavedp import weight_files
+from wavedp import extras, weight_files
 from wavedp.config import TrialConfig
 from wavedp.errors import UserError
 from wavedp.fields import performance, result
@@ -40,6 +40,7 @@ class Spandrel(UpscalerMethod):
 
     def load(self, config: Any, device: str) -> Upscaler:
         """The network in the file, of any architecture that spandrel knows."""
+        extras.require("upscaler=spandrel", "spandrel")
         from wavedp.upscalers.spandrel.model import spandrel_file
 
         return spandrel_file(config, device)
@@ -54,6 +55,7 @@ class Spandrel(UpscalerMethod):
 
     def restores_faces(self, config: Any) -> bool:
         """True if spandrel knows the file's architecture as one for faces."""
+        extras.require("upscaler=spandrel", "spandrel")
         from wavedp.upscalers.spandrel.model import restores_faces
 
         return restores_faces(file_of(config))
