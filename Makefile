@@ -5,6 +5,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+LOG := .wavedp/env.log
 SWEEP ?= eps_grid
 ARGS ?=
 # Their public models come with wavedp, or their images are procedural.
@@ -27,24 +28,28 @@ smoke: env
 env: $(VENV)/.ready
 
 # A bare Debian has no ensurepip: then pip comes from its wheel, which can run itself.
+# Pip's words are shown if it fails.
 $(VENV)/.ready: pyproject.toml constraints.txt
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version.split()[0] + ": set PYTHON=python3.11")'
-	$(PYTHON) -m venv $(VENV) || $(PYTHON) -m venv --without-pip $(VENV)
-	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(MAKE) --no-print-directory pip
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
-	touch $@
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version.split()[0] + ": set PYTHON=python3.11")'
+	@mkdir -p .wavedp
+	@echo "Installing wavedp and its packages into $(VENV): 7 GB and some minutes the first time; pip's words go to $(LOG)."
+	@$(PYTHON) -m venv $(VENV) >$(LOG) 2>&1 || $(PYTHON) -m venv --without-pip $(VENV)
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(MAKE) --no-print-directory pip
+	@$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[dev]' >>$(LOG) 2>&1 \
+		|| { tail -n 30 $(LOG) >&2; echo "pip failed: all it said is in $(LOG)." >&2; exit 1; }
+	@touch $@
 
 .PHONY: pip fashion_mnist openclipart
 pip:
-	mkdir -p .wavedp && $(BIN)/python -c "import json, urllib.request as u; \
+	@$(BIN)/python -c "import json, urllib.request as u; \
 	f = json.load(u.urlopen('https://pypi.org/pypi/pip/json'))['urls']; \
 	w = next(x['url'] for x in f if x['packagetype'] == 'bdist_wheel'); \
 	u.urlretrieve(w, '.wavedp/' + w.rsplit('/', 1)[1])"
-	$(BIN)/python $$(ls .wavedp/pip-*.whl | tail -n 1)/pip install --quiet --no-index .wavedp/pip-*.whl
+	@$(BIN)/python $$(ls .wavedp/pip-*.whl | tail -n 1)/pip install --quiet --no-index .wavedp/pip-*.whl
 
 data: fashion_mnist openclipart
 fashion_mnist openclipart: env
-	$(BIN)/python -m wavedp.data.get $@
+	@$(BIN)/python -m wavedp.data.get $@
 
 lint: env
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports

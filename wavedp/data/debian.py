@@ -12,7 +12,8 @@ from pathlib import Path
 def apt_download(package: str, folder: Path) -> Path:
     """Download `package` from the machine's own Debian sources into `folder`; returns the .deb.
 
-    apt checks the signature of the index and the checksum of the package. Raises OSError with apt's reason.
+    apt checks the signature of the index and the checksum of the package; nothing that it says is shown. Raises OSError
+    with its reason.
     """
     apt = shutil.which("apt-get")
     if apt is None:
@@ -30,7 +31,7 @@ def apt_download(package: str, folder: Path) -> Path:
     flags = [part for key, value in options.items() for part in ("-o", f"{key}={value}")]
     for command in (["update"], ["download", package]):
         done = subprocess.run(
-            [apt, "-q", *flags, *command], cwd=folder, stderr=subprocess.PIPE, encoding="utf-8", errors="replace"
+            [apt, "-q", *flags, *command], cwd=folder, capture_output=True, encoding="utf-8", errors="replace"
         )
         if done.returncode:
             errors = [line[2:].strip() for line in done.stderr.splitlines() if line.startswith("E:")]
