@@ -11,6 +11,8 @@ from wavedp import methods
 from wavedp.chain import Stage, chain_of
 from wavedp.config import TrialConfig
 
+NOTHING: Mapping[str, float] = {}
+
 
 @dataclass
 class Clocks:
@@ -62,9 +64,9 @@ class Clocks:
 
     def expected(self, kinds: Mapping[str, str]) -> dict[str, float]:
         """{kind of stage: seconds that one takes}: the mean of those made, or else the pace of those being made."""
-        made = _by_kind(kinds, self.seconds.items())
+        made = mean_by_kind(kinds, self.seconds.items())
         paces = ((key, pace) for key in self.told if (pace := self._pace(key)) is not None)
-        return _by_kind(kinds, paces) | made
+        return mean_by_kind(kinds, paces) | made
 
     def left(self, key: str, expected: float | None, now: float) -> float | None:
         """Seconds that a stage still takes; None while nothing tells."""
@@ -105,10 +107,25 @@ def kinds(trials: Iterable[TrialConfig], keys: Iterable[Mapping[str, str]]) -> d
     }
 
 
-def to_go(clocks: Clocks, chains: Sequence[Iterable[str]], kinds: Mapping[str, str], now: float) -> ToGo:
+def mean_by_kind(kinds: Mapping[str, str], seconds: Iterable[tuple[str, float]]) -> dict[str, float]:
+    """{kind: mean of the seconds of its keys}."""
+    found: dict[str, list[float]] = {}
+    for key, value in seconds:
+        if key in kinds:
+            found.setdefault(kinds[key], []).append(value)
+    return {name: sum(values) / len(values) for name, values in found.items()}
+
+
+def to_go(
+    clocks: Clocks,
+    chains: Sequence[Iterable[str]],
+    kinds: Mapping[str, str],
+    now: float,
+    before: Mapping[str, float] = NOTHING,
+) -> ToGo:
     """Time that the chains (the keys of each unfinished trial) still take: all their different stages, shared among as
-    many as run at once, but no less than the longest chain."""
-    expected = clocks.expected(kinds)
+    many as run at once, but no less than the longest chain. before: seconds of a kind in earlier studies."""
+    expected = {**before, **clocks.expected(kinds)}
     left = {key: clocks.left(key, expected.get(kinds[key]), now) for key in {key for chain in chains for key in chain}}
     known = {key: seconds for key, seconds in left.items() if seconds is not None}
     longest = max((sum(known.get(key, 0.0) for key in chain) for chain in chains), default=0.0)
@@ -116,9 +133,11 @@ def to_go(clocks: Clocks, chains: Sequence[Iterable[str]], kinds: Mapping[str, s
 
 
 def to_go_of_search(clocks: Clocks, rows: Sequence[Mapping[str, Any]], trials: int, now: float) -> ToGo:
-    """The same for so many trials that are not chosen yet: each takes what the finished ones took."""
+    """The same for so many trials that are not chosen yet: each takes what the finished ones took, or no less than the
+    stages that one of those in flight has behind it."""
     if not rows:
-        return ToGo(0.0, whole=trials == 0)
+        behind = sum(clocks.seconds.values()) / max(clocks.concurrency(now), 1.0)
+        return ToGo(trials * behind / clocks.concurrency(now), whole=trials == 0)
     mean = sum(sum(row["seconds"].values()) for row in rows) / len(rows)
     return ToGo(trials * mean / clocks.concurrency(now), whole=True)
 
@@ -127,11 +146,3 @@ def clock(seconds: float) -> str:
     """`1:02:03` or `2:03`."""
     minutes, rest = divmod(int(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02}:{rest:02}" if minutes >= 60 else f"{minutes}:{rest:02}"
-
-
-def _by_kind(kinds: Mapping[str, str], seconds: Iterable[tuple[str, float]]) -> dict[str, float]:
-    found: dict[str, list[float]] = {}
-    for key, value in seconds:
-        if key in kinds:
-            found.setdefault(kinds[key], []).append(value)
-    return {name: sum(values) / len(values) for name, values in found.items()}

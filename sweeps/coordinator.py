@@ -200,7 +200,13 @@ class Coordinator:
 
     async def status(self) -> dict[str, Any]:
         """Everything that the progress display shows."""
-        return {"now": self.now, "rows": self.ended, "clocks": self.clocks}
+        return {
+            "now": self.now,
+            "rows": self.ended,
+            "clocks": self.clocks,
+            "makers": {key: self.users[key][0] for key in self.running},
+            "ledger": list(self.records.ledger.values()),
+        }
 
 
 def _store(settings: dict[str, Any]) -> Store:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,8 @@ from ray import tune
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from sweeps.coordinator import Coordinator
+from sweeps.explain import Times
+from sweeps.explain import recorded as recorded_studies
 from sweeps.plan import PlannedTrial, owners, planned
 from sweeps.progress import Progress
 from sweeps.records import recorded
@@ -49,7 +50,7 @@ def run_grid(trials: list[PlannedTrial], folder: Path, settings: dict[str, Any])
 
     space = {"trial": tune.grid_search(trials)}
     tuning = tune.TuneConfig(max_concurrent_trials=settings["max_concurrent"])
-    with Progress(_status(coordinator), trials, _found(artifacts, trials), len(trials), folder=folder):
+    with _progress(coordinator, trials, _found(artifacts, trials), len(trials), folder, settings):
         ended = _fit(conductor, space, tuning, CONDUCTOR_RETRIES)
     there = {row["trial"] for row in _rows(coordinator)}
     for number, trial in enumerate(trials):
@@ -104,7 +105,7 @@ def run_search(
     tuning = tune.TuneConfig(
         search_alg=searcher, num_samples=search["trials"] - finished, max_concurrent_trials=settings["max_concurrent"]
     )
-    with Progress(_status(coordinator), [], set(), search["trials"] - finished, folder=folder):
+    with _progress(coordinator, [], set(), search["trials"] - finished, folder, settings):
         _fit(conductor, None, tuning, 0)
     return _closed(coordinator), _finished(name, storage)
 
@@ -150,8 +151,15 @@ def _closed(coordinator: Any) -> list[dict[str, Any]]:
     return _rows(coordinator)
 
 
-def _status(coordinator: Any) -> Callable[[], dict[str, Any]]:
-    return lambda: ray.get(coordinator.status.remote(), timeout=5)
+def _progress(
+    coordinator: Any, trials: list[PlannedTrial], found: set[str], total: int, folder: Path, settings: dict[str, Any]
+) -> Progress:
+    def status() -> dict[str, Any]:
+        cluster = {"all": ray.cluster_resources(), "free": ray.available_resources(), "asked": settings["stages"]}
+        return ray.get(coordinator.status.remote(), timeout=5) | cluster
+
+    before = Times(recorded_studies(folder)).by_kind(trials) if trials else {}
+    return Progress(status, trials, found, total, folder=folder, before=before, budget=settings["budget"]["epsilon"])
 
 
 def _artifacts(settings: dict[str, Any]) -> Store:

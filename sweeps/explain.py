@@ -12,8 +12,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from sweeps.clocks import kind, mean_by_kind
 from sweeps.help import CONF, question
 from sweeps.plan import PlannedTrial, uncollected
+from sweeps.settings import ROOT
 from sweeps.summary import composed_lines, private_fits
 from wavedp import chain, methods, metrics
 from wavedp.config import TrialConfig, settings_of
@@ -82,6 +84,22 @@ class Times:
         found = self.alike.get(_kind(stage, settings_of(trial.config)))
         return sum(found) / len(found) if found else None
 
+    def by_kind(self, trials: Iterable[PlannedTrial]) -> dict[str, float]:
+        """{kind of stage (sweeps.clocks): seconds}, of those of these trials whose seconds are recorded."""
+        kind_of: dict[str, str] = {}
+        seconds: dict[str, float] = {}
+        for trial in trials:
+            for stage in chain.chain_of(trial.config):
+                key, taken = trial.keys[stage.name], self.of(stage.name, trial)
+                if taken is not None:
+                    kind_of[key], seconds[key] = kind(stage, trial.config), taken
+        return mean_by_kind(kind_of, seconds.items())
+
+
+def recorded(folder: Path) -> list[Path]:
+    """The studies whose times are known: those beside a study's folder, and the published ones."""
+    return [*(ROOT / "results").glob("*"), *folder.parent.glob("*")]
+
 
 def _kind(stage: str, settings: dict[str, Any]) -> str:
     """What a stage's time depends on, of a trial's settings that are not at their default."""
@@ -116,8 +134,8 @@ def _runs(trials: Sequence[PlannedTrial], infeasible: dict[str, InfeasibleError]
 def _private(trials: Sequence[PlannedTrial]) -> str:
     found: dict[str, None] = {}
     for trial in trials:
-        for stage, kind in chain.fit_kinds(trial.config).items():
-            found[_use(trial.config, stage, kind)] = None
+        for stage, use in chain.fit_kinds(trial.config).items():
+            found[_use(trial.config, stage, use)] = None
     return "\n".join(found) or "Nothing: no trial fits a model to sensitive images."
 
 

@@ -1,8 +1,8 @@
 """The display while a study runs.
 
-On a terminal: a line for every trial that ended, and below them, redrawn in place, one for every trial that runs and
-one for the whole study. In a log: a line for each stage that a trial begins and for its end, and once a minute one for
-the whole study.
+On a terminal: a line for every trial that ended, and below them, redrawn in place, a table of those that run (trial,
+stage, how far it is, how long it takes yet or what it waits for) and a line of the whole study. In a log: a line for
+each stage that a trial begins and for its end, and once a minute one for the whole study.
 
 Where a folder is given, the same stands in its status.json while the study runs, for `python -m analysis.report FOLDER
 --serve`.
@@ -16,32 +16,57 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
 from ray.exceptions import RayError
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
 from rich.text import Text
 
-from sweeps.clocks import Clocks, ToGo, clock, kinds, to_go, to_go_of_search
+from analysis.price import composed
+from sweeps.clocks import NOTHING, ToGo, clock, kinds, to_go, to_go_of_search
 from sweeps.plan import PlannedTrial
 from wavedp.files import write_atomically
+from wavedp.privacy import ledger
 
 STATUS = "status.json"
 EVERY = 60  # seconds between two lines of the whole study in a log
+WITH_BAR = 80  # columns of a window that has room for the bar
+UNITS = {"num_gpus": "GPU", "num_cpus": "CPU"}
+
+
+@dataclass(frozen=True)
+class Row:
+    """A trial that has not ended, and the stage that it needs. fraction: of the stage that is done. seconds: since a
+    worker took it up; None while it waits. left: seconds to go, None if nothing tells. waits: for what."""
+
+    trial: str
+    stage: str
+    fraction: float = 0.0
+    seconds: float | None = None
+    left: float | None = None
+    waits: str = ""
+
+    @property
+    def time(self) -> str:
+        """`1:20, 0:45 to go`, or what it waits for."""
+        if self.seconds is None:
+            return f"waits for {self.waits}"
+        return clock(self.seconds) + ("" if self.left is None else f", {clock(self.left)} to go")
 
 
 @dataclass(frozen=True)
 class View:
-    """What there is to show. begun: {trial: the stage that a worker makes for it}; running: a line for each trial that
-    has not ended; ended: one for each that ended since the last look; study: the line of all."""
+    """What there is to show. running: the trials that have not ended; ended: a line for each that ended since the last
+    look; study: the line of all."""
 
     so_far: str
-    begun: dict[str, str]
-    running: list[str]
+    running: Sequence[Row]
     ended: list[str]
     study: str
 
@@ -49,8 +74,10 @@ class View:
 class Progress:
     """Context manager: asks `status` once a second in a thread and prints until the study ends.
 
-    status: the coordinator's (sweeps.coordinator.Coordinator.status). trials: the plan, empty in a search. found: keys
-    that the store had. total: how many trials there will be. folder: the study's, for status.json.
+    status: the coordinator's (sweeps.coordinator.Coordinator.status), with the resources of the cluster (all, free) and
+    of each stage (asked). trials: the plan, empty in a search. found: keys that the store had. total: how many trials
+    there will be. folder: the study's, for status.json. before: {kind of stage: seconds} in earlier studies. budget:
+    the study's ε.
     """
 
     def __init__(
@@ -61,13 +88,16 @@ class Progress:
         total: int,
         stream: TextIO | None = None,
         folder: Path | None = None,
+        before: Mapping[str, float] = NOTHING,
+        budget: float | None = None,
     ) -> None:
-        self.status, self.total, self.folder = status, total, folder
+        self.status, self.total, self.folder, self.before, self.budget = status, total, folder, before, budget
         self.chains = {trial.id: set(trial.keys.values()) - found for trial in trials}
         self.kinds = kinds((trial.config for trial in trials), (trial.keys for trial in trials))
         self.started, self.stop = time.time(), threading.Event()
         self.display = _display(stream or sys.stdout)
         self.ended: set[str] = set()
+        self.spent: tuple[int, float] = (0, 0.0)  # releases, and their ε
         self.thread = threading.Thread(target=self._run, daemon=True)
 
     def __enter__(self) -> Progress:
@@ -91,42 +121,57 @@ class Progress:
             status = self.status()
         except RayError:
             return  # the coordinator restarts, or the study is being shut down: the next look will tell
-        now, clocks = time.time(), status["clocks"]
+        now = time.time()
         new = {trial: row for trial, row in status["rows"].items() if trial not in self.ended}
         self.ended |= new.keys()
-        running = {trial: what for trial, what in status["now"].items() if trial not in self.ended}
-        width = max(map(len, [*running, *new]), default=0)
-        view = View(
-            so_far=clock(now - self.started),
-            begun={trial: stage for trial, (stage, key) in running.items() if key in clocks.begun},
-            running=[
-                f"{trial:<{width}}  {stage_text(stage, key, clocks, now)}" for trial, (stage, key) in running.items()
-            ],
-            ended=[ended_line(row, width) for row in new.values()],
-            study=self._study_line(len(running), status, now),
-        )
+        expected = {**self.before, **status["clocks"].expected(self.kinds)}
+        rows = [
+            self._row(trial, stage, key, status, expected.get(self.kinds.get(key, "")), now)
+            for trial, (stage, key) in status["now"].items()
+            if trial not in self.ended
+        ]
+        width = max(map(len, new), default=0)
+        ended = [ended_line(row, width) for row in new.values()]
+        view = View(clock(now - self.started), rows, ended, self._study_line(len(rows), status, now))
         self.display.show(view)
         if self.folder:
-            told = [
-                [trial, stage, clocks.fraction(key), now - clocks.begun[key] if key in clocks.begun else None]
-                for trial, (stage, key) in running.items()
-            ]
+            told = [[row.trial, row.stage, row.fraction, row.seconds, row.left, row.waits] for row in rows]
             with contextlib.suppress(OSError):  # the records say so where the disk is full
                 write_atomically(
                     self.folder / STATUS, json.dumps({"time": now, "study": view.study, "running": told}).encode()
                 )
 
+    def _row(self, trial: str, stage: str, key: str, status: dict[str, Any], expected: float | None, now: float) -> Row:
+        clocks, maker = status["clocks"], status["makers"].get(key, trial)
+        if maker != trial:
+            return Row(trial, stage, waits=maker)
+        if key not in clocks.begun:
+            return Row(trial, stage, waits=lacking(status["asked"].get(stage, {}), status["free"]))
+        left = clocks.left(key, expected, now)
+        return Row(trial, stage, clocks.fraction(key), now - clocks.begun[key], left)
+
     def _study_line(self, running: int, status: dict[str, Any], now: float) -> str:
-        """`3 of 27 trials ended, 4 running; 2:40 so far, to go 21:39`."""
+        """`3 of 27 trials ended, 4 running; 2:40 so far, to go 21:39; ε 2.1 of 10 spent`."""
         ended = f"{len(self.ended)} of {max(self.total, len(self.ended))} trials ended, {running} running"
-        return f"{ended}; {clock(now - self.started)} so far, to go {self._to_go(status, now)}"
+        releases = [line for line in ledger.releases(status["ledger"]) if line["kind"] != "nonprivate"]
+        if len(releases) != self.spent[0]:
+            self.spent = (len(releases), composed(releases))
+        of = "" if self.budget is None else f" of {self.budget:g}"
+        return "; ".join(
+            [
+                ended,
+                f"{clock(now - self.started)} so far, to go {self._to_go(status, now)}",
+                f"ε {self.spent[1]:.3g}{of} spent",
+                *used(status["all"], status["free"]),
+            ]
+        )
 
     def _to_go(self, status: dict[str, Any], now: float) -> ToGo:
         if not self.chains:
             rows = [row for row in status["rows"].values() if row["status"] == "done"]
             return to_go_of_search(status["clocks"], rows, self.total - len(self.ended), now)
         chains = [keys for trial, keys in self.chains.items() if trial not in self.ended]
-        return to_go(status["clocks"], chains, self.kinds, now)
+        return to_go(status["clocks"], chains, self.kinds, now, self.before)
 
 
 class Log:
@@ -138,9 +183,10 @@ class Log:
 
     def show(self, view: View) -> None:
         """Print what has changed: see the module's docstring."""
-        lines = [f"{trial}  {stage}" for trial, stage in view.begun.items() if self.begun.get(trial) != stage]
+        begun = {row.trial: row.stage for row in view.running if row.seconds is not None}
+        lines = [f"{trial}  {stage}" for trial, stage in begun.items() if self.begun.get(trial) != stage]
         lines += view.ended
-        self.begun |= view.begun
+        self.begun |= begun
         if view.ended or time.time() - self.told > EVERY:
             self.told = time.time()
             lines.append(view.study)
@@ -168,8 +214,7 @@ class Terminal:
         self.width = width
         for line in view.ended:
             self.console.print(Text(line))
-        block = shortened([*view.running, view.study], height - 1)
-        self.live.update(Text("\n".join(block), no_wrap=True, overflow="ellipsis"), refresh=True)
+        self.live.update(block(view, width, height - 1), refresh=True)
 
     def close(self) -> None:
         """Leave the block where it is."""
@@ -180,21 +225,45 @@ def _display(stream: TextIO) -> Log | Terminal:
     return Terminal(stream) if stream.isatty() and os.environ.get("TERM") != "dumb" else Log(stream)
 
 
-def shortened(lines: list[str], height: int) -> list[str]:
-    """As many of the lines as fit, the last among them, and how many are left out."""
-    if len(lines) <= height:
-        return lines
-    kept = max(height - 2, 0)
-    return [*lines[:kept], f"… {len(lines) - 1 - kept} more", lines[-1]][-max(height, 1) :]
+def block(view: View, width: int, height: int) -> Group:
+    """The table and the study's line, no more than so many lines: trials that do not fit are counted."""
+    study = Text(view.study, no_wrap=True, overflow="ellipsis")
+    if not view.running or height < 3:
+        return Group(study)
+    room = height - 2  # without the head and the study's line
+    kept = view.running if len(view.running) <= room else view.running[: room - 1]
+    table = Table(box=None, expand=True, padding=(0, 1, 0, 0), header_style="dim")
+    table.add_column("trial", no_wrap=True, ratio=1, min_width=8)
+    table.add_column("stage", no_wrap=True)
+    if width >= WITH_BAR:
+        table.add_column("", width=16)
+    table.add_column("done", no_wrap=True, justify="right")
+    table.add_column("time", no_wrap=True, max_width=max(width // 3, 6))
+    for row in kept:
+        bar = [ProgressBar(total=1.0, completed=row.fraction) if row.seconds is not None else ""]
+        share = f"{row.fraction:.0%}" if row.fraction else ""
+        table.add_row(row.trial, row.stage, *(bar if width >= WITH_BAR else []), share, row.time)
+    more = (
+        [Text(f"… {len(view.running) - len(kept)} more", no_wrap=True, overflow="ellipsis")]
+        if len(kept) < len(view.running)
+        else []
+    )
+    return Group(table, *more, study)
 
 
-def stage_text(stage: str, key: str, clocks: Clocks, now: float) -> str:
-    """`private_fit      42%  1:20`, or that it waits for a worker."""
-    if key not in clocks.begun:
-        return f"{stage:<15}  waits"
-    fraction = clocks.fraction(key)
-    share = f"{fraction:4.0%}" if fraction else "   …"
-    return f"{stage:<15} {share}  {clock(now - clocks.begun[key])}"
+def lacking(asked: Mapping[str, float], free: Mapping[str, float]) -> str:
+    """What a stage waits for that no worker has taken up: `1 GPU (0 free)`, or a worker that starts."""
+    for name, unit in UNITS.items():
+        wanted, there = asked.get(name, 0), free.get(unit, 0)
+        if wanted > there:
+            return f"{wanted:g} {unit} ({there:g} free)"
+    return "a worker"
+
+
+def used(every: Mapping[str, float], free: Mapping[str, float]) -> list[str]:
+    """`1 of 2 GPUs in use`, where there are any."""
+    gpus = every.get("GPU", 0)
+    return [f"{gpus - free.get('GPU', 0):g} of {gpus:g} GPUs in use"] if gpus else []
 
 
 def ended_line(row: dict[str, Any], width: int = 0) -> str:

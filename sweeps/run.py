@@ -26,7 +26,7 @@ with imports():
 from sweeps import help
 from sweeps.claim import before, claimed
 from sweeps.copies import copy_name
-from sweeps.explain import explain
+from sweeps.explain import explain, recorded
 from sweeps.names import check_name
 from sweeps.options import no_option, option_loader
 from sweeps.overrides import normalised, refuse_unread
@@ -156,9 +156,8 @@ def run(config: DictConfig, overrides: list[str]) -> int:
     if not values["plan"]:  # it may run where the images are
         _check_images(trials, artifacts)
     if values["explain"]:
-        folders = [*(ROOT / "results").glob("*"), *folder.parent.glob("*")]
         cores = values["ray"]["num_cpus"] or os.cpu_count() or 1
-        print(explain(sweep["name"], trials, artifacts, infeasible, folders, cores))
+        print(explain(sweep["name"], trials, artifacts, infeasible, recorded(folder), cores))
         return 0
     if values["plan"] or values["dry_run"]:
         refuse_other_study(folder, study, every)

@@ -297,10 +297,10 @@ function clock(seconds) {
 function running(now) {
   const parts = [make("h2", { textContent: now.running ? "Running now" : "Not running" })];
   if (now.running) {
-    const rows = now.running.map(([trial, stage, done, since]) => make("tr", {}, make("td", { textContent: trial }), make("td", { textContent: stage }),
-      make("td", { className: "number", textContent: since === null ? "waits" : done ? `${Math.round(100 * done)} %` : "…" }),
-      make("td", { className: "number", textContent: since === null ? "" : clock(since) })));
-    const heads = ["trial", "stage", "done", "since"].map((text) => make("th", { scope: "col", textContent: text }));
+    const rows = now.running.map(([trial, stage, done, since, left, waits]) => make("tr", {}, make("td", { textContent: trial }), make("td", { textContent: stage }),
+      make("td", { className: "number", textContent: since !== null && done ? `${Math.round(100 * done)} %` : "" }),
+      make("td", { textContent: since === null ? `waits for ${waits}` : clock(since) + (left === null ? "" : `, ${clock(left)} to go`) })));
+    const heads = ["trial", "stage", "done", "time"].map((text) => make("th", { scope: "col", textContent: text }));
     parts.push(make("p", { textContent: now.study }), make("div", { className: "wide" }, make("table", {}, make("thead", {}, make("tr", {}, ...heads)), make("tbody", {}, ...rows))));
   }
   parts.push(make("p", { textContent: now.spent }));
