@@ -8,22 +8,18 @@ BIN := $(VENV)/bin
 LOG := .wavedp/env.log
 SWEEP ?= eps_grid
 ARGS ?=
-# Their public models come with wavedp, or their images are procedural.
+# Their public models come with wavedp, or their images are procedural (smoke, the smallest, downloads nothing).
 NO_PUBLIC_IMAGES := eps_grid level_grid sr_models anchors smoke
 export OMP_NUM_THREADS ?= 1
 export RAY_USAGE_STATS_ENABLED = 0
 
-.PHONY: sweep test smoke env data lint clean
+.PHONY: sweep test env data lint clean
 
-sweep: env fashion_mnist $(if $(filter $(SWEEP),$(NO_PUBLIC_IMAGES)),,openclipart)
+sweep: env $(if $(filter $(SWEEP),smoke),,fashion_mnist) $(if $(filter $(SWEEP),$(NO_PUBLIC_IMAGES)),,openclipart)
 	$(BIN)/python -m sweeps.run +sweep=$(SWEEP) $(ARGS)
 
 test: env fashion_mnist
 	$(BIN)/python -m pytest -n 2 --dist loadscope
-
-# The smallest sweep, on procedural images: nothing to download.
-smoke: env
-	$(BIN)/python -m sweeps.run +sweep=smoke $(ARGS)
 
 env: $(VENV)/.ready
 

@@ -155,7 +155,7 @@ function choose(id) {
   const t = data.trials.find((each) => each.id === id), box = at("detail");
   const facts = { series: t.series, status: t.reason ? `${t.status}: ${t.reason}` : t.status, "ε asked for": eps(t.epsilon), "ε spent": eps(t.spent), seed: t.seed, ...Object.fromEntries(Object.entries(t.metrics).map(([k, v]) => [k, number(v)])), "seconds of stages made for it": number(t.seconds) };
   box.replaceChildren(make("h3", { textContent: t.id }), list(facts));
-  if (t.pictures) box.append(strip(t, "images"), make("p", { className: "fine", textContent: "Above: samples; below: the coarse images that were made with privacy." }), strip(t, "coarse"));
+  if (t.pictures) box.append(strip(t, "images"), make("p", { className: "fine", textContent: "Above: samples; below: the coarse images that they were made from." }), strip(t, "coarse"));
   for (const note of t.notes) box.append(make("p", { className: "fine", textContent: note }));
   if (t.command) box.append(make("p", { textContent: "To make it again:" }), make("pre", { textContent: t.command }));
   box.append(make("details", {}, make("summary", { textContent: "Its configuration, where it is not at its default" }), make("pre", { textContent: t.settings })));

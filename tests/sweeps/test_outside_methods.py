@@ -6,12 +6,9 @@ import re
 import shutil
 import subprocess
 import sys
-import textwrap
 from pathlib import Path
 
 import pytest
-
-from wavedp import metrics, upscalers
 
 ROOT = Path(__file__).parents[2]
 PLUGINS = ROOT / "tests" / "plugins"
@@ -59,10 +56,10 @@ class TestStripes(DatasetSuite):
 """
 
 
-def example(package):
-    """The file in a package's docstring, as it is written there."""
-    text = package.__doc__.split("in any package:\n")[1]
-    return textwrap.dedent(text.split("\nGive it an entry point")[0])
+def example(name):
+    """A file of CONTRIBUTING.md, as it is written there."""
+    page = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    return re.search(rf"```python\n(# my_package/{name}\.py.*?)```", page, re.DOTALL)[1]
 
 
 @pytest.fixture(scope="module")
@@ -71,8 +68,8 @@ def lab(tmp_path_factory):
     folder = tmp_path_factory.mktemp("lab")
     for file in ("class_means_generator.py", "stripes_dataset.py"):
         shutil.copy(PLUGINS / file, folder)
-    (folder / "sharpened_upscaler.py").write_text(example(upscalers))
-    (folder / "brightness_metric.py").write_text(example(metrics))
+    (folder / "sharpened_upscaler.py").write_text(example("sharpened"))
+    (folder / "brightness_metric.py").write_text(example("brightness"))
     about = folder / "lab_methods-0.1.dist-info"
     about.mkdir()
     (about / "METADATA").write_text("Metadata-Version: 2.1\nName: lab-methods\nVersion: 0.1\n")

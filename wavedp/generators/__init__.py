@@ -12,14 +12,9 @@ sentence's tokens in place of E (wavedp.text.encode_tokens); or what the model i
 (`EncodesCaptions`). Whatever `fit_private` returns counts as released.
 More abilities, asked for with isinstance: `Pretrains`, `Completes`, `Scores`.
 
-To add one, write a file like this in any package, give it an entry point in the group `wavedp.generators` (or name it
-`generator.name=package.module:Mine`), and subclass `wavedp.testing.generators.GeneratorSuite` for its tests:
-
-    class Mine(GeneratorMethod):
-        name, Config = "mine", MineConfig            # a frozen dataclass, its first field `name`
-        def needs(self, trial): ...                  # which shared fields it reads
-        def mechanisms(self, trial, n_records): ...  # what its private fit will run, calibrated to privacy.epsilon
-        def build(self, trial, inputs, device): ...  # the model
+To add one, write a file as CONTRIBUTING.md has one, give it an entry point in the group `wavedp.generators` (or name it
+`generator.name=package.module:Mine`), and subclass `wavedp.testing.generators.GeneratorSuite` for its tests. `needs`
+says which shared fields it reads, `mechanisms` what its private fit will run, calibrated to privacy.epsilon.
 """
 
 from __future__ import annotations

@@ -16,37 +16,9 @@ Numbers of different names are not comparable: FID falls with the sample count, 
 counts also say how well a covariance of 2,048 features is known: of n images it has rank n - 1, so that an FID of 2,048
 or fewer is for comparisons at the same counts only.
 
-To add a metric, write a file like this one in any package:
-
-    from dataclasses import dataclass
-    from wavedp.fields import result
-    from wavedp.metrics import MetricMethod
-
-    @dataclass(frozen=True)
-    class BrightnessConfig:
-        name: str = result("brightness")
-
-    class Brightness(MetricMethod):
-        '''Distance of the mean pixel to that of real images.'''
-
-        name, Config, better = "brightness", BrightnessConfig, "lower"
-        sentence = "difference of the mean pixels, of 255, {generated} generated against {real}"
-
-        def look(self, own):
-            return "mean pixel"                        # names this look at sensitive images in the ledger
-
-        def reference(self, own, real):
-            return {"brightness.mean": _mean(real.images)}
-
-        def measure(self, own, sets, reference):
-            value = abs(_mean(sets.samples) - reference["brightness.mean"])
-            return {self.names(own, sets)["brightness"]: float(value)}
-
-    def _mean(view):                                   # a tensor; import torch here if you need it
-        return sum(chunk.double().mean((1, 2, 3)).sum() for _, chunk in view.stream()) / view.count
-
-Give it an entry point in the group `wavedp.metrics`, or name it `metrics.also=[package.module:Brightness]`. Its tests:
-subclass `wavedp.testing.metrics.MetricSuite`.
+To add a metric, write a file as CONTRIBUTING.md has one: a frozen Config and a `MetricMethod` with `look`, `reference`
+and `measure`. Give it an entry point in the group `wavedp.metrics`, or name it
+`metrics.also=[package.module:Brightness]`. Its tests: subclass `wavedp.testing.metrics.MetricSuite`.
 """
 
 from __future__ import annotations

@@ -13,7 +13,8 @@ A declaration is a `TokenizerMethod` (no torch) beside its model, a `Tokenizer`:
     decode(codes)          B L -> B C h w in [0, 1]
 
 A tokenizer is fixed or trained on public images (then it has the ability `wavedp.methods.Trains`): encoding is a
-per-record map and costs no ε. Tests of your own: subclass `wavedp.testing.tokenizers.TokenizerSuite`.
+per-record map and costs no ε. To add one, see CONTRIBUTING.md; its tests:
+subclass `wavedp.testing.tokenizers.TokenizerSuite`.
 """
 
 from __future__ import annotations

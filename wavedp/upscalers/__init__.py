@@ -6,47 +6,12 @@
     model = upscalers.load(configure("upscaler", "bicubic"))
     images = model.upscale(coarse, factor=2)  # B C h w -> B C 2h 2w, float32 in [0, 1]
 
-To add an upscaler, write a file like this one in any package:
-
-    from dataclasses import dataclass
-    from wavedp.fields import check_values, result
-    from wavedp.upscalers import UpscalerMethod
-
-    @dataclass(frozen=True)
-    class SharpenedConfig:
-        name: str = result("sharpened")
-        amount: float = result(0.5, within="[0, inf)")
-
-    class Sharpened(UpscalerMethod):
-        '''Bicubic, plus a share of the detail that blurring it would remove.'''
-
-        name, Config = "sharpened", SharpenedConfig
-
-        def load(self, config, device):
-            return SharpenedModel(config.amount)
-
-    class SharpenedModel:
-        name = "sharpened"
-
-        def __init__(self, amount):
-            self.amount = amount
-
-        def upscale(self, images, factor):
-            from wavedp.resize import resize  # imports torch, which a declaration must not
-
-            size = (images.shape[-2] * factor, images.shape[-1] * factor)
-            large = resize(images, size, "bicubic")
-            blurred = resize(resize(large, images.shape[-2:], "bilinear"), size, "bilinear")
-            return (large + self.amount * (large - blurred)).clamp(0, 1)
-
-        def bridge(self, factor):
-            return None
-
-Give it an entry point in the group `wavedp.upscalers`, or use it as `upscaler.name=package.module:Sharpened`. To test
-it, subclass `wavedp.testing.upscalers.UpscalerSuite`: an image depends on itself only, constants stay constant, and
-block means stay close to the coarse image that the privacy budget paid for. With a Config derived from `LowPass`,
-users can also ask for exact block means (`low_pass_consistency=true`). An upscaler that is trained on public images
-first is a subclass of `wavedp.upscalers.trained.Trained`.
+To add an upscaler, write a file as CONTRIBUTING.md has one: a frozen Config, an `UpscalerMethod` with `load`, and a
+model with `upscale` and `bridge`. Give it an entry point in the group `wavedp.upscalers`, or use it as
+`upscaler.name=package.module:Sharpened`. To test it, subclass `wavedp.testing.upscalers.UpscalerSuite`: an image
+depends on itself only, constants stay constant, and block means stay close to the coarse image that the privacy budget
+paid for. With a Config derived from `LowPass`, users can also ask for exact block means (`low_pass_consistency=true`).
+An upscaler that is trained on public images first is a subclass of `wavedp.upscalers.trained.Trained`.
 """
 
 from __future__ import annotations
