@@ -16,9 +16,9 @@ class InfeasibleError(UserError):
     it as `infeasible` and continues."""
 
 
-def nearest(name: str, known: Iterable[str], before: str = "") -> str:
+def nearest(name: str, known: Iterable[str], before: str = "", other: str = "") -> str:
     """The rest of a sentence about an unknown name: the known one that it resembles, or all. before: what stands before
-    each of them, such as `privacy.`."""
+    each of them, such as `privacy.`. other: what else may be given than one of them."""
     names = sorted(known)
     near = difflib.get_close_matches(name, names, 1)
-    return f"did you mean {before}{near[0]}?" if near else f"use one of {', '.join(names)}."
+    return f"did you mean {before}{near[0]}?" if near else f"use one of {', '.join(names)}{other and f', or {other}'}."

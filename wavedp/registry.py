@@ -17,7 +17,7 @@ import logging
 from functools import cache
 from typing import Any
 
-from wavedp.errors import UserError
+from wavedp.errors import UserError, nearest
 
 KINDS = ("generator", "tokenizer", "upscaler", "metric")
 
@@ -100,7 +100,7 @@ def find(kind: str, name: str) -> Any:
     """The method. Raises UserError for an unknown name, or an object that cannot be imported or is not a method."""
     place = _places(kind).get(name, name if ":" in name else None)
     if place is None:
-        raise UserError(f"{kind}={name!r} is not known: use one of {', '.join(names(kind))}, or package.module:Object.")
+        raise UserError(f"{kind}={name!r} is not known: {nearest(name, names(kind), other='package.module:Object')}")
     module, _, attribute = place.partition(":")
     try:
         found = getattr(importlib.import_module(module), attribute)

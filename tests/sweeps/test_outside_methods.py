@@ -113,7 +113,9 @@ def test_a_plan_prices_one_gaussian_release(lab):
     refused = sweep(lab, *by_yaml, "generator.sprad=0.2", "dry_run=true", status=2)
     assert "generator.sprad is not a setting: did you mean generator.spread?" in refused
     refused = sweep(lab, "generator.name=class_mean", "dry_run=true", status=2)
-    assert re.search(r"use one of spectral_ar, .*\breal\b.*, class_means, or package\.module:Object", refused)
+    assert "generator='class_mean' is not known: did you mean class_means?" in refused
+    refused = sweep(lab, "generator.name=none_such", "dry_run=true", status=2)
+    assert re.search(r"use one of .*\bclass_means\b.*, or package\.module:Object", refused)
 
 
 @pytest.mark.slow

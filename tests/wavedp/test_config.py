@@ -150,7 +150,7 @@ def test_a_method_may_be_given_by_name_or_with_its_own_fields():
     assert from_dict(TrialConfig, {"upscaler": "bicubic"}).upscaler.name == "bicubic"
     with pytest.raises(UserError, match=r"upscaler\.tile is not read by upscaler=bicubic: realesrgan_x4plus.* read it"):
         configure("upscaler", "bicubic", tile=8)
-    with pytest.raises(UserError, match=r"upscaler='magic' is not known: use one of identity, nearest"):
+    with pytest.raises(UserError, match=r"upscaler='magic' is not known: use one of animevideov3_x2, "):
         configure("upscaler", "magic")
 
 

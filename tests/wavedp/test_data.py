@@ -73,7 +73,7 @@ def test_import_loads_neither_torch_nor_decoders_nor_network():
 @pytest.mark.parametrize(
     ("config", "split", "message"),
     [
-        (DataConfig(name="cifar"), "train", "'cifar' is not a dataset: use one of fashion_mnist, openclipart"),
+        (DataConfig(name="cifar"), "train", "'cifar' is not a dataset: did you mean cifar10"),
         (DataConfig(name="procedural", split="dpimagebench"), "train", "not defined for procedural"),
         (DataConfig(name="procedural"), "validation", "split='validation' is not offered: use one of train, val, test"),
         (DataConfig(name="procedural", limit=2049), "train", "limit=2049 is outside the 2048 train records"),

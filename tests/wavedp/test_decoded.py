@@ -492,9 +492,9 @@ def test_the_cache_of_an_object_knows_its_code(package, tmp_path):
 
 
 def test_names_that_lead_nowhere(package):
-    known = "use one of fashion_mnist, openclipart, icons, .*folder, mixture, chosen, decoded, gone, .*satellites"
+    known = "use one of avatars, .*chosen, .*decoded, .*folder, .*gone, .*mixture, .*satellites"
     for name, message in (
-        ("cifar", f"'cifar' is not a dataset: {known}.*, or package.module:Object"),
+        ("none_such", f"'none_such' is not a dataset: {known}.*, or package.module:Object"),
         ("gone", "dataset orbit:Gone cannot be imported .*Gone"),
         ("no.such.module:Object", "cannot be imported .*No module named 'no'"),
         (":Object", "cannot be imported"),

@@ -71,7 +71,7 @@ def test_a_built_in_name_cannot_be_taken(installed):
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("bicubik", "upscaler='bicubik' is not known: use one of identity, nearest"),
+        ("bicubik", "upscaler='bicubik' is not known: did you mean bicubic?"),
         ("nowhere.at_all:Mine", r"upscaler=nowhere.at_all:Mine cannot be imported .*No module named 'nowhere'"),
         ("lab_three:Other", "cannot be imported .*has no attribute 'Other'"),
         ("lab_three:Half", "which has no Config: see wavedp.methods"),

@@ -135,5 +135,5 @@ def test_bad_settings_are_refused_by_name(config, word):
 
 
 def test_an_unknown_tokenizer_is_refused():
-    with pytest.raises(UserError, match="tokenizer='nope' is not known: use one of scalar, spectral, raster"):
+    with pytest.raises(UserError, match="tokenizer='nope' is not known: use one of llamagen, raster, scalar"):
         configure("tokenizer", "nope")

@@ -67,7 +67,7 @@ from wavedp.data import (
 )
 from wavedp.data.arrays import from_arrays
 from wavedp.data.dataset import Dataset, Records, Source, Split, content_fingerprint, is_large, ranges
-from wavedp.errors import UserError
+from wavedp.errors import UserError, nearest
 
 __all__ = [
     "Dataset",
@@ -140,8 +140,7 @@ def source_of(name: str) -> Source:
     if ":" in name:
         return _imported(name)
     raise UserError(
-        f"data.name={name!r} is not a dataset: use one of {', '.join([*SOURCES, *sorted(points)])}, or "
-        "package.module:Object."
+        f"data.name={name!r} is not a dataset: {nearest(name, [*SOURCES, *points], other='package.module:Object')}"
     )
 
 

@@ -23,7 +23,7 @@ from wavedp import data
 from wavedp.command import command
 from wavedp.config import DataConfig
 from wavedp.data import debian, emoji, fashion_mnist, iconify, npm, openclipart
-from wavedp.errors import UserError
+from wavedp.errors import UserError, nearest
 
 TIMEOUT = 10  # seconds without a byte: a machine without network soon reaches the next source
 MIRROR = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"  # torchvision.datasets.FashionMNIST.mirrors
@@ -237,9 +237,12 @@ def main(arguments: list[str] | None = None) -> int:
     """The command; returns the exit status (1 for a set to be fetched by hand, 2 after a UserError)."""
     by_hand = {name: source.OBTAIN for name, source in data.SOURCES.items() if hasattr(source, "OBTAIN")}
     parser = argparse.ArgumentParser(prog="python -m wavedp.data.get", description="Download a dataset.")
-    parser.add_argument("name", choices=sorted({*DOWNLOADS, *by_hand}))
+    known = sorted({*DOWNLOADS, *by_hand})
+    parser.add_argument("name", help=", ".join(known))
     parser.add_argument("--home", type=Path, default=Path(DataConfig().home), help="default: %(default)s")
     options = parser.parse_args(arguments)
+    if options.name not in known:
+        raise UserError(f"{options.name} is not a dataset to download: {nearest(options.name, known)}")
     if options.name in by_hand:
         print(by_hand[options.name])
         return 1

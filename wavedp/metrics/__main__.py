@@ -62,7 +62,7 @@ from wavedp import registry
 from wavedp.command import command
 from wavedp.config import MetricsConfig, configure
 from wavedp.data import picture
-from wavedp.errors import UserError
+from wavedp.errors import UserError, nearest
 from wavedp.metrics import Given, MetricMethod, image_sets
 from wavedp.metrics.clip_score import PREFIX, SCALES
 from wavedp.metrics.features import DIMENSIONS
@@ -390,7 +390,7 @@ def _chosen(options: argparse.Namespace) -> list[tuple[MetricMethod, Any]]:
     for name in order:
         known = CALLED.get(name, name)
         if name not in CALLED and ":" not in name and name not in outside:
-            raise UserError(f"{name} is not a metric of this command: use one of {', '.join(CALLED)}, or your own.")
+            raise UserError(f"{name} is not a metric of this command: {nearest(name, CALLED, other='your own')}")
         found.append((registry.find("metric", known), configure("metric", known, **own.get(name, {}))))
     return found
 
