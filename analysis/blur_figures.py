@@ -24,10 +24,11 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
+from analysis.epsilon_axis import decimal_steps
 from analysis.figures import write_figure
 from analysis.load import sha256
 from analysis.panels import lay_out, two_panels
-from analysis.pareto_figure import GREY, INK, PALETTE, decimal_steps
+from analysis.pareto_figure import GREY, INK, PALETTE
 from analysis.samples import picture_of
 from analysis.spectrum_figure import spectra_data, spectra_figure
 from wavedp.command import command

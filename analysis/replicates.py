@@ -15,12 +15,13 @@ from typing import Any, Literal
 
 from analysis.load import Study, Trial
 
+LEAST_SEEDS = 3  # two values have a spread of one degree of freedom: t is 12.7, and says little
 REPLICATE_AXES = ("epsilon", "seed")
 
 
 @dataclass(frozen=True)
 class Interval:
-    """Mean over n replicates and half the width of its 95% interval (None when n < 2). of: kind of replicate."""
+    """Mean over n replicates and half the width of its 95% interval (None below LEAST_SEEDS). of: kind of replicate."""
 
     mean: float
     half_width: float | None
@@ -82,10 +83,11 @@ class Point:
 
 
 def interval(values: list[float]) -> Interval:
-    """Student's t interval at 95% for the mean of independent replicates: mean ± t(0.975, n-1) s / sqrt(n)."""
+    """Student's t interval at 95% for the mean of independent replicates: mean ± t(0.975, n-1) s / sqrt(n); none below
+    LEAST_SEEDS."""
     n = len(values)
     mean = math.fsum(values) / n
-    if n < 2:
+    if n < LEAST_SEEDS:
         return Interval(mean, None, n)
     from scipy.stats import t  # takes a second to import and is needed only here
 
