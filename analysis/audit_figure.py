@@ -20,10 +20,10 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from analysis.captions import delta_text
+from analysis.colours import GREY, INK, PALETTE
 from analysis.figures import write_figure
 from analysis.load import sha256
 from analysis.panels import lay_out
-from analysis.pareto_figure import GREY, INK, PALETTE
 from analysis.replicates import epsilon_text
 from wavedp.command import command
 from wavedp.errors import UserError

@@ -80,3 +80,8 @@ def decimal_steps(low: float, high: float) -> list[float]:
     """Steps 1, 2, 5, 10, 20, ... between 10^low and 10^high."""
     steps = [m * 10.0**k for k in range(math.floor(low), math.ceil(high) + 1) for m in (1, 2, 5)]
     return [step for step in steps if low <= math.log10(step) <= high]
+
+
+def power_of_ten(exponent: int) -> str:
+    """10⁻², for a tick."""
+    return "10" + str(exponent).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))

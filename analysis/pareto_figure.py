@@ -10,15 +10,13 @@ from typing import Any
 import plotly.graph_objects as go
 
 from analysis.captions import count_text
+from analysis.colours import GREY, INK, PALETTE
 from analysis.comparable import Published
 from analysis.epsilon_axis import EpsilonAxis, decimal_steps
 from analysis.front import unbroken
 from analysis.pareto import Front, FrontPoint, ParetoData
 from analysis.replicates import epsilon_text
 
-# Okabe and Ito's palette for all kinds of colour vision, without yellow (weak on white) and black (used for text).
-PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
-GREY, INK = "#8a8a8a", "#222222"
 WIDTH, PLOT_HEIGHT, TOP, LEFT, RIGHT, AXIS = 960, 430, 104, 80, 180, 62  # pixels
 GRID = {"gridcolor": "#ececec", "linecolor": "#444444", "showline": True, "ticks": "outside", "zeroline": False}
 CAPTION_COLUMNS, CAPTION_LINE = 146, 15  # characters, pixels
@@ -84,8 +82,7 @@ def _colours(data: ParetoData) -> dict[str, str]:
 
 def _pale(colour: str) -> str:
     """Mix the colour with two thirds of white; opaque, so that lines do not show through a marker."""
-    channels = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
-    return "#" + "".join(f"{(channel + 2 * 255) // 3:02x}" for channel in channels)
+    return "#" + "".join(f"{(channel + 2 * 255) // 3:02x}" for channel in bytes.fromhex(colour[1:]))
 
 
 def _prices(point: FrontPoint) -> list[float | None]:
