@@ -33,15 +33,13 @@ from analysis.chosen import Chosen, chosen_of, groups_of, names_of, read
 from analysis.comparable import Published, published
 from analysis.compare_rows import MethodRow, means_of, rows_of, shared_sentences
 from analysis.costs import Cost, cost
-from analysis.front import Least, Volume, least, surely, volume
+from analysis.front import BEYOND, Least, Volume, least, surely, volume
 from analysis.load import Study, together
 from analysis.paired import Paired, corrected, paired
 from analysis.price import composed, releases
 from analysis.replicates import Interval, epsilon_text
 from wavedp.command import command
 from wavedp.errors import UserError, nearest
-
-BEYOND = 10.0  # the usual reference point lies at this multiple of the largest ε
 
 
 @dataclass(frozen=True)

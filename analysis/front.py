@@ -20,6 +20,7 @@ from typing import Literal
 from analysis.replicates import LEAST_SEEDS, Interval
 
 MOST_LISTED = 5**5  # resamples that are listed one by one: all of up to five seeds
+BEYOND = 10.0  # the usual reference point lies at this multiple of the largest ε
 DRAWN, SEED = 2000, 0  # resamples beyond that, and the seed of their choice
 
 Kind = Literal["public", "at most", "between", "tested", "infinite", "never", "unknown"]
