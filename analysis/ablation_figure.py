@@ -13,8 +13,9 @@ import textwrap
 import plotly.graph_objects as go
 
 from analysis.captions import count_text
+from analysis.colours import GREY, INK, PALETTE
 from analysis.pareto import DOMINANCE, Front, ParetoData
-from analysis.pareto_figure import AXIS, CAPTION_COLUMNS, CAPTION_LINE, GREY, INK, PALETTE, WIDTH, add_caption
+from analysis.pareto_figure import AXIS, CAPTION_COLUMNS, CAPTION_LINE, WIDTH, add_caption
 from analysis.replicates import Interval, epsilon_text
 
 ROW, TOP, LEFT, RIGHT = 26, 70, 230, 90  # pixels

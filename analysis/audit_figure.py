@@ -24,10 +24,10 @@ with imports():
     from plotly.subplots import make_subplots
 
 from analysis.captions import delta_text
+from analysis.colours import GREY, INK, PALETTE
 from analysis.figures import write_figure
 from analysis.load import sha256
 from analysis.panels import lay_out
-from analysis.pareto_figure import GREY, INK, PALETTE
 from analysis.replicates import epsilon_text
 from wavedp.errors import UserError
 from wavedp.jsonl import read_lines

@@ -28,10 +28,11 @@ from wavedp.command import command, imports
 with imports():
     import plotly.graph_objects as go
 
+from analysis.colours import GREY, INK, PALETTE
+from analysis.epsilon_axis import decimal_steps
 from analysis.figures import write_figure
 from analysis.load import sha256
 from analysis.panels import lay_out, two_panels
-from analysis.pareto_figure import GREY, INK, PALETTE, decimal_steps
 from analysis.samples import picture_of
 from analysis.spectrum_figure import spectra_data, spectra_figure
 from wavedp.errors import UserError
@@ -54,16 +55,20 @@ class Curve:
 
 @dataclass(frozen=True)
 class Curves:
-    """Contents of the figure `curves`."""
+    """Contents of the figure `curves`. steps: T; base: standard deviation of the base kernel, pixels."""
 
     curves: list[Curve]
+    steps: int
+    base: float
     caption: str
     provenance: dict[str, Any]
 
 
 def curves_data(path: Path) -> Curves:
-    """Read curves.jsonl. Raises UserError for a broken line."""
+    """Read curves.jsonl. Raises UserError for a broken line, or without any."""
     rows, _ = read_lines(path)
+    if not rows:
+        raise UserError(f"{path} holds no schedule: run python -m wavedp.reports.forward again.")
     first = rows[0]
     caption = (
         f"T = {first['num_train_timesteps']} steps (i = t + 1), {first['beta_schedule']} noise; base kernel: a sampled "
@@ -72,8 +77,8 @@ def curves_data(path: Path) -> Curves:
         f"triangular is linear up to T/2. heat has no f(i): its width rises to {first['heat_sigma_max']:g} px as sin². "
         f"Right: standard deviation of all blur so far, drawn from {LEAST_BLUR:g} px; none has no width."
     )
-    curves = [Curve(row["blur_schedule"], _label(row), row["times"], row["f"], row["blur_pixels"]) for row in rows]
-    return Curves(curves, caption, {"curves_sha256": sha256(path)})
+    curves = [Curve(row["blur_schedule"], label_of(row), row["times"], row["f"], row["blur_pixels"]) for row in rows]
+    return Curves(curves, first["num_train_timesteps"], first["blur_sigma"], caption, {"curves_sha256": sha256(path)})
 
 
 def curves_figure(data: Curves) -> go.Figure:
@@ -177,15 +182,15 @@ def render(folder: Path) -> list[Path]:
     return written
 
 
-def _label(schedule: dict[str, Any]) -> str:
+def label_of(schedule: dict[str, Any]) -> str:
     """Name a schedule by its form and, where the form uses it, f_max: `quartic (0.140625)`."""
     name = str(schedule["blur_schedule"])
-    return name if name in ("none", "heat") else f"{name} ({schedule['blur_f_max']:g})"
+    return name if name in ("none", "heat") else f"{name} ({schedule['blur_f_max']:.3g})"
 
 
 def _heading(schedule: dict[str, Any]) -> str:
     order = schedule["blur_order"].replace("_", " ")
-    return _label(schedule) if schedule["blur_schedule"] == "none" else f"{_label(schedule)}, {order}"
+    return label_of(schedule) if schedule["blur_schedule"] == "none" else f"{label_of(schedule)}, {order}"
 
 
 def _columns(times: Sequence[int], n_images: int) -> list[str]:

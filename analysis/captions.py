@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from analysis.load import Study
-from analysis.replicates import Interval
+from analysis.replicates import LEAST_SEEDS, Interval
 
 # The ends of metrics' names: generated images, split and how much of it.
 COUNTS = re.compile(r"_(\d+k?)_(train|val|test)(\d+k?)?(_train\d+k?)?$")
@@ -84,23 +84,28 @@ def seeds_sentence(values: Iterable[Interval], mark: str = "point", bars: str = 
     counts, sets = (sorted({value.n for value in values if value.of == kind}) for kind in ("seeds", "sample sets"))
     sentences, marks = [], f"{mark.capitalize()}s"
     if counts and counts[-1] > 1:
-        single = " (none on a single seed)" if counts[0] < 2 else ""
-        sentences.append(f"{marks} are means over {_span(counts)} seeds, {bars} their 95% Student t intervals{single}.")
+        sentences.append(f"{marks} are means over {_span(counts)} seeds, {_intervals(counts, bars)}.")
     elif counts:
         sentences.append(f"One seed a {mark}, so no interval is drawn.")
     if sets:
         which = f"{marks} of one seed" if counts else marks
         sentences.append(
-            f"{which} are means over {_span(sets)} sample sets of one private fit, {bars} their 95% Student t "
-            "intervals, which say nothing of another fit."
+            f"{which} are means over {_span(sets)} sample sets of one private fit, {_intervals(sets, bars)}; they say "
+            "nothing of another fit."
         )
     return " ".join(sentences)
+
+
+def _intervals(counts: list[int], bars: str) -> str:
+    if counts[-1] < LEAST_SEEDS:
+        return f"too few for {bars}"
+    return f"{bars} their 95% Student t intervals" + (f" (none below {LEAST_SEEDS})" * (counts[0] < LEAST_SEEDS))
 
 
 def intervals_sentence(values: Iterable[Interval]) -> str:
     """Explain ± and n for a table of these values."""
     of = {value.of for value in values if value.half_width is not None}
-    sentence = "Mean ± half of the 95% Student t interval over n seeds; without ± there was one seed."
+    sentence = "Mean ± half of the 95% Student t interval over n seeds; without ± there were fewer than three."
     if "sample sets" in of:
         sentence += (
             " n = 1×k: over k sample sets of one private fit, which cost no further ε; that interval says nothing of "

@@ -23,25 +23,23 @@ import argparse
 import itertools
 import math
 import sys
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from analysis import captions
-from analysis.comparable import Published, differences, family, of_study, published
+from analysis.chosen import Chosen, chosen_of, groups_of, names_of, read
+from analysis.comparable import Published, published
 from analysis.compare_rows import MethodRow, means_of, rows_of, shared_sentences
 from analysis.costs import Cost, cost
-from analysis.front import Least, Volume, least, surely, volume
-from analysis.load import Study, load, together
-from analysis.paired import LEAST_SEEDS, Paired, corrected, paired
+from analysis.front import BEYOND, Least, Volume, least, surely, volume
+from analysis.load import Study, together
+from analysis.paired import Paired, corrected, paired
 from analysis.price import composed, releases
 from analysis.replicates import Interval, epsilon_text
 from wavedp.command import command
 from wavedp.errors import UserError, nearest
-
-BEYOND = 10.0  # the usual reference point lies at this multiple of the largest ε
 
 
 @dataclass(frozen=True)
@@ -84,13 +82,10 @@ class Axis:
         return sorted(ours | theirs)
 
     def value(self, row: MethodRow, epsilon: float) -> Interval | None:
-        """Mean, with an interval only over LEAST_SEEDS seeds or more: neither two nor sample sets of one fit tell how
-        fits vary."""
+        """Mean, with an interval over seeds only: sample sets of one fit do not tell how fits vary."""
         point = row.points.get(epsilon)
         found = point.interval(self.metric) if point is not None else None
-        if found is None or (found.of == "seeds" and found.n >= LEAST_SEEDS):
-            return found
-        return replace(found, half_width=None)
+        return found if found is None or found.of == "seeds" else replace(found, half_width=None)
 
 
 @dataclass(frozen=True)
@@ -114,9 +109,9 @@ def compare_data(
     """Everything on the page. metric: None for the first study's primary one; studies that have another of its family
     are shown by that, apart. Raises UserError if no study has a finished trial with such a metric, or `against` is no
     method."""
-    names = _names(studies)
-    chosen, left_out = _metrics(studies, names, metric)
-    groups, apart = _groups(chosen, names)
+    names = names_of(studies)
+    chosen, left_out = chosen_of(studies, names, metric)
+    groups, apart = groups_of(chosen, names)
     axes = [_axis(group, names, target, reference, with_published) for group in groups]
     if against is not None:
         axes = _only(axes, against)
@@ -126,66 +121,6 @@ def compare_data(
         left_out.append("No number of this data set and family of metrics is in analysis/published.")
     origins = [{**study.provenance(), "study": names[study.folder]} for study, _ in chosen]
     return Compared(tuple(axes), tuple(apart), tuple(left_out), {"studies": origins})
-
-
-def _names(studies: Sequence[Study]) -> dict[Path, str]:
-    """{folder: what to call its study}: its name, its folder's if several have that, or else the whole path."""
-    for say in (lambda s: s.name, lambda s: s.folder.name, lambda s: str(s.folder)):
-        named = {study.folder: say(study) for study in studies}
-        if len(set(named.values())) == len(named):
-            return named
-    return named
-
-
-Chosen = tuple[Study, str]
-"""A study and the metric that it is shown by."""
-
-
-def _metrics(studies: Sequence[Study], names: dict[Path, str], metric: str | None) -> tuple[list[Chosen], list[str]]:
-    """The metric of each study, and sentences about those that have none."""
-    chosen: list[Chosen] = []
-    left_out: list[str] = []
-    wanted = metric and family(metric)
-    for study in studies:
-        if not study.metrics:
-            left_out.append(f"{names[study.folder]} is left out: none of its {len(study.trials)} trials has finished.")
-            continue
-        if metric is None:
-            primary = study.meta.get("primary_metric") or study.metrics[0]
-            wanted = wanted or family(primary)
-            preferred = [*(name for _, name in chosen[:1]), primary, *study.metrics]
-            found = next((name for name in preferred if name in study.metrics and family(name) == wanted), None)
-        else:
-            found = metric if metric in study.metrics else None
-        if found is None:
-            left_out.append(
-                f"{names[study.folder]} is left out: it has no {metric or wanted}, only {', '.join(study.metrics)}."
-            )
-        else:
-            chosen.append((study, found))
-    if not chosen:
-        raise UserError(f"nothing can be compared: {' '.join(left_out)}")
-    return chosen, left_out
-
-
-def _groups(chosen: Sequence[Chosen], names: dict[Path, str]) -> tuple[list[list[Chosen]], list[str]]:
-    """Studies that may share an axis, in order of first appearance, and why the others may not."""
-    groups: list[list[Chosen]] = []
-    apart = []
-    for study, metric in chosen:
-        here = of_study(study, metric)
-        against = [(group, differences(here, of_study(*group[0]))) for group in groups]
-        home = next((group for group, found in against if not found), None)
-        if home is not None:
-            home.append((study, metric))
-            continue
-        apart += [
-            f"{names[study.folder]} and {names[group[0][0].folder]} may not share an axis: "
-            f"{'; '.join(each.sentence for each in found)}."
-            for group, found in against
-        ]
-        groups.append([(study, metric)])
-    return groups, apart
 
 
 def _axis(
@@ -212,12 +147,7 @@ def _axis(
         reference=corner,
         budgets=budgets,
         volumes={
-            row.label: volume(
-                {epsilon: means[row.label][epsilon] for epsilon in budgets},
-                {epsilon: row.points[epsilon].by_seed(metric) for epsilon in budgets},
-                corner,
-                lower,
-            )
+            row.label: volume([(epsilon, row.points[epsilon].by_seed(metric)) for epsilon in budgets], corner, lower)
             for row in rivals
             if corner and budgets and set(budgets) <= set(means[row.label])
         },
@@ -299,24 +229,6 @@ def _price_sentence(name: str, lines: list[dict[str, Any]]) -> str:
     if not lines:
         return f"{name}: no private release was made."
     return f"{name}: {captions.count_text(len(lines))}, composed ε = {epsilon_text(composed(lines))}."
-
-
-def read(folders: Sequence[Path]) -> tuple[list[Study], list[str]]:
-    """The studies that can be read, each folder once, and one sentence for each that can't or of which a line was left
-    out. Raises UserError if none can."""
-    studies: list[Study] = []
-    said: list[str] = []
-    for folder in {folder.resolve(): folder for folder in reversed(folders)}.values():
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always", UserWarning)
-            try:
-                studies.append(load(folder))
-            except UserError as error:
-                said.append(f"{folder} is left out: {error}")
-        said += [str(warning.message) for warning in caught]
-    if not studies:
-        raise UserError(f"nothing can be compared: {' '.join(said)}")
-    return studies[::-1], said[::-1]
 
 
 def _point(text: str) -> tuple[float, float]:

@@ -26,7 +26,7 @@ class MethodRow:
         return not any(point.is_real for point in self.points.values())
 
 
-def rows_of(study: Study, metric: str, name: str, several: bool) -> list[MethodRow]:
+def rows_of(study: Study, metric: str, name: str = "", several: bool = False) -> list[MethodRow]:
     """The series of a study, in order of first appearance. several: whether labels begin with the study's name."""
     labels = series_labels(study)
     found: dict[str, dict[float, Point]] = {label: {} for label in labels.values()}

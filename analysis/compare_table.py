@@ -12,8 +12,8 @@ from analysis.compare import Axis, Compared, Wanted
 from analysis.compare_rows import MethodRow
 from analysis.costs import PARTS
 from analysis.front import MOST_LISTED, Least
-from analysis.paired import LEAST_SEEDS, LEVEL, Paired
-from analysis.replicates import epsilon_text
+from analysis.paired import LEVEL, Paired
+from analysis.replicates import LEAST_SEEDS, epsilon_text
 from analysis.tables import markdown_table, number_text
 from wavedp.store import write_atomically
 

@@ -13,15 +13,15 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from analysis.replicates import Interval
+from analysis.replicates import LEAST_SEEDS, Interval
 
 MOST_LISTED = 5**5  # resamples that are listed one by one: all of up to five seeds
+BEYOND = 10.0  # the usual reference point lies at this multiple of the largest ε
 DRAWN, SEED = 2000, 0  # resamples beyond that, and the seed of their choice
-LEAST_SEEDS = 3
 
 Kind = Literal["public", "at most", "between", "tested", "infinite", "never", "unknown"]
 
@@ -68,26 +68,24 @@ def hypervolume(points: Sequence[tuple[float, float]], reference: tuple[float, f
     return area
 
 
-def volume(
-    means: Mapping[float, float],
-    seeds: Mapping[float, Mapping[int, float]],
-    reference: tuple[float, float],
-    lower: bool,
-) -> Volume:
-    """Hypervolume of {ε: mean} and its percentile bootstrap over seeds. reference: ε and value.
+def volume(points: Sequence[tuple[float, Mapping[int, float]]], reference: tuple[float, float], lower: bool) -> Volume:
+    """Hypervolume of points, each an ε and its values by seed, and its percentile bootstrap over seeds.
 
-    A resample takes seeds with replacement, each with all its ε, for a method's runs of one seed share their start. All
-    resamples of up to five seeds are listed, DRAWN are drawn of more. There is no interval unless every ε has the same
-    seeds, three at least; of three it is a rough one, for there are only ten different resamples.
+    reference: ε and value.
+
+    A resample takes seeds with replacement, each with all its points, for a method's runs of one seed share their
+    start. All resamples of up to five seeds are listed, DRAWN are drawn of more. There is no interval unless every
+    point has the same seeds, three at least; of three it is a rough one, for there are only ten different resamples.
     """
     corner = (math.log10(reference[0]), reference[1] if lower else -reference[1])
 
-    def area(values: Mapping[float, float]) -> float:
-        return hypervolume([(math.log10(e), v if lower else -v) for e, v in values.items()], corner)
+    def area(means: Sequence[float]) -> float:
+        logs = [math.log10(epsilon) for epsilon, _ in points]
+        return hypervolume([(x, y if lower else -y) for x, y in zip(logs, means, strict=True)], corner)
 
-    names = sorted({seed for row in seeds.values() for seed in row})
-    whole = area(means)
-    if len(names) < LEAST_SEEDS or any(sorted(row) != names for row in seeds.values()):
+    names = sorted({seed for _, row in points for seed in row})
+    whole = area([math.fsum(row.values()) / len(row) for _, row in points])
+    if len(names) < LEAST_SEEDS or any(sorted(row) != names for _, row in points):
         return Volume(whole)
     import numpy as np
 
@@ -96,12 +94,20 @@ def volume(
         chosen = list(itertools.product(range(n), repeat=n))
     else:
         chosen = [tuple(row) for row in np.random.default_rng(SEED).integers(0, n, (DRAWN, n))]
-    areas = [
-        area({epsilon: math.fsum(row[names[i]] for i in picked) / n for epsilon, row in seeds.items()})
-        for picked in chosen
-    ]
+    areas = [area([math.fsum(row[names[i]] for i in picked) / n for _, row in points]) for picked in chosen]
     low, high = np.quantile(areas, (0.025, 0.975))
     return Volume(whole, float(low), float(high), n)
+
+
+def unbroken(epsilons: Sequence[float], lost: Collection[float]) -> list[list[float]]:
+    """Ascending ε in runs that a line may join: it never crosses an ε whose trials have no result."""
+    runs: list[list[float]] = []
+    for epsilon in sorted(epsilons):
+        if runs and not any(runs[-1][-1] < gap < epsilon for gap in lost):
+            runs[-1].append(epsilon)
+        else:
+            runs.append([epsilon])
+    return runs
 
 
 def least(means: Mapping[float, float], failed: Sequence[float], target: float, lower: bool) -> Least:

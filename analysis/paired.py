@@ -14,9 +14,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from analysis.replicates import Interval, interval
+from analysis.replicates import LEAST_SEEDS, Interval, interval
 
-LEAST_SEEDS = 3  # two differences always have a spread of one degree of freedom: t must pass 12.7 for 5%
 LEVEL = 0.05
 ROUNDING = 1e-12  # relative
 
@@ -49,8 +48,7 @@ def paired(one: str, other: str, epsilon: float, a: Mapping[int, float], b: Mapp
     differences = [a[seed] - b[seed] for seed in seeds]
     found = Paired(one, other, epsilon, interval(differences))
     if len(seeds) < LEAST_SEEDS:
-        short = replace(interval(differences), half_width=None)
-        return replace(found, difference=short, reason=f"{len(seeds)} of at least {LEAST_SEEDS} seeds in common")
+        return replace(found, reason=f"{len(seeds)} of at least {LEAST_SEEDS} seeds in common")
     size = max(abs(value) for seed in seeds for value in (a[seed], b[seed]))
     if max(differences) - min(differences) <= ROUNDING * size:  # t would be a ratio of rounding errors
         same = "the same results" if max(map(abs, differences)) <= ROUNDING * size else "differences without any spread"

@@ -8,7 +8,8 @@ from typing import Any
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from analysis.pareto_figure import AXIS, CAPTION_LINE, GRID, INK, add_caption
+from analysis.colours import INK
+from analysis.pareto_figure import AXIS, CAPTION_LINE, GRID, add_caption
 
 WIDTH, PLOT_HEIGHT, TOP, LEFT, RIGHT = 1100, 400, 76, 76, 250  # pixels
 CAPTION_COLUMNS, LEGEND_LINE = 170, 20  # characters, pixels

@@ -14,6 +14,7 @@ from typing import Any
 
 from analysis import captions
 from analysis.comparable import Published, published, published_sentences
+from analysis.compare_rows import rows_of
 from analysis.load import Study, Trial
 from analysis.price import composed, releases
 from analysis.replicates import Interval, Point, points
@@ -34,10 +35,11 @@ class FrontPoint:
 
 @dataclass(frozen=True)
 class Front:
-    """One series, its points in ascending ε."""
+    """One series, its points in ascending ε. lost: ε that were tried and have no result."""
 
     label: str
     points: list[FrontPoint]
+    lost: tuple[float, ...] = ()
 
     @property
     def is_anchor(self) -> bool:
@@ -87,13 +89,14 @@ def pareto_data(study: Study, metric: str | None = None, with_published: bool = 
         lines = releases(study, trials) if 0 < point.epsilon < math.inf else []
         best = not any(_dominates(other, (point, value), lower) for other in found)
         fronts.setdefault(point.series, []).append(FrontPoint(point.epsilon, point.spent, price(lines), value, best))
+    lost = {row.label: tuple(sorted(row.lost.keys() - row.points.keys())) for row in rows_of(study, metric)}
     everything = releases(study)
     papers = published(study, metric) if with_published else []
     return ParetoData(
         title=_title(study),
         metric=metric,
         lower_is_better=lower,
-        fronts=[Front(label, front) for label, front in fronts.items()],
+        fronts=[Front(label, front, lost.get(label, ())) for label, front in fronts.items()],
         total=price(everything),
         releases=len(everything),
         published=papers,

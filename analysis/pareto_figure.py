@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import math
 import textwrap
+from collections.abc import Sequence
 from typing import Any
 
 import plotly.graph_objects as go
 
 from analysis.captions import count_text
+from analysis.colours import GREY, INK, PALETTE
 from analysis.comparable import Published
+from analysis.epsilon_axis import EpsilonAxis, decimal_steps
+from analysis.front import unbroken
 from analysis.pareto import Front, FrontPoint, ParetoData
 from analysis.replicates import epsilon_text
 
-# Okabe and Ito's palette for all kinds of colour vision, without yellow (weak on white) and black (used for text).
-PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
-GREY, INK = "#8a8a8a", "#222222"
 WIDTH, PLOT_HEIGHT, TOP, LEFT, RIGHT, AXIS = 960, 430, 104, 80, 180, 62  # pixels
 GRID = {"gridcolor": "#ececec", "linecolor": "#444444", "showline": True, "ticks": "outside", "zeroline": False}
 CAPTION_COLUMNS, CAPTION_LINE = 146, 15  # characters, pixels
@@ -30,13 +31,11 @@ class _Axes:
     def __init__(self, data: ParetoData) -> None:
         finite = [x for front in data.fronts for p in front.points for x in _prices(p)] + [data.total]
         finite += [epsilon for paper in data.published for row in paper.methods.values() for epsilon in row]
-        logs = [math.log10(x) for x in finite if x] or [0.0]
-        self.low, self.high = min(logs), max(logs)
-        self.span = max(self.high - self.low, 0.5)
-        budgets = {p.epsilon for front in data.fronts for p in front.points}
-        self.has_zero, self.has_infinity = 0.0 in budgets, math.inf in budgets
-        self.left = self.low - self.span * ((0.24 if self.has_zero else 0.06) + (0.3 if data.published else 0))
-        self.right = self.high + self.span * (0.24 if self.has_infinity else 0.06)
+        self.budgets = {p.epsilon for front in data.fronts for p in front.points}
+        self.epsilon = EpsilonAxis.of(self.budgets, [x for x in finite if x])
+        self.x, self.span = self.epsilon.x, self.epsilon.span
+        self.left = self.epsilon.range[0] - (0.3 * self.span if data.published else 0)
+        self.right = self.epsilon.range[1]
         values = [v for front in data.fronts for p in front.points for v in (p.value.mean, p.value.low, p.value.high)]
         values += [v for paper in data.published for row in paper.methods.values() for v in row.values()]
         means = [v for v in values if v > 0]
@@ -44,23 +43,10 @@ class _Axes:
         bottom, top = self.y(min(values)), self.y(max(values))
         pad = 0.08 * (top - bottom or abs(top) or 1.0)
         self.bottom, self.top = bottom - pad, top + pad
-        self.asked = sorted(e for e in budgets if 0 < e < math.inf)
-
-    def x(self, epsilon: float) -> float:
-        """Position of ε on the axis, in data units (0 and ∞ beyond the breaks)."""
-        if epsilon == 0:
-            return 10 ** (self.low - 0.18 * self.span)
-        return 10 ** (self.high + 0.18 * self.span) if math.isinf(epsilon) else epsilon
 
     def y(self, value: float) -> float:
         """Convert a metric's value to the units of the axis range and of annotations."""
         return math.log10(value) if self.log_y else value
-
-    def ticks(self) -> list[float]:
-        """Return the requested ε, 1-2-5 steps beyond them up to the largest composed ε, and 0 and ∞ if present."""
-        beyond = max(self.asked, default=10**self.low / 2) * 1.6
-        found = self.asked + [step for step in decimal_steps(self.low, self.high) if step > beyond]
-        return [0.0] * self.has_zero + found + [math.inf] * self.has_infinity
 
 
 def pareto_figure(data: ParetoData) -> go.Figure:
@@ -80,13 +66,7 @@ def pareto_figure(data: ParetoData) -> go.Figure:
     _explain_lines(figure, data)
     if data.total is not None:
         _draw_total(figure, data)
-    for present, edge in (
-        (axes.has_zero, axes.low - 0.10 * axes.span),
-        (axes.has_infinity, axes.high + 0.10 * axes.span),
-    ):
-        if present:
-            text = {"text": "<b>//</b>", "bgcolor": "white", "borderpad": 0}
-            figure.add_annotation(x=edge, y=0, yref="paper", yanchor="middle", showarrow=False, font_size=13, **text)
+    axes.epsilon.mark_breaks(figure, 13)
     _lay_out(figure, axes, data)
     return figure
 
@@ -100,21 +80,9 @@ def _colours(data: ParetoData) -> dict[str, str]:
     return dict(zip(kept, PALETTE, strict=False))
 
 
-def decimal_steps(low: float, high: float) -> list[float]:
-    """Steps 1, 2, 5, 10, 20, ... between 10^low and 10^high."""
-    steps = [m * 10.0**k for k in range(math.floor(low), math.ceil(high) + 1) for m in (1, 2, 5)]
-    return [step for step in steps if low <= math.log10(step) <= high]
-
-
 def _pale(colour: str) -> str:
     """Mix the colour with two thirds of white; opaque, so that lines do not show through a marker."""
-    channels = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
-    return "#" + "".join(f"{(channel + 2 * 255) // 3:02x}" for channel in channels)
-
-
-def _tick_text(epsilon: float) -> str:
-    # Enlarged: the font's ∞ is as small as a lower-case letter.
-    return '<span style="font-size:19px">∞</span>' if math.isinf(epsilon) else epsilon_text(epsilon)
+    return "#" + "".join(f"{(channel + 2 * 255) // 3:02x}" for channel in bytes.fromhex(colour[1:]))
 
 
 def _prices(point: FrontPoint) -> list[float | None]:
@@ -123,25 +91,26 @@ def _prices(point: FrontPoint) -> list[float | None]:
 
 def _draw_front(figure: go.Figure, axes: _Axes, front: Front, colour: str) -> None:
     finite = [p for p in front.points if 0 < p.epsilon < math.inf]
-    twin = [p for p in finite if p.composed is not None]
+    twin = _with_gaps([p for p in finite if p.composed is not None], front.lost)
     common: dict[str, Any] = {
         "showlegend": False,
         "name": front.label,
         "hovertemplate": "%{text}<extra>%{fullData.name}</extra>",
     }
     figure.add_scatter(
-        x=[p.composed for p in twin],
-        y=[p.value.mean for p in twin],
+        x=[p and p.composed for p in twin],
+        y=[p and p.value.mean for p in twin],
         mode="lines+markers",
         line={"color": colour, "dash": "dash", "width": 1.3},
         marker={"size": 5, "symbol": "diamond"},
         opacity=0.75,
-        text=[f"{p.value.mean:.4g}, for ε = {p.composed:.3g} in all" for p in twin],
+        text=[p and f"{p.value.mean:.4g}, for ε = {p.composed:.3g} in all" for p in twin],
         **common,
     )
+    joined = _with_gaps(finite, front.lost)
     figure.add_scatter(
-        x=[p.spent for p in finite],
-        y=[p.value.mean for p in finite],
+        x=[p and p.spent for p in joined],
+        y=[p and p.value.mean for p in joined],
         mode="lines",
         line={"color": colour, "width": 2.2},
         hoverinfo="skip",
@@ -166,6 +135,15 @@ def _draw_front(figure: go.Figure, axes: _Axes, front: Front, colour: str) -> No
         text=[_hover(p) for p in front.points],
         **common,
     )
+
+
+def _with_gaps(points: list[FrontPoint], lost: Sequence[float]) -> list[FrontPoint | None]:
+    """The points with None wherever a line would cross an ε without a result."""
+    by_epsilon = {p.epsilon: p for p in points}
+    found: list[FrontPoint | None] = []
+    for run in unbroken(list(by_epsilon), lost):
+        found += [*([None] if found else []), *(by_epsilon[epsilon] for epsilon in run)]
+    return found
 
 
 def _hover(p: FrontPoint) -> str:
@@ -289,7 +267,6 @@ def _lay_out(figure: go.Figure, axes: _Axes, data: ParetoData) -> None:
     caption = textwrap.wrap(data.caption + (f" Grey lines: {grey} further series." if grey else ""), CAPTION_COLUMNS)
     bottom = AXIS + CAPTION_LINE * len(caption) + 14
     arrow = "↓ lower is better" if data.lower_is_better else "↑ higher is better"
-    ticks = axes.ticks()
     figure.update_layout(
         template="none",
         width=WIDTH,
@@ -314,10 +291,8 @@ def _lay_out(figure: go.Figure, axes: _Axes, data: ParetoData) -> None:
             "font_size": 12,
         },
         xaxis={
-            "type": "log",
+            **axes.epsilon.layout(axes.budgets, infinity=19),
             "range": [axes.left, axes.right],
-            "tickvals": [axes.x(tick) for tick in ticks],
-            "ticktext": [_tick_text(tick) for tick in ticks],
             "title": {"text": "privacy loss ε (logarithmic)", "standoff": 8},
             **GRID,
         },

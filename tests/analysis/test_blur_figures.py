@@ -37,7 +37,7 @@ def no_browser(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_every_schedule_has_a_line_in_each_panel_and_one_entry_in_the_legend(folder: Path) -> None:
     figure = curves_figure(curves_data(folder / "curves.jsonl"))
-    labels = ["none", "quartic (0.140625)", "log (0.140625)", "log (0.600625)", "heat"]
+    labels = ["none", "quartic (0.141)", "log (0.141)", "log (0.601)", "heat"]
     left, right = ([trace for trace in figure.data if trace.xaxis == axis] for axis in ("x", "x2"))
     assert [trace.name for trace in left] == [trace.name for trace in right] == labels
     assert [trace.showlegend for trace in figure.data] == [None, False] * 5
@@ -73,14 +73,14 @@ def test_strips_hold_the_states_and_undo_only_the_noise_schedule(folder: Path) -
     strips = strips_data(folder / "strips.npz")
     assert list(strips.blocks) == [
         "none",
-        "quartic (0.140625), coarse to fine",
-        "quartic (0.140625), fine to coarse",
-        "log (0.600625), coarse to fine",
+        "quartic (0.141), coarse to fine",
+        "quartic (0.141), fine to coarse",
+        "log (0.601), coarse to fine",
         "heat, coarse to fine",
     ]
     assert strips.columns[:9] == ["t=0", "t=143", "t=285", "t=428", "t=571", "t=714", "t=856", "t=999", ""]
     arrays = np.load(folder / "strips.npz")
-    (_, noisy), (_, signal) = strips.blocks["quartic (0.140625), fine to coarse"]
+    (_, noisy), (_, signal) = strips.blocks["quartic (0.141), fine to coarse"]
     assert noisy.shape == signal.shape == (3 * 8 + 2, 1, 8, 8)
     assert (noisy[8] == 255).all()  # between images
     seen = np.clip((arrays["noisy"][2, 1].astype(float) + 1) * 127.5, 0, 255).round()

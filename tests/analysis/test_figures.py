@@ -130,8 +130,11 @@ def test_pictures_are_drawn_with_a_browser(folder: Path) -> None:
 def test_command(folder: Path, capsys: pytest.CaptureFixture) -> None:
     assert main([str(folder), "table"]) == 0
     assert capsys.readouterr().out.split() == [str(folder / "results.md")]
-    assert main([str(folder), "heatmap"]) == 2
-    assert "'heatmap': choose from pareto, samples, table" in capsys.readouterr().err
+    assert main([str(folder), "heatmapp"]) == 2
+    assert (
+        "heatmapp is neither a study's folder nor a figure: choose from pareto, samples, table"
+        in capsys.readouterr().err
+    )
     assert main([str(folder), "pareto", "--metric", "psnr"]) == 2
     assert "metric 'psnr'" in capsys.readouterr().err
     assert main([str(folder / "nowhere")]) == 2

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from optuna._hypervolume import compute_hypervolume
 from scipy import stats
 
-from analysis.front import Least, hypervolume, least, surely, volume
+from analysis.front import Least, hypervolume, least, surely, unbroken, volume
 from analysis.replicates import interval
 
 INF = math.inf
@@ -23,12 +23,16 @@ def same(means: dict[float, float], n: int = 3) -> dict[float, dict[int, float]]
     return {epsilon: dict.fromkeys(range(n), value) for epsilon, value in means.items()}
 
 
+def once(means: dict[float, float]) -> list[tuple[float, dict[int, float]]]:
+    return [(epsilon, {0: value}) for epsilon, value in means.items()]
+
+
 # --- hypervolume
 
 
 def test_a_hypervolume_by_hand() -> None:
     """ε = 1 and 10 against (100, 130): a decade by 10 down to 120, then a decade by 30 down to 100, in all 10 + 30."""
-    assert volume({1.0: 120.0, 10.0: 100.0}, {}, (100.0, 130.0), lower=True).value == pytest.approx(40.0)
+    assert volume(once({1.0: 120.0, 10.0: 100.0}), (100.0, 130.0), lower=True).value == pytest.approx(40.0)
 
 
 def test_a_dominated_point_adds_nothing() -> None:
@@ -42,8 +46,8 @@ def test_a_point_outside_the_reference_adds_nothing() -> None:
 def test_where_higher_is_better_the_volume_is_that_of_the_mirrored_metric() -> None:
     accuracy = {1.0: 0.5, 10.0: 0.7}
     mirrored = {epsilon: -value for epsilon, value in accuracy.items()}
-    assert volume(accuracy, {}, (100.0, 0.4), lower=False) == volume(mirrored, {}, (100.0, -0.4), lower=True)
-    assert volume(accuracy, {}, (100.0, 0.4), lower=False).value == pytest.approx(0.1 + 0.3)
+    assert volume(once(accuracy), (100.0, 0.4), False) == volume(once(mirrored), (100.0, -0.4), True)
+    assert volume(once(accuracy), (100.0, 0.4), lower=False).value == pytest.approx(0.1 + 0.3)
 
 
 @settings(deadline=None)  # two cores may be busy
@@ -59,7 +63,7 @@ def test_the_bootstrap_lists_all_resamples_of_three_seeds() -> None:
     """At one ε the area is linear in the mean, so its quantiles are those of the 27 resampled means."""
     values = {0: 100.0, 1: 104.0, 2: 112.0}
     means = [np.mean(picked) for picked in itertools.product(values.values(), repeat=3)]
-    found = volume({1.0: np.mean(list(values.values()))}, {1.0: values}, (100.0, 150.0), lower=True)
+    found = volume([(1.0, values)], (100.0, 150.0), lower=True)
     low, high = np.quantile(means, (0.025, 0.975))
     assert found.seeds == 3
     assert found.low == pytest.approx(2 * (150 - high))
@@ -70,7 +74,6 @@ def test_the_bootstrap_lists_all_resamples_of_three_seeds() -> None:
 def test_the_bootstrap_of_many_seeds_is_scipys() -> None:
     rng = np.random.default_rng(3)
     rows = {epsilon: dict(enumerate(rng.normal(mean, 6, 12))) for epsilon, mean in ((1.0, 120), (10.0, 100))}
-    means = {epsilon: float(np.mean(list(row.values()))) for epsilon, row in rows.items()}
     data = np.array([list(row.values()) for row in rows.values()])  # ε by seeds
 
     def area(first: np.ndarray, second: np.ndarray, axis: int = -1) -> np.ndarray:
@@ -80,17 +83,17 @@ def test_the_bootstrap_of_many_seeds_is_scipys() -> None:
     theirs = stats.bootstrap(
         (data[0], data[1]), area, paired=True, vectorized=True, n_resamples=20_000, method="percentile", random_state=1
     ).confidence_interval
-    found = volume(means, rows, (100.0, 160.0), lower=True)
+    found = volume(list(rows.items()), (100.0, 160.0), lower=True)
     width = theirs.high - theirs.low
     assert found.low == pytest.approx(theirs.low, abs=0.06 * width)
     assert found.high == pytest.approx(theirs.high, abs=0.06 * width)
-    assert found == volume(means, rows, (100.0, 160.0), lower=True)  # nothing is left to chance
+    assert found == volume(list(rows.items()), (100.0, 160.0), lower=True)  # nothing is left to chance
 
 
 def test_seeds_are_resampled_whole() -> None:
     """What one seed gains at ε = 1 it loses at ε = 10: no resample of whole seeds changes the area."""
     rows = {1.0: {0: 100.0, 1: 110.0, 2: 120.0}, 10.0: {0: 100.0, 1: 90.0, 2: 80.0}}
-    found = volume({1.0: 110.0, 10.0: 90.0}, rows, (100.0, 130.0), lower=True)
+    found = volume(list(rows.items()), (100.0, 130.0), lower=True)
     # area = 2 (130 - a) + (a - b) = 260 - a - b for a > b, and a + b = 200 in each seed
     assert (found.low, found.high) == (pytest.approx(60.0), pytest.approx(60.0))
 
@@ -101,13 +104,35 @@ def test_seeds_are_resampled_whole() -> None:
         {1.0: {0: 1.0, 1: 2.0}, 10.0: {0: 1.0, 1: 2.0}},
         {1.0: {0: 1.0, 1: 2.0, 2: 3.0}, 10.0: {0: 1.0, 1: 2.0}},
         {1.0: {0: 1.0, 1: 2.0, 2: 3.0}, 10.0: {0: 1.0, 1: 2.0, 3: 3.0}},
-        {},
+        {1.0: {0: 1.0}},
     ],
 )
 def test_there_is_no_interval_without_three_complete_seeds(rows: dict[float, dict[int, float]]) -> None:
-    found = volume({1.0: 2.0, 10.0: 1.0}, rows, (100.0, 9.0), lower=True)
+    found = volume(list(rows.items()), (100.0, 9.0), lower=True)
     assert (found.low, found.high, found.seeds) == (None, None, 0)
     assert found.value > 0
+
+
+def test_several_points_of_one_epsilon_count_by_the_best_of_each_resample() -> None:
+    """Two methods that are best by turns: at their means 110 each, in half of the resamples better than that."""
+    rows = [(1.0, {0: 100.0, 1: 110.0, 2: 120.0}), (1.0, {0: 120.0, 1: 110.0, 2: 100.0})]
+    found = volume(rows, (10.0, 130.0), lower=True)
+    assert found.value == found.low == pytest.approx(20.0)
+    assert found.high == pytest.approx(30.0, abs=0.1)
+
+
+@pytest.mark.parametrize(
+    ("epsilons", "lost", "runs"),
+    [
+        ([1.0, 3.0, 10.0], [], [[1.0, 3.0, 10.0]]),
+        ([1.0, 10.0], [3.0], [[1.0], [10.0]]),
+        ([10.0, 1.0, 30.0], [3.0, 0.1, 300.0], [[1.0], [10.0, 30.0]]),
+        ([1.0, 3.0], [3.0], [[1.0, 3.0]]),  # some of its trials have a result
+        ([], [3.0], []),
+    ],
+)
+def test_a_line_never_crosses_an_epsilon_without_a_result(epsilons, lost, runs) -> None:
+    assert unbroken(epsilons, lost) == runs
 
 
 # --- the least ε

@@ -206,6 +206,20 @@ def test_each_front_is_drawn_at_both_prices(data: ParetoData) -> None:
         assert list(points.error_y.array) == [point.value.half_width for point in front.points]
 
 
+def test_no_line_crosses_an_epsilon_without_a_result(study: Study) -> None:
+    trials = [
+        dataclasses.replace(trial, status="failed", metrics={}) if (trial.upscaler, trial.epsilon) == ("bicubic", 3)
+        else trial
+        for trial in study.trials
+    ]  # fmt: skip
+    data = pareto_data(dataclasses.replace(study, trials=trials))
+    assert [front.lost for front in data.fronts] == [(0.01, 3.0), ()]
+    figure = pareto_figure(data)
+    twin, line, points = drawn(figure, "bicubic")[0], figure.data[1], drawn(figure, "bicubic")[1]
+    assert [list(trace.x).index(None) for trace in (twin, line)] == [1, 1]  # between ε = 1 and 10
+    assert len(points.x) == 3
+
+
 def test_infinity_stands_beyond_a_break(data: ParetoData) -> None:
     figure = pareto_figure(data)
     axis = figure.layout.xaxis

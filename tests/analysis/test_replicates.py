@@ -27,7 +27,7 @@ def study(trials: list[Trial]) -> Study:
     return Study(Path("."), {}, trials, [])
 
 
-@given(st.lists(st.floats(-1e3, 1e3), min_size=2, max_size=8))
+@given(st.lists(st.floats(-1e3, 1e3), min_size=3, max_size=8))
 def test_interval_agrees_with_scipy(values: list[float]) -> None:
     found = interval(values)
     scale = stats.sem(values)
@@ -39,8 +39,9 @@ def test_interval_agrees_with_scipy(values: list[float]) -> None:
     assert found.n == len(values)
 
 
-def test_one_replicate_has_no_interval() -> None:
+def test_fewer_than_three_replicates_have_no_interval() -> None:
     assert interval([4.0]).half_width is None
+    assert interval([4.0, 6.0]) == Interval(5.0, None, 2)
 
 
 def test_points_of_a_grid(tmp_path: Path) -> None:

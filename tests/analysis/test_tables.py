@@ -82,11 +82,11 @@ def test_bold_only_where_intervals_are_apart(study: Study) -> None:
 
 def test_bold_needs_replicates_and_rivals(study: Study) -> None:
     assert "**" not in table(with_fid(study, {"a": [1.0], "b": [50.0]}))
-    assert "**" not in table(with_fid(study, {"a": [1.0, 1.1]}))
+    assert "**" not in table(with_fid(study, {"a": [1.0, 1.1, 1.2]}))
 
 
 def test_real_images_win_no_bold(study: Study) -> None:
-    text = table(with_fid(study, {"real": [1.0, 1.1], "a": [10.0, 10.1], "b": [20.0, 20.1]}))
+    text = table(with_fid(study, {"real": [1.0, 1.1, 1.2], "a": [10.0, 10.1, 10.2], "b": [20.0, 20.1, 20.2]}))
     assert [("**" in row[3]) for row in rows(text)[2:]] == [False, True, False]
 
 
