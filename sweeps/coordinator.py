@@ -205,6 +205,7 @@ class Coordinator:
             "rows": self.ended,
             "clocks": self.clocks,
             "makers": {key: self.users[key][0] for key in self.running},
+            "stages": {key: stage for key, (stage, _) in self.running.items()},
             "ledger": list(self.records.ledger.values()),
         }
 

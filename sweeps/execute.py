@@ -155,8 +155,8 @@ def _progress(
     coordinator: Any, trials: list[PlannedTrial], found: set[str], total: int, folder: Path, settings: dict[str, Any]
 ) -> Progress:
     def status() -> dict[str, Any]:
-        cluster = {"all": ray.cluster_resources(), "free": ray.available_resources(), "asked": settings["stages"]}
-        return ray.get(coordinator.status.remote(), timeout=5) | cluster
+        status = ray.get(coordinator.status.remote(), timeout=5)
+        return status | {"all": ray.cluster_resources(), "asked": settings["stages"]}
 
     before = Times(recorded_studies(folder)).by_kind(trials) if trials else {}
     return Progress(status, trials, found, total, folder=folder, before=before, budget=settings["budget"]["epsilon"])

@@ -74,8 +74,8 @@ class View:
 class Progress:
     """Context manager: asks `status` once a second in a thread and prints until the study ends.
 
-    status: the coordinator's (sweeps.coordinator.Coordinator.status), with the resources of the cluster (all, free) and
-    of each stage (asked). trials: the plan, empty in a search. found: keys that the store had. total: how many trials
+    status: the coordinator's (sweeps.coordinator), and the resources of the cluster (all) and of each
+    stage (asked). trials: the plan, empty in a search. found: keys that the store had. total: how many trials
     there will be. folder: the study's, for status.json. before: {kind of stage: seconds} in earlier studies. budget:
     the study's ε.
     """
@@ -146,7 +146,7 @@ class Progress:
         if maker != trial:
             return Row(trial, stage, waits=maker)
         if key not in clocks.begun:
-            return Row(trial, stage, waits=lacking(status["asked"].get(stage, {}), status["free"]))
+            return Row(trial, stage, waits=lacking(status["asked"].get(stage, {}), free(status)))
         left = clocks.left(key, expected, now)
         return Row(trial, stage, clocks.fraction(key), now - clocks.begun[key], left)
 
@@ -162,7 +162,7 @@ class Progress:
                 ended,
                 f"{clock(now - self.started)} so far, to go {self._to_go(status, now)}",
                 f"ε {self.spent[1]:.3g}{of} spent",
-                *used(status["all"], status["free"]),
+                *used(status["all"], free(status)),
             ]
         )
 
@@ -251,19 +251,29 @@ def block(view: View, width: int, height: int) -> Group:
     return Group(table, *more, study)
 
 
-def lacking(asked: Mapping[str, float], free: Mapping[str, float]) -> str:
+def free(status: dict[str, Any]) -> dict[str, float]:
+    """What no worker of this study holds. Ray counts also what is set aside for a worker that only starts."""
+    left = dict(status["all"])
+    for key, stage in status["stages"].items():
+        for name, unit in UNITS.items():
+            if key in status["clocks"].begun:
+                left[unit] = left.get(unit, 0) - status["asked"].get(stage, {}).get(name, 0)
+    return left
+
+
+def lacking(asked: Mapping[str, float], there: Mapping[str, float]) -> str:
     """What a stage waits for that no worker has taken up: `1 GPU (0 free)`, or a worker that starts."""
     for name, unit in UNITS.items():
-        wanted, there = asked.get(name, 0), free.get(unit, 0)
-        if wanted > there:
-            return f"{wanted:g} {unit} ({there:g} free)"
+        wanted, left = asked.get(name, 0), max(there.get(unit, 0), 0)
+        if wanted > left:
+            return f"{wanted:g} {unit} ({left:g} free)"
     return "a worker"
 
 
-def used(every: Mapping[str, float], free: Mapping[str, float]) -> list[str]:
+def used(every: Mapping[str, float], there: Mapping[str, float]) -> list[str]:
     """`1 of 2 GPUs in use`, where there are any."""
     gpus = every.get("GPU", 0)
-    return [f"{gpus - free.get('GPU', 0):g} of {gpus:g} GPUs in use"] if gpus else []
+    return [f"{gpus - there.get('GPU', 0):g} of {gpus:g} GPUs in use"] if gpus else []
 
 
 def ended_line(row: dict[str, Any], width: int = 0) -> str:

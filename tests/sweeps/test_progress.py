@@ -158,7 +158,7 @@ def test_a_stage_that_no_worker_took_up_waits_for_what_is_not_free():
 KEYS = {stage.name: f"key of {stage.name}" for stage in chain_of(TrialConfig())}
 
 
-CLUSTER = {"all": {"CPU": 2.0}, "free": {"CPU": 1.0}, "asked": {}, "makers": {}, "ledger": []}
+CLUSTER = {"all": {"CPU": 2.0}, "asked": {}, "makers": {}, "stages": {}, "ledger": []}
 
 
 def study(status, **options) -> tuple[Progress, io.StringIO]:
@@ -233,7 +233,9 @@ def test_earlier_studies_tell_how_long_it_takes_until_this_one_does():
 
 def test_the_line_of_the_study_says_what_was_spent_of_the_budget(monkeypatch):
     lines = [json.loads(line) for line in LEDGER.read_text().splitlines()]
-    status = {"now": {}, "rows": {}, "clocks": Clocks(), "ledger": lines, "all": {"GPU": 4}, "free": {"GPU": 3}}
+    status = {"now": {}, "rows": {}, "clocks": Clocks(), "ledger": lines, "all": {"GPU": 4}}
+    status |= {"stages": {"a": "fit", "b": "fit"}, "asked": {"fit": {"num_gpus": 1}}}
+    status["clocks"].begin("a")  # the worker of b only starts
     progress, _ = study(status, budget=20.0)
     spent = composed([line for line in lines if line["kind"] != "nonprivate"])
     assert progress._study_line(0, progress.status(), 0.0).endswith(f"; ε {spent:.3g} of 20 spent; 1 of 4 GPUs in use")

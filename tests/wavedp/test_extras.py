@@ -51,6 +51,7 @@ def test_pyproject_has_the_same_extras():
     assert "wavedp[all]" in groups["dev"]
 
 
+@pytest.mark.slow
 def test_a_trial_from_arrays_to_fid_needs_no_extra(tmp_path):
     done = blocked(f"{TRIAL}print(wavedp.run(wavedp.TrialConfig(**trial, upscaler='bicubic')).metrics)", tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
