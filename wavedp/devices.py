@@ -34,7 +34,7 @@ def fused(device: str) -> bool:
 def taker(records: Tensor, device: str) -> Callable[[Tensor], Tensor]:
     """take(rows int64 on the CPU) -> those records on the device, which gets all of them once if they are at most
     `RESIDENT` bytes. The host then waits for no batch: its few row numbers are copied beside the work."""
-    if records.numel() * records.element_size() > RESIDENT:
+    if records.nbytes > RESIDENT:
         return lambda rows: records[rows].to(device)
     there = records.to(device)
     return lambda rows: there[rows.to(device, non_blocking=True)]

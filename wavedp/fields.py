@@ -40,6 +40,26 @@ class Above(float):
         return f"{float(self):g} (or any other above 0)"
 
 
+class AnyOf(str):
+    """In `read_if`: any of some words. As a word it is the first of them."""
+
+    words: tuple[str, ...]
+
+    def __new__(cls, *words: str) -> AnyOf:
+        made = super().__new__(cls, words[0])
+        made.words = words
+        return made
+
+    def __eq__(self, other: object) -> bool:
+        return other in self.words
+
+    def __hash__(self) -> int:
+        return hash(AnyOf)
+
+    def __str__(self) -> str:
+        return " or ".join(self.words)
+
+
 def once(function: Callable[..., Any]) -> Callable[..., Any]:
     """Remember what a function gives for a section: the trials of a plan share sections, and ask the same of each again
     and again. A section is known by being the same object, because 1 and 1.0 are equal and make different keys."""
@@ -152,7 +172,7 @@ def fields_of(config: Any, *classes: FieldClass) -> dict[str, Any]:
 
 def identity(config: Any) -> dict[str, Any]:
     """The fields that make two sections the same for a stage key: PRIVACY and RESULT, without later ones that say what
-    was done before them."""
+    was done before them, or that the others do not let be read."""
     return dict(_identity(config))
 
 
@@ -162,7 +182,12 @@ def _identity(config: Any) -> dict[str, Any]:
         item.name: item.metadata.get("before", item.default) for item in fields(config) if item.metadata.get("later")
     }
     chosen = fields_of(config, "privacy", "result")
-    return {name: value for name, value in chosen.items() if name not in young or value != _plain(young[name])}
+    unread = {item.name for item in fields(config) if item.name in young and not is_read(config, item)}
+    return {
+        name: value
+        for name, value in chosen.items()
+        if name not in young or (name not in unread and value != _plain(young[name]))
+    }
 
 
 @cache
@@ -175,7 +200,8 @@ def first_stages(cls: Any) -> dict[str, str]:
 
 def is_read(config: Any, item: dataclasses.Field[Any]) -> bool:
     """True if the other fields of the section let this one be read."""
-    return all(getattr(config, name) == value for name, value in (item.metadata.get("read_if") or {}).items())
+    values = vars(config)
+    return all(values[name] == value for name, value in (item.metadata.get("read_if") or {}).items())
 
 
 @once

@@ -14,6 +14,7 @@ import numpy as np
 from wavedp.errors import UserError
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 HELD = 2**27
@@ -29,23 +30,33 @@ def as_tensor(array: np.ndarray) -> Tensor:
         return torch.from_numpy(array)
 
 
-def empty(shape: tuple[int, ...], folder: Path) -> Tensor:
-    """float32 zeros. More than `HELD` bytes lie in a file without a name on the disk of `folder`, which only this
-    process can open, and which the system removes when the tensor is gone or the process has ended, however it did.
+def empty(
+    shape: tuple[int, ...],
+    folder: Path | None,
+    dtype: torch.dtype | None = None,
+    what: str = "images",
+    remedy: str = "raise level",
+) -> Tensor:
+    """Zeros, float32 if no dtype is given. More than `HELD` bytes lie in a file without a name on the disk of `folder`
+    (None: that of temporary files), which only this process can open, and which the system removes when the tensor is
+    gone or the process has ended, however it did.
 
-    Raises UserError where the disk has no room for it.
+    Raises UserError where the disk has no room for it; what, remedy: words of its sentence.
     """
     import torch
 
-    size = prod(shape) * 4
+    dtype = torch.float32 if dtype is None else dtype
+    kind = torch.empty(0, dtype=dtype).numpy().dtype
+    size = prod(shape) * kind.itemsize
     if size <= HELD:
-        return torch.zeros(shape)
+        return torch.zeros(shape, dtype=dtype)
     with tempfile.TemporaryFile(dir=folder) as file:
         try:
             os.posix_fallocate(file.fileno(), 0, size)  # a disk that is full later would end the process
         except OSError as error:
+            where = folder or tempfile.gettempdir()
             raise UserError(
-                f"{shape[0]:,} images of {'×'.join(map(str, shape[1:]))} float32 take {size / 1e9:.1f} GB, for which "
-                f"{folder} has no room ({error.strerror}): put the store on a larger disk, or raise level."
+                f"{shape[0]:,} {what} of {'×'.join(map(str, shape[1:]))} {kind} take {size / 1e9:.1f} GB, for which "
+                f"{where} has no room ({error.strerror}): put the store on a larger disk, or {remedy}."
             ) from error
-        return torch.from_numpy(np.asarray(np.memmap(file, np.float32, "r+", 0, shape)))
+        return torch.from_numpy(np.asarray(np.memmap(file, kind, "r+", 0, shape)))

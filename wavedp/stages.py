@@ -21,7 +21,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -115,12 +115,13 @@ def make_pretrain(work: Work) -> None:
     generator = build_generator(trial, work.inputs, work.device)
     weights: Weights = {}
     if isinstance(generator, Pretrains):
-        images, conditions = torch.zeros(0, *coarse_shape(trial)), torch.zeros(0, dtype=torch.long)
+        images = torch.zeros(0, *coarse_shape(trial))
+        conditions = torch.zeros(0, dtype=torch.long)
         for config, split in method.needs(trial).data:
             public = data.load(config, split)  # type: ignore[arg-type]
             images = _coarse_images(public, method.pretrain_level(trial), work.folder)
-            conditions = conditions_of(public, trial, encoder_of(trial, generator, work.device), views=1)
-            conditions = conditions if conditions.ndim == 1 else conditions[:, 0]
+            encode = encoder_of(trial, generator, work.device)
+            conditions = conditions_of(public, trial, encode, work.folder, in_views=False)
         seed = getattr(trial.generator, "public_seed", 0)  # a Config may have none
         weights = generator.fit_public(images, conditions, seed, work.report, work.training)
         _require_trained(weights, f"generator={method.name}")
@@ -146,7 +147,8 @@ def make_private_fit(work: Work) -> None:
 
     def fit(sensitive: data.Dataset, settings: FitSettings) -> PrivateFit:
         images = _coarse_images(sensitive, trial.level, work.folder)
-        conditions = conditions_of(sensitive, trial, encoder_of(trial, generator, work.device))
+        encode = encoder_of(trial, generator, work.device)
+        conditions = conditions_of(sensitive, trial, encode, work.folder)
         return generator.fit_private(weights, images, conditions, settings, work.report)
 
     _release(work, "private_fit", fit)
@@ -222,8 +224,9 @@ def make_coarse_samples(work: Work) -> None:
     if methods.generator(trial).conditioning(trial) == "text":
         shown = prompts(trial)
         order = torch.arange(trial.sampling.n) % len(shown)
-        encode = encoder_of(trial, generator, work.device)
-        conditions, labels = encode(shown)[order], torch.zeros_like(order)
+        said = text.embed_captions(shown, 1, encoder_of(trial, generator, work.device), work.folder)
+        conditions = cast("Tensor", said.one_each(order))
+        labels = torch.zeros_like(order)
     else:
         conditions = labels = torch.arange(trial.sampling.n) % data.n_classes(trial.data)
     weights, name = work.inputs["private_fit"].tensors("weights"), trial.generator.name
@@ -442,12 +445,22 @@ def _coarse_images(dataset: data.Dataset, level: int, folder: Path) -> Tensor:
 
 
 def conditions_of(
-    dataset: data.Dataset, trial: TrialConfig, encode: Callable[[Sequence[str]], Tensor], views: int | None = None
+    dataset: data.Dataset,
+    trial: TrialConfig,
+    encode: Callable[[Sequence[str]], Tensor],
+    folder: Path,
+    in_views: bool = True,
 ) -> Tensor:
-    """Labels B int64, or what `encode` makes of one caption a view (None: as many as privacy.views), B V ..."""
-    if methods.generator(trial).conditioning(trial) != "text":
+    """Labels N int64, or captions as `encode` makes them, N V ..., for the views of a private fit; not in_views: the
+    first of each record, N .... Captions are no tensor, but stand for one (wavedp.captions). folder: on whose disk many
+    of them lie."""
+    method = methods.generator(trial)
+    if method.conditioning(trial) != "text":
         return torch.tensor(dataset.labels)
-    return text.embed_captions(dataset.captions, trial.privacy.views if views is None else views, encode)
+    if not in_views:
+        return cast("Tensor", text.embed_captions(dataset.captions, 1, encode, folder).one_each())
+    drawn = method.draws_captions(trial)
+    return cast("Tensor", text.embed_captions(dataset.captions, trial.privacy.views, encode, folder, drawn))
 
 
 def encoder_of(trial: TrialConfig, generator: Any, device: str = "cpu") -> Callable[[Sequence[str]], Tensor]:

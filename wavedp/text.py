@@ -16,19 +16,25 @@ import importlib.util
 import json
 from collections.abc import Callable, Sequence
 from functools import lru_cache
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from wavedp import extras
+from wavedp.captions import Captions
 from wavedp.errors import UserError
+from wavedp.mapped import empty
 from wavedp.progress import Report, silent
 
 EMBEDDING_WIDTH = 384
 KINDS = {"t5": "T5EncoderModel", "mt5": "MT5EncoderModel", "umt5": "UMT5EncoderModel", "bert": "BertModel"}
 """model_type of an encoder's config.json -> the class of transformers that loads it."""
+PART = 256
+"""Captions that are encoded at once."""
 
 
 def check(folder: str | None = None) -> None:
@@ -41,11 +47,11 @@ def check(folder: str | None = None) -> None:
 
 
 @torch.inference_mode()
-def encode(sentences: Sequence[str], device: str = "cpu", batch_size: int = 256, report: Report = silent) -> Tensor:
+def encode(sentences: Sequence[str], device: str = "cpu", batch_size: int = PART, report: Report = silent) -> Tensor:
     """Return B 384 float32 of unit length, on the CPU. Encodes equal sentences once. Raises UserError as `check`."""
     check()
     tokenizer, network = _load(device)
-    unique = sorted(set(sentences), key=len)  # sorted by length to reduce padding
+    unique = _by_length(sentences)
     found = []
     for start in range(0, len(unique), batch_size):
         words = tokenizer(
@@ -66,15 +72,15 @@ def encode_tokens(
     length: int,
     folder: str | None = None,
     device: str = "cpu",
-    batch_size: int = 256,
+    batch_size: int = PART,
     report: Report = silent,
 ) -> Tensor:
     """Return the states of each sentence's tokens, B length E+1 float16, on the CPU.
 
     Sentences stand at the right end, next to what follows them: of one of n tokens, position j is empty for
     j < length - n. The first E numbers are the encoder's last hidden state, of unit length; the last number is 1 where
-    a position is empty (all others are 0 there), 0 elsewhere. A longer sentence is cut. Half precision, because a set's
-    captions are kept in memory: B V L (E + 1) numbers of two bytes.
+    a position is empty (all others are 0 there), 0 elsewhere. A longer sentence is cut. Half precision, because the
+    captions of a whole set are kept: L (E + 1) numbers of two bytes each.
 
     folder: of an encoder other than the packaged one. Raises UserError as `check`.
     """
@@ -83,7 +89,7 @@ def encode_tokens(
         words_of, network = _load(device)
     else:
         words_of, network = _load_folder(folder, device)
-    unique = sorted(set(sentences), key=len)
+    unique = _by_length(sentences)
     found = torch.zeros(len(unique), length, width(folder) + 1, dtype=torch.float16)
     for start in range(0, len(unique), batch_size):
         words = words_of(
@@ -114,21 +120,49 @@ def width(folder: str | None = None) -> int:
 
 
 def embed_captions(
-    captions: Sequence[str] | None, views: int, encode: Callable[[Sequence[str]], Tensor] = encode
-) -> Tensor:
-    """Return embeddings B V 384, or B V … of another `encode`, one for each of the V = `views` views of a record.
+    captions: Sequence[str] | None,
+    views: int,
+    encode: Callable[[Sequence[str]], Tensor] = encode,
+    folder: Path | None = None,
+    drawn: bool = False,
+) -> Captions:
+    """The captions that records show in V = `views` views, N V 384, or N V … of another `encode`, which sees each
+    different one once.
 
-    A record's captions are separated by newlines and belong to that one record. View v takes caption v modulo their
-    number: surplus views repeat captions, surplus captions are not used. Raises UserError if there are no captions, or
-    a record has none.
+    A record's captions are separated by newlines and belong to that one record. View v shows caption v modulo their
+    number: surplus views repeat captions. Surplus captions are left out, or with `drawn` each step of a fit draws which
+    are shown. Large tables lie on the disk of `folder`, as wavedp.mapped.empty says. Raises UserError if there
+    are no captions, or a record has none, or the disk is full.
     """
     if captions is None:
         raise UserError(
             "generator.conditioning=text needs captions and these images have none: use conditioning=class."
         )
-    split = [captions_of(record, place) for place, record in enumerate(captions)]
-    rows = encode([lines[v % len(lines)] for lines in split for v in range(views)])
-    return rows.view(len(split), views, *rows.shape[1:])
+    marks, counts = bytearray(), []  # of each caption 20 bytes, so that a set's sentences need not all be held again
+    for place, record in enumerate(captions):
+        lines = captions_of(record, place)
+        counts.append(len(lines) if drawn else min(len(lines), views))
+        marks += b"".join(map(_mark, lines[: counts[-1]]))
+    _, first, row = np.unique(np.frombuffer(marks, "S20"), return_index=True, return_inverse=True)
+    of = np.array(counts, np.int64)
+    begins = of.cumsum() - of
+    columns = np.arange(max(counts, default=1) if drawn else views)
+    numbers = row[begins[:, None] + columns % of[:, None]]  # N M, or N V
+    if drawn:
+        numbers[columns >= of[:, None]] = -1
+
+    def sentence(caption: int) -> str:
+        record = int(np.searchsorted(begins, caption, "right")) - 1
+        return captions_of(captions[record], record)[caption - int(begins[record])]
+
+    table = None
+    for start in range(0, len(first), PART):
+        rows = encode([sentence(caption) for caption in first[start : start + PART]])
+        if table is None:
+            table = empty((len(first), *rows.shape[1:]), folder, rows.dtype, "different captions", "encode fewer: "
+                          "generator.captions=first, or a smaller generator.text_tokens")  # fmt: skip
+        table[start : start + len(rows)] = rows
+    return Captions(encode([]) if table is None else table, torch.from_numpy(numbers), views, drawn)
 
 
 def captions_of(record: str, place: int, of: str = "these images") -> list[str]:
@@ -153,6 +187,17 @@ def read_prompts(path: str) -> list[str]:
     if not prompts:
         raise UserError(f"sampling.prompts={path} holds no prompt: write one public prompt a line.")
     return prompts
+
+
+def _by_length(sentences: Sequence[str]) -> list[str]:
+    """Each once, the short ones first to reduce padding: in an order that depends on nothing else, since what stands
+    beside a sentence rounds its states."""
+    return sorted(set(sentences), key=lambda sentence: (len(sentence), sentence))
+
+
+def _mark(sentence: str) -> bytes:
+    """20 bytes that are the sentence's own, in the order of lengths."""
+    return len(sentence).to_bytes(4, "big") + blake2b(sentence.encode(errors="surrogatepass"), digest_size=16).digest()
 
 
 def _about(folder: str) -> dict[str, Any]:

@@ -29,7 +29,7 @@ def read_weights(file: Path) -> dict[str, Tensor]:
         with torch.serialization.safe_globals([Namespace]):
             found = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:
-        reason = " ".join(str(error).split())[:120].rstrip(".")
+        reason = " ".join(str(error).split()).split(". ")[0][:120].rstrip(".")
         raise UserError(
             f"{file} cannot be read ({type(error).__name__}: {reason}): give safetensors, or a file that "
             "torch.load(weights_only=True) reads."

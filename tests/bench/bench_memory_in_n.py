@@ -1,15 +1,18 @@
 """The memory that a study's stages hold, against the number of sensitive images.
 
-    python tests/bench/bench_memory_in_n.py [--records 5000 20000 83000] [--size 256] [--folder DIR] [--steps WORDS]
+    python tests/bench/bench_memory_in_n.py [--records 5000 20000 83000] [--size 256] [--captions 10] [--folder DIR]
+        [--steps WORDS]
 
-Writes so many JPEGs of that size, all different, into class folders, and beside them 300 public ones. A process of its
-own for each number then does what the stages do with sensitive images. Its anonymous memory is read from
+Writes so many JPEGs of that size, all different, with captions, into class folders, and beside them 300 public ones. A
+process of its own for each number then does what the stages do with sensitive images. Its anonymous memory is read from
 /proc/<pid>/status fifty times a second: the resident set without pages of files, which the system takes back when it
 wants (with them a process seems to grow until the machine is full). All files lie in a folder that is removed at the
-end: for N images, N x H x W x 3 bytes of decoded copies, twice with the export, and a JPEG each.
+end: for N images, N x H x W x 3 bytes of decoded copies, twice with the export, and a JPEG each; for the captioned fit
+25 kB a caption, its 32 tokens, for which made-up numbers stand: to encode 830,000 sentences takes one core hours.
 """
 
 import argparse
+import dataclasses
 import io
 import itertools
 import json
@@ -19,9 +22,10 @@ import sys
 import tempfile
 import threading
 import time
+import zlib
 from pathlib import Path
 
-PUBLIC, TEST, BASES, CLASSES = 300, 100, 100, 4
+PUBLIC, TEST, BASES, CLASSES, TOKENS = 300, 100, 100, 4, 32
 
 
 def jpegs(size, division, count):
@@ -50,24 +54,53 @@ def jpegs(size, division, count):
             yield changed
 
 
-def write(root, size, records):
+def write(root, size, records, captions=10):
     """root/own/{train,test}/<class>/*.jpg and root/public/<class>/*.jpg."""
     for number, content in enumerate(jpegs(size, "official", records + TEST)):
         split = "train" if number < records else "test"
         folder = root / "own" / split / str(number % CLASSES)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{number}.jpg").write_bytes(content)
+        said = [f"caption {place} of picture {number}, which is a sentence like others" for place in range(captions)]
+        (folder / f"{number}.txt").write_text("\n".join(said), encoding="utf-8")
     for number, content in enumerate(jpegs(size, "public", PUBLIC)):
         folder = root / "public" / str(number % CLASSES)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{number}.jpg").write_bytes(content)
+        (folder / f"{number}.txt").write_text(f"public picture {number}", encoding="utf-8")
+
+
+def states(sentences, length, **named):
+    """Stands for wavedp.text.encode_tokens, which takes one core some hundredths of a second a sentence."""
+    import torch
+
+    from wavedp import text
+
+    found = torch.empty(len(sentences), length, text.EMBEDDING_WIDTH + 1, dtype=torch.float16)
+    for place, sentence in enumerate(sentences):
+        found[place] = zlib.crc32(sentence.encode()) / 2**32
+    return found
+
+
+def captioned(trial, views=2):
+    """The trial with a decoder over tokens of 8x8 images, which sees the tokens of captions."""
+    from wavedp.config import PrivacyConfig, configure
+
+    sizes = {"width": 16, "depth": 1, "heads": 2, "pretrain_steps": 1, "pretrain_batch": 2}
+    return dataclasses.replace(
+        trial,
+        level=(trial.data.size // 8).bit_length() - 1,
+        tokenizer=configure("tokenizer", "scalar"),
+        generator=configure("generator", "spectral_ar", **sizes, conditioning="tokens", text_tokens=TOKENS),
+        privacy=PrivacyConfig(epsilon=8.0, batch_size=4, steps=2, microbatch_size=2, views=views),
+    )
 
 
 def work(root, size, level, only):
     """What the stages do, one step after another; says the name of each on a line."""
     import torch
 
-    from wavedp import data, stages
+    from wavedp import data, stages, text
     from wavedp.config import DataConfig, PrivacyConfig, TrialConfig, configure
     from wavedp.data import duplicates, export, overlap
     from wavedp.metrics import suite
@@ -96,6 +129,10 @@ def work(root, size, level, only):
         real = suite.RealTensors(config, stages._real(trial), suite.Looking(config))
         assert torch.isfinite(real.images.features(channel_means)).all()
 
+    def captioned_fit():
+        text.encode_tokens = states
+        stages.make("private_fit", captioned(trial), Store(str(root / "store")), "cpu")
+
     steps = {
         "count": lambda: data.n_records(own, "train"),
         "fingerprint": lambda: data.fingerprint(own, "train"),
@@ -103,6 +140,7 @@ def work(root, size, level, only):
         "overlap": lambda: overlap.refuse_shared(own, [(public, "train")]),
         "copies": lambda: overlap.warn_of_copies(own, [(public, "train")]),
         "private fit": lambda: stages.make("private_fit", trial, Store(str(root / "store")), "cpu"),
+        "captioned fit": captioned_fit,
         "reference": reference,
         "export 50": lambda: export.export(data.load(own, "train"), root / "png", count=50),
         "export": lambda: export.export_decoded(own, root / "export.decoded.npz"),
@@ -150,6 +188,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--records", type=int, nargs="+", default=[5000, 20000, 83000])
     parser.add_argument("--size", type=int, default=256)
+    parser.add_argument("--captions", type=int, default=10, help="of each image")
     parser.add_argument("--level", type=int, default=3)
     parser.add_argument("--folder", type=Path, help="where the files are written (default: the temporary folder)")
     parser.add_argument("--steps", nargs="*", default=[], help="only these")
@@ -163,16 +202,16 @@ def main():
     for records in options.records:
         root = Path(tempfile.mkdtemp(prefix=f"memory-{records}-", dir=options.folder))
         try:
-            write(root, options.size, records)
+            write(root, options.size, records, options.captions)
             rows[records] = measured(root, options.size, options.level, options.steps)
         finally:
             shutil.rmtree(root)
     print(f"most anonymous memory of each step in MiB (and its seconds), {options.size}² RGB, level {options.level}")
-    print(" " * 12 + "".join(f"{records:>18,}" for records in rows))
+    print(" " * 13 + "".join(f"{records:>18,}" for records in rows))
     for name in next(iter(rows.values())):
         cells = (row.get(name, (0.0, 0.0)) for row in rows.values())
-        print(f"{name:>12}" + "".join(f"{peak:>10.0f} ({seconds:4.0f}s)" for peak, seconds in cells))
-    print(f"{'all':>12}" + "".join(f"{max(peak for peak, _ in row.values()):>10.0f}        " for row in rows.values()))
+        print(f"{name:>13}" + "".join(f"{peak:>10.0f} ({seconds:4.0f}s)" for peak, seconds in cells))
+    print(f"{'all':>13}" + "".join(f"{max(peak for peak, _ in row.values()):>10.0f}        " for row in rows.values()))
 
 
 if __name__ == "__main__":

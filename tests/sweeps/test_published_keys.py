@@ -24,7 +24,7 @@ from wavedp import chain
 from wavedp.config import TrialConfig, sections, with_absolute_paths
 from wavedp.jsonl import read_jsonl
 
-# Defaults of a study's time which today have to be said: other sample counts, no floor, one sample set.
+# Defaults of a study's time which today have to be said: other sample counts, no floor, one sample set, first captions.
 SAID_TODAY = {
     "eps_grid_small": ["preset=small"],
     "ceilings_realsr": ["preset=small"],
@@ -33,6 +33,7 @@ SAID_TODAY = {
     "tokenizers": ["privacy.steps=160", "sampling.n=1000", "metrics.precision=bfloat16", "metrics.floor=false"],
     "tricks": ["metrics.floor=false"],
     "blur_schedules": ["metrics.floor=false"],
+    "text_to_image_64": ["generator.captions=first"],
 }
 STUDIES = (
     "eps_grid",

@@ -566,6 +566,11 @@ def test_folder_without_classes_and_with_captions(tmp_path):
     (root / "train" / "3.txt").unlink()
     with pytest.raises(UserError, match=r"3\.txt is missing, yet other images have captions"):
         wavedp.data.load(folder_config(root), "train")
+    (root / "train" / "3.txt").write_text("there again", encoding="utf-8")
+    (root / "train" / "5.txt").write_text("of no image", encoding="utf-8")
+    with pytest.raises(UserError, match=r"5\.txt has captions and no image beside it: add the image, or remove"):
+        wavedp.data.load(folder_config(root), "train")
+    (root / "train" / "5.txt").unlink()
     save(root / "train" / "class" / "x.png", plain(0))
     with pytest.raises(UserError, match="lies beside class folders"):
         wavedp.data.load(folder_config(root), "train")

@@ -310,6 +310,9 @@ def test_files_of_another_model_are_refused_by_their_first_key(folders, tmp_path
         other = dataclasses.replace(tokens(folder), checkpoint=saved(path, {"model": weights}))
         with pytest.raises(UserError, match=words):
             model_checks.check_models(trial(folder, tokenizer=other))
+    path.write_bytes((folder / "gpt.pt").read_bytes()[:500])
+    with pytest.raises(UserError, match=r"bad\.pt cannot be read \(RuntimeError: [^.]*\): give safetensors"):
+        model_checks.check_models(trial(folder, checkpoint=str(path)))
     with pytest.raises(UserError, match=r"has no weights cls_embedding\.embedding_table\.weight"):
         model_checks.check_models(trial(folder, conditioning="class"))
 

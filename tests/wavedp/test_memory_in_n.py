@@ -1,4 +1,4 @@
-"""Memory does not grow with the number of images: a set of 83,000 at 256² is 16 GB."""
+"""Memory does not grow with the number of images, 16 GB for 83,000 at 256², nor with that of their captions."""
 
 import subprocess
 import sys
@@ -55,3 +55,48 @@ def test_ten_times_the_images_take_no_more_memory(tmp_path):
         peaks[records] = float(done.stdout)
     of_more_images = 1800 * 3 * 256 * 256 / MIB
     assert peaks[2000] - peaks[200] < of_more_images / 4, peaks
+
+
+CAPTIONED = """
+import sys, threading, time
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+import bench_memory_in_n as bench
+import numpy as np
+from wavedp import mapped, stages, text
+from wavedp.config import DataConfig, TrialConfig
+from wavedp.data.arrays import from_arrays
+from wavedp.store import Store
+
+root, records = Path(sys.argv[2]), int(sys.argv[3])
+images = np.random.default_rng(0).integers(0, 256, (records, 8, 8), np.uint8)
+said = ["\\n".join(f"picture {n}, caption {c}" for c in range(10)) for n in range(records)]
+own = from_arrays(images, captions=said, test_images=255 - images[:8], test_captions=said[:8], home=str(root))
+images = ~np.random.default_rng(1).integers(0, 256, (40, 8, 8), np.uint8)
+public = from_arrays(images, captions=[f"public {n}" for n in range(40)], home=str(root))
+mapped.HELD = 2**22  # so that few captions are many
+text.encode_tokens = bench.states
+trial = bench.captioned(TrialConfig(data=own, public=public, upscaler="bicubic"))
+
+def watch():
+    while True:
+        peaks.append(bench.anonymous("self"))
+        time.sleep(0.005)
+
+peaks = []
+threading.Thread(target=watch, daemon=True).start()
+stages.make("private_fit", trial, Store(str(root / "store")), "cpu")
+print(max(peaks))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
+def test_ten_times_the_captions_take_no_more_memory(tmp_path):
+    peaks = {}
+    for records in (200, 2000):
+        asked = [sys.executable, "-c", CAPTIONED, BENCH, str(tmp_path / str(records)), str(records)]
+        done = subprocess.run(asked, capture_output=True, text=True, timeout=500)
+        assert done.returncode == 0, done.stderr[-2000:]
+        peaks[records] = float(done.stdout)
+    of_more_captions = 1800 * 10 * 32 * 385 * 2 / MIB
+    assert peaks[2000] - peaks[200] < of_more_captions / 8, peaks

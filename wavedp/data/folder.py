@@ -4,7 +4,8 @@
     path/<class>/*.png                                                  undivided: a tenth, chosen by name, becomes test
     path/*.png (or path/train/*.png)                                    no classes: every label is 0
 
-`<stem>.txt` next to an image holds its captions, one per line; either every image has such a file or none has.
+`<stem>.txt` next to an image holds its captions, one per line; either every image has such a file or none has, and a
+captioned folder holds no other .txt.
 Images are turned as EXIF says, laid on white where transparent, brought to grey or RGB, resized (antialiased) until the
 shorter side fits, and cropped at the centre. Hidden files are ignored. Which files are images, of which split, is said
 in wavedp.data.layout.
@@ -127,6 +128,10 @@ def _captions(folder: Path, names: list[str]) -> tuple[str, ...] | None:
         return None
     if absent:
         raise UserError(f"{absent[0]} is missing, yet other images have captions: add it, or remove all of them.")
+    every = {(folder / name).with_suffix(".txt") for name in layout.images(folder)}  # of other splits and limits too
+    for place in sorted({text.parent for text in every}):
+        for alone in sorted(set(place.glob("[!.]*.txt")) - every):
+            raise UserError(f"{alone} has captions and no image beside it: add the image, or remove the captions.")
     captions = []
     for text in texts:
         try:

@@ -9,7 +9,9 @@ which gives the model:
 Images are B C h w float32 in [0, 1], weights flat dicts of tensors. Conditions are labels B int64, or float32 sentence
 embeddings: B E, and in `fit_private` B V E with one for each view; for a method with `text_tokens`, states of a
 sentence's tokens in place of E (wavedp.text.encode_tokens); or what the model itself makes of captions, B … and B V …
-(`EncodesCaptions`). Whatever `fit_private` returns counts as released.
+(`EncodesCaptions`). Captions need not be in memory: what comes is a wavedp.captions.Captions, which is indexed like the
+tensor that it stands for, and which wavedp.privacy.training takes among its records. Whatever `fit_private` returns
+counts as released.
 More abilities, asked for with isinstance: `Pretrains`, `Completes`, `Scores`.
 
 To add one, write a file as CONTRIBUTING.md has one, give it an entry point in the group `wavedp.generators` (or name it
@@ -148,6 +150,10 @@ class GeneratorMethod(Method):
     def text_tokens(self, trial: TrialConfig) -> TextTokens | None:
         """The form in which it is given sentences: token by token (None: one vector for each)."""
         return None
+
+    def draws_captions(self, trial: TrialConfig) -> bool:
+        """Whether each step of its private fit draws which of a record's captions its views show; else the first."""
+        return False
 
     def pretraining_content(self, trial: TrialConfig) -> list[Any]:
         """The shared fields, other than blur, privacy and sampling, that it reads: they enter the key of `pretrain`."""

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal
 from wavedp import data, methods
 from wavedp.config import DataConfig, TrialConfig
 from wavedp.errors import UserError
-from wavedp.fields import SEED, performance, result
+from wavedp.fields import SEED, AnyOf, performance, result
 from wavedp.generators import GeneratorMethod, TextTokens
 from wavedp.methods import Needs, Rehearsal
 from wavedp.privacy import accounting
@@ -35,6 +35,10 @@ class ConditionedConfig:
     # text: captions through a frozen encoder (wavedp.text), as one vector; tokens: as the states of their tokens, a
     # prefix of an image's.
     conditioning: Literal["class", "text", "tokens"] = result("class")
+    # Of a record's captions, as many as privacy.views: drawn anew at each step, or always the first ones.
+    captions: Literal["drawn", "first"] = result(
+        "drawn", before="first", read_if={"conditioning": AnyOf("text", "tokens")}, stage="private_fit"
+    )
     condition_dropout: float = result(0.0, within="[0, 1)")  # share of training images without one, for guidance
     public_seed: int = result(0, within=SEED)  # of the first weights, and of public batches
 
@@ -93,6 +97,10 @@ class DPSGD(GeneratorMethod):
     def conditioning(self, trial: TrialConfig) -> Literal["class", "text"]:
         """The choice in generator.conditioning; tokens are of a sentence too."""
         return "class" if trial.generator.conditioning == "class" else "text"
+
+    def draws_captions(self, trial: TrialConfig) -> bool:
+        """The choice in generator.captions."""
+        return bool(trial.generator.captions == "drawn")
 
     def text_tokens(self, trial: TrialConfig) -> TextTokens | None:
         """Those of conditioning=tokens."""

@@ -38,6 +38,7 @@ from wavedp.generators.digits import most_digits
 from wavedp.generators.dp_sgd import TokensConfig
 from wavedp.generators.pretraining import pretrain
 from wavedp.generators.token_decoder import TokenDecoder
+from wavedp.mapped import empty
 from wavedp.methods import Rehearsal, Weights
 from wavedp.privacy.accounting import Mechanism
 from wavedp.privacy.clipping import RecordGradients, SideBySide, at_once, plain_sum
@@ -47,6 +48,8 @@ from wavedp.progress import Report
 from wavedp.seeds import derive_seed
 from wavedp.tokenizers import Tokenizer
 from wavedp.views import view
+
+PART = 512  # images that are encoded at once
 
 
 class TokenModel:
@@ -77,8 +80,8 @@ class TokenModel:
         by_class, keeps = self.config.conditioning == "class", self.config.public_classes != "forget"
         n_public = max(int(conditions.max()) + 1 if by_class and len(conditions) else 1, self.n_classes if keeps else 1)
         model = self._model(self.public, n_public)
-        wanted = (images, images.flip(-1)) if self.config.pretrain_steps else ()
-        views = [taker(encoded(self.public, flipped, self.device), self.device) for flipped in wanted]
+        wanted = (0, 1) if self.config.pretrain_steps else ()
+        views = [taker(encoded(self.public, images, number, self.device), self.device) for number in wanted]
         condition_of = taker(conditions, self.device)
 
         def loss_of(index: Tensor, step: int) -> Tensor:
@@ -98,8 +101,8 @@ class TokenModel:
     def fit_private(
         self, weights: Weights, images: Tensor, conditions: Tensor, fit: FitSettings, report: Report
     ) -> PrivateFit:
-        """DP fine-tuning on coarse images; conditions: labels B, or embeddings B V E (token states B V P E+1) with one
-        for each view."""
+        """DP fine-tuning on coarse images; conditions: labels B, or captions as embeddings B V E (token states
+        B V P E+1) with one for each view."""
         model = self._model(self.tokenizer, self.n_classes, self.start(weights))
         planned = fit.mechanisms["private_fit"]
         spent, releases = self.warm_up(model, images, conditions, fit)
@@ -108,7 +111,7 @@ class TokenModel:
         done = fit_private(
             model,
             self.record_loss(fit.privacy, side_by_side),
-            (self._codes(images, fit.privacy.views), conditions),
+            (self._codes(images, fit.privacy.views, fit.checkpoint.parent), conditions),
             fit.privacy,
             noise_multiplier=planned.noise_multiplier,
             seed=fit.seed,
@@ -122,11 +125,16 @@ class TokenModel:
         weights = merge({name: value.cpu() for name, value in done.ema.items()})
         return PrivateFit(weights, {**spent, "private_fit": ran}, {**releases, "private_fit": done.release})
 
-    def _codes(self, images: Tensor, views: int) -> Tensor:
+    def _codes(self, images: Tensor, views: int, folder: Path) -> Tensor:
         """Codes of the views of images, B V L int32, encoded once: a code near to two others could otherwise become the
-        one or the other by how many records are encoded beside it, and with it a record's gradient."""
-        shown = [encoded(self.tokenizer, view(images, number), self.device) for number in range(views)]
-        return torch.stack(shown, 1).int().cpu()
+        one or the other by how many records are encoded beside it, and with it a record's gradient. Many lie on the
+        disk of `folder`."""
+        shape = len(images), views, self.tokenizer.length
+        found = empty(shape, folder, torch.int32, "codes of images", "lower privacy.views")
+        for number in range(views):
+            for codes, part in zip(found.split(PART), images.split(PART), strict=True):
+                codes[:, number] = encoded(self.tokenizer, part, number, self.device)
+        return found
 
     def warm_up(
         self, model: TokenDecoder, images: Tensor, conditions: Tensor, fit: FitSettings
@@ -295,6 +303,6 @@ def uniforms_of(rows: int, tokenizer: Tokenizer, generator: torch.Generator) -> 
     return torch.cat([first, torch.rand(rows, tokenizer.length, more, generator=generator)], 2) if more else first
 
 
-def encoded(tokenizer: Tokenizer, images: Tensor, device: str) -> Tensor:
-    """Codes of many images, some hundred at a time, on the device."""
-    return torch.cat([tokenizer.encode(part.to(device)) for part in images.split(512)])
+def encoded(tokenizer: Tokenizer, images: Tensor, number: int, device: str) -> Tensor:
+    """Codes of view `number` of many images, some hundred at a time, on the device."""
+    return torch.cat([tokenizer.encode(view(part, number).to(device)) for part in images.split(PART)])

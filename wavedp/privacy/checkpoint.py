@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,14 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from wavedp.captions import Captions
 from wavedp.errors import UserError
 from wavedp.files import PRIVATE, write_atomically
 from wavedp.privacy.accounting import Mechanism
 from wavedp.privacy.randomness import Generator
+
+ROWS = 1024
+"""Records whose captions are hashed at once."""
 
 
 class State:
@@ -108,13 +112,24 @@ def read(path: Path, begin: str = "the start") -> tuple[dict[str, Tensor], dict[
     return tensors, header
 
 
-def digest(tensors: Iterable[tuple[str, Tensor]]) -> str:
-    """SHA-256 over names, shapes, types and bytes, in the order of names."""
+def digest(tensors: Iterable[tuple[str, Tensor | Captions]]) -> str:
+    """SHA-256 over names, shapes, types and bytes, in the order of names; of captions, those of the tensor that they
+    stand for, or where they are drawn of all that they are drawn from."""
     total = hashlib.sha256()
-    for name, tensor in sorted(tensors, key=lambda item: item[0]):
+    for name, tensor in sorted(_parts(tensors), key=lambda item: item[0]):
         total.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        total.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+        for part in tensor.split(ROWS) if isinstance(tensor, Captions) else [tensor]:
+            total.update(part.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return total.hexdigest()
+
+
+def _parts(tensors: Iterable[tuple[str, Tensor | Captions]]) -> Iterator[tuple[str, Tensor | Captions]]:
+    for name, tensor in tensors:
+        if isinstance(tensor, Captions) and tensor.drawn:
+            yield f"{name} table", tensor.table
+            yield f"{name} numbers", tensor.numbers
+        else:
+            yield name, tensor
 
 
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -41,6 +41,8 @@ device are not in the fingerprint either, since they change gradients by roundin
     killed at any moment                 resumes from its last checkpoint; on the CPU, bit-equal to an unbroken run
     stopped by an exception of `report`  the same, from a checkpoint that is written before the exception goes on
     checkpoint of another fit            UserError naming the first field that differs
+    records with captions                each step shows as many as config.views of a record's, in one loss and one
+                                         clipped gradient; which ones its own uniform numbers say, as with draws
     checkpoint torn or corrupt           a warning, and a restart from step 0: the same release, as above (secure:
                                          another release; nothing of the first one was shown)
     secure, and mean_share > 0           UserError: the class means would be drawn again at every restart
@@ -61,6 +63,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from wavedp.captions import Captions
 from wavedp.config import PrivacyConfig, identity
 from wavedp.errors import UserError
 from wavedp.privacy import accounting
@@ -72,6 +75,7 @@ from wavedp.privacy.optimizers import AdamBC
 from wavedp.privacy.randomness import Generator, SecureGenerator, uniform
 from wavedp.privacy.rank_sums import Ranks
 from wavedp.privacy.step_draws import Draws
+from wavedp.privacy.telling import Telling
 from wavedp.seeds import derive_seed
 
 
@@ -88,7 +92,7 @@ class PrivateFit:
 def fit_private(
     model: nn.Module,
     loss_fn: LossFn,
-    records: tuple[Tensor, ...],
+    records: tuple[Tensor | Captions, ...],
     config: PrivacyConfig,
     *,
     noise_multiplier: float,
@@ -98,7 +102,7 @@ def fit_private(
     checkpoint: Path | None = None,
     device: torch.device | str = "cpu",
     report: Callable[[int, int], None] | None = None,
-    named_by: tuple[Tensor, ...] | None = None,
+    named_by: tuple[Tensor | Captions, ...] | None = None,
 ) -> PrivateFit:
     """Train `model` on `records` for config.steps steps under differential privacy; see the module for the guarantee.
 
@@ -108,7 +112,8 @@ def fit_private(
     microbatch_size, memory and device.
     draws: number of uniform numbers in [0, 1) that each record's loss receives at each step, as a last argument
     [b, draws] float32 (for the times and noises of diffusion); they depend on neither.
-    records: tensors with first dimension N, such as codes [N, L] int64 and labels [N]; on any device.
+    records: tensors with first dimension N, such as codes [N, L] int64 and labels [N]; on any device. At most one may
+    be captions instead, of which loss_fn gets those that the step shows, [b, V, ...].
     noise_multiplier: that of accounting.mechanisms(config, N, alongside)[-1], 0 exactly when epsilon is inf.
     alongside: mechanisms beside this fit and the class means that config.epsilon pays for too.
     checkpoint: a file, replaced atomically every config.checkpoint_every steps and at the end; if present, the fit
@@ -149,16 +154,19 @@ def fit_private(
             model, config.max_grad_norm, config.grad_sample_mode, config.clipping, config.precision
         )
 
+    telling = Telling(records, draws, device)
+
     def clipped_sum(batch: list[Tensor]) -> list[Tensor]:
+        batch = telling.batch(batch)
         if gradients is None:
             return plain_sum(model, loss_fn, batch, config.precision)
         return gradients.clipped_sum(loss_fn, batch, None if config.precision == "float32" else microbatches.size)
 
     def chance(step: int, drawn: int) -> Tensor | None:
-        return _chance(drawn, draws, derive_seed(seed, "draws", release, step)) if draws else None
+        return _chance(drawn, telling.draws, derive_seed(seed, "draws", release, step)) if telling.draws else None
 
     size = first_size(config.microbatch_size, math.ceil(config.batch_size / (ranks.of if ranks else 1)), device)
-    microbatches = Microbatches(clipped_sum, parameters, records, size, device)
+    microbatches = Microbatches(clipped_sum, parameters, telling.records, size, device)
 
     def sum_of(step: int, rows: Tensor, chance: Tensor | None) -> list[Tensor]:
         return microbatches.sum(rows, chance, partial(derive_seed, seed, "loss", release, step))
@@ -219,7 +227,7 @@ def poisson_sample(n_records: int, rate: float, generator: Generator) -> Tensor:
 
 
 def fingerprint(
-    model: nn.Module, records: tuple[Tensor, ...], config: PrivacyConfig, noise_multiplier: float, seed: int
+    model: nn.Module, records: tuple[Tensor | Captions, ...], config: PrivacyConfig, noise_multiplier: float, seed: int
 ) -> dict[str, Any]:
     """The JSON values that make two fits one release: everything that is run except loss_fn and PERFORMANCE fields."""
     parameters = trainable(model)

@@ -21,7 +21,7 @@ import math
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, gettempdir
 from typing import Any, ClassVar
 from unittest.mock import patch
 
@@ -198,12 +198,12 @@ class GeneratorSuite:
         trial = self._private_trial()
         model, (images, conditions), first = self._model(trial), self._records(trial), self._first()
         before = {name: x.clone() for name, x in first.items()}
-        given = images.clone(), conditions.clone()
+        given = images.clone(), conditions[:].clone()
         with patch.object(data, "load", _refuse("fit_private called wavedp.data.load: it may use only the records that "
                           "it is given, which are those the ledger prices")):  # fmt: skip
             self._run(model, trial, first, images, conditions)
         assert torch.equal(images, given[0]), "fit_private wrote into its images: look for methods that end in _"
-        assert torch.equal(conditions, given[1]), (
+        assert torch.equal(conditions[:], given[1]), (
             "fit_private wrote into its conditions: look for methods that end in _"
         )
         _same_weights(first, before, "fit_private wrote into the weights that it begins with: clone them first")
@@ -438,7 +438,8 @@ class GeneratorSuite:
         images = coarse(torch.tensor(records.images).float() / 255, trial.level)
         if self._method().conditioning(trial) != "text":
             return images, torch.tensor(records.labels)
-        return images, stages.conditions_of(records, trial, stages.encoder_of(trial, self._model(trial)))
+        encode = stages.encoder_of(trial, self._model(trial))
+        return images, stages.conditions_of(records, trial, encode, Path(gettempdir()))
 
     def _run(
         self,

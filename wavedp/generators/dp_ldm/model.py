@@ -22,7 +22,8 @@ from wavedp.generators.adaptation import train_only
 from wavedp.generators.blur_diffusion.denoiser import Denoiser
 from wavedp.generators.blur_diffusion.model import BlurDiffusionModel
 from wavedp.generators.dp_ldm import DPLDMConfig, DPLoRAConfig
-from wavedp.generators.dp_ldm.autoencoder import Autoencoder, latent_shape, train
+from wavedp.generators.dp_ldm.autoencoder import PART, Autoencoder, latent_shape, train
+from wavedp.mapped import empty
 from wavedp.methods import Weights
 from wavedp.progress import Report
 from wavedp.seeds import derive_seed
@@ -58,7 +59,7 @@ class LatentDiffusionModel(BlurDiffusionModel):
             lambda done, total: report(done, first + second),
             beside,
         )
-        latents = _latents(autoencoder, images, views=2)
+        latents = _latents(autoencoder, images, 2, checkpoint and checkpoint.parent)
         weights = super().fit_public(
             latents, conditions, seed, lambda done, total: report(first + done, first + second), checkpoint
         )
@@ -69,7 +70,7 @@ class LatentDiffusionModel(BlurDiffusionModel):
         self, weights: Weights, images: Tensor, conditions: Tensor, fit: FitSettings, report: Report
     ) -> PrivateFit:
         """DP fine-tuning on latents of the views of coarse images."""
-        latents = _latents(self._autoencoder(weights), images, fit.privacy.views)
+        latents = _latents(self._autoencoder(weights), images, fit.privacy.views, fit.checkpoint.parent)
         done = super().fit_private(weights, latents, conditions, fit, report)
         kept = {name: value for name, value in weights.items() if name.startswith(PREFIX)}
         return PrivateFit({**done.weights, **kept}, done.mechanisms, done.releases)
@@ -116,6 +117,11 @@ class LatentDiffusionModel(BlurDiffusionModel):
         return made.to(self.device).eval().requires_grad_(False)
 
 
-def _latents(autoencoder: Autoencoder, images: Tensor, views: int) -> Tensor:
-    """B V c h' w' of the views of images B C h w."""
-    return torch.stack([autoencoder.encode(view(images, number)) for number in range(views)], 1)
+def _latents(autoencoder: Autoencoder, images: Tensor, views: int, folder: Path | None = None) -> Tensor:
+    """B V c h' w' of the views of images B C h w. Many lie on the disk of `folder`."""
+    shape = autoencoder.encode(images[:1]).shape[1:]
+    found = empty((len(images), views, *shape), folder, what="latents", remedy="lower privacy.views")
+    for latents, part in zip(found.split(PART), images.split(PART), strict=True):
+        for number in range(views):
+            latents[:, number] = autoencoder.encode(view(part, number))
+    return found

@@ -32,6 +32,7 @@ from wavedp.generators.denoising import DenoisingModel, Errors, standard_normal
 from wavedp.generators.dp_ldm_checkpoint import DPLDMCheckpointConfig, DPLoRACheckpointConfig
 from wavedp.generators.dp_ldm_checkpoint.facts import Facts
 from wavedp.generators.dp_ldm_checkpoint.parts import FrozenText, load, load_text
+from wavedp.mapped import empty
 from wavedp.methods import Weights
 from wavedp.progress import Report
 from wavedp.seeds import derive_seed
@@ -103,7 +104,7 @@ class CheckpointModel(DenoisingModel):
         self, weights: Weights, images: Tensor, conditions: Tensor, fit: FitSettings, report: Report
     ) -> PrivateFit:
         """DP fine-tuning on latents of the views of coarse images; conditions: labels B, or token ids B V L."""
-        latents = self._latents(images, fit.privacy.views)
+        latents = self._latents(images, fit.privacy.views, fit.checkpoint.parent)
         done = super().fit_private(weights, latents, conditions, fit, report)
         return PrivateFit(self._moved(done.weights), done.mechanisms, done.releases)
 
@@ -207,15 +208,16 @@ class CheckpointModel(DenoisingModel):
         return load(self.facts, "vae").to(self.device)
 
     @torch.no_grad()
-    def _latents(self, images: Tensor, views: int) -> Tensor:
-        """B V c h' w' of the views of images B C h w in [0, 1], on the CPU. Grey images are shown in three channels."""
-        found = []
-        for part in images.split(PART):
+    def _latents(self, images: Tensor, views: int, folder: Path | None = None) -> Tensor:
+        """B V c h' w' of the views of images B C h w in [0, 1], on the CPU. Grey images are shown in three channels.
+        Many lie on the disk of `folder`."""
+        found = empty((len(images), views, *self.shape), folder, what="latents", remedy="lower privacy.views")
+        for latents, part in zip(found.split(PART), images.split(PART), strict=True):
             shown = torch.stack([view(part, number) for number in range(views)], 1).flatten(0, 1)
             shown = shown.expand(-1, self._vae.config.in_channels, -1, -1).to(self.device) * 2 - 1
             means = self._vae.encode(shown).latent_dist.mode() * self.facts.scale
-            found.append(means.cpu().unflatten(0, (len(part), views)))
-        return torch.cat(found)
+            latents[:] = means.cpu().unflatten(0, (len(part), views))
+        return found
 
     @torch.no_grad()
     def _decoded(self, latents: Tensor) -> Tensor:

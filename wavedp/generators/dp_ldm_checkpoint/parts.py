@@ -9,8 +9,10 @@ Shapes: B records, L tokens, D width of a token's state.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+import safetensors
 import torch
 from torch import Tensor, nn
 
@@ -22,8 +24,10 @@ from wavedp.generators.dp_ldm_checkpoint.facts import Facts
 def load(facts: Facts, part: str) -> Any:
     """The network of the part `vae`, `unet` or `encoder`, float32, frozen and in evaluation mode.
 
-    Raises UserError for files that cannot be read, or whose keys or shapes are not those of the configuration."""
+    Raises UserError for files that are absent or cannot be read, or whose keys or shapes are not those of the
+    configuration."""
     folder = facts.folders[part]
+    _require_weights(folder)
     cls, options = _class_of(facts.classes[part])
     try:
         network, about = cls.from_pretrained(
@@ -54,6 +58,8 @@ def load_text(facts: Facts) -> FrozenText:
     import transformers
 
     folder = facts.folders["tokenizer"]
+    if not folder.is_dir():
+        raise UserError(f"{folder} is missing, which model_index.json beside it names: download the model again.")
     try:
         words = getattr(transformers, facts.classes["tokenizer"]).from_pretrained(folder, local_files_only=True)
     except Exception as error:
@@ -104,6 +110,25 @@ class FrozenText(nn.Module):
     def absent(self, ids: Tensor) -> Tensor:
         """Return the empty caption for each."""
         return self.empty.to(ids.device).expand_as(ids)
+
+
+def _require_weights(folder: Path) -> None:
+    """Look before the libraries do, which would take a folder that is absent for the name of a model on a hub."""
+    if not (folder / "config.json").is_file():
+        raise UserError(
+            f"{folder} is missing or has no config.json, and model_index.json beside it names it: download the model "
+            "again."
+        )
+    files = [file for ending in ("safetensors", "bin") for file in sorted(folder.glob(f"*.{ending}"))]
+    if not files:
+        raise UserError(f"{folder} holds no weights (*.safetensors or *.bin): download the model again.")
+    for file in files:
+        if file.suffix == ".safetensors":
+            try:
+                with safetensors.safe_open(file, "pt"):
+                    pass
+            except (safetensors.SafetensorError, OSError) as error:
+                raise UserError(f"{file} is damaged ({error}): download it again.") from None
 
 
 def _class_of(name: str) -> tuple[Any, dict[str, Any]]:
