@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import difflib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -87,11 +87,29 @@ def open_trial(folder: Path, trial_id: str, home: str | None = None) -> Finished
             f"({meta.get('command')})."
         )
     values = row["settings"] if "settings" in row else _from_axes(read_meta(folder, ["config"]), row["axes"])
+    then = meta.get("config") or {}
     if home is not None:
         values = {**values, "data": {**values.get("data", {}), "home": str(Path(home).absolute())}}
     path = folder / "ledger.jsonl"
     lines = ledger.read(path) if path.is_file() else []
-    return FinishedTrial(folder, meta, row, methods.canonical(trial_of(values)), lines)
+    return FinishedTrial(folder, meta, row, methods.canonical(_as_then(trial_of(values), values, then)), lines)
+
+
+def _as_then(trial: TrialConfig, said: dict[str, Any], then: dict[str, Any]) -> TrialConfig:
+    """The trial with every field that its study did not know yet at the value that does what was done before it.
+
+    said: the trial's settings. then: the study's configuration, which names all fields of its time; of a method's
+    section only those of the method that the study began with.
+    """
+    found = {}
+    for name, section in vars(trial).items():
+        known = then.get(name)
+        if not isinstance(known, dict) or getattr(section, "name", None) != known.get("name"):
+            continue
+        young = {item.name: item.metadata["before"] for item in fields(section) if "before" in item.metadata}
+        spoken = {*known, *said.get(name, {})}
+        found[name] = replace(section, **{field: value for field, value in young.items() if field not in spoken})
+    return replace(trial, **found)
 
 
 def _from_axes(meta: dict[str, Any], point: dict[str, Any]) -> dict[str, Any]:

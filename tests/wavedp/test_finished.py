@@ -55,3 +55,17 @@ def test_other_code_or_data_is_refused(monkeypatch):
     sentence = f"stage pretrain of {known['trial']} has another key .*: check out the commit {known['commit']}"
     with pytest.raises(UserError, match=sentence):
         trial.require_same_keys(STAGES)
+
+
+def test_a_field_that_came_later_is_as_it_was_before(tmp_path, monkeypatch):
+    """Unless the study knew it: then what its rows leave out is the default."""
+    monkeypatch.setattr(chain, "fingerprint", fingerprint)
+    old = ROOT / "results" / "text_to_image_64"
+    (trial, *_) = (row["trial"] for row in rows(old))
+    assert open_trial(old, trial).config.generator.captions == "first"
+    for name in ("trials.jsonl", "ledger.jsonl", "study.yaml"):
+        (tmp_path / name).write_bytes((old / name).read_bytes())
+    file = tmp_path / "study.yaml"
+    known = file.read_text().replace("    conditioning: tokens\n", "    captions: first\n    conditioning: tokens\n")
+    file.write_text(known)
+    assert open_trial(tmp_path, trial).config.generator.captions == "drawn"
