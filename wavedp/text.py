@@ -28,7 +28,7 @@ from wavedp import extras
 from wavedp.captions import Captions
 from wavedp.errors import UserError
 from wavedp.mapped import empty
-from wavedp.progress import Report, silent
+from wavedp.progress import Report, printed, silent
 
 EMBEDDING_WIDTH = 384
 KINDS = {"t5": "T5EncoderModel", "mt5": "MT5EncoderModel", "umt5": "UMT5EncoderModel", "bert": "BertModel"}
@@ -156,12 +156,14 @@ def embed_captions(
         return captions_of(captions[record], record)[caption - int(begins[record])]
 
     table = None
+    report = printed("captions encoded") if len(first) > PART else silent
     for start in range(0, len(first), PART):
         rows = encode([sentence(caption) for caption in first[start : start + PART]])
         if table is None:
             table = empty((len(first), *rows.shape[1:]), folder, rows.dtype, "different captions", "encode fewer: "
                           "generator.captions=first, or a smaller generator.text_tokens")  # fmt: skip
         table[start : start + len(rows)] = rows
+        report(start + len(rows), len(first))
     return Captions(encode([]) if table is None else table, torch.from_numpy(numbers), views, drawn)
 
 

@@ -106,6 +106,17 @@ REFUSED = {
 }
 
 
+@pytest.mark.parametrize("kind", RIGHT)
+def test_what_loses_colour_or_depth_is_said_once(kind, caplog, monkeypatch):
+    monkeypatch.setattr(picture, "_said", set())
+    for name in ("first.png", "second.png"):
+        picture.load(io.BytesIO(RIGHT[kind][0]), name=name)
+    told = [record.getMessage() for record in caplog.records]
+    deep = "16" in kind or "10" in kind
+    assert len(told) == (1 if deep or "CMYK" in kind else 0)
+    assert all(line.startswith("first.png has more than 8 bits" if deep else "first.png is CMYK") for line in told)
+
+
 @pytest.mark.parametrize("kind", REFUSED)
 def test_what_has_no_pixels_is_one_sentence(kind, recwarn):
     file, words = REFUSED[kind]

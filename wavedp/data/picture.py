@@ -6,18 +6,21 @@ partly transparent             laid on white
 16-bit grey                    scaled to 8 bits, 65535 -> 255 (Pillow would clip)
 16-bit colour                  the higher byte, as Pillow reads it
 grey of other depths in a PGM  scaled by the largest value that its header names
-palette, CMYK, one bit         converted by Pillow
+palette, one bit               converted by Pillow
+CMYK                           converted by Pillow, without its colour profile
 animated, or several pages     refused: it is unclear which picture is wanted
 a camera's MPO                 its first picture; the others are previews or the other eye's view
 32-bit, signed or floating     refused: such pixels have no fixed range
 too many pixels                refused by its header, before it is decoded
 damaged, or not an image       refused
 
-What is refused is a UserError, one sentence that names the file.
+What is refused is a UserError, one sentence that names the file. What loses colour or depth is said once a process, of
+the first such file.
 """
 
 from __future__ import annotations
 
+import logging
 import warnings
 from typing import IO, TYPE_CHECKING, Any
 
@@ -42,6 +45,8 @@ OTHER_SUFFIXES = frozenset({".avif", ".exr", ".heic", ".heif", ".jp2", ".jxl", "
 
 MAX_PIXELS = 2**26
 """Of one picture, 8,192 × 8,192: decoded it takes 192 MiB, and a file of a few kilobytes can claim any number."""
+
+_said: set[str] = set()
 
 SAMPLE_FORMAT, SIGNED = 339, 2  # a TIFF's tag, and its value for signed integers
 
@@ -86,6 +91,7 @@ def _load(
             opened.draft(None, (at_least, at_least))
         if opened.width * opened.height > max_pixels:
             raise too_large(called, f"{opened.width:,} × {opened.height:,}", max_pixels)
+        lost = _loss(opened)
         image: Any = ImageOps.exif_transpose(opened)
         if image.mode == "F":
             raise ValueError("floating-point pixels have no fixed range")
@@ -98,8 +104,24 @@ def _load(
         elif image.has_transparency_data:
             image = image.convert("RGBA")
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+        _say(called, *lost)
         grey = image.mode in ("L", "1") if channels is None else channels == 1
         return image.convert("L" if grey else "RGB")
+
+
+def _loss(opened: Any) -> tuple[str, str]:
+    """What of the file's colour or depth is lost, and how; two empty words if nothing is."""
+    if opened.mode == "CMYK":
+        return "is CMYK", "converted to RGB without a colour profile"
+    how: Any = opened.tile[0].args if opened.tile else ""  # such as "RGB;16B" of a PNG, a PPM's mode and maximum
+    deep = "16" in how if isinstance(how, str) else opened.format == "PPM" and how[-1] > 255
+    return ("has more than 8 bits a channel", "reduced to 8") if deep or opened.mode.startswith("I") else ("", "")
+
+
+def _say(called: str, what: str, then: str) -> None:
+    if what and what not in _said:
+        _said.add(what)
+        logging.getLogger(__name__).warning("%s %s and is %s, as are others like it.", called, what, then)
 
 
 def _from_16_bits(image: Image.Image) -> Image.Image:
