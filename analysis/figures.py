@@ -32,7 +32,7 @@ from PIL import Image
 
 from analysis.load import Study, load
 from wavedp.command import command
-from wavedp.errors import UserError
+from wavedp.errors import UserError, nearest
 from wavedp.store import write_atomically
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def render(
     """
     unknown = sorted(set(names) - set(FIGURES))
     if unknown:
-        raise UserError(f"there is no figure {unknown[0]!r}: choose from {', '.join(FIGURES)}.")
+        raise UserError(f"there is no figure {unknown[0]!r}: {nearest(unknown[0], FIGURES)}")
     study = load(folder)
     figures = study.folder / "figures"
     figures.mkdir(exist_ok=True)
@@ -214,7 +214,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     folders = [Path(word) for word in chosen.words if word not in offered]
     for folder in folders:
         if not folder.is_dir() and "/" not in str(folder):
-            raise UserError(f"{folder} is neither a study's folder nor a figure: choose from {', '.join(offered)}.")
+            raise UserError(f"{folder} is neither a study's folder nor a figure: {nearest(str(folder), offered)}")
     if not folders:
         raise UserError(f"say of which study to draw {', '.join(names)}: give a folder, such as runs/eps_grid.")
     written: list[Path] = []

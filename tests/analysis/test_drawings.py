@@ -13,7 +13,7 @@ import pytest
 from study_folder import build
 
 from analysis.drawings import DRAWINGS
-from analysis.figures import draw, main
+from analysis.figures import FIGURES, draw, main
 
 OF_ONE_STUDY = ("overlay", "heatmap", "upscalers", "price", "hypervolume")
 
@@ -134,7 +134,9 @@ def test_what_a_folder_lacks_is_a_sentence_for_each_figure(folder: Path, capsys:
 
 def test_a_word_that_is_neither_a_folder_nor_a_figure(capsys: pytest.CaptureFixture) -> None:
     assert main(["heatmapp"]) == 2
-    assert f"choose from pareto, samples, table, waterfall, report, {', '.join(DRAWINGS)}" in capsys.readouterr().err
+    assert "did you mean heatmap?" in capsys.readouterr().err
+    assert main(["nothing"]) == 2
+    assert f"use one of {', '.join(sorted((*FIGURES, *DRAWINGS)))}." in capsys.readouterr().err
     assert main(["heatmap"]) == 2
     assert "say of which study to draw heatmap" in capsys.readouterr().err
 

@@ -131,10 +131,7 @@ def test_command(folder: Path, capsys: pytest.CaptureFixture) -> None:
     assert main([str(folder), "table"]) == 0
     assert capsys.readouterr().out.split() == [str(folder / "results.md")]
     assert main([str(folder), "heatmapp"]) == 2
-    assert (
-        "heatmapp is neither a study's folder nor a figure: choose from pareto, samples, table"
-        in capsys.readouterr().err
-    )
+    assert "heatmapp is neither a study's folder nor a figure: did you mean heatmap?" in capsys.readouterr().err
     assert main([str(folder), "pareto", "--metric", "psnr"]) == 2
     assert "metric 'psnr'" in capsys.readouterr().err
     assert main([str(folder / "nowhere")]) == 2
