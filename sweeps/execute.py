@@ -159,7 +159,9 @@ def _progress(
         return status | {"all": ray.cluster_resources(), "asked": settings["stages"]}
 
     before = Times(recorded_studies(folder)).by_kind(trials) if trials else {}
-    return Progress(status, trials, found, total, folder=folder, before=before, budget=settings["budget"]["epsilon"])
+    return Progress(
+        status, trials, found, total, folder=folder, before=before, budget=settings["budget"].get("epsilon")
+    )
 
 
 def _artifacts(settings: dict[str, Any]) -> Store:

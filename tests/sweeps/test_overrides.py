@@ -83,7 +83,7 @@ def test_a_group_is_chosen_once():
             "generator.width=128",
             "generator.width=128 is not read by generator=blur_diffusion: spectral_ar, .*read it",
         ),
-        ("generator.widht=128", "it reads condition_dropout"),
+        ("generator.widht=128", "it reads captions, condition_dropout"),
         ("tokenizer.bins=8", "tokenizer=scalar is not read by generator=blur_diffusion .*: use generator=spectral_ar"),
         ("tokenizer=raster", "tokenizer=raster is not read by generator=blur_diffusion"),
         ("privacy.mean_share=0.1", "privacy.mean_share=0.1 is not read by .*: use generator=spectral_ar"),

@@ -229,7 +229,9 @@ def test_two_files_of_different_content_are_refused(pictures, tmp_path):
         export.export_decoded(pictures, away / f"{name}.decoded.npz")
     missing = dataclasses.replace(pictures, path="/enclave/pictures", home=str(away))
     assert wavedp.data.n_classes(missing) == 2
-    next(Path(pictures.path, "a").glob("*.png")).unlink()
+    gone = next(Path(pictures.path, "a").glob("*.png"))
+    gone.unlink()
+    gone.with_suffix(".txt").unlink()
     export.export_decoded(pictures, away / "b.decoded.npz")
     with pytest.raises(UserError, match=r"a\.decoded\.npz and .*b\.decoded\.npz both stand for data\.name=folder"):
         wavedp.data.load(missing, "train")

@@ -326,7 +326,7 @@ def test_codes_made_once_leave_release_and_weights_as_they_were(tmp_path, monkey
         torch.manual_seed(0)
         made = over_tokens(tokenizer())
         if name == "images":  # as the loss saw them before
-            monkeypatch.setattr(made, "_codes", lambda images, views: images)
+            monkeypatch.setattr(made, "_codes", lambda images, views, folder: images)
         drawn = torch.Generator().manual_seed(1)
         weights = made.fit_public(torch.rand(20, 1, 14, 14, generator=drawn), torch.arange(20) % 7, 0, silent)
         privacy = PrivacyConfig(epsilon=1.0, batch_size=8, steps=2, views=2)
@@ -423,7 +423,7 @@ def test_draw_inverts_the_distribution_and_filters():
 
 
 def test_unknown_generator_is_refused():
-    with pytest.raises(UserError, match="generator='gan' is not known: use one of spectral_ar, blur_diffusion"):
+    with pytest.raises(UserError, match="generator='gan' is not known: use one of blur_diffusion, dp_feta"):
         configure("generator", "gan")
 
 

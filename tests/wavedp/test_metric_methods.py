@@ -349,7 +349,9 @@ def test_the_command_takes_a_metric_of_ones_own(patches, tmp_path, capsys):
     assert rows[1]["value"] == 10
     for name in ("acc", "nothing"):
         assert command.main([*both, name]) == 2
-        assert f"{name} is not a metric of this command: use one of fid, floor" in capsys.readouterr().err
+        assert (
+            f"{name} is not a metric of this command: use one of clip_score, closer_to_train" in capsys.readouterr().err
+        )
 
 
 def test_texts_of_files_of_several_sizes_are_refused(tmp_path):

@@ -67,7 +67,8 @@ from wavedp.data import (
 )
 from wavedp.data.arrays import from_arrays
 from wavedp.data.dataset import Dataset, Records, Source, Split, content_fingerprint, is_large, ranges
-from wavedp.errors import UserError, nearest
+from wavedp import errors
+from wavedp.errors import UserError
 
 __all__ = [
     "Dataset",
@@ -140,7 +141,7 @@ def source_of(name: str) -> Source:
     if ":" in name:
         return _imported(name)
     raise UserError(
-        f"data.name={name!r} is not a dataset: {nearest(name, [*SOURCES, *points], other='package.module:Object')}"
+        f"data.name={name!r} is not a dataset: {errors.nearest(name, [*SOURCES, *points], other='package.module:Object')}"
     )
 
 

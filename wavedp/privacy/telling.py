@@ -9,6 +9,7 @@ cut into microbatches (wavedp.privacy.training): by no other record, no cut and 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -27,7 +28,7 @@ class Telling:
         for place, record in enumerate(records):
             if isinstance(record, Captions):
                 (table,) = placed([record.table], device)
-                self.place, self.captions = place, Captions(table, record.numbers, record.views, record.drawn)
+                self.place, self.captions = place, replace(record, table=table)
         self.draws = draws + (self.captions.draws if self.captions else 0)
 
     def batch(self, batch: list[Tensor]) -> list[Tensor]:
