@@ -42,6 +42,7 @@ from typing import Any, TypeVar, get_args
 
 import numpy as np
 
+from wavedp import errors
 from wavedp.config import DataConfig
 from wavedp.data import (
     avatars,
@@ -67,7 +68,6 @@ from wavedp.data import (
 )
 from wavedp.data.arrays import from_arrays
 from wavedp.data.dataset import Dataset, Records, Source, Split, content_fingerprint, is_large, ranges
-from wavedp import errors
 from wavedp.errors import UserError
 
 __all__ = [
@@ -140,9 +140,8 @@ def source_of(name: str) -> Source:
         return _imported(points[name].value)
     if ":" in name:
         return _imported(name)
-    raise UserError(
-        f"data.name={name!r} is not a dataset: {errors.nearest(name, [*SOURCES, *points], other='package.module:Object')}"
-    )
+    known = errors.nearest(name, [*SOURCES, *points], other="package.module:Object")
+    raise UserError(f"data.name={name!r} is not a dataset: {known}")
 
 
 def load(config: DataConfig, split: Split) -> Dataset:
