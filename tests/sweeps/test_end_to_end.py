@@ -1,10 +1,8 @@
-"""The command a user types, as a user types it: real Ray, real stages in miniature, real kills."""
+"""The command a user types, as a user types it: real Ray, real stages in miniature."""
 
 import json
-import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -12,77 +10,18 @@ from pathlib import Path
 
 import hydra
 import numpy as np
-import psutil
 import pytest
 import torch
 import yaml
 from omegaconf import OmegaConf
+from typed import ROOT, environment, rows, run
 
 import sweeps.run
 from wavedp import chain
 from wavedp.config import DataConfig, TrialConfig, sections, trial_of, with_absolute_paths
 from wavedp.data import decoded
 from wavedp.errors import UserError
-from wavedp.privacy import ledger, recipe
-from wavedp.store import Store
-
-ROOT = Path(__file__).parent.parent.parent
-# One trial whose private fit lasts long enough to be killed in its middle.
-LONG_FIT = [
-    "+sweep=smoke", "~sweep.grid.upscaler", "sweep.grid.epsilon=[10]",
-    "privacy.steps=120", "privacy.checkpoint_every=4",
-    "metrics.downstream_steps=0", "metrics.kid=false", "metrics.fid_samples=16", "metrics.reference_samples=16",
-]  # fmt: skip
-
-
-def command(folder: Path, *overrides: str) -> list[str]:
-    return [
-        sys.executable, "-m", "sweeps.run", *overrides, f"results={folder / 'results'}", f"store={folder / 'store'}"
-    ]  # fmt: skip
-
-
-def environment():
-    return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "BROWSER_PATH": "/nonexistent"}
-
-
-def run(folder: Path, *overrides: str) -> subprocess.CompletedProcess:
-    folder.mkdir(exist_ok=True)
-    return subprocess.run(
-        command(folder, *overrides), cwd=folder, env=environment(), capture_output=True, text=True, timeout=900
-    )
-
-
-def start(folder: Path, log) -> subprocess.Popen:
-    return subprocess.Popen(command(folder, *LONG_FIT), cwd=folder, env=environment(), stdout=log, stderr=log)
-
-
-def rows(folder: Path, study="smoke", name="trials.jsonl"):
-    return [json.loads(line) for line in (folder / "results" / study / name).read_text().splitlines()]
-
-
-def released_weights(folder: Path):
-    (row,) = rows(folder)
-    return Store(str(folder / "store")).open("private_fit", row["keys"]["private_fit"]).tensors("weights")
-
-
-def wait_for_checkpoint(folder: Path, process: subprocess.Popen) -> Path:
-    """The checkpoint of the running private fit, once it was written."""
-    deadline = time.time() + 600
-    while time.time() < deadline:
-        found = list((folder / "store" / "work").glob("private_fit-*/checkpoint.safetensors"))
-        if found:
-            return found[0]
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.05)
-    raise AssertionError("no checkpoint appeared")
-
-
-@pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("uninterrupted")
-    done = run(folder, *LONG_FIT)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return folder
+from wavedp.privacy import recipe
 
 
 @pytest.fixture(scope="module")
@@ -198,38 +137,6 @@ def test_a_folder_of_another_configuration_is_refused(smoke):
     assert "another configuration (privacy.learning_rate differs)" in done.stderr
 
 
-@pytest.mark.slow
-def test_a_killed_driver_continues_from_the_checkpoint(uninterrupted, tmp_path):
-    with open(tmp_path / "log", "w", encoding="utf-8") as log:
-        process = start(tmp_path, log)
-        checkpoint = wait_for_checkpoint(tmp_path, process)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    assert not (tmp_path / "results/smoke/trials.jsonl").exists()
-    # Ray's processes follow their driver; the resumed run must not race with a worker that is still dying.
-    time.sleep(3)
-    done = run(tmp_path, *LONG_FIT)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert not checkpoint.parent.exists()  # it holds the noise, and has served
-    assert_same_release(tmp_path, uninterrupted)
-
-
-@pytest.mark.slow
-def test_a_killed_worker_is_replaced(uninterrupted, tmp_path):
-    with open(tmp_path / "log", "w", encoding="utf-8") as log:
-        process = start(tmp_path, log)
-        wait_for_checkpoint(tmp_path, process)
-        workers = [
-            child for child in psutil.Process(process.pid).children(recursive=True)
-            if "private_fit" in " ".join(child.cmdline())
-        ]  # fmt: skip
-        assert workers, "no worker shows the name of its task"
-        for worker in workers:
-            worker.send_signal(signal.SIGKILL)
-        assert process.wait(300) == 0, (tmp_path / "log").read_text()
-    assert_same_release(tmp_path, uninterrupted)
-
-
 TWO_RAYLETS = """
 import sys
 import hydra
@@ -278,19 +185,6 @@ def test_two_raylets_write_the_rows_of_one(smoke, tmp_path):
         assert our_metrics[name] == pytest.approx(their_metrics[name], rel=1e-4)
     assert ours == theirs
     assert set().union(*(line["trials"] for line in rows(tmp_path, name="ledger.jsonl"))) == set(ours)
-
-
-def assert_same_release(folder: Path, expected: Path):
-    """Each release once in the ledger, the weights of the run that nobody disturbed, the same metrics."""
-    lines = ledger.read(folder / "results/smoke/ledger.jsonl")
-    assert [line["kind"] for line in lines].count("dp_sgd") == 1
-    ours, theirs = released_weights(folder), released_weights(expected)
-    assert ours.keys() == theirs.keys()
-    for name, tensor in ours.items():
-        torch.testing.assert_close(tensor, theirs[name], rtol=1e-6, atol=1e-7, msg=name)
-    (row,), (other,) = rows(folder), rows(expected)
-    assert row["metrics"] == pytest.approx(other["metrics"], rel=1e-4)
-    assert row["keys"] == other["keys"]
 
 
 @pytest.mark.parametrize(
@@ -443,91 +337,6 @@ def test_the_gpu_presets_batch_is_near_the_recipes(epsilon, percent):
     assert ours.steps == privacy.steps
     assert round(100 * (ours.noise_per_signal / min(item.noise_per_signal for item in found) - 1)) == percent
     assert privacy.learning_rate == pytest.approx(ours.learning_rate * (64 / 256) ** 0.5)
-
-
-def test_text_to_image_on_captioned_faces(tmp_path):
-    """The whole chain for public sentences, with FID and what a CLIP model (small, of random weights) says of each."""
-    clip = random_clip(tmp_path / "clip")
-    overrides = [
-        "+sweep=text_to_image", "preset=tiny", "sweep.grid.epsilon=[10]", "data.n_records=96", "data.size=32",
-        "privacy.batch_size=16", f"metrics.also=[{{name: text, clip: {clip}}}]", "metrics.floor=false",
-        "metrics.kid=false", "metrics.fid_samples=8", "metrics.reference_samples=16", "sampling.n=12",
-    ]  # fmt: skip
-    done = run(tmp_path, *overrides)
-    assert done.returncode == 0, done.stdout + done.stderr
-    (row,) = rows(tmp_path, "text_to_image")
-    assert row["status"] == "done"
-    assert row["settings"]["data"]["name"] == "avatars"
-    assert row["settings"]["generator"]["conditioning"] == "tokens"
-    assert {name.split("_")[0] for name in row["metrics"]} == {"fid", "text"}
-    assert "drawn for public sentences of avatars that are made of no record" in row["notes"]
-    (line,) = [line for line in rows(tmp_path, "text_to_image", "ledger.jsonl") if line["kind"] == "dp_sgd"]
-    assert line["n_records"] == 96, "a record is a picture with all of its captions"
-    empty = tmp_path / "prompts.txt"
-    empty.write_text("\n")
-    refused = run(tmp_path, *overrides, f"sampling.prompts={empty}", "study=other")
-    assert refused.returncode == 2
-    assert "prompts.txt holds no prompt: write one public prompt a line." in refused.stderr
-
-
-def random_clip(folder):
-    """A CLIP model's folder, as save_pretrained writes it."""
-    import transformers
-
-    folder.mkdir()
-    words = ["<|startoftext|>", "<|endoftext|>", *(f"{c}</w>" for c in "abcdefgh"), *"abcdefgh"]
-    (folder / "vocab.json").write_text(json.dumps({word: number for number, word in enumerate(words)}))
-    (folder / "merges.txt").write_text("#version: 0.2\n")
-    transformers.CLIPTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt")).save_pretrained(folder)
-    size = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-    text = {**size, "vocab_size": len(words), "max_position_embeddings": 8, "bos_token_id": 0, "eos_token_id": 1}
-    seen = {**size, "image_size": 16, "patch_size": 8}
-    transformers.CLIPModel(
-        transformers.CLIPConfig(text_config=text, vision_config=seen, projection_dim=8)
-    ).save_pretrained(folder)
-    shape = {"size": {"shortest_edge": 16}, "crop_size": {"height": 16, "width": 16}}
-    transformers.CLIPImageProcessor(**shape).save_pretrained(folder)
-    return folder
-
-
-@pytest.mark.slow
-def test_the_search_runs_resumes_and_stays_on_the_same_records(tmp_path):
-    overrides = [
-        "+sweep=pareto_search", "preset=tiny", "sweep.search.trials=2", "sweep.search.space.upscaler=[bicubic,nearest]",
-        "sweep.search.space.level=[1]", "metrics.fid_samples=16", "metrics.reference_samples=16",
-        "metrics.downstream_steps=0",
-    ]  # fmt: skip
-    first = run(tmp_path, *overrides)
-    assert first.returncode == 0, first.stdout + first.stderr
-    found = rows(tmp_path, "pareto_search")
-    assert [row["status"] for row in found] == ["done", "done"]
-    assert all(0.5 <= row["epsilon"] <= 20 for row in found)
-    again = run(tmp_path, *overrides)
-    assert again.returncode == 0, again.stdout + again.stderr
-    assert rows(tmp_path, "pareto_search") == found
-    assert len(rows(tmp_path, "pareto_search", "ledger.jsonl")) == 3  # the reference and one release a trial
-    more = run(tmp_path, *overrides, "sweep.search.trials=3")
-    assert more.returncode == 0, more.stdout + more.stderr
-    assert rows(tmp_path, "pareto_search")[:2] == found
-    assert len(rows(tmp_path, "pareto_search")) == 3
-
-
-@pytest.mark.slow
-def test_equal_suggestions_are_one_trial_and_a_search_that_ended(tmp_path):
-    overrides = [
-        "+sweep=pareto_search", "preset=tiny", "sweep.search.trials=2", "upscaler=bicubic", "level=1", "epsilon=2",
-        "metrics.fid_samples=16", "metrics.reference_samples=16", "metrics.downstream_steps=0",
-    ]  # fmt: skip
-    folder = tmp_path / "study"
-    folder.mkdir()
-    at = ["results=results", f"store=file://{folder / 'store'}"]
-    done = subprocess.run(
-        [sys.executable, "-m", "sweeps.run", *overrides, *at],
-        cwd=folder, env=environment(), capture_output=True, text=True, timeout=900,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert [row["epsilon"] for row in rows(folder, "pareto_search")] == [2]
-    assert sorted(path.name for path in folder.iterdir()) == [".wavedp", "results", "store"]
 
 
 def damaged_images(folder: Path) -> Path:
