@@ -1,9 +1,11 @@
-"""One actor a study, on the driver's node: the only writer of its folder, and one ObjectRef for each stage key.
+"""One actor a study, on the driver's node: it walks the trials, is the only writer of the study's folder, and has one
+task for each stage key.
 
-Whoever asks for a stage gets the task that is making it, or one that finds it in the store. Ray gives the task of a
-dead worker to another (it resumes from the stage's checkpoint); a restarted coordinator reads its records from disk,
-and the stages it had in flight are asked for again. While the records can't be written, no further stage is begun: a
-release that no ledger would list is not made.
+A trial that needs a stage gets the task that is making it, or one that finds it in the store; what was released is in
+the ledger, on the disk, before any trial goes on with it. Ray gives the task of a dead worker to another (it resumes
+from the stage's checkpoint); a restarted coordinator reads its records from disk, and is given the trials again that it
+had not ended. While the records can't be written, no further stage is begun: a release that no ledger would list is not
+made.
 """
 
 from __future__ import annotations
@@ -20,16 +22,20 @@ from sweeps.clocks import Clocks
 from sweeps.copies import Copy
 from sweeps.plan import PlannedTrial, refusal_of_all, releases_of
 from sweeps.records import Records
-from wavedp import chain, stages
+from sweeps.row import blank_row
+from sweeps.trial import walk
+from wavedp import chain, checks, model_checks, stages
 from wavedp.config import TrialConfig, from_dict
 from wavedp.entries import behind
-from wavedp.errors import UserError
+from wavedp.errors import InfeasibleError, UserError
 from wavedp.files import cannot_write, write_atomically
 from wavedp.peak_memory import peak_memory
 from wavedp.privacy.budget import Budget, made, stage_refusal
 from wavedp.store import Store
 
 WORKER_DEATHS = 10  # of one stage, before its trials fail
+WRITING = 0.1  # share of the time that goes into writing the records, at most
+READERS = 2  # trials whose artifacts are read at once, for their rows: one may have some hundred megabytes
 
 
 @ray.remote(max_retries=WORKER_DEATHS)
@@ -68,17 +74,17 @@ def run_stage(name: str, key: str, trial: dict[str, Any], settings: dict[str, An
 
 @ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)
 class Coordinator:
-    """settings: store URL, zoo, name of the copy there, device, {stage: Ray resources}, budget. owners: see
+    """settings: store URL, zoo, name of the copy there, device, {stage: Ray resources}, budget, commit. owners: see
     sweeps.plan.owners (grows in a search).
 
     One request is decided after another, so that no two releases share the last of a budget.
     """
 
     def __init__(self, folder: str, settings: dict[str, Any], owners: dict[str, str]) -> None:
-        self.records = Records(Path(folder), Copy(Store(settings["store"]), settings["copy"]))
+        self.records = Records(Path(folder), Copy(Store(settings["store"]), settings["copy"]), at_once=False)
         self.settings, self.owners = settings, owners
         self.users: dict[str, list[str]] = {}
-        self.tasks: dict[str, Any] = {}
+        self.tasks: dict[str, asyncio.Task[dict[str, Any]]] = {}
         self.clocks = Clocks(seconds={key: cost["seconds"] for key, cost in self.records.costs.items()})
         self.now: dict[str, tuple[str, str]] = {}  # trial: stage and key it waits for
         self.ended: dict[str, dict[str, Any]] = {}  # trial: its row
@@ -88,16 +94,32 @@ class Coordinator:
         self.running: dict[str, tuple[str, float]] = {}  # key: stage, when it was asked for
         self.warnings: dict[str, None] = {}
         self.trouble: str | None = None  # why the records can't be written
+        self.saving, self.saves, self.took = asyncio.Lock(), 0, 0.0
+        self.reading = asyncio.Semaphore(READERS)
 
-    async def request(self, name: str, key: str, trial: dict[str, Any], trial_id: str) -> list[Any] | str:
-        """[the ObjectRef of the stage's result] (a list: Ray would resolve a bare ref), or why it may not be made.
+    async def conduct(self, trial: PlannedTrial, checked: bool = True) -> dict[str, Any]:
+        """Run one trial and record its row, which it returns; a failure becomes a row too. checked: the trial's
+        configuration and models have been, by whoever planned it."""
+        try:
+            if not checked:
+                await asyncio.to_thread(_check, trial)
+        except (InfeasibleError, UserError) as error:
+            status = "infeasible" if isinstance(error, InfeasibleError) else "failed"
+            row = blank_row(trial, self.settings["commit"]) | {"status": status, "reason": str(error)}
+            return await self.finish(row, {})
+        return await self.finish(*await walk(trial, self, _store(self.settings), self.settings["commit"], self.reading))
+
+    async def request(
+        self, name: str, key: str, trial: dict[str, Any], trial_id: str
+    ) -> asyncio.Task[dict[str, Any]] | str:
+        """The task that makes a stage or finds it, or why it may not be made.
 
         Raises UserError while the records can't be written.
         """
         self.now[trial_id] = (name, key)
-        if self.trouble and self._saved():
+        if self.trouble and await self.save():
             raise UserError(self.trouble)
-        refusal = None if key in self.tasks else self._refusal(name, key, from_dict(TrialConfig, trial))
+        refusal = None if key in self.tasks else self._refusal(name, key, trial)
         if refusal:
             return refusal
         self.owners.setdefault(key, trial_id)
@@ -105,18 +127,15 @@ class Coordinator:
             self.users[key].append(trial_id)
         if key not in self.tasks:
             self.running[key] = (name, time.time())
-            resources = self.settings["stages"][name]
             self.me = self.me or ray.get_runtime_context().current_actor
-            stage = run_stage.options(name=f"{name}:{key[:8]}", **resources)
-            task = stage.remote(name, key, trial, self.settings, self.me)
-            self.tasks[key] = task
-            asyncio.get_running_loop().create_task(self._record(name, key, task))
-        return [self.tasks[key]]
+            self.tasks[key] = asyncio.get_running_loop().create_task(self._make(name, key, trial))
+        return self.tasks[key]
 
-    async def _record(self, name: str, key: str, task: Any) -> None:
-        """Enter a finished stage's ledger lines, whether or not the trial that asked for it is still alive."""
+    async def _make(self, name: str, key: str, trial: dict[str, Any]) -> dict[str, Any]:
+        """Have a stage made, and enter its ledger lines, whether or not a trial still waits for it."""
+        stage = run_stage.options(name=f"{name}:{key[:8]}", **self.settings["stages"][name])
         try:
-            result = await task
+            result = await stage.remote(name, key, trial, self.settings, self.me)
         except Exception:
             # The trials that wait for the task get this error and report it; forgetting the task lets a retry begin.
             self.tasks.pop(key, None)
@@ -124,25 +143,39 @@ class Coordinator:
             # A release that was to be made beside it stays noted: the retry needs it too.
             if key not in made(self.records.ledger.values()):
                 self.releases.pop(key, None)
-            return
+            raise
         finally:
-            self._saved(self.records.add_gpu_seconds, self._used(self.running.pop(key)))
-        self._saved(self.records.put_ledger, result["ledger"], self.users[key])
+            self.records.add_gpu_seconds(self._used(self.running.pop(key)))
+        self.records.put_ledger(result["ledger"], self.users[key])
         if result["made"]:
-            self._saved(self.records.put_cost, key, result["seconds"], result["memory"])
+            self.records.put_cost(key, result["seconds"], result["memory"])
         self.warnings |= dict.fromkeys(result["warnings"])
         self.clocks.end(key, result["seconds"] if result["made"] else None)
+        await self.save()
+        return result
 
-    def _saved(self, put: Any = None, *arguments: Any) -> str | None:
-        """Add to the records, or write what could not be written; None, or why they can't be written."""
-        try:
-            (put or self.records.save)(*arguments)
-            self.trouble = None
-        except OSError as error:
-            self.trouble = cannot_write(error.filename or f"results={self.records.folder}", error)
-        return self.trouble
+    async def save(self) -> str | None:
+        """Wait until what the records hold by now is on the disk; None, or why it can't be written.
 
-    def _refusal(self, name: str, key: str, trial: TrialConfig) -> str | None:
+        Whoever comes while files are being written shares the next write, which begins no sooner than leaves most of
+        the time to other work: a study of n trials then costs no n² lines.
+        """
+        before = self.saves
+        async with self.saving:
+            if self.saves == before:  # else somebody's write has begun since, and held what was there
+                await asyncio.sleep(self.took * (1 / WRITING - 1))
+                self.saves += 1
+                began = time.monotonic()
+                changes = self.records.changes()
+                try:
+                    await asyncio.to_thread(self.records.write, changes)
+                    self.trouble = None
+                except OSError as error:
+                    self.trouble = cannot_write(error.filename or f"results={self.records.folder}", error)
+                self.took = time.monotonic() - began
+            return self.trouble
+
+    def _refusal(self, name: str, key: str, trial: dict[str, Any]) -> str | None:
         """Why the budget forbids a stage that is not in flight; a release that it allows is noted as in flight."""
         limited = self.budget.gpu_hours is not None
         if limited and not _store(self.settings).has(name, key):  # what is found needs no GPU
@@ -152,7 +185,8 @@ class Coordinator:
                 return refusal
         if name not in chain.PRIVATE or self.budget.epsilon is None or key in self.releases:
             return None
-        asked = releases_of(PlannedTrial("", {}, trial, chain.keys(trial)))  # no half of a trial is released
+        config = from_dict(TrialConfig, trial)
+        asked = releases_of(PlannedTrial("", {}, config, chain.keys(config)))  # no half of a trial is released
         refusal = refusal_of_all(self.budget, self.releases, asked)
         if refusal is None:
             self.releases = asked | self.releases
@@ -166,7 +200,7 @@ class Coordinator:
     async def account(self, name: str, result: dict[str, Any], trial_id: str) -> dict[str, Any] | None:
         """Note that a trial uses a finished stage. Returns its seconds and memory if this study made it, in whatever
         run, for this trial; otherwise None."""
-        self._saved(self.records.put_ledger, result["ledger"], [trial_id])
+        self.records.put_ledger(result["ledger"], [trial_id])
         return self.records.costs.get(result["key"]) if self.owners.get(result["key"]) == trial_id else None
 
     async def begin(self, key: str) -> None:
@@ -182,17 +216,18 @@ class Coordinator:
         where the files can't be written."""
         try:
             for name, content in files.items():
-                write_atomically(self.records.folder / name, content)
+                await asyncio.to_thread(write_atomically, self.records.folder / name, content)
         except OSError as error:
             row |= {"status": "failed", "reason": " ".join(filter(None, [row["reason"], cannot_write(name, error)]))}
-        self._saved(self.records.put_trial, row)
+        self.records.put_trial(row)
+        await self.save()
         self.now.pop(row["trial"], None)
         self.ended[row["trial"]] = row
         return row
 
     async def close(self) -> tuple[list[str], str | None]:
         """Warnings of all stages, and why the records are not whole on the disk (None: they are)."""
-        return list(self.warnings), self._saved()
+        return list(self.warnings), await self.save()
 
     async def rows(self) -> list[dict[str, Any]]:
         """The rows of trials.jsonl."""
@@ -208,6 +243,12 @@ class Coordinator:
             "stages": {key: stage for key, (stage, _) in self.running.items()},
             "ledger": list(self.records.ledger.values()),
         }
+
+
+def _check(trial: PlannedTrial) -> None:
+    """Raises UserError or InfeasibleError for a trial that would fail later."""
+    checks.check(trial.config)
+    model_checks.check_models(trial.config)
 
 
 def _store(settings: dict[str, Any]) -> Store:

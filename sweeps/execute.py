@@ -1,18 +1,21 @@
-"""Ray underneath: give every trial to Tune, stay quiet.
+"""Ray underneath: give every trial of a plan to the coordinator, let Tune choose those of a search, stay quiet.
 
-Tune runs light conductors (sweeps.trial); a killed driver needs no Tune restore, because the same command finds every
-finished stage by its key.
+The coordinator walks the trials (sweeps.trial), some at once; a Tune trial is a process that asks it for one and waits.
+A killed driver needs no restore, because the same command finds every finished stage by its key.
 """
 
 from __future__ import annotations
 
+import itertools
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import ray
 from ray import tune
+from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from sweeps.coordinator import Coordinator
@@ -22,7 +25,6 @@ from sweeps.plan import PlannedTrial, owners, planned
 from sweeps.progress import Progress
 from sweeps.records import recorded
 from sweeps.row import blank_row
-from sweeps.trial import conduct
 from wavedp import metrics
 from wavedp.chain import n_records
 from wavedp.config import TrialConfig
@@ -33,32 +35,51 @@ from wavedp.store import Store
 # Tune rejects empty requests, and 0.001 CPU would block a core; ask for a token of the head node instead. Conductors
 # stay there and take nothing that a stage needs.
 CONDUCTOR = {"cpu": 0, "node:__internal_head__": 0.001}
-CONDUCTOR_RETRIES = 5  # deaths of a conductor, its node or the coordinator before a trial is given up
+NONE: Mapping[str, str] = {}
 
 
-def run_grid(trials: list[PlannedTrial], folder: Path, settings: dict[str, Any]) -> list[dict[str, Any]]:
+def run_grid(
+    trials: list[PlannedTrial], folder: Path, settings: dict[str, Any], infeasible: Mapping[str, str] = NONE
+) -> list[dict[str, Any]]:
     """Run every trial; the rows of the study, one for each trial at least. settings: store, zoo, copy, device,
-    stages, commit, budget, max_concurrent. Raises UserError if the folder could not be written."""
-    if not trials:  # all are settled, and Tune has no grid of none
+    stages, commit, budget, max_concurrent. infeasible: {trial: why it can't be run}. Raises UserError if the folder
+    could not be written."""
+    if not trials:  # all are settled
         return recorded(folder)
     coordinator, artifacts = _coordinator(folder, settings, trials), _artifacts(settings)
-
-    def conductor(config: dict[str, Any]) -> None:
-        trial = config["trial"]
-        row = conduct(trial, coordinator, artifacts, settings["commit"])
-        tune.report(_outcome(row, trial.config))
-
-    space = {"trial": tune.grid_search(trials)}
-    tuning = tune.TuneConfig(max_concurrent_trials=settings["max_concurrent"])
     with _progress(coordinator, trials, _found(artifacts, trials), len(trials), folder, settings):
-        ended = _fit(conductor, space, tuning, CONDUCTOR_RETRIES)
-    there = {row["trial"] for row in _rows(coordinator)}
-    for number, trial in enumerate(trials):
-        if trial.id not in there:
-            error = ended[number].error if number < len(ended) else None
-            reason = f"it was given up without a row ({error}): start the same command again.".replace("\n", " ")
-            ray.get(coordinator.finish.remote(blank_row(trial, settings["commit"]) | {"reason": reason}, {}))
+        _walked(coordinator, trials, settings, infeasible)
     return _closed(coordinator)
+
+
+def _walked(
+    coordinator: Any, trials: list[PlannedTrial], settings: dict[str, Any], infeasible: Mapping[str, str]
+) -> None:
+    """Have every trial walked, so many at once; each has a row then."""
+
+    def blank(trial: PlannedTrial, **said: str) -> Any:
+        return coordinator.finish.remote(blank_row(trial, settings["commit"]) | said, {})
+
+    left = iter(trials)
+    walking: dict[Any, PlannedTrial] = {}
+    while True:
+        for trial in itertools.islice(left, settings["max_concurrent"] - len(walking)):
+            refused = infeasible.get(trial.id)
+            task = (
+                coordinator.conduct.remote(trial)
+                if refused is None
+                else blank(trial, status="infeasible", reason=refused)
+            )
+            walking[task] = trial
+        if not walking:
+            return
+        (ended, *_), _ = ray.wait(list(walking), num_returns=1)
+        trial = walking.pop(ended)
+        try:
+            ray.get(ended)
+        except RayError as error:
+            reason = f"it was given up without a row ({error}): start the same command again.".replace("\n", " ")
+            ray.get(blank(trial, reason=reason))
 
 
 def run_search(
@@ -76,7 +97,7 @@ def run_search(
     from ray.tune.search.optuna import OptunaSearch
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    coordinator, artifacts = _coordinator(folder, settings, []), _artifacts(settings)
+    coordinator = _coordinator(folder, settings, [])
     folder.mkdir(parents=True, exist_ok=True)
     storage = optuna.storages.RDBStorage(f"sqlite:///{folder / 'search.db'}")
     finished = _finished(name, storage)
@@ -86,7 +107,7 @@ def run_search(
     def conductor(config: dict[str, Any]) -> None:
         point = {**config, "seed": search.get("seed", 0)}
         trial = planned(base, options, point)
-        row = conduct(trial, coordinator, artifacts, settings["commit"])
+        row = ray.get(coordinator.conduct.remote(trial, checked=False))
         if row["status"] != "done":
             # An exception before any report is how Tune tells Optuna that the trial failed; hence no retries below.
             raise RuntimeError(row["reason"])
@@ -106,7 +127,7 @@ def run_search(
         search_alg=searcher, num_samples=search["trials"] - finished, max_concurrent_trials=settings["max_concurrent"]
     )
     with _progress(coordinator, [], set(), search["trials"] - finished, folder, settings):
-        _fit(conductor, None, tuning, 0)
+        _fit(conductor, tuning)
     return _closed(coordinator), _finished(name, storage)
 
 
@@ -120,17 +141,12 @@ def _finished(name: str, storage: Any) -> int:
     return sum(trial.state == optuna.trial.TrialState.COMPLETE for trial in past)
 
 
-def _fit(conductor: Any, space: dict[str, Any] | None, tuning: Any, retries: int) -> tune.ResultGrid:
+def _fit(conductor: Any, tuning: Any) -> None:
     with tempfile.TemporaryDirectory(prefix="wavedp-tune-") as scratch:
-        return tune.Tuner(
+        tune.Tuner(
             tune.with_resources(conductor, CONDUCTOR),
-            param_space=space,
             tune_config=tuning,
-            run_config=tune.RunConfig(
-                storage_path=scratch,
-                verbose=0,
-                failure_config=tune.FailureConfig(max_failures=retries),
-            ),
+            run_config=tune.RunConfig(storage_path=scratch, verbose=0),
         ).fit()
 
 

@@ -1,14 +1,16 @@
 """A study's folder: study.yaml, trials.jsonl, ledger.jsonl, samples/. Written by one process, the coordinator.
 
-Every write replaces the whole file in one step, so a reader or a crash never sees half a line; a study has at most
-some thousand rows. What can't be written stays in memory, and the next write tries again. Beside the artifacts in the
-store lies a copy of every row and line (sweeps.copies), so that a lost folder loses no release.
+Every write replaces the whole file in one step, so a reader or a crash never sees half a line. A study of 10,000 rows
+has some 40 MB of them: whoever adds many at once collects them and writes what has come together (`at_once`). What
+can't be written stays in memory, and the next write tries again. Beside the artifacts in the store lies a copy of every
+row and line (sweeps.copies), so that a lost folder loses no release.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ from wavedp import chain
 from wavedp.config import trial_of
 from wavedp.errors import UserError
 from wavedp.files import write_atomically
-from wavedp.jsonl import read_jsonl, read_lines, write_jsonl
+from wavedp.jsonl import encoded, read_jsonl, read_lines, write_jsonl
 from wavedp.privacy import ledger
 from wavedp.store import Store
 from wavedp.study_file import read_meta
@@ -29,14 +31,24 @@ from wavedp.study_file import read_meta
 TRIALS, LEDGER, GPU, COSTS = "trials.jsonl", "ledger.jsonl", "gpu_seconds.json", "stages.json"
 
 
+@dataclass(frozen=True)
+class Changes:
+    """What is to be written: files of the folder, rows and ledger lines for the copy."""
+
+    files: Mapping[str, bytes]
+    rows: Iterable[dict[str, Any]]
+    lines: Iterable[ledger.Line]
+
+
 class Records:
     """The rows of one study, kept in memory, on disk and in the copy. A folder without a ledger begins with the copy's.
 
-    Every method that adds something raises OSError when the folder can't be written; what was added is kept.
+    at_once: every method that adds something writes it, and raises OSError when the folder can't be written; what was
+    added is kept. Otherwise `save` writes, or, with the file system's work in another thread, `changes` and `write`.
     """
 
-    def __init__(self, folder: Path, copy: Copy | None = None) -> None:
-        self.folder, self.copy = folder, copy
+    def __init__(self, folder: Path, copy: Copy | None = None, at_once: bool = True) -> None:
+        self.folder, self.copy, self.at_once = folder, copy, at_once
         self.trials = {row["trial"]: row for row in recorded(folder)}
         path = folder / LEDGER
         lines = (ledger.read(path) if path.exists() else []) or (copy.ledger() if copy else [])
@@ -44,38 +56,79 @@ class Records:
         self.gpu_seconds = _seconds(folder / GPU)
         self.costs = _costs(folder / COSTS, self.trials.values())
         self.unwritten: set[str] = set()
+        self.encoded: dict[Any, bytes] = {}  # trial or line: its line in the file
+        self.uncopied: dict[Any, dict[str, Any]] = {}  # likewise
 
     def add_gpu_seconds(self, seconds: float) -> None:
         """Add to the GPU seconds of all stages ever run for this study; a study without a GPU writes nothing."""
         if seconds > 0:
             self.gpu_seconds += seconds
-            self.save(GPU)
+            self._changed(GPU)
 
     def put_cost(self, key: str, seconds: float, memory: dict[str, int]) -> None:
         """Note what it took to make a stage, for the row of the trial that it was made for: that row may be written by
         a later run."""
         self.costs[key] = {"seconds": seconds, "memory": memory}
-        self.save(COSTS)
+        self._changed(COSTS)
 
     def put_trial(self, row: dict[str, Any]) -> None:
         """Add a trial's row, or replace the one of an earlier attempt."""
-        self.trials[row["trial"]] = row
-        if self.copy:
-            self.copy.put_trial(row)
-        self.save(TRIALS)
+        self.trials[row["trial"]] = self.uncopied[row["trial"]] = row
+        self.encoded.pop(row["trial"], None)
+        self._changed(TRIALS)
 
     def put_ledger(self, lines: list[dict[str, Any]], trials: list[str]) -> None:
         """Add lines of a stage's artifact, each once, with the trials that use them. A line keeps its first time."""
         changed = False
         for line in lines:
-            known = self.ledger.setdefault(ledger.identity(line), {"release": None, **line, "trials": []})
+            identity = ledger.identity(line)
+            known = self.ledger.setdefault(identity, {"release": None, **line, "trials": []})
             if not known["trials"] or not set(trials) <= set(known["trials"]):
                 known["trials"] = sorted({*known["trials"], *trials})
+                self.uncopied[identity] = known
+                self.encoded.pop(identity, None)
                 changed = True
-                if self.copy:
-                    self.copy.put_line(known)
         if changed:
-            self.save(LEDGER)
+            self._changed(LEDGER)
+
+    def save(self, *names: str) -> None:
+        """Write these files, and those that have changed or could not be written before. Raises OSError."""
+        self.unwritten |= set(names)
+        self.write(self.changes())
+
+    def changes(self) -> Changes:
+        """What has come together since the last write; `write` it, or it is lost."""
+        files = {name: self._content(name) for name in sorted(self.unwritten)}
+        rows = [value for key, value in self.uncopied.items() if isinstance(key, str)]
+        lines = [dict(value) for key, value in self.uncopied.items() if not isinstance(key, str)]
+        self.unwritten, self.uncopied = set(), {}
+        return Changes(files, rows, lines)
+
+    def write(self, changes: Changes) -> None:
+        """Write them. Raises OSError for a file that can't be written, which the next `changes` hold again."""
+        for row in changes.rows if self.copy else ():
+            self.copy.put_trial(row)  # type: ignore[union-attr]
+        for line in changes.lines if self.copy else ():
+            self.copy.put_line(line)  # type: ignore[union-attr]
+        for name, content in changes.files.items():
+            try:
+                write_atomically(self.folder / name, content)
+            except OSError:
+                self.unwritten |= changes.files.keys()
+                raise
+
+    def _changed(self, name: str) -> None:
+        self.unwritten.add(name)
+        if self.at_once:
+            self.save()
+
+    def _content(self, name: str) -> bytes:
+        if name in (GPU, COSTS):
+            return json.dumps(self.gpu_seconds if name == GPU else self.costs).encode()
+        rows: Mapping[Any, dict[str, Any]] = self.trials if name == TRIALS else self.ledger
+        for key in rows.keys() - self.encoded.keys():
+            self.encoded[key] = encoded(rows[key])
+        return b"".join(self.encoded[key] for key in rows)
 
     def find_releases(self, trials: Iterable[PlannedTrial], store: Store) -> list[tuple[list[ledger.Line], list[str]]]:
         """The ledger lines of planned private fits that are in the store, whoever made them, and the trials they are
@@ -104,18 +157,6 @@ class Records:
     def _done(self, trial: PlannedTrial) -> bool:
         row = self.trials.get(trial.id, {})
         return bool(row.get("status") == "done" and row.get("keys") == trial.keys)
-
-    def save(self, *names: str) -> None:
-        """Write these files, and those that could not be written before."""
-        self.unwritten |= set(names)
-        content = {TRIALS: self.trials.values(), LEDGER: self.ledger.values()}
-        for name in sorted(self.unwritten):
-            if name in (GPU, COSTS):
-                value = self.gpu_seconds if name == GPU else self.costs
-                write_atomically(self.folder / name, json.dumps(value).encode())
-            else:
-                write_jsonl(self.folder / name, content[name])
-            self.unwritten.discard(name)
 
 
 def _fits(trial: PlannedTrial) -> set[str]:

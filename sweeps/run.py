@@ -178,7 +178,8 @@ def run(config: DictConfig, overrides: list[str]) -> int:
         if not trials:
             print("K = 0 was drawn: there is no trial, and nothing to publish.")
             return 0
-        start = lambda execute, settings: _counted(execute.run_grid(left, folder, settings))  # noqa: E731
+        reasons = {name: str(error) for name, error in infeasible.items()}
+        start = lambda execute, settings: _counted(execute.run_grid(left, folder, settings, reasons))  # noqa: E731
         return _execute(values, study, store, folder, start, len(trials), device)
 
 

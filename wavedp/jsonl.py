@@ -64,5 +64,9 @@ def read_lines(path: Path, complete: bool = False) -> tuple[list[Row], list[str]
 
 def write_jsonl(path: Path, rows: Iterable[Row]) -> None:
     """Replace the file with these rows in one step. A lone surrogate (of a file name that is no text) is escaped."""
-    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    write_atomically(path, text.encode("utf-8", "backslashreplace"))
+    write_atomically(path, b"".join(map(encoded, rows)))
+
+
+def encoded(row: Row) -> bytes:
+    """A row's line in the file."""
+    return (json.dumps(row, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace")
