@@ -47,9 +47,10 @@ def run_stage(name: str, key: str, trial: dict[str, Any], settings: dict[str, An
     """
     import torch
 
-    torch.set_num_threads(max(1, int(settings["stages"][name].get("num_cpus", 1))))
+    asked = settings["stages"][name]
+    torch.set_num_threads(max(1, int(asked.get("num_cpus", 1))))
     coordinator.begin.remote(key)
-    gpus = settings["stages"][name].get("num_gpus", 1) if settings["device"] == "cuda" else 1
+    device = "cuda" if asked.get("num_gpus") else "cpu"  # where a GPU was asked for, this worker has one
     config, started, told = from_dict(TrialConfig, trial), time.time(), 0.0
 
     def report(done: int, total: int) -> None:
@@ -58,10 +59,10 @@ def run_stage(name: str, key: str, trial: dict[str, Any], settings: dict[str, An
             told = time.time()
             coordinator.tell.remote(key, done / total)
 
-    with warnings.catch_warnings(record=True) as said, peak_memory(settings["device"]) as memory:
+    with warnings.catch_warnings(record=True) as said, peak_memory(device) as memory:
         warnings.simplefilter("always", UserWarning)
-        store, ranks = _store(settings), max(1, int(gpus))  # a process for each whole GPU
-        artifact, made = stages.make_alone(name, key, config, store, settings["device"], report, ranks)
+        ranks = max(1, int(asked.get("num_gpus", 1)))  # a process for each whole GPU
+        artifact, made = stages.make_alone(name, key, config, _store(settings), device, report, ranks)
     return {
         "key": key,
         "made": made,
@@ -74,7 +75,7 @@ def run_stage(name: str, key: str, trial: dict[str, Any], settings: dict[str, An
 
 @ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)
 class Coordinator:
-    """settings: store URL, zoo, name of the copy there, device, {stage: Ray resources}, budget, commit. owners: see
+    """settings: store URL, zoo, name of the copy there, {stage: Ray resources}, budget, commit. owners: see
     sweeps.plan.owners (grows in a search).
 
     One request is decided after another, so that no two releases share the last of a budget.

@@ -21,6 +21,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from sweeps.coordinator import Coordinator
 from sweeps.explain import Times
 from sweeps.explain import recorded as recorded_studies
+from sweeps.history import History
 from sweeps.plan import PlannedTrial, owners, planned
 from sweeps.progress import Progress
 from sweeps.records import recorded
@@ -41,8 +42,8 @@ NONE: Mapping[str, str] = {}
 def run_grid(
     trials: list[PlannedTrial], folder: Path, settings: dict[str, Any], infeasible: Mapping[str, str] = NONE
 ) -> list[dict[str, Any]]:
-    """Run every trial; the rows of the study, one for each trial at least. settings: store, zoo, copy, device,
-    stages, commit, budget, max_concurrent. infeasible: {trial: why it can't be run}. Raises UserError if the folder
+    """Run every trial; the rows of the study, one for each trial at least. settings: store, zoo, copy, stages,
+    commit, budget, max_concurrent. infeasible: {trial: why it can't be run}. Raises UserError if the folder
     could not be written."""
     if not trials:  # all are settled
         return recorded(folder)
@@ -99,46 +100,40 @@ def run_search(
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     coordinator = _coordinator(folder, settings, [])
     folder.mkdir(parents=True, exist_ok=True)
-    storage = optuna.storages.RDBStorage(f"sqlite:///{folder / 'search.db'}")
-    finished = _finished(name, storage)
-    if finished >= search["trials"]:
-        return _rows(coordinator), finished
+    space = OptunaSearch.convert_search_space(
+        {axis: _distribution(axis, spec) for axis, spec in search["space"].items()}
+    )
+    primary = _primary(planned(base, options, {}).config)
+    history = History(folder, name, space, _rows(coordinator), lambda row: _objectives(row, primary))
+    missing = search["trials"] - history.finished()
+    if missing <= 0:
+        return _rows(coordinator), history.finished()
 
     def conductor(config: dict[str, Any]) -> None:
-        point = {**config, "seed": search.get("seed", 0)}
-        trial = planned(base, options, point)
+        trial = planned(base, options, {**config, "seed": search.get("seed", 0)})
         row = ray.get(coordinator.conduct.remote(trial, checked=False))
         if row["status"] != "done":
-            # An exception before any report is how Tune tells Optuna that the trial failed; hence no retries below.
+            # An exception before any report is how Tune tells Optuna that the trial failed; hence no retries.
             raise RuntimeError(row["reason"])
-        tune.report(_outcome(row, trial.config))
+        fid, epsilon = _objectives(row, _primary(trial.config))
+        tune.report({"fid": fid, "epsilon": epsilon})
 
     searcher = OptunaSearch(
-        {axis: _distribution(axis, spec) for axis, spec in search["space"].items()},
+        space,
         metric=["fid", "epsilon"],
         mode=["min", "min"],
         sampler=optuna.samplers.TPESampler(
-            seed=search.get("seed", 0) + finished, n_startup_trials=search.get("startup", 5)
+            seed=search.get("seed", 0) + history.begun(), n_startup_trials=search.get("startup", 5)
         ),
         study_name=name,
-        storage=storage,
+        storage=history.storage,
     )
     tuning = tune.TuneConfig(
-        search_alg=searcher, num_samples=search["trials"] - finished, max_concurrent_trials=settings["max_concurrent"]
+        search_alg=searcher, num_samples=missing, max_concurrent_trials=settings["max_concurrent"], reuse_actors=True
     )
-    with _progress(coordinator, [], set(), search["trials"] - finished, folder, settings):
+    with _progress(coordinator, [], set(), missing, folder, settings):
         _fit(conductor, tuning)
-    return _closed(coordinator), _finished(name, storage)
-
-
-def _finished(name: str, storage: Any) -> int:
-    """How many of Optuna's suggestions in this study ran to their end. Two may be one trial."""
-    import optuna
-
-    if name not in optuna.get_all_study_names(storage):
-        return 0
-    past = optuna.load_study(study_name=name, storage=storage).get_trials(deepcopy=False)
-    return sum(trial.state == optuna.trial.TrialState.COMPLETE for trial in past)
+    return _closed(coordinator), history.finished()
 
 
 def _fit(conductor: Any, tuning: Any) -> None:
@@ -194,11 +189,14 @@ def _rows(coordinator: Any) -> list[dict[str, Any]]:
     return ray.get(coordinator.rows.remote())
 
 
-def _outcome(row: dict[str, Any], trial: TrialConfig) -> dict[str, Any]:
-    """The objectives that Tune and Optuna see of a row: both are always there."""
-    primary = metrics.primary(trial.metrics, n_records(trial.data, trial.metrics.reference_split))
-    fid = row["metrics"].get(primary, float("inf"))
-    return {"fid": fid, "epsilon": float(row["epsilon"]), "status": row["status"]}
+def _primary(trial: TrialConfig) -> str:
+    """The name of the metric that a search minimises."""
+    return metrics.primary(trial.metrics, n_records(trial.data, trial.metrics.reference_split))
+
+
+def _objectives(row: Mapping[str, Any], primary: str) -> tuple[float, float]:
+    """(FID, ε) of a row, as Optuna sees it."""
+    return row["metrics"].get(primary, float("inf")), float(row["epsilon"])
 
 
 def _distribution(axis: str, spec: Any) -> Any:

@@ -8,13 +8,16 @@ import secrets
 import socket
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import ray
 from ray.exceptions import AuthenticationError
 
+from sweeps import shipped
 from sweeps.afterwards import watch
+from wavedp import chain
 from wavedp.errors import UserError
 
 LONGEST_SOCKET = 107  # bytes that Linux takes for the path of a socket
@@ -27,7 +30,8 @@ def start_ray(options: dict[str, Any]) -> None:
     """Join the cluster at options["address"], or start one of this machine's cores. Already started: kept.
 
     One's own cluster is "local": without an address Ray would join whatever RAY_ADDRESS or another user's cluster says.
-    It ends with this process, even if that is killed (sweeps.afterwards).
+    It ends with this process, even if that is killed (sweeps.afterwards). To a cluster that was joined our code and the
+    user's methods travel (sweeps.shipped), unless options["ship_code"] is false.
     Raises UserError, soon, when there is no such cluster or Ray cannot start.
     """
     if ray.is_initialized():
@@ -40,15 +44,15 @@ def start_ray(options: dict[str, Any]) -> None:
         own["_temp_dir"] = str(short_folder(wanted_folder(), Path("/tmp/ray"), Path(f"/tmp/ray-{os.getuid()}")))
     else:
         refuse_unanswered(address)
+    # Workers of a local study import the packages from here, whether or not they are installed.
+    environment: dict[str, Any] = {"env_vars": {"PYTHONPATH": _python_path(), "TQDM_DISABLE": "1"}}
     try:
-        context = ray.init(
-            address=address,
-            logging_level=logging.ERROR,
-            log_to_driver=False,
-            # Workers of a local study import the packages from here, whether or not they are installed.
-            runtime_env={"env_vars": {"PYTHONPATH": _python_path(), "TQDM_DISABLE": "1"}},
-            **own,
-        )
+        with tempfile.TemporaryDirectory(prefix="wavedp-code-") as code:
+            if not own and options.get("ship_code", True) and shipped.needed():
+                environment["working_dir"] = str(shipped.stage(shipped.modules(), Path(code)))
+            context = ray.init(
+                address=address, logging_level=logging.ERROR, log_to_driver=False, runtime_env=environment, **own
+            )
         if own:
             watch(Path(context.address_info["session_dir"]))  # type: ignore[attr-defined]
     except PROBLEMS as error:
@@ -58,17 +62,55 @@ def start_ray(options: dict[str, Any]) -> None:
         ) from error
 
 
-def check_resources(stage_resources: dict[str, dict[str, Any]]) -> None:
-    """Raises UserError when some stage asks for more than any node of the cluster has (Ray would wait for ever)."""
+def stage_resources(options: dict[str, Any], device: str) -> dict[str, dict[str, Any]]:
+    """{stage: what it asks Ray for}. A stage computes on a GPU if it asks for one, and asks for one as the options say,
+    unless the device is cpu, or auto and there is none: in a cluster that was joined, on whatever node; on one's own
+    machine, for torch.
+    """
+    import torch
+
+    joined = bool(options.get("address"))
+    found = ray.cluster_resources().get("GPU", 0) > 0 if joined else torch.cuda.is_available()
+    resources = {name: dict(options["stages"].get(name) or {"num_cpus": 1}) for name in chain.NAMES}
+    if device == "cpu" or (device == "auto" and not found):
+        for asked in resources.values():
+            asked.pop("num_gpus", None)
+    return resources
+
+
+def check_resources(stage_resources: dict[str, dict[str, Any]], elastic: bool = False) -> None:
+    """Raises UserError when some stage asks for more than any node of the cluster has (Ray would wait for ever).
+
+    elastic: nodes may come that are not there yet. Nothing is refused then; the progress display says what is waited
+    for.
+    """
+    if elastic:
+        return
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     for name, asked in stage_resources.items():
-        for resource, key in (("CPU", "num_cpus"), ("GPU", "num_gpus")):
-            most = max(node.get(resource, 0) for node in nodes)
-            if asked.get(key, 0) > most:
-                raise UserError(
-                    f"stage {name} asks for {asked[key]} {resource} and no node has more than {most:g}: lower "
-                    f"ray.stages.{name}.{key}, or use a machine that has them."
-                )
+        wanted = {"CPU": asked.get("num_cpus", 0), "GPU": asked.get("num_gpus", 0), "memory": asked.get("memory", 0)}
+        wanted |= asked.get("resources") or {}
+        wanted |= {f"accelerator_type:{kind}": 0.001 for kind in filter(None, [asked.get("accelerator_type")])}
+        if any(all(node.get(resource, 0) >= least for resource, least in wanted.items()) for node in nodes):
+            continue
+        each = {resource: max(node.get(resource, 0) for node in nodes) for resource in wanted}
+        lacking = [resource for resource, least in wanted.items() if each[resource] < least]
+        if not lacking:
+            told = ", ".join(f"{least:g} {resource}" for resource, least in wanted.items() if least)
+            why = f"for {told} together, which no single node has"
+        else:
+            why = f"for {wanted[lacking[0]]:g} {lacking[0]} and no node has more than {each[lacking[0]]:g}"
+        raise UserError(
+            f"stage {name} asks {why}: lower {_option(name, (lacking or ['GPU'])[0])}, use machines that have it, or "
+            "set ray.elastic=true if such a machine will join."
+        )
+
+
+def _option(stage: str, resource: str) -> str:
+    """The setting that asks for a resource."""
+    named = {"CPU": "num_cpus", "GPU": "num_gpus", "memory": "memory"}
+    kind = "accelerator_type" if resource.startswith("accelerator_type:") else f"resources.{resource}"
+    return f"ray.stages.{stage}.{named.get(resource, kind)}"
 
 
 def refuse_unanswered(address: str) -> None:

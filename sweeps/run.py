@@ -51,6 +51,7 @@ from sweeps.summary import describe
 from sweeps.swept import with_typed_values
 from wavedp import chain, checks, extras
 from wavedp.config import TrialConfig, sections, with_absolute_paths
+from wavedp.devices import chosen_device
 from wavedp.entries import Zoo, behind
 from wavedp.errors import InfeasibleError, UserError
 from wavedp.fields import check_values
@@ -171,7 +172,7 @@ def run(config: DictConfig, overrides: list[str]) -> int:
         print(describe(_to_run(trials, settled), artifacts, infeasible))
         return 0
     extras.require("A sweep", *extras.EXTRAS["ray"], *extras.EXTRAS["figures"])
-    device = _device(values["device"], values["ray"])
+    _refuse_absent_gpu(values)
     with claimed(folder, study, store, trials, every) as settled:
         left = _to_run(trials, settled)
         print(describe(left, artifacts, infeasible), flush=True)
@@ -180,7 +181,7 @@ def run(config: DictConfig, overrides: list[str]) -> int:
             return 0
         reasons = {name: str(error) for name, error in infeasible.items()}
         start = lambda execute, settings: _counted(execute.run_grid(left, folder, settings, reasons))  # noqa: E731
-        return _execute(values, study, store, folder, start, len(trials), device)
+        return _execute(values, study, store, folder, start, left, len(trials))
 
 
 def _search(
@@ -213,10 +214,10 @@ def _search(
         )
         return 0
     extras.require("A sweep", *extras.EXTRAS["ray"], *extras.EXTRAS["figures"])
-    device = _device(values["device"], values["ray"])
+    _refuse_absent_gpu(values)
     start = lambda execute, settings: execute.run_search(search, base, options, name, folder, settings)  # noqa: E731
     with claimed(folder, study, store, [], []):
-        return _execute(values, study, store, folder, start, search["trials"], device)
+        return _execute(values, study, store, folder, start, trials, search["trials"])
 
 
 def _execute(
@@ -225,27 +226,28 @@ def _execute(
     store: str,
     folder: Path,
     start: Callable[[Any, dict[str, Any]], tuple[list[dict[str, Any]], int]],
+    trials: list[PlannedTrial],
     n_trials: int,
-    device: str,
 ) -> int:
-    """Start Ray, run, draw, report."""
+    """Start Ray, run, draw, report. trials: what is to be run, or the ends of what a search chooses from."""
     from analysis.figures import render
     from analysis.report import report
     from sweeps import execute, machines, reach
 
+    machines.start_ray(values["ray"])
     settings = {
         "store": store,
         "zoo": _zoo(values),
         "copy": copy_name(study),
-        "device": device,
-        "stages": _stage_resources(values["ray"], device),
+        "stages": machines.stage_resources(values["ray"], values["device"]),
         "commit": commit(),
         "budget": values["budget"],
         "max_concurrent": values["ray"]["max_concurrent_trials"],
     }
-    machines.start_ray(values["ray"])
-    machines.check_resources(settings["stages"])
+    machines.check_resources(settings["stages"], values["ray"].get("elastic", False))
     reach.require_shared(store)
+    if values["ray"]["address"]:
+        reach.require_alike(trials, store, settings["zoo"])
     started = time.time()
     rows, ended = start(execute, settings)
     render(folder)
@@ -338,31 +340,16 @@ def _by_field(sweep: dict[str, Any]) -> None:
         sweep["cases"] = {name: by_field(changes) for name, changes in sweep["cases"].items()}
 
 
-def _stage_resources(ray_options: dict[str, Any], device: str) -> dict[str, dict[str, Any]]:
-    resources = {name: dict(ray_options["stages"].get(name) or {"num_cpus": 1}) for name in chain.NAMES}
-    if device != "cuda":
-        for asked in resources.values():
-            asked.pop("num_gpus", None)
-    return resources
-
-
-def _device(asked: str, ray_options: dict[str, Any]) -> str:
-    """cpu or cuda. Raises UserError for a GPU that is not there (a cluster's are counted once it was joined)."""
-    import torch
-
-    if asked == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if asked == "cuda" and not ray_options["address"] and not torch.cuda.is_available():
-        raise UserError(f"device={asked} and torch finds no CUDA GPU on this machine: use device=auto or device=cpu.")
-    return asked
+def _refuse_absent_gpu(values: dict[str, Any]) -> None:
+    """Raises UserError for a GPU that is not on this machine (a cluster's are counted once it was joined)."""
+    if values["device"] == "cuda" and not values["ray"]["address"]:
+        chosen_device("cuda")
 
 
 def _say_without_device(values: dict[str, Any]) -> None:
     """Warn of a GPU that a run would need: a dry run may describe another machine's study."""
-    if values["device"] != "cuda":
-        return
     try:
-        _device(values["device"], values["ray"])
+        _refuse_absent_gpu(values)
     except UserError as error:
         print(f"Warning: a run on this machine would be refused: {error}", file=sys.stderr)
 

@@ -91,6 +91,8 @@ BUILT_IN: dict[str, dict[str, str]] = {
 }
 
 
+_outside: set[str] = set()
+
 DEFAULT = {"generator": "spectral_ar", "tokenizer": "scalar", "upscaler": "realsr_df2k_x4"}
 """The methods of a trial that says nothing else."""
 
@@ -119,6 +121,8 @@ def find(kind: str, name: str) -> Any:
     if known.get(method.name, place) != place:
         # Two methods of one name would share keys, and with them artifacts and releases.
         raise UserError(f"{kind}={name} is called {method.name!r}, as is {known[method.name]}: give it another name.")
+    if ":" in name:
+        _outside.add(module.partition(".")[0])
     return method
 
 
@@ -142,6 +146,11 @@ def _say_once(text: str) -> None:
 def names(kind: str) -> list[str]:
     """Every method of a kind that is known by name, the built-in ones first."""
     return list(_places(kind))
+
+
+def outside_modules() -> set[str]:
+    """The top-level modules of the methods that were found by `package.module:Object` in this process."""
+    return set(_outside)
 
 
 def is_outside(kind: str, name: str) -> bool:
