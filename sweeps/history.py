@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from optuna.study import Study
 
 Objectives = Callable[[Mapping[str, Any]], tuple[float, float]]
-DIRECTIONS = ["minimize", "minimize"]  # FID, ε
 
 
 class History:
@@ -41,7 +40,10 @@ class History:
         self.storage = optuna.storages.RDBStorage(f"sqlite:///{folder / 'search.db'}")
         known = name in optuna.get_all_study_names(self.storage)
         self.study = optuna.create_study(
-            storage=self.storage, study_name=name, directions=DIRECTIONS, load_if_exists=True
+            storage=self.storage,
+            study_name=name,
+            directions=["minimize", "minimize"],  # FID, ε
+            load_if_exists=True,
         )
         if known:
             _suggest_again(self.study)

@@ -50,3 +50,54 @@ def test_ray_starts_without_a_home_and_with_a_long_temporary_folder(tmp_path):
         [sys.executable, "-c", code], env=environment, capture_output=True, encoding="utf-8", timeout=200
     )
     assert done.stdout == "1 node\n", done.stderr
+
+
+NODES = [
+    {"Alive": True, "Resources": {"CPU": 8.0}},
+    {"Alive": True, "Resources": {"CPU": 2.0, "GPU": 1.0, "memory": 1e9, "gpu_memory_gb": 40.0}},
+    {"Alive": False, "Resources": {"CPU": 64.0, "GPU": 8.0}},
+]
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        ({"num_cpus": 8}, None),
+        ({"num_cpus": 2, "num_gpus": 0.5, "resources": {"gpu_memory_gb": 20}}, None),
+        ({"num_gpus": 2}, r"for 2 GPU and no node has more than 1: lower ray\.stages\.upscale\.num_gpus"),
+        ({"num_cpus": 9}, r"for 9 CPU and no node has more than 8: lower ray\.stages\.upscale\.num_cpus"),
+        ({"num_cpus": 4, "num_gpus": 1}, r"for 4 CPU, 1 GPU together, which no single node has"),
+        ({"resources": {"gpu_memory_gb": 80}}, r"80 gpu_memory_gb .* ray\.stages\.upscale\.resources\.gpu_memory_gb"),
+        ({"accelerator_type": "H100"}, r"lower ray\.stages\.upscale\.accelerator_type"),
+        ({"memory": 2e9}, r"ray\.elastic=true if such a machine will join"),
+    ],
+)
+def test_a_stage_that_no_node_can_run_is_refused(monkeypatch, asked, words):
+    monkeypatch.setattr(machines.ray, "nodes", lambda: NODES)
+    if words is None:
+        machines.check_resources({"upscale": asked})
+    else:
+        with pytest.raises(UserError, match=words):
+            machines.check_resources({"upscale": asked})
+        machines.check_resources({"upscale": asked}, elastic=True)
+
+
+@pytest.mark.parametrize(
+    ("device", "address", "cluster", "here", "gpus"),
+    [
+        ("auto", "head:6379", True, False, True),  # a head without a GPU, workers with one
+        ("auto", "head:6379", False, True, False),
+        ("auto", None, True, False, False),  # a GPU that Ray sees and torch was not built for
+        ("auto", None, False, True, True),
+        ("cpu", "head:6379", True, True, False),
+        ("cuda", "head:6379", False, False, True),  # refused by check_resources, or waits for a node
+    ],
+)
+def test_a_gpu_is_asked_for_where_the_work_runs(monkeypatch, device, address, cluster, here, gpus):
+    monkeypatch.setattr(machines.ray, "cluster_resources", lambda: {"CPU": 4.0, **({"GPU": 1.0} if cluster else {})})
+    monkeypatch.setattr("torch.cuda.is_available", lambda: here)
+    options = {"address": address, "stages": {"reference": {"num_cpus": 1, "num_gpus": 0}, "evaluate": {"num_gpus": 1}}}
+    found = machines.stage_resources(options, device)
+    assert bool(found["evaluate"].get("num_gpus")) == gpus
+    assert not found["reference"].get("num_gpus")
+    assert found["pretrain"] == {"num_cpus": 1}
