@@ -7,13 +7,14 @@ it, else the mean of stages with the same settings but for ε and the seed. The 
 from __future__ import annotations
 
 import json
+import sys
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from sweeps.clocks import kind, mean_by_kind
-from sweeps.help import CONF, question
+from sweeps.help import folders, question_of
 from sweeps.plan import PlannedTrial, uncollected
 from sweeps.settings import ROOT
 from sweeps.summary import composed_lines, private_fits
@@ -38,7 +39,7 @@ def explain(
     """The text. name: the sweep's. recorded: folders of studies, whose times are taken. workers: stages at once."""
     feasible = [trial for trial in trials if trial.id not in infeasible]
     paragraphs = {
-        "Question": question(CONF / "sweep" / f"{name}.yaml") if (CONF / "sweep" / f"{name}.yaml").exists() else name,
+        "Question": question_of(name, folders(sys.argv[1:])),
         "What runs": _runs(trials, infeasible),
         "What is private": _private(feasible),
         "What is public": _public(feasible),

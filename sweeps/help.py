@@ -3,13 +3,17 @@
 --help              every sweep with its question, the options of each group, the switches of the command
 --help GROUP        the fields of a section, such as privacy or data, or the options of a group with a word on each
 --help OPTION       the fields that a method reads, such as dp_mepf or wavelet_detail
+
+`--config-dir DIR` before it adds a folder of the user's own files.
 """
 
 from __future__ import annotations
 
 import inspect
+import itertools
 import re
 import textwrap
+from collections.abc import Iterable, Sequence
 from dataclasses import MISSING, Field, fields
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -22,15 +26,33 @@ from wavedp.config import METHODS
 from wavedp.errors import UserError, nearest
 
 CONF = ROOT / "conf"
+FOLDER = ("--config-dir", "-cd")
 WIDTH = 110  # characters of a line
 OPTIONAL = ("sweep", "preset", "ray")  # groups whose options have no fields of a trial
 
 
-def text(topic: str | None = None) -> str:
+def asked(arguments: Sequence[str]) -> str | None:
+    """The help that a command line asks for; None if it asks for none. Raises UserError for a topic that is none."""
+    words = list(arguments)
+    while words and words[0].startswith(FOLDER):
+        del words[: 1 if "=" in words[0] else 2]
+    if not words or words[0] not in ("--help", "-h", "help"):
+        return None
+    return text(words[1] if words[1:] else None, folders(arguments))
+
+
+def folders(arguments: Sequence[str]) -> list[Path]:
+    """conf/, and the folder of the user's own that a command line names."""
+    following = itertools.zip_longest(arguments, arguments[1:], fillvalue="")
+    own = [word.partition("=")[2] or after for word, after in following if word.startswith(FOLDER)]
+    return [CONF, *map(Path, own)]
+
+
+def text(topic: str | None = None, folders: Sequence[Path] = (CONF,)) -> str:
     """The help on everything, or on one topic. Raises UserError for a topic that is none."""
+    groups = _groups(folders)
     if topic is None:
-        return _overview()
-    groups = _groups()
+        return _overview(groups)
     if topic in SHARED:
         return _fields(topic, SHARED[topic])
     if topic in groups:
@@ -44,8 +66,7 @@ def text(topic: str | None = None) -> str:
     raise UserError(f"--help {topic} is no section, group or option: {nearest(topic, known)}")
 
 
-def _overview() -> str:
-    groups = _groups()
+def _overview(groups: dict[str, dict[str, Path]]) -> str:
     sweeps = [_entry(name, question(path)) for name, path in groups.pop("sweep").items()]
     options = [_entry(group, ", ".join(names)) for group, names in groups.items()]
     return "\n".join(
@@ -123,11 +144,18 @@ def _comments(config: type) -> dict[str, str]:
     return found
 
 
-def _groups() -> dict[str, dict[str, Path]]:
+def _groups(folders: Iterable[Path]) -> dict[str, dict[str, Path]]:
     """{group: {option: its file}}, sweeps first."""
-    folders = sorted(path for path in CONF.iterdir() if path.is_dir() and any(path.glob("*.yaml")))
-    found = {folder.name: {path.stem: path for path in sorted(folder.glob("*.yaml"))} for folder in folders}
-    return {"sweep": found.pop("sweep"), **found}
+    found: dict[str, dict[str, Path]] = {"sweep": {}}
+    for path in sorted(path for folder in folders for path in folder.glob("*/*.yaml")):
+        found.setdefault(path.parent.name, {})[path.stem] = path
+    return {group: dict(sorted(options.items())) for group, options in found.items()}
+
+
+def question_of(sweep: str, folders: Iterable[Path]) -> str:
+    """A sweep's question, or its name if it has no file."""
+    files = (folder / "sweep" / f"{sweep}.yaml" for folder in folders)
+    return next((question(file) for file in files if file.exists()), sweep)
 
 
 def question(path: Path) -> str:

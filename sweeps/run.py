@@ -69,8 +69,9 @@ def main() -> int:
     """Entry point; see the module's docstring."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra raises its errors instead of printing them
     arguments = _readable(sys.argv[1:])
-    if arguments and arguments[0] in ("--help", "-h", "help"):
-        print(help.text(*arguments[1:2]))
+    said = help.asked(arguments)
+    if said is not None:
+        print(said)
         return 0
     with _in_one_sentence(arguments):
         sys.argv[1:] = normalised(arguments)

@@ -61,3 +61,15 @@ def test_an_unknown_topic_gets_the_nearest(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["run", "--help"])
     assert main() == 0
     assert "eps_grid          How does quality depend on ε?" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("spelled", [["--config-dir", "{}"], ["--config-dir={}"], ["-cd", "{}"]])
+def test_files_of_ones_own_are_listed_and_their_question_is_told(tmp_path, spelled):
+    (tmp_path / "sweep").mkdir()
+    (tmp_path / "sweep" / "mine.yaml").write_text("# @package _global_\n# Do two rank alike? Perhaps.\nsweep: {}\n")
+    words = [word.format(tmp_path) for word in spelled]
+    assert "Do two rank alike?" in help.asked([*words, "--help"])
+    assert help.asked([*words, "--help", "mine"]).startswith("sweep=mine: Do two rank alike?\n")
+    assert help.asked([*words, "+sweep=mine"]) is None
+    assert help.question_of("mine", help.folders(["+sweep=mine", *words])) == "Do two rank alike?"
+    assert help.question_of("mine", help.folders([])) == "mine"

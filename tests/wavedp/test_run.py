@@ -48,7 +48,7 @@ def write_plan(folder, trials):
 
 def test_a_trial_runs_in_a_notebook_from_arrays_to_fid(tmp_path):
     """README's ten lines, as a notebook's kernel runs them."""
-    notebook = nbformat.read(ROOT / "tests" / "notebooks" / "quickstart.ipynb", as_version=4)
+    notebook = nbformat.read(ROOT / "analysis" / "quickstart.ipynb", as_version=4)
     shown = notebook.cells[1].source
     assert f"```python\n{shown}\n```" in (ROOT / "README.md").read_text(encoding="utf-8")
     assert sum(bool(line.strip()) for line in shown.splitlines()) <= 10
