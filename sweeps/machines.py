@@ -120,6 +120,11 @@ def refuse_unanswered(address: str) -> None:
     """
     remedy = "start it with `ray start --head`, or leave ray.address out to use this machine alone"
     place = os.environ.get("RAY_ADDRESS", "") if address == "auto" else address
+    if place.startswith("ray://"):
+        raise UserError(
+            f"ray.address={place} is of Ray Client, which ends with its connection: give the head's host:port (6379 as "
+            "a rule) on a node of the cluster, or send the command there by `ray job submit`."
+        )
     if place:
         host, _, port = place.rpartition(":")
         if "/" in place or not host or not port.isdigit():

@@ -46,6 +46,7 @@ from sweeps.plan import (
 from sweeps.records import refuse_other_study
 from sweeps.search import check_search, corners, history_name, random_search
 from sweeps.settings import refuse_unknown
+from sweeps.shipped import IN_A_JOB
 from sweeps.study import commit, describe_study
 from sweeps.summary import describe
 from sweeps.swept import with_typed_values
@@ -120,6 +121,7 @@ def run(config: DictConfig, overrides: list[str]) -> int:
             raise UserError(f"{switch}={values[switch]} is neither true nor false: use one of them.")
     if values["device"] not in DEVICES:
         raise UserError(f"device={values['device']} is not a device: use {', '.join(DEVICES)}.")
+    _refuse_passing_folders(values)
     sweep = values.get("sweep")
     if not sweep or "name" not in sweep:
         raise UserError(f"no sweep was chosen: add +sweep=NAME, one of {', '.join(_sweep_names())}.")
@@ -345,6 +347,18 @@ def _refuse_absent_gpu(values: dict[str, Any]) -> None:
     """Raises UserError for a GPU that is not on this machine (a cluster's are counted once it was joined)."""
     if values["device"] == "cuda" and not values["ray"]["address"]:
         chosen_device("cuda")
+
+
+def _refuse_passing_folders(values: dict[str, Any]) -> None:
+    """Raises UserError for records or artifacts below the folder of a submitted job, which Ray deletes after it."""
+    if IN_A_JOB not in os.environ:
+        return
+    for name in ("results", "store"):
+        if "://" not in values[name] and not Path(values[name]).is_absolute():
+            raise UserError(
+                f"{name}={values[name]} would lie in the folder of this Ray job, which is deleted with it, ledger "
+                f"included: give {name}=/a/path/that/stays."
+            )
 
 
 def _say_without_device(values: dict[str, Any]) -> None:

@@ -95,4 +95,4 @@ def _fields_of_methods(kind: str, section: Any) -> set[str]:
 def _ray_options() -> set[str]:
     """The options of `ray` in any of its files."""
     files = (ROOT / "conf" / "ray").glob("*.yaml")
-    return set().union(*(yaml.safe_load(path.read_text(encoding="utf-8")) for path in files))
+    return set().union(*(yaml.safe_load(path.read_text(encoding="utf-8")) for path in files)) - {"defaults"}

@@ -104,6 +104,14 @@ def test_a_value_that_a_file_leaves_open_is_asked_for(path, place):
         run(composed(*here), here)
 
 
+@pytest.mark.parametrize("setting", ["results=runs", "store=.wavedp/store"])
+def test_records_of_a_submitted_job_lie_where_they_stay(setting, monkeypatch):
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    others = [word for word in ("results=/shared/runs", "store=/shared/store") if word[:5] != setting[:5]]
+    with pytest.raises(UserError, match=rf"^{setting} would lie in the folder of this Ray job, .* give {setting[:5]}"):
+        run(composed("+sweep=smoke", setting, *others), [])
+
+
 def documented():
     """The arguments of every `python -m sweeps.run …` in a README, and in the headers of conf/."""
     found = {}

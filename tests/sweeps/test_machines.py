@@ -28,6 +28,11 @@ def test_auto_means_what_the_environment_says(monkeypatch):
         machines.refuse_unanswered("auto")
 
 
+def test_an_address_of_ray_client_gets_the_right_word():
+    with pytest.raises(UserError, match=r"ray://head:10001 is of Ray Client, .* `ray job submit`"):
+        machines.refuse_unanswered("ray://head:10001")
+
+
 def test_sockets_get_a_short_path(tmp_path):
     long, file, short = tmp_path / ("long" * 20), Path("/dev/null"), Path("/tmp/ray")
     assert machines.short_folder(long, file, short) == short

@@ -193,7 +193,7 @@ def test_a_store_that_cannot_be_written_is_said_in_one_sentence(kind, tmp_path):
 def test_an_object_store_that_cannot_be_written_is_said_in_one_sentence(memory, monkeypatch):
     memory.require_writable()
     assert memory.fs.find("/") == []
-    monkeypatch.setattr(memory.fs, "pipe_file", lambda *_: 1 / 0)
+    monkeypatch.setattr(memory.raw, "pipe_file", lambda *_: 1 / 0)
     with pytest.raises(UserError, match=r"store=memory://store cannot be written \(ZeroDivisionError: .*"):
         memory.require_writable()
 

@@ -13,6 +13,7 @@ stays, and files of two attempts never mix. No pickle anywhere: an artifact from
     two make it all the same, one having been cut   the first manifest wins, the other's files are deleted; both get
         off from an object store for a while        the first's artifact
     a damaged artifact                              a warning; it is set aside, and made again by whoever needs it
+    an object store is away for a while             what was asked waits for it (wavedp.store.patient)
     checkpoints of an unfinished stage              in a folder that only this user can enter; gone once it is published
 
 Behind a store lie places that are only read (`Behind`): what the store lacks is looked for there, by the same key. By
@@ -40,7 +41,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from wavedp import entries
+from wavedp import entries, extras
 from wavedp.errors import UserError
 from wavedp.files import (
     cannot_write,
@@ -56,6 +57,7 @@ from wavedp.files import (
 )
 from wavedp.jsonl import write_jsonl
 from wavedp.store import lease
+from wavedp.store.patient import Patient
 
 if TYPE_CHECKING:  # a plan only asks which artifacts exist; that must not import torch
     from torch import Tensor
@@ -119,10 +121,13 @@ class Store:
         self.behind: tuple[Behind, ...] = entries.behind() if behind is None else tuple(behind)
         self.root = root if "://" in root else str(Path(root).absolute())
         try:
-            self.fs, self.path = fsspec.url_to_fs(self.root)
+            self.raw, self.path = fsspec.url_to_fs(self.root)
         except (ImportError, ValueError) as error:
+            if isinstance(error, ImportError) and self.root.startswith("s3:"):
+                raise UserError(extras.needs(f"store={root}", "s3fs")) from error
             raise UserError(f"store={root} cannot be opened ({error}): install its package or mend the URL.") from error
-        self.local = isinstance(self.fs, LocalFileSystem)
+        self.local = isinstance(self.raw, LocalFileSystem)
+        self.fs: Any = self.raw if self.local else Patient(self.raw)
 
     def open(self, stage: str, key: str) -> Artifact | None:
         """The artifact; None if it is absent or damaged (a file is missing or differs from its sha256 in the manifest).
@@ -264,10 +269,10 @@ class Store:
         if self.local:
             require_writable(Path(self.path), "store")
             return
-        probe = f"work/probe-{secrets.token_hex(8)}"
-        try:
-            self.put(probe, bytes(4096))
-            self.fs.rm_file(f"{self.path}/{probe}")
+        probe = f"{self.path}/work/probe-{secrets.token_hex(8)}"
+        try:  # without patience: an address that is wrong, or credentials that are missing, are told at once
+            self.raw.pipe_file(probe, bytes(4096))
+            self.raw.rm_file(probe)
         except Exception as error:  # each backend has its own
             reason = OSError(0, f"{type(error).__name__}: {error}")
             raise UserError(cannot_write(f"store={self.root}", reason)) from error

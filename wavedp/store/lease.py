@@ -53,7 +53,8 @@ def held(fs: AbstractFileSystem, folder: str, token: str) -> Iterator[None]:
     """
     ours, stopped = f"{folder}/{token}", threading.Event()
     signed = _signature()
-    renewing = threading.Thread(target=_renew, args=(fs, ours, signed, stopped), daemon=True)
+    now = getattr(fs, "raw", fs)  # a renewal that fails is followed by another; none waits beyond the block's end
+    renewing = threading.Thread(target=_renew, args=(now, ours, signed, stopped), daemon=True)
     try:
         _wait(fs, folder, token, signed)
         renewing.start()
