@@ -181,8 +181,11 @@ def _artifacts(settings: dict[str, Any]) -> Store:
 
 def _found(artifacts: Store, trials: list[PlannedTrial]) -> set[str]:
     """The stage keys whose artifacts are there."""
-    stages = {key: stage for trial in trials for stage, key in trial.keys.items()}
-    return {key for key, stage in stages.items() if artifacts.has(stage, key)}
+    keys: dict[str, set[str]] = {}
+    for trial in trials:
+        for stage, key in trial.keys.items():
+            keys.setdefault(stage, set()).add(key)
+    return {key for stage, asked in keys.items() for key in artifacts.which(stage, asked)}
 
 
 def _rows(coordinator: Any) -> list[dict[str, Any]]:

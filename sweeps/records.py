@@ -138,7 +138,12 @@ class Records:
             for stage in chain.PRIVATE:
                 if stage in trial.keys:
                     users.setdefault((stage, trial.keys[stage]), []).append(trial.id)
-        found = [(store.json(stage, key, "ledger") or [], names) for (stage, key), names in users.items()]
+        there = {
+            (stage, key)
+            for stage in chain.PRIVATE
+            for key in store.which(stage, {key for each, key in users if each == stage})
+        }
+        found = [(store.json(*place, "ledger") or [], names) for place, names in users.items() if place in there]
         return [(lines, names) for lines, names in found if lines]
 
     def settled(self, trials: Iterable[PlannedTrial], store: Store) -> set[str]:

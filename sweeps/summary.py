@@ -27,7 +27,7 @@ def describe(trials: list[PlannedTrial], store: Store, infeasible: dict[str, Inf
         if not unique and feasible:
             continue
         have = store.which(stage.name, unique)
-        zoo = sorted(filter(None, {store.origin(stage.name, key) for key in have}))
+        zoo = sorted(set(store.origins(stage.name, have).values()))
         lines.append(
             f"  {stage.name:<15}{len(unique):>8}{len(have):>10}{len(unique) - len(have):>9}"
             + (f"  from the zoo: {', '.join(zoo)}" if zoo else "")

@@ -65,6 +65,7 @@ if TYPE_CHECKING:  # a plan only asks which artifacts exist; that must not impor
 __all__ = ["MANIFEST", "Artifact", "Behind", "Draft", "Store", "sha256", "write_atomically", "write_jsonl", "write_npz"]
 
 MANIFEST = "manifest.json"
+FEW = 4  # keys that are asked for one by one; more cost a listing of the whole stage
 
 
 @dataclass(frozen=True)
@@ -180,14 +181,27 @@ class Store:
         return None
 
     def which(self, stage: str, keys: Iterable[str]) -> set[str]:
-        """Those of the keys for which `has` is true. A stage's folder is listed once: asking an object store for each
-        of thousands takes minutes."""
-        present = set(self.names(stage))
-        return {
-            key
-            for key in keys
-            if (key in present and self._has(stage, key)) or self._from_behind(stage, key) is not None
-        }
+        """Those of the keys for which `has` is true, in few calls: asking an object store for each of thousands takes
+        minutes."""
+        keys = set(keys)
+        own = self._present(stage, keys)
+        return own | {key for key in keys - own if self._from_behind(stage, key) is not None}
+
+    def origins(self, stage: str, keys: Iterable[str]) -> dict[str, str]:
+        """{key: its `origin`} of those that lie behind and not in the store."""
+        absent = set(keys) - self._present(stage, keys) if self.behind else set()
+        named = ((key, next(filter(None, (each.origin(stage, key) for each in self.behind)), None)) for key in absent)
+        return {key: name for key, name in named if name}
+
+    def _present(self, stage: str, keys: Iterable[str]) -> set[str]:
+        """Those of the keys whose manifest is in the store itself."""
+        keys = set(keys)
+        if self.local or len(keys) <= FEW:
+            return {key for key in keys & set(self.names(stage)) if self._has(stage, key)}
+        self.fs.invalidate_cache()
+        end = f"/{MANIFEST}"
+        found = (path[: -len(end)] for path in self.fs.find(f"{self.path}/{stage}") if path.endswith(end))
+        return keys & {path.rpartition("/")[2] for path in found}
 
     def publish(self, stage: str, key: str, draft: Draft) -> Artifact:
         """Publish a draft; an artifact that already exists is kept. Returns the published one."""

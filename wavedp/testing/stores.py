@@ -50,6 +50,15 @@ class StoreSuite:
         assert store.which(STAGE, [OTHER_KEY, KEY]) == {KEY}
         assert store.which("upscale", [KEY]) == set()
 
+    def test_many_keys_are_found_as_one_by_one(self, tmp_path: Path) -> None:
+        store = self.make_store(tmp_path)
+        keys = [f"{number:02}" * 32 for number in range(12)]
+        assert store.which(STAGE, keys) == set()
+        for key in keys[::3]:
+            store.publish(STAGE, key, _draft(1))
+        assert store.which(STAGE, keys) == set(keys[::3])
+        assert store.which(STAGE, keys[1:]) == set(keys[3::3])
+
     def test_the_first_artifact_wins(self, tmp_path: Path) -> None:
         store = self.make_store(tmp_path)
         store.publish(STAGE, KEY, _draft(1))
