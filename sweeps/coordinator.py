@@ -75,7 +75,7 @@ def run_stage(name: str, key: str, trial: dict[str, Any], settings: dict[str, An
 
 @ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)
 class Coordinator:
-    """settings: store URL, zoo, name of the copy there, {stage: Ray resources}, budget, commit. owners: see
+    """settings: store URL, its secret, zoo, name of the copy there, {stage: Ray resources}, budget, commit. owners: see
     sweeps.plan.owners (grows in a search).
 
     One request is decided after another, so that no two releases share the last of a budget.
@@ -253,4 +253,4 @@ def _check(trial: PlannedTrial) -> None:
 
 
 def _store(settings: dict[str, Any]) -> Store:
-    return Store(settings["store"], behind(settings["zoo"]))
+    return Store(settings["store"], behind(settings["zoo"]), settings.get("secret"))

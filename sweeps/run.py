@@ -59,7 +59,7 @@ from wavedp.fields import check_values
 from wavedp.files import cannot_write
 from wavedp.privacy import ledger
 from wavedp.privacy.budget import Budget, made
-from wavedp.store import Store
+from wavedp.store import Store, kept
 
 ROOT = Path(__file__).resolve().parent.parent
 DEVICES = ("auto", "cpu", "cuda")
@@ -240,6 +240,7 @@ def _execute(
     machines.start_ray(values["ray"])
     settings = {
         "store": store,
+        "secret": kept.secret_for(store),
         "zoo": _zoo(values),
         "copy": copy_name(study),
         "stages": machines.stage_resources(values["ray"], values["device"]),

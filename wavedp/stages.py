@@ -374,9 +374,9 @@ def _make(
                 inputs = {}
                 for name in next(item for item in chain_of(trial) if item.name == stage).inputs:
                     inputs[name] = store.open(name, names[name]) or missing(name)
-                folder = store.work_folder(stage, key)
-                work = Work(trial, inputs, Draft(), key, folder, folder.parent / "features", device, report, ranks)
-                MAKE[stage](work)
+                with store.working(stage, key) as folder:
+                    work = Work(trial, inputs, Draft(), key, folder, folder.parent / "features", device, report, ranks)
+                    MAKE[stage](work)
                 published = store.publish(stage, key, work.draft)
                 made = published.files == work.draft.files  # not where another machine was first
     store.discard_work(stage, key)

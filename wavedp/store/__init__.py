@@ -15,6 +15,7 @@ stays, and files of two attempts never mix. No pickle anywhere: an artifact from
     a damaged artifact                              a warning; it is set aside, and made again by whoever needs it
     an object store is away for a while             what was asked waits for it (wavedp.store.patient)
     checkpoints of an unfinished stage              in a folder that only this user can enter; gone once it is published
+                                                    (an object store may keep encrypted copies: wavedp.store.kept)
 
 Behind a store lie places that are only read (`Behind`): what the store lacks is looked for there, by the same key. By
 default that is the zoo of public models (wavedp.entries). Their artifacts are found, never copied into the store.
@@ -56,7 +57,7 @@ from wavedp.files import (
     write_synced,
 )
 from wavedp.jsonl import write_jsonl
-from wavedp.store import lease
+from wavedp.store import kept, lease
 from wavedp.store.patient import Patient
 
 if TYPE_CHECKING:  # a plan only asks which artifacts exist; that must not import torch
@@ -114,11 +115,13 @@ class Behind(Protocol):
 class Store:
     """Artifacts under one root URL. Any number of processes may read and write; see the module for what excludes whom.
 
-    behind: read-only places for what the store lacks, in order (None: the zoo; (): none).
+    behind: read-only places for what the store lacks, in order (None: the zoo; (): none). secret: with which an object
+    store keeps checkpoints (wavedp.store.kept), or None.
     Raises UserError for a URL that nothing here can open.
     """
 
-    def __init__(self, root: str, behind: Iterable[Behind] | None = None) -> None:
+    def __init__(self, root: str, behind: Iterable[Behind] | None = None, secret: str | None = None) -> None:
+        self.secret = secret
         self.behind: tuple[Behind, ...] = entries.behind() if behind is None else tuple(behind)
         self.root = root if "://" in root else str(Path(root).absolute())
         try:
@@ -224,9 +227,26 @@ class Store:
         """
         return private_folder(self._work() / f"{stage}-{key}")
 
+    @contextlib.contextmanager
+    def working(self, stage: str, key: str) -> Iterator[Path]:
+        """The `work_folder`, with the checkpoints that another machine has left there; during the block an object store
+        with a secret keeps what is written in it."""
+        folder = self.work_folder(stage, key)
+        if self.local or self.secret is None:
+            yield folder
+            return
+        with kept.mirrored(self.raw, self._kept(stage, key), folder, self.secret):
+            yield folder
+
     def discard_work(self, stage: str, key: str) -> None:
         """Remove the checkpoints of a stage that was published."""
         shutil.rmtree(self._work() / f"{stage}-{key}", ignore_errors=True)
+        if not self.local and self.secret is not None:
+            with contextlib.suppress(FileNotFoundError):
+                self.fs.rm(self._kept(stage, key), recursive=True)
+
+    def _kept(self, stage: str, key: str) -> str:
+        return f"{self.path}/work/kept/{stage}-{key}"
 
     @contextlib.contextmanager
     def lock(self, stage: str, key: str) -> Iterator[None]:
