@@ -47,7 +47,7 @@ from wavedp.errors import UserError
 from wavedp.methods import canonical
 from wavedp.privacy import ledger
 from wavedp.progress import OutOfTime, Report, printed
-from wavedp.store import Artifact, Store
+from wavedp.store import Artifact, Store, kept
 
 if TYPE_CHECKING:
     import numpy as np
