@@ -18,7 +18,15 @@ BASE = dataclasses.replace(
     public=dataclasses.replace(PROCEDURAL, split="public"),
     upscaler=configure("upscaler", "bicubic"),
 )
-SECONDS = {"reference": 5, "tokenizer": 20, "pretrain": 100, "private_fit": 1000, "coarse_samples": 10, "upscale": 10, "evaluate": 30}
+SECONDS = {
+    "reference": 5,
+    "tokenizer": 20,
+    "pretrain": 100,
+    "private_fit": 1000,
+    "coarse_samples": 10,
+    "upscale": 10,
+    "evaluate": 30,
+}
 FIT = sum(SECONDS.values()) - SECONDS["reference"]  # of one trial alone, its reference beside it
 ONE = {name: {"num_cpus": 1} for name in chain.NAMES}
 

@@ -1,0 +1,102 @@
+"""Three Ray nodes of which two have no checkout, another folder and one core each: the rows of one machine."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from typed import ROOT, environment, rows, run
+
+pytestmark = pytest.mark.skipif(
+    shutil.which("unshare") is None
+    or os.getuid() != 0
+    or subprocess.run(["unshare", "-m", "mount", "-t", "tmpfs", "x", "/mnt"], capture_output=True).returncode != 0,
+    reason="needs a mount namespace of its own",
+)
+
+# The packages are bound to another place, then the checkout is hidden: what is installed from it is gone.
+WORKER = """
+set -e
+mkdir -p {own}/packages && mount --bind {packages} {own}/packages && mount -t tmpfs tmpfs {checkout}
+cd {own} && env -u PYTHONPATH {own}/packages/bin/python -c 'import sweeps' 2> /dev/null && exit 3
+exec env -u PYTHONPATH {own}/packages/bin/python -m ray.scripts.scripts start --address={address} --num-cpus=1 --block
+"""
+HEAD = """
+import json, subprocess, sys, time
+from pathlib import Path
+import ray
+from ray.cluster_utils import Cluster
+
+folder, worker, *command = sys.argv[1:]
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+worker = worker.replace("ADDRESS", cluster.address)
+scripts = [worker.replace("OWN", f"{folder}/node{number}") for number in range(2)]
+workers = [subprocess.Popen(["unshare", "-m", "sh", "-c", script]) for script in scripts]
+ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
+until = time.time() + 120
+while sum(node["Alive"] for node in ray.nodes()) < 3 and time.time() < until:
+    time.sleep(0.2)
+ray.shutdown()
+try:
+    sys.exit(subprocess.run([*command, f"ray.address={cluster.address}"], cwd=folder).returncode)
+finally:
+    for each in workers:
+        each.terminate()
+        each.wait()
+    cluster.shutdown()
+"""
+
+
+def images(folder: Path) -> Path:
+    """Pictures of two classes, on a disk that all nodes see."""
+    for split, count in (("train", 96), ("test", 24)):
+        for number in range(count):
+            file = folder / split / f"class{number % 2}" / f"{number}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            pixels = np.random.default_rng([number, len(split)]).integers(0, 256, (16, 16), dtype=np.uint8)
+            Image.fromarray(pixels // (1 + number % 2)).save(file)
+    return folder
+
+
+def content(folder: Path) -> dict[str, dict]:
+    """Rows without what may differ from machine to machine."""
+    kept = {
+        row["trial"]: {k: v for k, v in row.items() if k not in ("seconds", "memory", "host")} for row in rows(folder)
+    }
+    for row in kept.values():
+        for name in ("data", "public"):
+            row["settings"][name].pop("home")
+    return kept
+
+
+@pytest.mark.slow
+def test_nodes_without_a_checkout_write_the_rows_of_one_machine(tmp_path):
+    overrides = ["+sweep=smoke", "data=folder", f"data.path={images(tmp_path / 'shared' / 'images')}", "data.size=16"]
+    overrides += [
+        "metrics.downstream_steps=0",
+        "metrics.kid=false",
+        "metrics.fid_samples=16",
+        "metrics.reference_samples=16",
+    ]
+    done = run(tmp_path / "alone", *overrides)
+    assert done.returncode == 0, done.stdout + done.stderr
+    there = tmp_path / "cluster"
+    there.mkdir()
+    worker = WORKER.format(own="OWN", packages=sys.prefix, checkout=ROOT, address="ADDRESS")
+    typed = [sys.executable, "-m", "sweeps.run", *overrides, "ray=cluster", f"results={there / 'results'}"]
+    done = subprocess.run(
+        [sys.executable, "-c", HEAD, str(there), worker, *typed, f"store={tmp_path / 'shared' / 'store'}"],
+        cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=500,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    ours, theirs = content(there), content(tmp_path / "alone")
+    metrics = [{name: row.pop("metrics") for name, row in each.items()} for each in (ours, theirs)]
+    assert metrics[0].keys() == metrics[1].keys()
+    for name, found in metrics[0].items():
+        assert found == pytest.approx(metrics[1][name], rel=1e-4)
+    assert json.dumps(ours, sort_keys=True) == json.dumps(theirs, sort_keys=True)
