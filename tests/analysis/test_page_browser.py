@@ -1,14 +1,17 @@
 """The page in a real browser, where playwright and Chromium are installed."""
 
+import json
 import os
 import shutil
 import time
+from threading import Thread
 
 import pytest
 from study_folder import build
 
 from analysis.load import load
 from analysis.page import write_page
+from analysis.serve import Watched, server_of
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="pip install playwright")
 CHROMIUM = os.environ.get("BROWSER_PATH") or shutil.which("chromium") or shutil.which("google-chrome")
@@ -85,3 +88,26 @@ def test_keyboard(page):
         page.keyboard.press("Tab")
         reached.add(page.evaluate("document.activeElement.id || document.activeElement.closest('[id]')?.id"))
     assert {"chart", "series", "words", "budgets", "table"} <= reached
+
+
+@pytest.mark.parametrize("width", [1200, 390])
+def test_what_runs_is_read_without_scrolling_sideways(browser, tmp_path, width):
+    folder = build(tmp_path / "eps_grid", epsilons=(1.0,), seeds=2)
+    name = "epsilon=10-upscaler=my_package.sharpened_Sharpened-seed=0-22aed99e"
+    running = [[name, "private_fit", 0.4, 12.0, 30.0, ""], [name, "upscale", 0.0, None, None, "1 CPU (0 free)"]]
+    (folder / "status.json").write_text(json.dumps({"time": time.time(), "study": "0 of 6", "running": running}))
+    context = browser.new_context(viewport={"width": width, "height": 900})
+    with server_of(Watched([folder]), 0) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        page = context.new_page()
+        page.goto("http://{}:{}".format(*server.server_address[:2]))
+        page.wait_for_selector("#running tbody tr")
+        edges = page.locator("#running td").evaluate_all(
+            "cells => cells.map(cell => cell.getBoundingClientRect().right)"
+        )
+        assert max(edges) <= width
+        assert "0:12, 0:30 to go" in page.locator("#running").inner_text()
+        assert "waits for 1 CPU (0 free)" in page.locator("#running").inner_text()
+        assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
+        context.close()
+        server.shutdown()
