@@ -22,7 +22,8 @@ pytestmark = pytest.mark.skipif(
 # The packages are bound to another place, then the checkout is hidden: what is installed from it is gone.
 WORKER = """
 set -e
-mkdir -p {own}/packages && mount --bind {packages} {own}/packages && mount -t tmpfs tmpfs {checkout}
+mkdir -p {own}/packages && mount --bind {packages} {own}/packages
+for checkout in {checkouts}; do mount -t tmpfs tmpfs $checkout; done
 cd {own} && env -u PYTHONPATH {own}/packages/bin/python -c 'import sweeps' 2> /dev/null && exit 3
 exec env -u PYTHONPATH {own}/packages/bin/python -m ray.scripts.scripts start --address={address} --num-cpus=1 --block
 """
@@ -63,6 +64,15 @@ def images(folder: Path) -> Path:
     return folder
 
 
+def hidden() -> str:
+    """The checkout of these tests, and the one that is installed among the packages, if it is another."""
+    code = "import sweeps; print(sweeps.__path__[0])"
+    bare = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    installed = subprocess.run([sys.executable, "-c", code], cwd="/", env=bare, capture_output=True, text=True).stdout
+    found = {ROOT, *(Path(line).parent for line in installed.splitlines())}
+    return " ".join(str(path) for path in found if path.name != "site-packages")
+
+
 def content(folder: Path) -> dict[str, dict]:
     """Rows without what may differ from machine to machine."""
     kept = {
@@ -87,7 +97,7 @@ def test_nodes_without_a_checkout_write_the_rows_of_one_machine(tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     there = tmp_path / "cluster"
     there.mkdir()
-    worker = WORKER.format(own="OWN", packages=sys.prefix, checkout=ROOT, address="ADDRESS")
+    worker = WORKER.format(own="OWN", packages=sys.prefix, checkouts=hidden(), address="ADDRESS")
     typed = [sys.executable, "-m", "sweeps.run", *overrides, "ray=cluster", f"results={there / 'results'}"]
     done = subprocess.run(
         [sys.executable, "-c", HEAD, str(there), worker, *typed, f"store={tmp_path / 'shared' / 'store'}"],
