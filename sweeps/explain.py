@@ -7,14 +7,12 @@ it, else the mean of stages with the same settings but for ε and the seed. The 
 from __future__ import annotations
 
 import json
-import sys
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from sweeps.clocks import kind, mean_by_kind
-from sweeps.help import folders, question_of
 from sweeps.plan import PlannedTrial, uncollected
 from sweeps.settings import ROOT
 from sweeps.summary import composed_lines, private_fits
@@ -29,17 +27,17 @@ PUBLIC = ("tokenizer", "pretrain", "upscaler")  # stages that train on public im
 
 @uncollected()
 def explain(
-    name: str,
+    question: str,
     trials: list[PlannedTrial],
     store: Store,
     infeasible: dict[str, InfeasibleError],
     recorded: Iterable[Path],
     workers: int,
 ) -> str:
-    """The text. name: the sweep's. recorded: folders of studies, whose times are taken. workers: stages at once."""
+    """The text. question: the sweep's. recorded: folders of studies, whose times are taken. workers: stages at once."""
     feasible = [trial for trial in trials if trial.id not in infeasible]
     paragraphs = {
-        "Question": question_of(name, folders(sys.argv[1:])),
+        "Question": question,
         "What runs": _runs(trials, infeasible),
         "What is private": _private(feasible),
         "What is public": _public(feasible),

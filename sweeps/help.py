@@ -38,13 +38,17 @@ def asked(arguments: Sequence[str]) -> str | None:
         del words[: 1 if "=" in words[0] else 2]
     if not words or words[0] not in ("--help", "-h", "help"):
         return None
-    return text(words[1] if words[1:] else None, folders(arguments))
+    return text(words[1] if words[1:] else None, places(own_folders(arguments)))
 
 
-def folders(arguments: Sequence[str]) -> list[Path]:
-    """conf/, and the folder of the user's own that a command line names."""
+def own_folders(arguments: Sequence[str]) -> list[str]:
+    """The folder of the user's own that a command line names, as it is typed there; [] without one."""
     following = itertools.zip_longest(arguments, arguments[1:], fillvalue="")
-    own = [word.partition("=")[2] or after for word, after in following if word.startswith(FOLDER)]
+    return [word.partition("=")[2] or after for word, after in following if word.startswith(FOLDER)]
+
+
+def places(own: Iterable[str]) -> list[Path]:
+    """conf/, and these folders of the user's own."""
     return [CONF, *map(Path, own)]
 
 

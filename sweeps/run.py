@@ -9,7 +9,7 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -90,7 +90,7 @@ def _study(config: DictConfig) -> int:
     overrides = list(HydraConfig.get().overrides.task)
     with _in_one_sentence(overrides):
         try:
-            return run(config, overrides)
+            return run(config, overrides, help.own_folders(sys.argv[1:]))
         except BrokenPipeError:  # `| head` has read enough
             raise
         except OSError as error:
@@ -109,8 +109,9 @@ def _in_one_sentence(overrides: list[str]) -> Iterator[None]:
         raise UserError(f"the configuration can't be composed: {str(error).splitlines()[0]}{why}") from error
 
 
-def run(config: DictConfig, overrides: list[str]) -> int:
-    """Plan, check, and run or describe one study; returns the exit status."""
+def run(config: DictConfig, overrides: list[str], own: Sequence[str] = ()) -> int:
+    """Plan, check, and run or describe one study; returns the exit status. own: the user's folder of configuration, if
+    one was typed."""
     values: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
     refuse_unknown(values)
     for place in sorted(OmegaConf.missing_keys(config)):  # `???` in a file
@@ -146,14 +147,14 @@ def run(config: DictConfig, overrides: list[str]) -> int:
         if values["only"] is not None:
             raise UserError("only=… picks some of the planned trials, and a search draws its own: leave it out.")
     if search and not search.get("random_k"):
-        return _search(sweep, base, values, store, folder, load_option, overrides)
+        return _search(sweep, base, values, store, folder, load_option, overrides, own)
     if search:
         trials = random_search(base, search, load_option)
         search["random_k"]["drawn"] = len(trials)
     else:
         trials = plan(base, sweep, load_option)
     refuse_unread(overrides, [trial.config for trial in trials])
-    study = describe_study(values, base, sweep, overrides, trials[0] if trials else None)
+    study = describe_study(values, base, sweep, overrides, trials[0] if trials else None, own)
     every = [trial.id for trial in trials]
     trials = named(trials, values["only"])
     infeasible = _check(trials)
@@ -161,7 +162,8 @@ def run(config: DictConfig, overrides: list[str]) -> int:
         _check_images(trials, artifacts)
     if values["explain"]:
         cores = values["ray"]["num_cpus"] or os.cpu_count() or 1
-        print(explain(sweep["name"], trials, artifacts, infeasible, recorded(folder), cores))
+        asked = help.question_of(sweep["name"], help.places(own))
+        print(explain(asked, trials, artifacts, infeasible, recorded(folder), cores))
         return 0
     if values["plan"] or values["dry_run"]:
         refuse_other_study(folder, study, every)
@@ -195,6 +197,7 @@ def _search(
     folder: Path,
     load_option: Any,
     overrides: list[str],
+    own: Sequence[str],
 ) -> int:
     """A sweep whose points Optuna chooses."""
     search = sweep["search"]
@@ -206,7 +209,7 @@ def _search(
     refuse_unread(overrides, [trial.config for trial in trials])
     _check(trials)
     _check_images(trials, Store(store, behind(_zoo(values))))
-    study = describe_study(values, base, sweep, overrides, None)
+    study = describe_study(values, base, sweep, overrides, None, own)
     name = history_name(study["identity"], search)
     if values["dry_run"]:
         refuse_other_study(folder, study, [])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import shlex
 import subprocess
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -27,15 +28,17 @@ def describe_study(
     sweep: dict[str, Any],
     overrides: list[str],
     first: PlannedTrial | None,
+    own: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """The content of study.yaml (fields as documented in results/README.md)."""
+    """The content of study.yaml (fields as documented in results/README.md). own: the user's folder of configuration
+    that was typed, if any."""
     trial = trial_of(base)
     measured = (first.config if first else trial).metrics
     n_reference = data.n_records((first.config if first else trial).data, measured.reference_split)
     return {
         "study": values["study"],
         "sweep": sweep["name"],
-        "command": typed(overrides),
+        "command": typed(overrides, own),
         "axes": axes_of(sweep),
         "budget": values["budget"],
         "primary_metric": metrics.primary(measured, n_reference),
@@ -48,10 +51,11 @@ def describe_study(
     }
 
 
-def typed(overrides: list[str]) -> str:
+def typed(overrides: list[str], own: Sequence[str] = ()) -> str:
     """The command that runs the study, as a user types it: without plan=FILE, which only writes a file."""
     words = [text for text in map(as_typed, overrides) if text and not text.startswith("plan=")]
-    return shlex.join(["python", "-m", "sweeps.run", *words])
+    folders = [word for folder in own for word in ("--config-dir", folder)]
+    return shlex.join(["python", "-m", "sweeps.run", *folders, *words])
 
 
 def as_typed(override: str) -> str:

@@ -39,12 +39,12 @@ def row(trial, **seconds):
 
 
 def told(trials, tmp_path, *folders, workers=2):
-    return explain("smoke", trials, Store(str(tmp_path / "store")), {}, folders, workers)
+    return explain("Is it well?", trials, Store(str(tmp_path / "store")), {}, folders, workers)
 
 
 def test_it_says_what_is_private_and_what_that_costs(trials, tmp_path):
     text = told(trials, tmp_path)
-    assert text.startswith("Question\n  Does everything run?\n")
+    assert text.startswith("Question\n  Is it well?\n")
     assert "6 trials, over epsilon: 1, 10, inf; upscaler: bicubic, nearest; seed: 0." in text
     assert "spectral_ar is fitted to the 14×14 part of procedural's 256 training images without noise (ε = ∞)" in text
     assert "with differential privacy: 320 noisy steps, each of a record with probability 0.5 (private fit)." in text

@@ -71,5 +71,5 @@ def test_files_of_ones_own_are_listed_and_their_question_is_told(tmp_path, spell
     assert "Do two rank alike?" in help.asked([*words, "--help"])
     assert help.asked([*words, "--help", "mine"]).startswith("sweep=mine: Do two rank alike?\n")
     assert help.asked([*words, "+sweep=mine"]) is None
-    assert help.question_of("mine", help.folders(["+sweep=mine", *words])) == "Do two rank alike?"
-    assert help.question_of("mine", help.folders([])) == "mine"
+    assert help.question_of("mine", help.places(help.own_folders(["+sweep=mine", *words]))) == "Do two rank alike?"
+    assert help.question_of("mine", help.places([])) == "mine"

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 
 import pytest
 import torch
+from clip_folder import small_clip
 
 from wavedp import registry
 from wavedp.config import configure
@@ -255,26 +255,6 @@ class TestTextAlignment(MetricSuite):
 class TestClipScore(TestTextAlignment):
     def config(self):
         return configure("metric", "clip_score", clip=str(self.folder), prefix="")
-
-
-def small_clip(folder: Path) -> Path:
-    import transformers  # which the extra `dev` brings
-
-    words = ["<|startoftext|>", "<|endoftext|>", *(f"{c}</w>" for c in "abcdefgh"), *"abcdefgh"]
-    (folder / "vocab.json").write_text(json.dumps({word: number for number, word in enumerate(words)}))
-    (folder / "merges.txt").write_text("#version: 0.2\n")
-    transformers.CLIPTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt")).save_pretrained(folder)
-    size = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-    text = {**size, "vocab_size": len(words), "max_position_embeddings": 8, "bos_token_id": 0, "eos_token_id": 1}
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        config = transformers.CLIPConfig(
-            text_config=text, vision_config={**size, "image_size": 16, "patch_size": 8}, projection_dim=8
-        )
-        transformers.CLIPModel(config).save_pretrained(folder)
-    shape = {"size": {"shortest_edge": 16}, "crop_size": {"height": 16, "width": 16}}
-    transformers.CLIPImageProcessor(**shape).save_pretrained(folder)
-    return folder
 
 
 class TestBrightness(MetricSuite):

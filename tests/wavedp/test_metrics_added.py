@@ -8,6 +8,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from clip_folder import small_clip
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from scipy.spatial.distance import cdist
@@ -449,24 +450,8 @@ def test_the_sheet_shows_the_pairs(tmp_path):
 
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory):
-    """A random CLIP model of a few weights, as save_pretrained writes it, and a function that gives its cosines."""
-    import transformers  # which the extra `dev` brings
-
-    folder = tmp_path_factory.mktemp("clip")
-    words = ["<|startoftext|>", "<|endoftext|>", *(f"{c}</w>" for c in "abcdefgh"), *"abcdefgh"]
-    (folder / "vocab.json").write_text(json.dumps({word: number for number, word in enumerate(words)}))
-    (folder / "merges.txt").write_text("#version: 0.2\n")
-    transformers.CLIPTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt")).save_pretrained(folder)
-    size = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-    text = {**size, "vocab_size": len(words), "max_position_embeddings": 8, "bos_token_id": 0, "eos_token_id": 1}
-    torch.manual_seed(0)
-    config = transformers.CLIPConfig(
-        text_config=text, vision_config={**size, "image_size": 32, "patch_size": 16}, projection_dim=8
-    )
-    transformers.CLIPModel(config).save_pretrained(folder)
-    shape = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}}
-    transformers.CLIPImageProcessor(**shape).save_pretrained(folder)
-    return folder
+    """The folder of a CLIP model."""
+    return small_clip(tmp_path_factory.mktemp("clip"), side=32)
 
 
 def test_alignment_is_the_mean_of_the_models_cosines(clip):
