@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import secrets
@@ -133,10 +134,10 @@ def refuse_unanswered(address: str) -> None:
             socket.create_connection((host.strip("[]"), int(port)), timeout=TCP_SECONDS).close()
         except (OSError, OverflowError) as error:
             raise UserError(f"nothing answers at ray.address={place} ({error}): {remedy}.") from error
+    _show_token_if_asked(address)
     reason = _refusal(address)
     if reason is not None:
-        token = "set RAY_AUTH_MODE=token if it asks for one"  # as a head does by default since Ray 2.60
-        raise UserError(f"no Ray cluster answers at ray.address={place or address} ({reason}): {remedy}; {token}.")
+        raise UserError(f"no Ray cluster answers at ray.address={place or address} ({reason}): {remedy}.")
 
 
 def _refusal(address: str) -> str | None:
@@ -181,6 +182,32 @@ def _allow_own_token() -> None:
     home = Path(os.environ.get("HOME") or Path.home(), ".ray")
     if not _can_write(home):
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+
+
+def _show_token_if_asked(address: str) -> None:
+    """Have Ray show its token to a cluster that asks for one (by default, since 2.60, one whose head found a token in
+    the home folder when it started), and to no other.
+
+    Ray shows none at an address that was typed; and a driver that shows one is asked without one by a head that has
+    none, and counts as dead.
+    """
+    if "RAY_AUTH_MODE" in os.environ:
+        return
+    ask = [sys.executable, "-m", "ray.scripts.scripts", "health-check", *(["--address", address] * (address != "auto"))]
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        done = subprocess.run(
+            ask,
+            env={**os.environ, "RAY_AUTH_MODE": "disabled"},
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=RAY_SECONDS,
+        )
+        os.environ["RAY_AUTH_MODE"] = "token" if "AuthenticationError" in done.stderr else "disabled"
+        with contextlib.suppress(ImportError, AttributeError):  # before 2.60
+            from ray._raylet import Config  # type: ignore[attr-defined]
+
+            Config.initialize("")  # Ray has read the environment at its import
 
 
 def _python_path() -> str:

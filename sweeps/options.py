@@ -23,7 +23,8 @@ def option_loader(overrides: Sequence[str], base: dict[str, Any]) -> Callable[[s
 
     def composed(group: str, choice: list[str]) -> Any:
         chosen = {_choice_of(group), f"{group}.name"}
-        others = [text for text in overrides if _place(text) not in chosen]
+        places = {text: _place(text) for text in overrides}
+        others = [text for text, place in places.items() if place not in chosen and not place.startswith("sweep.")]
         node = hydra.compose(config_name or "config", overrides=[*others, *choice])
         values = OmegaConf.to_container(node, resolve=True)
         assert isinstance(values, dict)

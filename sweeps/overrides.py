@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import json
 import re
 from collections.abc import Iterator, Sequence
@@ -72,6 +73,7 @@ def _only(text: str) -> str:
     return f"{name}=[{','.join(json.dumps(each) for each in ids)}]"
 
 
+@functools.cache  # for a list of thousands it takes Hydra a second
 def parsed(text: str) -> Parsed:
     """An override as Hydra reads it. Raises UserError for one that it cannot read."""
     try:
@@ -156,6 +158,8 @@ def _spelled(text: str, each: Parsed) -> list[str]:
         if name.split(".")[0] == "sweep" and name.split(".")[1:2] and name.split(".")[1] in AXES:
             return [text]
         raise UserError(f"{text} takes away a setting that a study needs: give it another value, {name}=…")
+    if name.startswith("sweep.") and each.is_range_sweep():  # sweep.seeds=range(500), which Hydra takes for many runs
+        return [f"++{name}='{raw}'"]
     if each.is_sweep_override():
         raise UserError(_several(text.lstrip("+"), name, raw))
     value, place = each.value(), f"{name}@{each.package}" if each.package else name

@@ -109,6 +109,17 @@ def by_field(axes: Any) -> dict[str, Any]:
     return found
 
 
+def spread(values: Any) -> Any:
+    """The values of an axis, of `range(500)` or `range(1, 9, 2)` all its whole numbers. Raises UserError for another
+    range."""
+    if not (isinstance(values, str) and values.startswith("range(") and values.endswith(")")):
+        return values
+    try:
+        return list(range(*map(int, values[len("range(") : -1].split(","))))
+    except (TypeError, ValueError):
+        raise UserError(f"{values} is no range of whole numbers: write range(500), or range(1,9,2).") from None
+
+
 def listed(name: str, values: Any) -> list[Any]:
     """The values of an axis. Raises UserError unless they are one or more, and can be printed as they are."""
     if not isinstance(values, list) or not values:

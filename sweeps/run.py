@@ -29,7 +29,7 @@ from sweeps.copies import copy_name
 from sweeps.explain import explain, recorded
 from sweeps.names import check_name
 from sweeps.options import no_option, option_loader
-from sweeps.overrides import normalised, refuse_unread
+from sweeps.overrides import SEEDS, normalised, refuse_unread
 from sweeps.plan import (
     NO_MODEL,
     PlannedTrial,
@@ -41,6 +41,7 @@ from sweeps.plan import (
     planned,
     refused_by_budget,
     save_plan,
+    spread,
     uncollected,
 )
 from sweeps.records import refuse_other_study
@@ -338,11 +339,12 @@ def _refused(
 
 
 def _by_field(sweep: dict[str, Any]) -> None:
-    """Write the axes of a sweep by the field that they vary."""
+    """Write the axes of a sweep by the field that they vary, with all their values."""
+    sweep |= {name: spread(sweep[name]) for name in SEEDS.values() if name in sweep}
     for axes in (sweep, sweep.get("search") or {}):
         for kind in ("grid", "zip", "space"):
             if axes.get(kind):
-                axes[kind] = by_field(axes[kind])
+                axes[kind] = {axis: spread(values) for axis, values in by_field(axes[kind]).items()}
     if isinstance(sweep.get("cases"), dict):
         sweep["cases"] = {name: by_field(changes) for name, changes in sweep["cases"].items()}
 

@@ -23,7 +23,7 @@ IN_A_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # which `ray job submit` sets
 
 def modules() -> list[str]:
     """Ours, and the top-level modules of the methods that this process has found by `module:Object`."""
-    return [*OURS, *sorted(registry.outside_modules())]
+    return [*OURS, *sorted(name for name in registry.outside_modules() if name in sys.modules)]
 
 
 def needed() -> bool:
