@@ -14,6 +14,7 @@ import pytest
 
 from sweeps import execute, watchers
 from sweeps.clocks import Clocks
+from sweeps.overrides import normalised
 from sweeps.plan import PlannedTrial
 from sweeps.progress import Progress
 from sweeps.run import ROOT, run
@@ -241,6 +242,11 @@ def test_what_is_no_watcher_is_refused_in_a_sentence(names, words):
     assert words in str(refusal.value)
 
 
+def test_several_are_a_list():
+    with pytest.raises(UserError, match=r"watch=csv,wandb names several: write watch=\[csv,wandb\]"):
+        normalised(["watch=csv,wandb"])
+
+
 def test_nobody_watches_unless_asked():
     assert found([]) == found(None) == {}
     with hydra.initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
@@ -328,7 +334,9 @@ def test_mlflow_has_a_run_for_each_trial(tmp_path, monkeypatch):
     mlflow = pytest.importorskip("mlflow")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
     told(READY["mlflow"](), tmp_path)
-    runs = {run.info.run_name: run.data for run in mlflow.search_runs(["tricks"], output_format="list")}
+    runs = {
+        run.info.run_name: run.data for run in mlflow.search_runs(experiment_names=["tricks"], output_format="list")
+    }
     assert runs.keys() == {row["trial"] for row in ROWS}
     assert runs[ROWS[0]["trial"]].metrics.items() >= ROWS[0]["metrics"].items()
     assert runs[LOST["trial"]].tags["reason"] == "it is lost"
