@@ -180,8 +180,7 @@ class Coordinator:
         """Why the budget forbids a stage that is not in flight; a release that it allows is noted as in flight."""
         limited = self.budget.gpu_hours is not None
         if limited and not _store(self.settings).has(name, key):  # what is found needs no GPU
-            used = self.records.gpu_seconds + sum(map(self._used, self.running.values()))
-            refusal = stage_refusal(self.budget, used)
+            refusal = stage_refusal(self.budget, self._gpu_seconds())
             if refusal:
                 return refusal
         if name not in chain.PRIVATE or self.budget.epsilon is None or key in self.releases:
@@ -192,6 +191,10 @@ class Coordinator:
         if refusal is None:
             self.releases = asked | self.releases
         return refusal
+
+    def _gpu_seconds(self) -> float:
+        """GPU seconds of all stages, of those that run up to now."""
+        return self.records.gpu_seconds + sum(map(self._used, self.running.values()))
 
     def _used(self, task: tuple[str, float]) -> float:
         """GPU seconds of a task since it was asked for: its wait for the GPU counts, of which Ray tells us nothing."""
@@ -243,6 +246,7 @@ class Coordinator:
             "makers": {key: self.users[key][0] for key in self.running},
             "stages": {key: stage for key, (stage, _) in self.running.items()},
             "ledger": list(self.records.ledger.values()),
+            "gpu_seconds": self._gpu_seconds(),
         }
 
 

@@ -21,16 +21,19 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from sweeps.coordinator import Coordinator
 from sweeps.explain import Times
 from sweeps.explain import recorded as recorded_studies
+from sweeps.gauges import Gauges
 from sweeps.history import History
 from sweeps.plan import PlannedTrial, owners, planned
 from sweeps.progress import Progress
 from sweeps.records import recorded
 from sweeps.row import blank_row
+from sweeps.watchers import Watching
 from wavedp import metrics
 from wavedp.chain import n_records
 from wavedp.config import TrialConfig
 from wavedp.entries import behind
 from wavedp.errors import UserError
+from wavedp.privacy.budget import Budget
 from wavedp.store import Store
 
 # Tune rejects empty requests, and 0.001 CPU would block a core; ask for a token of the head node instead. Conductors
@@ -40,17 +43,23 @@ NONE: Mapping[str, str] = {}
 
 
 def run_grid(
-    trials: list[PlannedTrial], folder: Path, settings: dict[str, Any], infeasible: Mapping[str, str] = NONE
+    trials: list[PlannedTrial],
+    folder: Path,
+    settings: dict[str, Any],
+    watching: Watching,
+    infeasible: Mapping[str, str] = NONE,
 ) -> list[dict[str, Any]]:
     """Run every trial; the rows of the study, one for each trial at least. settings: store, zoo, copy, stages,
-    commit, budget, max_concurrent. infeasible: {trial: why it can't be run}. Raises UserError if the folder
-    could not be written."""
+    commit, budget, max_concurrent. watching: is told of every trial that ends. infeasible: {trial: why it can't be
+    run}. Raises UserError if the folder could not be written."""
     if not trials:  # all are settled
         return recorded(folder)
     coordinator, artifacts = _coordinator(folder, settings, trials), _artifacts(settings)
-    with _progress(coordinator, trials, _found(artifacts, trials), len(trials), folder, settings):
+    with _progress(coordinator, trials, _found(artifacts, trials), len(trials), folder, settings, watching):
         _walked(coordinator, trials, settings, infeasible)
-    return _closed(coordinator)
+    rows, walked = _closed(coordinator), {trial.id for trial in trials}
+    watching.rows(row for row in rows if row["trial"] in walked)  # what the display's looks have missed
+    return rows
 
 
 def _walked(
@@ -90,6 +99,7 @@ def run_search(
     name: str,
     folder: Path,
     settings: dict[str, Any],
+    watching: Watching,
 ) -> tuple[list[dict[str, Any]], int]:
     """Optuna multi-objective search: minimise the study's FID and ε. `name` is the study's key, so that its history
     is continued by the same command and never merged with another's. Returns the rows, and how many suggestions ran to
@@ -104,10 +114,11 @@ def run_search(
         {axis: _distribution(axis, spec) for axis, spec in search["space"].items()}
     )
     primary = _primary(planned(base, options, {}).config)
-    history = History(folder, name, space, _rows(coordinator), lambda row: _objectives(row, primary))
+    before = _rows(coordinator)
+    history = History(folder, name, space, before, lambda row: _objectives(row, primary))
     missing = search["trials"] - history.finished()
     if missing <= 0:
-        return _rows(coordinator), history.finished()
+        return before, history.finished()
 
     def conductor(config: dict[str, Any]) -> None:
         trial = planned(base, options, {**config, "seed": search.get("seed", 0)})
@@ -131,9 +142,11 @@ def run_search(
     tuning = tune.TuneConfig(
         search_alg=searcher, num_samples=missing, max_concurrent_trials=settings["max_concurrent"], reuse_actors=True
     )
-    with _progress(coordinator, [], set(), missing, folder, settings):
+    with _progress(coordinator, [], set(), missing, folder, settings, watching):
         _fit(conductor, tuning)
-    return _closed(coordinator), history.finished()
+    rows = _closed(coordinator)
+    watching.rows(row for row in rows if row not in before)  # what the display's looks have missed
+    return rows, history.finished()
 
 
 def _fit(conductor: Any, tuning: Any) -> None:
@@ -163,15 +176,22 @@ def _closed(coordinator: Any) -> list[dict[str, Any]]:
 
 
 def _progress(
-    coordinator: Any, trials: list[PlannedTrial], found: set[str], total: int, folder: Path, settings: dict[str, Any]
+    coordinator: Any,
+    trials: list[PlannedTrial],
+    found: set[str],
+    total: int,
+    folder: Path,
+    settings: dict[str, Any],
+    watching: Watching,
 ) -> Progress:
     def status() -> dict[str, Any]:
         status = ray.get(coordinator.status.remote(), timeout=5)
         return status | {"all": ray.cluster_resources(), "asked": settings["stages"]}
 
     before = Times(recorded_studies(folder)).by_kind(trials) if trials else {}
+    budget, gauges = Budget(**settings["budget"]), Gauges(folder.name)
     return Progress(
-        status, trials, found, total, folder=folder, before=before, budget=settings["budget"].get("epsilon")
+        status, trials, found, total, folder=folder, before=before, budget=budget, watching=watching, gauges=gauges
     )
 
 

@@ -21,6 +21,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import yaml
 
 from sweeps.settings import ROOT, SHARED
+from sweeps.watchers import READY
 from wavedp import registry
 from wavedp.config import METHODS
 from wavedp.errors import UserError, nearest
@@ -86,6 +87,7 @@ def _overview(groups: dict[str, dict[str, Path]]) -> str:
             "Any field can be set: privacy.steps=120 'sweep.seeds=[0,1,2]' (--help SECTION lists them: "
             f"{', '.join(SHARED)}).",
             "dry_run=true plans and prices, only=ID runs some trials, study=NAME keeps another set of settings apart.",
+            f"watch=[csv] tells {', '.join(READY)} or my_package.mine:Object of every trial that ends.",
             "All of it: sweeps/README.md, wavedp/README.md, conf/config.yaml.",
         ]
     )

@@ -27,8 +27,9 @@ PROBLEMS = (OSError, ValueError, RuntimeError, AuthenticationError)  # which Ray
 TCP_SECONDS, RAY_SECONDS = 5, 60  # an answer at the address, and one of Ray's that is still starting its Python
 
 
-def start_ray(options: dict[str, Any]) -> None:
-    """Join the cluster at options["address"], or start one of this machine's cores. Already started: kept.
+def start_ray(options: dict[str, Any]) -> str | None:
+    """Join the cluster at options["address"], or start one of this machine's cores. Already started: kept. Returns the
+    address of the dashboard of a cluster that was joined, where it has one.
 
     One's own cluster is "local": without an address Ray would join whatever RAY_ADDRESS or another user's cluster says.
     It ends with this process, even if that is killed (sweeps.afterwards). To a cluster that was joined our code and the
@@ -36,7 +37,7 @@ def start_ray(options: dict[str, Any]) -> None:
     Raises UserError, soon, when there is no such cluster or Ray cannot start.
     """
     if ray.is_initialized():
-        return
+        return None
     address = options.get("address") or "local"
     own: dict[str, Any] = {}
     if address == "local":
@@ -61,6 +62,8 @@ def start_ray(options: dict[str, Any]) -> None:
         raise UserError(
             f"Ray can't run at ray.address={address} ({' '.join(str(error).split())}): {remedy}."
         ) from error
+    url = None if own else context.dashboard_url
+    return f"http://{url}" if url and "://" not in url else url or None
 
 
 def stage_resources(options: dict[str, Any], device: str) -> dict[str, dict[str, Any]]:

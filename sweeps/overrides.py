@@ -187,6 +187,8 @@ def _several(text: str, name: str, raw: str) -> str:
         return f"{text} names several, and one command takes one {name}: start a command for each."
     short = {field: axis for axis, field in ALIASES.items()}.get(name, name)
     listed = f"[{raw}]" if re.fullmatch(r"[^()]*", raw) else "[…]"
+    if name == "watch":
+        return f"{text} names several: write watch={listed}."
     if bare != name:
         axis = f"{name}={listed}"
     else:

@@ -16,6 +16,7 @@ import os
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,9 +31,12 @@ from rich.text import Text
 
 from analysis.price import composed
 from sweeps.clocks import NOTHING, ToGo, clock, kinds, to_go, to_go_of_search
+from sweeps.gauges import Gauges
 from sweeps.plan import PlannedTrial
+from sweeps.watchers import Spent, Watching
 from wavedp.files import write_atomically
 from wavedp.privacy import ledger
+from wavedp.privacy.budget import Budget
 
 STATUS = "status.json"
 EVERY = 60  # seconds between two lines of the whole study in a log
@@ -76,8 +80,8 @@ class Progress:
 
     status: the coordinator's (sweeps.coordinator), and the resources of the cluster (all) and of each
     stage (asked). trials: the plan, empty in a search. found: keys that the store had. total: how many trials
-    there will be. folder: the study's, for status.json. before: {kind of stage: seconds} in earlier studies. budget:
-    the study's ε.
+    there will be. folder: the study's, for status.json. before: {kind of stage: seconds} in earlier studies. watching
+    and gauges: who else is told.
     """
 
     def __init__(
@@ -89,15 +93,18 @@ class Progress:
         stream: TextIO | None = None,
         folder: Path | None = None,
         before: Mapping[str, float] = NOTHING,
-        budget: float | None = None,
+        budget: Budget = Budget(),  # noqa: B008 (it is frozen)
+        watching: Watching | None = None,
+        gauges: Gauges | None = None,
     ) -> None:
         self.status, self.total, self.folder, self.before, self.budget = status, total, folder, before, budget
+        self.watching, self.gauges = watching, gauges
         self.chains = {trial.id: set(trial.keys.values()) - found for trial in trials}
         self.kinds = kinds((trial.config for trial in trials), (trial.keys for trial in trials))
         self.started, self.stop = time.time(), threading.Event()
         self.display = _display(stream or sys.stdout)
         self.ended: set[str] = set()
-        self.spent: tuple[int, float] = (0, 0.0)  # releases, and their ε
+        self.composed: tuple[int, float] = (0, 0.0)  # releases, and their ε
         self.thread = threading.Thread(target=self._run, daemon=True)
 
     def __enter__(self) -> Progress:
@@ -132,8 +139,14 @@ class Progress:
         ]
         width = max(map(len, new), default=0)
         ended = [ended_line(row, width) for row in new.values()]
-        view = View(clock(now - self.started), rows, ended, self._study_line(len(rows), status, now))
+        spent = self._spent(status)
+        view = View(clock(now - self.started), rows, ended, self._study_line(len(rows), status, spent, now))
         self.display.show(view)
+        if self.watching and new:
+            self.watching.rows(new.values())
+            self.watching.spent(spent)
+        if self.gauges:
+            self.gauges.show(self._by_status(len(rows), status), running_stages(status), spent)
         if self.folder:
             told = [[row.trial, row.stage, row.fraction, row.seconds, row.left, row.waits] for row in rows]
             with contextlib.suppress(OSError):  # the records say so where the disk is full
@@ -150,21 +163,31 @@ class Progress:
         left = clocks.left(key, expected, now)
         return Row(trial, stage, clocks.fraction(key), now - clocks.begun[key], left)
 
-    def _study_line(self, running: int, status: dict[str, Any], now: float) -> str:
-        """`3 of 27 trials ended, 4 running; 2:40 so far, to go 21:39; ε 2.1 of 10 spent`."""
-        ended = f"{len(self.ended)} of {max(self.total, len(self.ended))} trials ended, {running} running"
-        releases = [line for line in ledger.releases(status["ledger"]) if line["kind"] != "nonprivate"]
-        if len(releases) != self.spent[0]:
-            self.spent = (len(releases), composed(releases))
-        of = "" if self.budget is None else f" of {self.budget:g}"
+    def _study_line(self, running: int, status: dict[str, Any], spent: Spent, now: float) -> str:
+        """`3 of 27 trials ended, 4 running; 2:40 so far, to go 21:39; ε 2.1 of 10 spent; 0.4 of 5 GPU hours used`."""
+        hours = [f"{spent.gpu_hours:.3g}{of(self.budget.gpu_hours)} GPU hours used"]
         return "; ".join(
             [
-                ended,
+                f"{len(self.ended)} of {max(self.total, len(self.ended))} trials ended, {running} running",
                 f"{clock(now - self.started)} so far, to go {self._to_go(status, now)}",
-                f"ε {self.spent[1]:.3g}{of} spent",
+                f"ε {spent.epsilon:.3g}{of(self.budget.epsilon)} spent",
+                *(hours if spent.gpu_hours or self.budget.gpu_hours is not None else []),
                 *used(status["all"], free(status)),
             ]
         )
+
+    def _spent(self, status: dict[str, Any]) -> Spent:
+        """What was used. ε is composed again where a release was added."""
+        releases = [line for line in ledger.releases(status["ledger"]) if line["kind"] != "nonprivate"]
+        if len(releases) != self.composed[0]:
+            self.composed = (len(releases), composed(releases))
+        return Spent(len(self.ended), self.composed[1], status["gpu_seconds"] / 3600)
+
+    def _by_status(self, running: int, status: dict[str, Any]) -> dict[str, int]:
+        """How many trials have each status, those that have not ended included."""
+        ended = Counter(row["status"] for row in status["rows"].values())
+        waiting = max(self.total - len(self.ended) - running, 0)
+        return {"done": 0, "failed": 0, "infeasible": 0, **ended, "running": running, "waiting": waiting}
 
     def _to_go(self, status: dict[str, Any], now: float) -> ToGo:
         if not self.chains:
@@ -249,6 +272,16 @@ def block(view: View, width: int, height: int) -> Group:
         else []
     )
     return Group(table, *more, study)
+
+
+def of(limit: float | None) -> str:
+    """` of 10`, where there is a limit."""
+    return "" if limit is None else f" of {limit:g}"
+
+
+def running_stages(status: dict[str, Any]) -> dict[str, int]:
+    """How many stages of each name a worker has taken up."""
+    return Counter(stage for key, stage in status["stages"].items() if key in status["clocks"].begun)
 
 
 def free(status: dict[str, Any]) -> dict[str, float]:

@@ -25,6 +25,7 @@ from typing import Any
 
 from analysis.figures import PLOTLY, write_plotly
 from analysis.load import Study, load
+from sweeps import watchers
 from sweeps.plan import points
 from sweeps.study import CODE, ROOT, commit
 from wavedp.command import command
@@ -40,8 +41,9 @@ PUBLISHED = (
     "figures/waterfall.csv",
 )  # fmt: skip
 WORDS = "README.md"
-LEFT = ("report.html", "stages.json", "status.json", WORDS)
-"""Files of a study that stay where they are: made again from the records, of use to a run only, or written by hand."""
+LEFT = ("report.html", "stages.json", "status.json", WORDS, *watchers.PLACES)
+"""Files and folders of a study that stay where they are: made again from the records, of use to a run only, or written
+by hand."""
 
 
 def publish(folder: Path, target: Path, anyway: bool = False) -> list[Path]:
@@ -71,7 +73,7 @@ def _publishable(folder: Path) -> list[Path]:
     """The files of a study's folder, relative to it. Raises UserError for others and for too many bytes."""
     found = [path.relative_to(folder) for path in sorted(folder.rglob("*")) if not path.is_dir() or path.is_symlink()]
     shown = [name for name in found if not any(part.startswith(".") for part in name.parts)]
-    files = [name for name in shown if name.as_posix() not in LEFT or (folder / name).is_symlink()]
+    files = [name for name in shown if name.parts[0] not in LEFT or (folder / name).is_symlink()]
     for name in files:
         if (folder / name).is_symlink() or not any(fnmatch(name.as_posix(), pattern) for pattern in PUBLISHED):
             raise UserError(

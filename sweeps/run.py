@@ -51,6 +51,7 @@ from sweeps.shipped import IN_A_JOB
 from sweeps.study import commit, describe_study
 from sweeps.summary import describe
 from sweeps.swept import with_typed_values
+from sweeps.watchers import Watching, found
 from wavedp import chain, checks, extras
 from wavedp.config import TrialConfig, sections, with_absolute_paths
 from wavedp.devices import chosen_device
@@ -124,6 +125,7 @@ def run(config: DictConfig, overrides: list[str], own: Sequence[str] = ()) -> in
     if values["device"] not in DEVICES:
         raise UserError(f"device={values['device']} is not a device: use {', '.join(DEVICES)}.")
     _refuse_passing_folders(values)
+    values["watch"] = found(values["watch"])
     sweep = values.get("sweep")
     if not sweep or "name" not in sweep:
         raise UserError(f"no sweep was chosen: add +sweep=NAME, one of {', '.join(_sweep_names())}.")
@@ -186,7 +188,7 @@ def run(config: DictConfig, overrides: list[str], own: Sequence[str] = ()) -> in
             print("K = 0 was drawn: there is no trial, and nothing to publish.")
             return 0
         reasons = {name: str(error) for name, error in infeasible.items()}
-        start = lambda execute, settings: _counted(execute.run_grid(left, folder, settings, reasons))  # noqa: E731
+        start = lambda execute, *about: _counted(execute.run_grid(left, folder, *about, reasons))  # noqa: E731
         return _execute(values, study, store, folder, start, left, len(trials))
 
 
@@ -222,7 +224,7 @@ def _search(
         return 0
     extras.require("A sweep", *extras.EXTRAS["ray"], *extras.EXTRAS["figures"])
     _refuse_absent_gpu(values)
-    start = lambda execute, settings: execute.run_search(search, base, options, name, folder, settings)  # noqa: E731
+    start = lambda execute, *about: execute.run_search(search, base, options, name, folder, *about)  # noqa: E731
     with claimed(folder, study, store, [], []):
         return _execute(values, study, store, folder, start, trials, search["trials"])
 
@@ -232,7 +234,7 @@ def _execute(
     study: dict[str, Any],
     store: str,
     folder: Path,
-    start: Callable[[Any, dict[str, Any]], tuple[list[dict[str, Any]], int]],
+    start: Callable[[Any, dict[str, Any], Watching], tuple[list[dict[str, Any]], int]],
     trials: list[PlannedTrial],
     n_trials: int,
 ) -> int:
@@ -241,7 +243,9 @@ def _execute(
     from analysis.report import report
     from sweeps import execute, machines, reach
 
-    machines.start_ray(values["ray"])
+    dashboard = machines.start_ray(values["ray"])
+    if dashboard:
+        print(f"Ray's dashboard: {dashboard}", flush=True)
     settings = {
         "store": store,
         "secret": kept.secret_for(store),
@@ -257,7 +261,8 @@ def _execute(
     if values["ray"]["address"]:
         reach.require_alike(trials, store, settings["zoo"])
     started = time.time()
-    rows, ended = start(execute, settings)
+    with Watching(values["watch"], study, folder) as watching:
+        rows, ended = start(execute, settings, watching)
     render(folder)
     print(report(folder))
     print("spent, by two accountants\n" + ledger.cross_check(ledger.read(folder / "ledger.jsonl")) + "\n")

@@ -39,6 +39,7 @@ KEYS = (
     "explain",
     "dry_run",
     "plan",
+    "watch",
     "ray",
 )
 SHARED = {

@@ -52,8 +52,9 @@ def describe_study(
 
 
 def typed(overrides: list[str], own: Sequence[str] = ()) -> str:
-    """The command that runs the study, as a user types it: without plan=FILE, which only writes a file."""
-    words = [text for text in map(as_typed, overrides) if text and not text.startswith("plan=")]
+    """The command that runs the study, as a user types it: without plan=FILE, which only writes a file, and watch=…,
+    which a reader may not have and which changes nothing."""
+    words = [text for text in map(as_typed, overrides) if text and not text.startswith(("plan=", "watch="))]
     folders = [word for folder in own for word in ("--config-dir", folder)]
     return shlex.join(["python", "-m", "sweeps.run", *folders, *words])
 

@@ -103,15 +103,7 @@ def find(kind: str, name: str) -> Any:
     place = _places(kind).get(name, name if ":" in name else None)
     if place is None:
         raise UserError(f"{kind}={name!r} is not known: {nearest(name, names(kind), other='package.module:Object')}")
-    module, _, attribute = place.partition(":")
-    try:
-        found = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise UserError(
-            f"{kind}={name} cannot be imported from {place} ({error}): check the name, and that its package is "
-            "installed or on PYTHONPATH."
-        ) from error
-    method = found() if isinstance(found, type) else found
+    method = imported(f"{kind}={name}", place)
     for member in ("name", "version", "Config"):
         if not hasattr(method, member):
             raise UserError(
@@ -122,8 +114,22 @@ def find(kind: str, name: str) -> Any:
         # Two methods of one name would share keys, and with them artifacts and releases.
         raise UserError(f"{kind}={name} is called {method.name!r}, as is {known[method.name]}: give it another name.")
     if ":" in name:
-        _outside.add(module.partition(".")[0])
+        _outside.add(name.partition(":")[0].partition(".")[0])
     return method
+
+
+def imported(setting: str, place: str) -> Any:
+    """The object at `package.module:Object`, made without arguments if it is a class. setting: what names it, for the
+    sentence. Raises UserError if it cannot be imported."""
+    module, _, attribute = place.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UserError(
+            f"{setting} cannot be imported from {place} ({error}): check the name, and that its package is "
+            "installed or on PYTHONPATH."
+        ) from error
+    return found() if isinstance(found, type) else found
 
 
 def each(kind: str) -> list[tuple[str, Any]]:

@@ -113,13 +113,14 @@ def test_while_the_driver_lives_nothing_is_ended(tmp_path, pretend, begun):
 def test_a_cluster_that_is_joined_is_left_alone(address, watched, monkeypatch):
     class Context:
         address_info = {"session_dir": "/tmp/ray/session_x"}  # noqa: RUF012
+        dashboard_url = "10.0.0.1:8265"
 
     seen = []
     monkeypatch.setattr(machines.ray, "is_initialized", lambda: False)
     monkeypatch.setattr(machines.ray, "init", lambda **_: Context())
     monkeypatch.setattr(machines, "refuse_unanswered", lambda _: None)
     monkeypatch.setattr(machines, "watch", seen.append)
-    machines.start_ray({"address": address})
+    assert machines.start_ray({"address": address}) == (None if watched else "http://10.0.0.1:8265")
     assert seen == [Path("/tmp/ray/session_x")] * watched
 
 

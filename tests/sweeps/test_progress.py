@@ -16,6 +16,7 @@ from sweeps.plan import PlannedTrial
 from sweeps.progress import Log, Progress, Row, Terminal, View, _display, block, lacking
 from wavedp.chain import chain_of
 from wavedp.config import TrialConfig
+from wavedp.privacy.budget import Budget
 
 LEDGER = Path(__file__).parents[2] / "results" / "eps_grid" / "ledger.jsonl"
 NAMES = [f"epsilon={number}-upscaler=animevideov3_x2-seed=0-d7db843{number}" for number in range(4)]
@@ -158,7 +159,7 @@ def test_a_stage_that_no_worker_took_up_waits_for_what_is_not_free():
 KEYS = {stage.name: f"key of {stage.name}" for stage in chain_of(TrialConfig())}
 
 
-CLUSTER = {"all": {"CPU": 2.0}, "asked": {}, "makers": {}, "stages": {}, "ledger": []}
+CLUSTER = {"all": {"CPU": 2.0}, "asked": {}, "makers": {}, "stages": {}, "ledger": [], "gpu_seconds": 0.0}
 
 
 def study(status, **options) -> tuple[Progress, io.StringIO]:
@@ -226,9 +227,14 @@ def test_earlier_studies_tell_how_long_it_takes_until_this_one_does():
     progress, _ = study(status)
     kinds = dict.fromkeys(progress.kinds.values(), 10.0)
     progress, _ = study(status, before=kinds)
-    assert progress._study_line(0, progress.status(), 0.0).endswith(f"to go 1:{10 * len(KEYS) - 60}; ε 0 spent")
+    assert line(progress).endswith(f"to go 1:{10 * len(KEYS) - 60}; ε 0 spent")
     status["clocks"].seconds[KEYS["tokenizer"]] = 30.0
-    assert progress._study_line(0, progress.status(), 0.0).endswith(f"to go 1:{10 * len(KEYS) - 40}; ε 0 spent")
+    assert line(progress).endswith(f"to go 1:{10 * len(KEYS) - 40}; ε 0 spent")
+
+
+def line(progress: Progress) -> str:
+    status = progress.status()
+    return progress._study_line(0, status, progress._spent(status), 0.0)
 
 
 def test_the_line_of_the_study_says_what_was_spent_of_the_budget(monkeypatch):
@@ -236,11 +242,15 @@ def test_the_line_of_the_study_says_what_was_spent_of_the_budget(monkeypatch):
     status = {"now": {}, "rows": {}, "clocks": Clocks(), "ledger": lines, "all": {"GPU": 4}}
     status |= {"stages": {"a": "fit", "b": "fit"}, "asked": {"fit": {"num_gpus": 1}}}
     status["clocks"].begin("a")  # the worker of b only starts
-    progress, _ = study(status, budget=20.0)
+    progress, _ = study(status, budget=Budget(epsilon=20.0))
     spent = composed([line for line in lines if line["kind"] != "nonprivate"])
-    assert progress._study_line(0, progress.status(), 0.0).endswith(f"; ε {spent:.3g} of 20 spent; 1 of 4 GPUs in use")
+    assert line(progress).endswith(f"; ε {spent:.3g} of 20 spent; 1 of 4 GPUs in use")
     monkeypatch.setattr("sweeps.progress.composed", None)  # is not asked again for the same releases
-    progress._study_line(0, progress.status(), 0.0)
+    line(progress)
+    status["gpu_seconds"] = 1800.0
+    assert "; 0.5 GPU hours used; 1 of 4 GPUs" in line(progress)
+    progress, _ = study(status | {"ledger": [], "gpu_seconds": 0.0}, budget=Budget(gpu_hours=2.5))
+    assert line(progress).endswith("; ε 0 spent; 0 of 2.5 GPU hours used; 1 of 4 GPUs in use")
 
 
 def test_a_terminal_that_cannot_move_its_cursor_is_a_log(monkeypatch):

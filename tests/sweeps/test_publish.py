@@ -104,8 +104,11 @@ def test_what_is_no_record_is_never_published(name, study):
         publish.publish(study, target_of(study), anyway=True)
 
 
-@pytest.mark.parametrize("name", ["report.html", "stages.json", "status.json", "README.md"])
+@pytest.mark.parametrize(
+    "name", ["report.html", "stages.json", "status.json", "README.md", "trials.csv", "tensorboard/run/events"]
+)
 def test_what_a_run_or_a_writer_leaves_beside_the_records_stays_there(name, study):
+    (study / name).parent.mkdir(parents=True, exist_ok=True)
     (study / name).write_text("here")
     assert target_of(study) / name not in publish.publish(study, target_of(study), anyway=True)
     assert not (target_of(study) / name).exists()
