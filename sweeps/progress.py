@@ -39,6 +39,9 @@ from wavedp.privacy import ledger
 from wavedp.privacy.budget import Budget
 
 STATUS = "status.json"
+LOOKING = (
+    0.03  # share of this process's time that goes into looking, at most: thousands of trials are looked at less often
+)
 EVERY = 60  # seconds between two lines of the whole study in a log
 WITH_BAR = 80  # columns of a window that has room for the bar
 UNITS = {"num_gpus": "GPU", "num_cpus": "CPU"}
@@ -120,8 +123,11 @@ class Progress:
             (self.folder / STATUS).unlink(missing_ok=True)
 
     def _run(self) -> None:
-        while not self.stop.wait(1.0):
+        pause = 1.0
+        while not self.stop.wait(pause):
+            began = time.thread_time()
             self._show()
+            pause = max(1.0, (time.thread_time() - began) / LOOKING)
 
     def _show(self) -> None:
         try:
