@@ -9,6 +9,8 @@
 set -euo pipefail
 head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 port=$((20000 + SLURM_JOB_ID % 10000))  # of this job alone, should two share a node
+export RAY_AUTH_MODE=token  # of the home folder, which the nodes share: nobody else on them gets in
+ray get-auth-token --generate > /dev/null
 exec srun ray symmetric-run --address "$head:$port" --min-nodes "$SLURM_JOB_NUM_NODES" \
     --num-cpus "$SLURM_CPUS_PER_TASK" --num-gpus "${SLURM_GPUS_PER_TASK:-0}" \
     -- python -m sweeps.run ray=slurm "ray.address=$head:$port" "$@"

@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,59 @@ def test_ray_starts_without_a_home_and_with_a_long_temporary_folder(tmp_path):
         [sys.executable, "-c", code], env=environment, capture_output=True, encoding="utf-8", timeout=200
     )
     assert done.stdout == "1 node\n", done.stderr
+
+
+TOKEN = """
+import os, subprocess, sys
+import sweeps.machines as machines
+machines.start_ray({"address": sys.argv[1], "ship_code": False})
+import ray
+@ray.remote(num_cpus=0)
+class Actor:
+    def name(self): return "an actor"
+print(os.environ["RAY_AUTH_MODE"], ray.get(Actor.remote().name.remote()))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["token", "disabled"])
+def test_a_token_is_shown_to_a_head_that_asks_for_one_and_to_no_other(mode, tmp_path):
+    """A head without one can't call back a driver that has one: its actors would be cancelled."""
+    (tmp_path / "home" / ".ray").mkdir(parents=True)
+    (tmp_path / "home" / ".ray" / "auth_token").write_text("ab" * 32, encoding="utf-8")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HOME": str(tmp_path / "home"), "RAY_AUTH_MODE": mode}
+    start = [
+        sys.executable,
+        "-m",
+        "ray.scripts.scripts",
+        "start",
+        "--head",
+        "--block",
+        f"--port={port}",
+        "--num-cpus=0",
+    ]
+    head = subprocess.Popen(
+        [*start, "--include-dashboard=false", "--node-ip-address=127.0.0.1"], env=environment,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        until = time.monotonic() + 90
+        while socket.socket().connect_ex(("127.0.0.1", port)) and time.monotonic() < until:
+            time.sleep(0.2)
+        del environment["RAY_AUTH_MODE"]
+        done = subprocess.run(
+            [sys.executable, "-c", TOKEN, f"127.0.0.1:{port}"],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=200,
+        )
+        assert done.stdout == f"{mode} an actor\n", done.stderr
+    finally:
+        head.terminate()
+        head.wait()
 
 
 NODES = [

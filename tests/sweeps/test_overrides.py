@@ -3,6 +3,7 @@
 import pytest
 
 from sweeps.overrides import normalised, refuse_unread
+from sweeps.plan import spread
 from sweeps.study import as_typed
 from wavedp.config import TrialConfig, from_dict
 from wavedp.errors import UserError
@@ -68,6 +69,19 @@ def test_a_method_without_a_yaml_has_no_value_of_another_methods_file():
 def test_what_hydra_would_take_otherwise_is_refused(override, words):
     with pytest.raises(UserError, match=words):
         normalised([override])
+
+
+def test_a_range_of_an_axis_is_all_its_numbers():
+    assert normalised(["sweep.seeds=range(3)", "sweep.grid.level=range(1,4,2)"]) == [
+        "++sweep.seeds='range(3)'",
+        "++sweep.grid.level='range(1,4,2)'",
+    ]
+    assert spread("range(3)") == [0, 1, 2]
+    assert spread("range(1,4,2)") == [1, 3]
+    assert spread(["range"]) == ["range"]
+    for wrong in ("range(0,1,0.1)", "range(1,2,0)", "range()"):
+        with pytest.raises(UserError, match="is no range of whole numbers"):
+            spread(wrong)
 
 
 def test_a_group_is_chosen_once():
