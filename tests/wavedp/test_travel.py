@@ -178,6 +178,18 @@ def test_images_that_are_computed_and_those_that_no_stage_reads_are_not_sent(sto
     assert images.send([mine], store) == {}
 
 
+@pytest.mark.parametrize("name", ["folder", "lsun"])
+def test_a_folder_that_is_empty_there_as_of_a_disk_that_is_not_mounted_is_no_images(name, store, tmp_path, leave):
+    config = dataclasses.replace(
+        folder(tmp_path), name=name, path=str(tmp_path / "driver" / "pictures" / "train" / "class0")
+    )
+    known, before = sent(config, store), records(config)
+    leave()
+    Path(config.path).mkdir(parents=True)
+    assert not data.has_images(config)
+    assert records(travel.here(config, store, known)) == before
+
+
 def test_a_machine_that_has_the_files_fetches_nothing(store, tmp_path, leave):
     config = folder(tmp_path)
     known = sent(config, store)
