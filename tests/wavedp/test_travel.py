@@ -139,7 +139,9 @@ def trial(config):
 def test_the_keys_of_a_trial_stay_and_its_stages_can_be_made(store, tmp_path, leave):
     mine = trial(folder(tmp_path))
     before = chain.keys(mine)
-    assert before == chain.keys(dataclasses.replace(mine, data=dataclasses.replace(mine.data, ship=False)))
+    kept = dataclasses.replace(mine.data, ship=False)
+    assert identity(kept) == identity(mine.data)
+    assert chain.keys(dataclasses.replace(mine, data=kept)) == before
     known = images.send([mine, mine], store)
     leave()
     with pytest.raises(UserError, match="is not a folder"):
@@ -253,8 +255,8 @@ def test_without_a_secret_sensitive_images_are_refused_for_an_object_store(tmp_p
 
 def test_another_secret_has_a_copy_of_its_own(tmp_path):
     config = folder(tmp_path)
-    first, second = (sent(config, Store(STORES["object"], (), secret)) for secret in (SECRET, OTHER))
-    assert first.values() != second.values()
+    folders = [sent(config, Store(STORES["object"], (), secret))[config].folder for secret in (SECRET, OTHER)]
+    assert len({*folders}) == 2
 
 
 def modes(root):
