@@ -18,6 +18,7 @@ from typing import Any
 
 import ray
 
+from sweeps import images
 from sweeps.clocks import Clocks
 from sweeps.copies import Copy
 from sweeps.plan import PlannedTrial, refusal_of_all, releases_of
@@ -51,7 +52,8 @@ def run_stage(name: str, key: str, trial: dict[str, Any], settings: dict[str, An
     torch.set_num_threads(max(1, int(asked.get("num_cpus", 1))))
     coordinator.begin.remote(key)
     device = "cuda" if asked.get("num_gpus") else "cpu"  # where a GPU was asked for, this worker has one
-    config, started, told = from_dict(TrialConfig, trial), time.time(), 0.0
+    store, started, told = _store(settings), time.time(), 0.0
+    config = images.at_hand(from_dict(TrialConfig, trial), store, settings.get("sent", {}))
 
     def report(done: int, total: int) -> None:
         nonlocal told
@@ -62,7 +64,7 @@ def run_stage(name: str, key: str, trial: dict[str, Any], settings: dict[str, An
     with warnings.catch_warnings(record=True) as said, peak_memory(device) as memory:
         warnings.simplefilter("always", UserWarning)
         ranks = max(1, int(asked.get("num_gpus", 1)))  # a process for each whole GPU
-        artifact, made = stages.make_alone(name, key, config, _store(settings), device, report, ranks)
+        artifact, made = stages.make_alone(name, key, config, store, device, report, ranks)
     return {
         "key": key,
         "made": made,
@@ -75,8 +77,8 @@ def run_stage(name: str, key: str, trial: dict[str, Any], settings: dict[str, An
 
 @ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)
 class Coordinator:
-    """settings: store URL, its secret, zoo, name of the copy there, {stage: Ray resources}, budget, commit. owners: see
-    sweeps.plan.owners (grows in a search).
+    """settings: store URL, its secret, zoo, name of the copy there, images that were sent (sweeps.images), {stage: Ray
+    resources}, budget, commit. owners: see sweeps.plan.owners (grows in a search).
 
     One request is decided after another, so that no two releases share the last of a budget.
     """

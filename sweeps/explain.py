@@ -60,7 +60,7 @@ READ = {
     "evaluate": ("metrics",),
 }
 """The sections that a stage's time depends on, beside the data set."""
-ELSEWHERE = ("epsilon", "delta", "home", "cache", "path")  # fields that no time depends on
+ELSEWHERE = ("epsilon", "delta", "home", "cache", "path", "ship")  # fields that no time depends on
 
 
 class Times:

@@ -14,14 +14,16 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from sweeps import images
 from sweeps.plan import NO_MODEL, PlannedTrial, alike
 from wavedp import checks
 from wavedp.config import TrialConfig
-from wavedp.entries import Zoo, behind
+from wavedp.entries import behind
 from wavedp.errors import UserError
 from wavedp.store import Store
 
 PATIENCE = 60.0  # seconds for a node to answer
+SLOWEST = 2e6  # bytes a second, of images that it takes from the store meanwhile
 PACKAGES = ("torch", "torchvision", "numpy", "opacus", "dp-accounting", "diffusers", "PyWavelets", "clean-fid")
 
 
@@ -36,14 +38,16 @@ def versions() -> dict[str, str]:
     return found
 
 
-def require_alike(trials: Sequence[PlannedTrial], url: str, zoo: Zoo | None) -> None:
-    """Raises UserError for a node that has other packages than this process, or not the images that a trial needs; it
-    names the node."""
-    here, configs = versions(), [group[0].config for group in alike(list(trials), but_for=NO_MODEL)]
+def require_alike(trials: Sequence[PlannedTrial], settings: dict[str, Any]) -> None:
+    """Raises UserError for a node that has other packages than this process, or not the images that a trial needs and
+    that were not sent; it names the node. settings: store, its secret, zoo, and what was sent (sweeps.images)."""
+    configs = [group[0].config for group in alike(list(trials), but_for=NO_MODEL)]
+    wanted = [(config, images.kept_home(config)) for config in configs]
     nodes = [node for node in ray.nodes() if node["Alive"]]
-    asked = [_there(node, _has_all).remote(here, configs, url, zoo) for node in nodes]
+    asked = [_there(node, _has_all).remote(versions(), wanted, settings) for node in nodes]
+    patience = PATIENCE + sum(sent.size for sent in settings["sent"].values()) / SLOWEST
     for node, answer in zip(nodes, asked, strict=True):
-        reason = _told(answer)
+        reason = _told(answer, patience)
         if reason:
             raise UserError(f"node {_name(node)} {reason}")
 
@@ -76,9 +80,9 @@ def _name(node: dict[str, Any]) -> str:
     return f"{node['NodeManagerHostname']} ({node['NodeID'][:8]})"
 
 
-def _told(answer: ray.ObjectRef) -> str | None:
+def _told(answer: ray.ObjectRef, patience: float = PATIENCE) -> str | None:
     try:
-        return ray.get(answer, timeout=PATIENCE)
+        return ray.get(answer, timeout=patience)
     except RayTaskError as error:
         return f"fails with {type(error.cause).__name__}: {error.cause}".replace("\n", " ")
     except RayError as error:  # the node died, or says nothing
@@ -108,17 +112,20 @@ def _answer(url: str, folder: str, node: str, word: str) -> str | None:
 
 
 @ray.remote(num_cpus=0, max_retries=0)
-def _has_all(wanted: dict[str, str], configs: list[TrialConfig], url: str, zoo: Zoo | None) -> str | None:
-    """What this node lacks of the packages and images, as the rest of a sentence; None if nothing."""
+def _has_all(
+    wanted: dict[str, str], trials: list[tuple[TrialConfig, list[str]]], settings: dict[str, Any]
+) -> str | None:
+    """What this node lacks of the packages and images, as the rest of a sentence; None if nothing. trials: each with
+    the sections whose images could have been sent."""
     there = versions()
     for name, version in wanted.items():
         if there[name] != version:
             have = f"{name} {there[name]}" if there[name] else f"no {name}"
             return f"has {have}, and the driver {version or 'none'}: install the same packages on every node."
-    store = Store(url, behind(zoo))
-    try:
-        for config in configs:
-            checks.check_images(config, store)
-    except UserError as error:
-        return f"can't make a trial: {error}"
+    store = Store(settings["store"], behind(settings["zoo"]), settings["secret"])
+    for config, kept in trials:
+        try:
+            checks.check_images(images.at_hand(config, store, settings["sent"]), store)
+        except UserError as error:
+            return " ".join(filter(None, [f"can't make a trial: {error}", images.hint(config, kept)]))
     return None

@@ -241,7 +241,7 @@ def _execute(
     """Start Ray, run, draw, report. trials: what is to be run, or the ends of what a search chooses from."""
     from analysis.figures import render
     from analysis.report import report
-    from sweeps import execute, machines, reach
+    from sweeps import execute, images, machines, reach
 
     dashboard = machines.start_ray(values["ray"])
     if dashboard:
@@ -259,7 +259,8 @@ def _execute(
     machines.check_resources(settings["stages"], values["ray"].get("elastic", False))
     reach.require_shared(store)
     if values["ray"]["address"]:
-        reach.require_alike(trials, store, settings["zoo"])
+        settings["sent"] = images.send([trial.config for trial in trials], Store(store, (), settings["secret"]))
+        reach.require_alike(trials, settings)
     started = time.time()
     with Watching(values["watch"], study, folder) as watching:
         rows, ended = start(execute, settings, watching)

@@ -106,6 +106,7 @@ class DataConfig:
     path: str | None = performance(None, path=True)  # root of a dataset that the user has
     home: str = performance(".wavedp/data", path=True)  # downloads
     cache: str = performance("decoded")  # folder for decoded copies, below home unless absolute; off: none are kept
+    ship: bool = performance(False)  # send the images through the store to nodes of a cluster that lack their files
     # Of mixture and chosen: the datasets that it is made of, and how much of each (wavedp.data.mixture).
     parts: tuple[tuple[str, float | None], ...] = result((), later=True, read=parts_of)
     # Of chosen: the classes that public images are sought for; none: those of the trial's data.

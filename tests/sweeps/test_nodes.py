@@ -1,10 +1,12 @@
-"""Three Ray nodes of which two have no checkout, another folder and one core each: the rows of one machine."""
+"""Three Ray nodes of which two have no checkout, another folder and one core each: the rows of one machine, whether the
+images are on a disk that all see or are sent to those that lack them."""
 
 import json
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -19,11 +21,13 @@ pytestmark = pytest.mark.skipif(
     reason="needs a mount namespace of its own",
 )
 
-# The packages are bound to another place, then the checkout is hidden: what is installed from it is gone.
+# The packages are bound to another place, then the checkout is hidden: what is installed from it is gone. Images that
+# were sent lie on a disk of the node's own.
 WORKER = """
 set -e
-mkdir -p {own}/packages && mount --bind {packages} {own}/packages
-for checkout in {checkouts}; do mount -t tmpfs tmpfs $checkout; done
+mkdir -p {own}/packages {sent} && mount --bind {packages} {own}/packages
+for folder in {hidden}; do mount -t tmpfs tmpfs $folder; done
+mount -t tmpfs -o mode=700 tmpfs {sent}
 cd {own} && env -u PYTHONPATH {own}/packages/bin/python -c 'import sweeps' 2> /dev/null && exit 3
 exec env -u PYTHONPATH {own}/packages/bin/python -m ray.scripts.scripts start --address={address} --num-cpus=1 --block
 """
@@ -81,32 +85,66 @@ def content(folder: Path) -> dict[str, dict]:
     for row in kept.values():
         for name in ("data", "public"):
             row["settings"][name].pop("home")
+            row["settings"][name].pop("ship", None)
     return kept
 
 
-@pytest.mark.slow
-def test_nodes_without_a_checkout_write_the_rows_of_one_machine(tmp_path):
-    overrides = ["+sweep=smoke", "data=folder", f"data.path={images(tmp_path / 'shared' / 'images')}", "data.size=16"]
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """A study on this machine: its folder, what was typed, and the images."""
+    folder = tmp_path_factory.mktemp("nodes")
+    pictures = images(folder / "shared" / "images")
+    overrides = ["+sweep=smoke", "data=folder", f"data.path={pictures}", "data.size=16"]
     overrides += [
         "metrics.downstream_steps=0",
         "metrics.kid=false",
         "metrics.fid_samples=16",
         "metrics.reference_samples=16",
     ]
-    done = run(tmp_path / "alone", *overrides)
+    done = run(folder / "alone", *overrides)
     assert done.returncode == 0, done.stdout + done.stderr
-    there = tmp_path / "cluster"
+    return folder, overrides, pictures
+
+
+def on_nodes(name: str, alone: tuple, *more: str, hide: str = "") -> tuple[Path, subprocess.CompletedProcess]:
+    """The same study on three nodes. hide: a folder that the workers do not have."""
+    folder, overrides, _ = alone
+    there = folder / name
     there.mkdir()
-    worker = WORKER.format(own="OWN", packages=sys.prefix, checkouts=hidden(), address="ADDRESS")
-    typed = [sys.executable, "-m", "sweeps.run", *overrides, "ray=cluster", f"results={there / 'results'}"]
+    sent = Path(tempfile.gettempdir(), f"wavedp-{os.getuid()}-images")
+    worker = WORKER.format(own="OWN", packages=sys.prefix, hidden=f"{hidden()} {hide}", address="ADDRESS", sent=sent)
+    typed = [sys.executable, "-m", "sweeps.run", *overrides, *more, "ray=cluster", f"results={there / 'results'}"]
     done = subprocess.run(
-        [sys.executable, "-c", HEAD, str(there), worker, *typed, f"store={tmp_path / 'shared' / 'store'}"],
-        cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=500,
+        [sys.executable, "-c", HEAD, str(there), worker, *typed, f"store={folder / 'shared' / name}"],
+        cwd=folder, env=environment(), capture_output=True, text=True, timeout=500,
     )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
-    ours, theirs = content(there), content(tmp_path / "alone")
+    return there, done
+
+
+def assert_same_rows(there: Path, alone: Path) -> None:
+    ours, theirs = content(there), content(alone)
     metrics = [{name: row.pop("metrics") for name, row in each.items()} for each in (ours, theirs)]
     assert metrics[0].keys() == metrics[1].keys()
     for name, found in metrics[0].items():
         assert found == pytest.approx(metrics[1][name], rel=1e-4)
     assert json.dumps(ours, sort_keys=True) == json.dumps(theirs, sort_keys=True)
+
+
+@pytest.mark.slow
+def test_nodes_without_a_checkout_write_the_rows_of_one_machine(alone):
+    there, done = on_nodes("cluster", alone)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Sends" not in done.stdout
+    assert_same_rows(there, alone[0] / "alone")
+
+
+@pytest.mark.slow
+def test_nodes_without_the_images_are_refused_unless_these_may_travel(alone):
+    _, done = on_nodes("refused", alone, hide=str(alone[2]))
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "can't make a trial: " in done.stderr, done.stdout + done.stderr
+    assert "Or let the driver send them through the store: data.ship=true." in done.stderr
+    there, done = on_nodes("sent", alone, "data.ship=true", hide=str(alone[2]))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Sends 120 images of folder, 0 MB decoded, to" in done.stdout
+    assert_same_rows(there, alone[0] / "alone")

@@ -98,6 +98,7 @@ __all__ = [
     "require_images",
     "shape",
     "source_of",
+    "splits",
 ]
 
 SOURCES: dict[str, Source] = {
@@ -160,6 +161,22 @@ def n_records(config: DataConfig, split: Split) -> int:
     if config.duplicates == "merge" and has_images(config):
         return len(load(config, split).labels)
     return _answer(config, lambda asked: _n_records(asked, split))
+
+
+def splits(config: DataConfig) -> list[Split]:
+    """The splits that the set has. Raises UserError if it has none."""
+    found: list[Split] = []
+    refusals = []
+    for split in get_args(Split):
+        try:
+            n_records(config, split)
+        except UserError as error:
+            refusals.append(error)
+        else:
+            found.append(split)
+    if not found:
+        raise refusals[0]
+    return found
 
 
 def files(config: DataConfig) -> list[Path]:

@@ -24,10 +24,10 @@ import logging
 import math
 import zipfile
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import IO, Any, get_args
 
 import numpy as np
 
@@ -181,6 +181,18 @@ def write(file: Path, config: DataConfig, classes: tuple[str, ...], splits: Mapp
     The splits are whole ones: `config.limit` is not part of the file. Raises UserError for records that no dataset may
     have, and OSError where the file cannot be written.
     """
+    about, save = packed(config, classes, splits)
+    cache.publish(file, save)
+    return about
+
+
+def packed(
+    config: DataConfig, classes: tuple[str, ...], splits: Mapping[Split, Records]
+) -> tuple[About, Callable[[IO[bytes]], None]]:
+    """What a decoded file records, and how to write it into an open file, which need not be seekable.
+
+    Images that are mapped are never whole in memory. Raises UserError as `write`.
+    """
     arrays: dict[str, np.ndarray] = {}
     about: dict[str, SplitAbout] = {}
     for split, (images, labels, captions) in splits.items():
@@ -196,8 +208,7 @@ def write(file: Path, config: DataConfig, classes: tuple[str, ...], splits: Mapp
     written = About(_identity(config), _folder(config), tuple(classes), chw, about)
     values = {**written.__dict__, "splits": {name: split.__dict__ for name, split in about.items()}, "format": FORMAT}
     named = {"about": _json(values), **arrays}
-    cache.publish(file, lambda opened: np.savez_compressed(opened, **named))  # type: ignore[arg-type]
-    return written
+    return written, lambda opened: np.savez_compressed(opened, **named)  # type: ignore[arg-type]
 
 
 def read_about(file: Path) -> About:

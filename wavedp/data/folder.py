@@ -31,7 +31,10 @@ shape = square_shape
 def classes(config: DataConfig) -> tuple[str, ...]:
     """The sorted class folders of the first split (train, if there is one); only `image` if there are no folders."""
     first = next(iter(_folders(config).values()))
-    return tuple(sorted({_class(name) for name in layout.images(first)}))
+    found = tuple(sorted({_class(name) for name in layout.images(first)}))
+    if not found:
+        raise _empty(first)
+    return found
 
 
 def count(config: DataConfig, split: Split) -> int:
@@ -45,7 +48,8 @@ def has_captions(config: DataConfig) -> bool:
 
 
 def files(config: DataConfig) -> list[Path]:
-    """Every image of every split, and the captions."""
+    """Every image of every split, and the captions. Raises UserError for a folder without images, such as one on a disk
+    that is not mounted."""
     found = []
     for folder in dict.fromkeys(_folders(config).values()):
         for name in layout.images(folder):
@@ -53,6 +57,8 @@ def files(config: DataConfig) -> list[Path]:
             found.append(image)
             if image.with_suffix(".txt").is_file():
                 found.append(image.with_suffix(".txt"))
+    if not found:
+        raise _empty(Path(config.path or ""))
     return found
 
 
@@ -115,6 +121,10 @@ def _split(config: DataConfig, split: Split) -> tuple[Path, list[str]]:
     if not names:
         raise UserError(f"{folder} holds no images for {split}: add some ({', '.join(sorted(picture.SUFFIXES))}).")
     return folder, names
+
+
+def _empty(folder: Path) -> UserError:
+    return UserError(f"{folder} holds no images: add some ({', '.join(sorted(picture.SUFFIXES))}).")
 
 
 def _class(name: str) -> str:

@@ -53,7 +53,10 @@ class Record(NamedTuple):
 
 def classes(config: DataConfig) -> tuple[str, ...]:
     """The categories that are there, sorted."""
-    return tuple(sorted({category for category, _ in _folders(config)})) or (_root(config).name,)
+    found = tuple(sorted({category for category, _ in _folders(config)}))
+    if not found:
+        files(config)  # raises where there is no image either
+    return found or (_root(config).name,)
 
 
 def count(config: DataConfig, split: Split) -> int:
@@ -74,11 +77,14 @@ def has_captions(config: DataConfig) -> bool:
 
 
 def files(config: DataConfig) -> list[Path]:
-    """Every lmdb's file, or every image."""
+    """Every lmdb's file, or every image. Raises UserError for a folder that has neither."""
     folders = _folders(config)
     if folders:
         return [folder / "data.mdb" for folder in folders.values()]
-    return [_root(config) / name for name in _images(config)]
+    found = [_root(config) / name for name in _images(config)]
+    if not found:
+        raise UserError(f"data.path={config.path} holds neither an lmdb of LSUN nor an image: give the folder of some.")
+    return found
 
 
 def record_files(config: DataConfig, split: Split) -> list[Path | None]:

@@ -45,6 +45,8 @@ from fsspec.implementations.local import LocalFileSystem
 from wavedp import entries, extras
 from wavedp.errors import UserError
 from wavedp.files import (
+    PRIVATE,
+    PUBLIC,
     cannot_write,
     named,
     private_folder,
@@ -274,10 +276,14 @@ class Store:
             with lease.held(self.fs, leases, token):
                 yield
 
-    def put(self, name: str, content: bytes) -> None:
-        """Write or replace one small object beside the artifacts. Raises OSError."""
+    def put(self, name: str, content: bytes, private: bool = False) -> None:
+        """Write or replace one small object beside the artifacts. private: in a local store it lies in a folder that
+        only this user can enter. Raises OSError, and UserError if that folder is another user's."""
         if self.local:
-            write_atomically(Path(self.path, name), content)
+            file = Path(self.path, name)
+            if private:
+                private_folder(file.parent)
+            write_atomically(file, content, PRIVATE if private else PUBLIC)
         else:
             self.fs.pipe_file(f"{self.path}/{name}", content)
 

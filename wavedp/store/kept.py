@@ -22,18 +22,17 @@ import secrets
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from wavedp import extras
 from wavedp.errors import UserError
 from wavedp.files import PRIVATE, private_folder, sha256, write_atomically, write_synced
+from wavedp.store.sealed import Seal
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
 
 VARIABLE = "WAVEDP_CHECKPOINT_SECRET"
 EVERY = 20.0  # seconds between two looks at the folder
-NONCE = 12  # bytes, drawn anew for each copy
 SUFFIXES = (".safetensors", ".pt", ".npz", ".json")  # of checkpoints; what is being written has another
 
 LOG = logging.getLogger(__name__)
@@ -85,11 +84,8 @@ def mirrored(fs: AbstractFileSystem, there: str, folder: Path, secret: str) -> I
 
 class _Kept:
     def __init__(self, fs: AbstractFileSystem, there: str, folder: Path, secret: str) -> None:
-        extras.require("A checkpoint in an object store", "cryptography")
-        from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-
         self.fs, self.there, self.folder = fs, there, folder
-        self.cipher: Any = AESGCM(bytes.fromhex(secret))
+        self.seal = Seal(secret, "A checkpoint in an object store")
         self.stopped = threading.Event()
         self.sent: dict[str, tuple[int, int]] = {}  # file: its time and size when it was sent
 
@@ -102,7 +98,7 @@ class _Kept:
         for path in paths:
             name = path.rpartition("/")[2]
             try:
-                content = self._opened(name, self.fs.cat_file(path))
+                content = self.seal.open(self.fs.cat_file(path), self._place(name))
             except Exception as error:  # another secret, half an object, or the backend's own
                 LOG.warning("%s can't be used (%s): the stage begins at its start.", path, type(error).__name__)
                 continue
@@ -121,23 +117,16 @@ class _Kept:
             try:
                 state, content = _state(file), file.read_bytes()
                 if self.sent.get(file.name) != state:
-                    self.fs.pipe_file(f"{self.there}/{file.name}", self._closed(file.name, content))
+                    self.fs.pipe_file(f"{self.there}/{file.name}", self.seal.close(content, self._place(file.name)))
                     self.sent[file.name] = state
             except FileNotFoundError:  # the stage is done with it
                 continue
             except Exception as error:  # each backend has its own; the next look tries again
                 LOG.warning("%s could not be kept in the store (%s: %s).", file.name, type(error).__name__, error)
 
-    def _closed(self, name: str, content: bytes) -> bytes:
-        nonce = secrets.token_bytes(NONCE)
-        return nonce + self.cipher.encrypt(nonce, content, self._place(name))
-
-    def _opened(self, name: str, content: bytes) -> bytes:
-        return self.cipher.decrypt(content[:NONCE], content[NONCE:], self._place(name))
-
-    def _place(self, name: str) -> bytes:
+    def _place(self, name: str) -> str:
         """What the content is bound to: no copy of one stage passes for another's."""
-        return f"{self.there.rpartition('/')[2]}/{name}".encode()
+        return f"{self.there.rpartition('/')[2]}/{name}"
 
 
 def _state(file: Path) -> tuple[int, int]:

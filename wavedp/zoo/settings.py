@@ -23,8 +23,8 @@ def portable(settings: Settings) -> Settings:
     found = copy.deepcopy(settings)
     for section in (found.get(name) for name in DATA):
         if section:
-            section.pop("home", None)
-            section.pop("cache", None)
+            for name in ("home", "cache", "ship"):
+                section.pop(name, None)
             if section.get("path"):
                 section["path"] = Path(section["path"]).name
     found.pop("device", None)
