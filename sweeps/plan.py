@@ -247,7 +247,7 @@ def refused_by_budget(
 ) -> dict[str, InfeasibleError]:
     """The trials whose releases would pass the study's budget.epsilon, in the plan's order, beside those `made`."""
     releases, refused = dict(made), {}
-    for trial in trials:
+    for trial in trials if budget.epsilon is not None else ():
         if trial.id in infeasible or all(trial.keys[stage] in releases for stage in chain.fit_kinds(trial.config)):
             continue
         asked = releases_of(trial)

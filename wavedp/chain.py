@@ -33,7 +33,7 @@ from typing import Any
 
 from wavedp import data, methods, metrics, tokenizers
 from wavedp.config import DataConfig, PrivacyConfig, TrialConfig, identity
-from wavedp.fields import first_stages
+from wavedp.fields import first_stages, once
 from wavedp.generators import FitKind, coarse_shape
 from wavedp.methods import Method, canonical
 from wavedp.privacy import accounting, shares
@@ -313,6 +313,7 @@ PUBLIC = ("upscaler", "tokenizer", "pretrain", "coarse_samples")
 """Stages whose data must be public: no ε covers what they learn, or the prompts that they take, from it."""
 
 
+@once
 def chain_of(trial: TrialConfig) -> list[Stage]:
     """The stages that this trial has, inputs before those that use them."""
     names = frozenset(stage.name for stage in CHAIN if stage.applies(trial))
