@@ -19,7 +19,7 @@ sweep: env $(if $(filter $(SWEEP),smoke),,fashion_mnist) $(if $(filter $(SWEEP),
 	$(BIN)/python -m sweeps.run +sweep=$(SWEEP) $(ARGS)
 
 test: env fashion_mnist
-	$(BIN)/python -m pytest -n 2 --dist loadscope
+	$(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder
 
 env: $(VENV)/.ready
 
