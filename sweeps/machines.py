@@ -16,7 +16,7 @@ from typing import Any
 import ray
 from ray.exceptions import AuthenticationError
 
-from sweeps import shipped
+from sweeps import head, shipped
 from sweeps.afterwards import watch
 from wavedp import chain
 from wavedp.errors import UserError
@@ -46,6 +46,7 @@ def start_ray(options: dict[str, Any]) -> str | None:
         own["_temp_dir"] = str(short_folder(wanted_folder(), Path("/tmp/ray"), Path(f"/tmp/ray-{os.getuid()}")))
     else:
         refuse_unanswered(address)
+        head.be_quiet()
     # Workers of a local study import the packages from here, whether or not they are installed.
     environment: dict[str, Any] = {"env_vars": {"PYTHONPATH": _python_path(), "TQDM_DISABLE": "1"}}
     try:
@@ -57,6 +58,8 @@ def start_ray(options: dict[str, Any]) -> str | None:
             )
         if own:
             watch(Path(context.address_info["session_dir"]))  # type: ignore[attr-defined]
+        else:
+            head.watch(context.address_info["gcs_address"])  # type: ignore[attr-defined]
     except PROBLEMS as error:
         remedy = "see the logs of Ray on this machine" if own else "ask `ray status` on a node of it"
         raise UserError(

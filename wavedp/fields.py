@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import MISSING, field, fields
 from functools import cache, lru_cache, wraps
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from wavedp import registry
 from wavedp.errors import UserError
@@ -24,6 +24,7 @@ FINITE = Range.of("(-inf, inf)")
 
 FieldClass = Literal["privacy", "result", "performance"]
 
+F = TypeVar("F", bound=Callable[..., Any])
 KEPT = 4096
 
 
@@ -60,7 +61,7 @@ class AnyOf(str):
         return " or ".join(self.words)
 
 
-def once(function: Callable[..., Any]) -> Callable[..., Any]:
+def once(function: F) -> F:
     """Remember what a function gives for a section: the trials of a plan share sections, and ask the same of each again
     and again. A section is known by being the same object, because 1 and 1.0 are equal and make different keys."""
     known: dict[tuple[Hashable, ...], tuple[Any, Any]] = {}
@@ -74,7 +75,7 @@ def once(function: Callable[..., Any]) -> Callable[..., Any]:
             known[place] = config, function(config, *rest)  # the section is kept, so that nothing else gets its id
         return known[place][1]
 
-    return remembered
+    return remembered  # type: ignore[return-value]
 
 
 def privacy(

@@ -1,0 +1,45 @@
+"""The head of a cluster that was joined: when it is gone, the command says so and ends.
+
+Ray would print C++ lines for a minute and then end the process without a word of ours. A head that comes back sooner
+(with its state in Redis) is met again.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import threading
+import time
+
+PATIENCE = 50.0  # seconds; Ray's own is 60
+EVERY = 5.0
+
+
+def be_quiet() -> None:
+    """Before Ray is joined: keep its C++ lines off the terminal; those of the cluster are in its own logs."""
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+
+
+def watch(address: str) -> None:
+    """End this process with a sentence and status 1 once nothing has answered at host:port for PATIENCE seconds."""
+    threading.Thread(target=_watch, args=(address,), daemon=True).start()
+
+
+def _watch(address: str) -> None:
+    host, _, port = address.rpartition(":")
+    heard = time.monotonic()
+    while time.monotonic() - heard < PATIENCE:
+        time.sleep(EVERY)
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=EVERY).close()
+            heard = time.monotonic()
+        except OSError:
+            continue
+    print(
+        f"Error: the cluster's head at {address} is gone. Start it again, and type the same command: it goes on, and "
+        "what was released is found.",
+        file=sys.stderr,
+        flush=True,
+    )
+    os._exit(1)  # nothing of Ray ends in an orderly way without its head
