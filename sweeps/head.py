@@ -6,19 +6,32 @@ Ray would print C++ lines for a minute and then end the process without a word o
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import sys
 import threading
 import time
+from collections.abc import Iterator
 
 PATIENCE = 50.0  # seconds; Ray's own is 60
 EVERY = 5.0
 
 
-def be_quiet() -> None:
-    """Before Ray is joined: keep its C++ lines off the terminal; those of the cluster are in its own logs."""
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """While Ray joins the cluster: keep its C++ lines off the terminal, now (one says that the level was set) and until
+    the end. Those of the cluster are in its own logs, and what hinders Ray is in its exception."""
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def watch(address: str) -> None:

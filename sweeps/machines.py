@@ -46,16 +46,16 @@ def start_ray(options: dict[str, Any]) -> str | None:
         own["_temp_dir"] = str(short_folder(wanted_folder(), Path("/tmp/ray"), Path(f"/tmp/ray-{os.getuid()}")))
     else:
         refuse_unanswered(address)
-        head.be_quiet()
     # Workers of a local study import the packages from here, whether or not they are installed.
     environment: dict[str, Any] = {"env_vars": {"PYTHONPATH": _python_path(), "TQDM_DISABLE": "1"}}
     try:
         with tempfile.TemporaryDirectory(prefix="wavedp-code-") as code:
             if not own and options.get("ship_code", True) and shipped.needed():
                 environment["working_dir"] = str(shipped.stage(shipped.modules(), Path(code)))
-            context = ray.init(
-                address=address, logging_level=logging.ERROR, log_to_driver=False, runtime_env=environment, **own
-            )
+            with contextlib.nullcontext() if own else head.quiet():
+                context = ray.init(
+                    address=address, logging_level=logging.ERROR, log_to_driver=False, runtime_env=environment, **own
+                )
         if own:
             watch(Path(context.address_info["session_dir"]))  # type: ignore[attr-defined]
         else:

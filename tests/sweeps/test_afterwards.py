@@ -112,16 +112,19 @@ def test_while_the_driver_lives_nothing_is_ended(tmp_path, pretend, begun):
 @pytest.mark.parametrize(("address", "watched"), [(None, True), ("auto", False), ("127.0.0.1:6379", False)])
 def test_a_cluster_that_is_joined_is_left_alone(address, watched, monkeypatch):
     class Context:
-        address_info = {"session_dir": "/tmp/ray/session_x"}  # noqa: RUF012
+        address_info = {"session_dir": "/tmp/ray/session_x", "gcs_address": "10.0.0.1:6379"}  # noqa: RUF012
         dashboard_url = "10.0.0.1:8265"
 
-    seen = []
+    seen, heads = [], []
     monkeypatch.setattr(machines.ray, "is_initialized", lambda: False)
     monkeypatch.setattr(machines.ray, "init", lambda **_: Context())
     monkeypatch.setattr(machines, "refuse_unanswered", lambda _: None)
     monkeypatch.setattr(machines, "watch", seen.append)
+    monkeypatch.setattr(machines.head, "watch", heads.append)
+    monkeypatch.setenv("RAY_BACKEND_LOG_LEVEL", "fatal")
     assert machines.start_ray({"address": address}) == (None if watched else "http://10.0.0.1:8265")
     assert seen == [Path("/tmp/ray/session_x")] * watched
+    assert heads == ["10.0.0.1:6379"] * (not watched)
 
 
 @pytest.mark.slow
