@@ -94,7 +94,7 @@ def alone(tmp_path_factory):
     """A study on this machine: its folder, what was typed, and the images."""
     folder = tmp_path_factory.mktemp("nodes")
     pictures = images(folder / "shared" / "images")
-    overrides = ["+sweep=smoke", "data=folder", f"data.path={pictures}", "data.size=16"]
+    overrides = ["+sweep=smoke", "~sweep.grid.upscaler", "data=folder", f"data.path={pictures}", "data.size=16"]
     overrides += [
         "metrics.downstream_steps=0",
         "metrics.kid=false",
@@ -139,11 +139,15 @@ def test_nodes_without_a_checkout_write_the_rows_of_one_machine(alone):
 
 
 @pytest.mark.slow
-def test_nodes_without_the_images_are_refused_unless_these_may_travel(alone):
+def test_nodes_without_the_images_are_refused(alone):
     _, done = on_nodes("refused", alone, hide=str(alone[2]))
     assert done.returncode == 2, done.stdout + done.stderr
     assert "can't make a trial: " in done.stderr, done.stdout + done.stderr
     assert "Or let the driver send them through the store: data.ship=true." in done.stderr
+
+
+@pytest.mark.slow
+def test_images_travel_where_they_may_and_the_rows_are_those_of_one_machine(alone):
     there, done = on_nodes("sent", alone, "data.ship=true", hide=str(alone[2]))
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Sends 120 images of folder, 0 MB decoded, to" in done.stdout
