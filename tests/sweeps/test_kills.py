@@ -11,6 +11,7 @@ STRIKES = [Strike("worker", "pretrain"), Strike("node", "private_fit", 1), Strik
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_whatever_dies_the_study_ends_with_the_same_records(tmp_path, monkeypatch):
     monkeypatch.setattr("breakable.AWAY", 5.0)
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")

@@ -131,6 +131,7 @@ def assert_same_rows(there: Path, alone: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_nodes_without_a_checkout_write_the_rows_of_one_machine(alone):
     there, done = on_nodes("cluster", alone)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -139,6 +140,7 @@ def test_nodes_without_a_checkout_write_the_rows_of_one_machine(alone):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_nodes_without_the_images_are_refused(alone):
     _, done = on_nodes("refused", alone, hide=str(alone[2]))
     assert done.returncode == 2, done.stdout + done.stderr
@@ -147,6 +149,7 @@ def test_nodes_without_the_images_are_refused(alone):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_images_travel_where_they_may_and_the_rows_are_those_of_one_machine(alone):
     there, done = on_nodes("sent", alone, "data.ship=true", hide=str(alone[2]))
     assert done.returncode == 0, done.stdout + done.stderr
