@@ -11,6 +11,7 @@ import pytest
 BENCH = Path(__file__).parent / "bench"
 SMALL = {
     "bench_blur": "--repeats 1",
+    "bench_conductor": "--trials 2",
     "bench_dp_step": "--repeats 1 --records 4 --model unet",
     "bench_fid_features": "--images 2 --rounds 1",
     "bench_memory_in_n": "--records 60 --size 32 --level 1",

@@ -1,6 +1,6 @@
 """A study of a thousand trials whose stages are nearly empty: what the conductor itself costs.
 
-    python tests/bench/many_trials.py [--trials 1000] [--folder DIR] [--cpus 2]
+    python tests/bench/bench_conductor.py [--trials 1000] [--folder DIR] [--cpus 2]
 
 Prints the peak memory of the processes on the head beyond Ray's own (the driver and the coordinator; PSS, so that what
 two share counts once), the driver's CPU time a trial beyond its start, the coordinator's, and the time between the end
