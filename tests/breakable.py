@@ -201,7 +201,7 @@ def records(folder: Path, name: str = "trials.jsonl") -> list[dict[str, Any]]:
             each.pop(passing, None)
         for section in ("data", "public"):
             each.get("settings", {}).get(section, {}).pop("home", None)
-    return sorted(found, key=json.dumps)
+    return sorted(found, key=lambda each: json.dumps(each, sort_keys=True))
 
 
 def free_port() -> int:
