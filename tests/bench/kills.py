@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from breakable import Strike, records, run_struck
 
-STUDY = ["+sweep=smoke", "~sweep.grid.upscaler", "sweep.seeds=[0,1]", "privacy.steps=60"]
+STUDY = ["+sweep=smoke", "sweep.grid.epsilon=[10]", "~sweep.grid.upscaler", "sweep.seeds=[0,1]", "privacy.steps=60"]
 MOMENTS = [
     [],
     [Strike("worker", "tokenizer", 2)],
