@@ -41,11 +41,19 @@ folder, worker, *command = sys.argv[1:]
 cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
 worker = worker.replace("ADDRESS", cluster.address)
 scripts = [worker.replace("OWN", f"{folder}/node{number}") for number in range(2)]
-workers = [subprocess.Popen(["unshare", "-m", "sh", "-c", script]) for script in scripts]
 ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
-until = time.time() + 120
-while sum(node["Alive"] for node in ray.nodes()) < 3 and time.time() < until:
-    time.sleep(0.2)
+workers = []
+for number, script in enumerate(scripts):  # one after the other: on a busy machine a raylet may give up its start
+    for attempt in range(3):
+        workers.append(subprocess.Popen(["unshare", "-m", "sh", "-c", script]))
+        until = time.time() + 60
+        while (alive := sum(node["Alive"] for node in ray.nodes())) < number + 2 and time.time() < until:
+            if workers[-1].poll() is not None:
+                break
+            time.sleep(0.2)
+        if alive == number + 2:
+            break
+        workers[-1].terminate()
 ray.shutdown()
 try:
     sys.exit(subprocess.run([*command, f"ray.address={cluster.address}"], cwd=folder).returncode)

@@ -549,5 +549,5 @@ def test_the_shipped_yaml_is_the_default_of_the_code(name):
         "channels": "${data.channels}",
     }
     assert set(default) - set(values) <= {
-        "licences", "attribute", "parts", "names", "words", "per_name", "named_share",
+        "licences", "attribute", "parts", "names", "words", "per_name", "named_share", "ship",
     }  # fmt: skip

@@ -324,14 +324,13 @@ def test_prompts_are_the_texts_of_samples(patches, monkeypatch):
 
 
 def test_a_search_minimises_the_fid_beside_its_like():
-    from sweeps.execute import _outcome
+    from sweeps.execute import _objectives, _primary
 
     asked = dataclasses.replace(trial(also=("fid_infinity",)).metrics, mode="pytorch")
     row = {"metrics": {"fid_infinity_pytorch_10_test110": 3.0, "fid_pytorch_10_test110": 7.0}, "epsilon": 1}
-    found = _outcome({**row, "status": "done"}, dataclasses.replace(trial(), metrics=asked))
-    assert found == {"fid": 7.0, "epsilon": 1.0, "status": "done"}
-    failed = _outcome({"metrics": {}, "epsilon": "inf", "status": "failed"}, trial())
-    assert (failed["fid"], failed["epsilon"]) == (float("inf"), float("inf"))
+    primary = _primary(dataclasses.replace(trial(), metrics=asked))
+    assert _objectives(row, primary) == (7.0, 1.0)
+    assert _objectives({"metrics": {}, "epsilon": "inf"}, primary) == (float("inf"), float("inf"))
 
 
 # The command
