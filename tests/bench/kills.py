@@ -24,11 +24,11 @@ MOMENTS = [
     [Strike("worker", "evaluate", 1)],
     [Strike("node", "pretrain", 1)],
     [Strike("node", "private_fit", 5)],
-    [Strike("node", "upscale", 0.2)],
+    [Strike("node", "evaluate", 1)],
     [Strike("head", "private_fit", 4)],
     [Strike("head", "evaluate", 0.5)],
     [Strike("store", "private_fit", 1)],
-    [Strike("store", "coarse_samples", 0)],
+    [Strike("store", "evaluate", 0)],
 ]
 
 

@@ -7,7 +7,7 @@ from breakable import PACKAGES, Strike, records, run_struck
 for name in PACKAGES:
     pytest.importorskip(name)
 STUDY = ["+sweep=smoke", "sweep.grid.epsilon=[10]", "~sweep.grid.upscaler", "sweep.seeds=[0,1]"]
-STRIKES = [Strike("worker", "pretrain"), Strike("node", "private_fit", 1), Strike("head", "coarse_samples")]
+STRIKES = [Strike("worker", "pretrain"), Strike("node", "private_fit", 1), Strike("head", "private_fit", 1)]
 
 
 @pytest.mark.slow
