@@ -39,9 +39,7 @@ from wavedp.privacy import ledger
 from wavedp.privacy.budget import Budget
 
 STATUS = "status.json"
-LOOKING = (
-    0.03  # share of this process's time that goes into looking, at most: thousands of trials are looked at less often
-)
+LOOKING = 0.005  # share of this process's time that goes into looking: thousands of trials are looked at less often
 EVERY = 60  # seconds between two lines of the whole study in a log
 WITH_BAR = 80  # columns of a window that has room for the bar
 UNITS = {"num_gpus": "GPU", "num_cpus": "CPU"}

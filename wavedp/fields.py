@@ -61,9 +61,10 @@ class AnyOf(str):
         return " or ".join(self.words)
 
 
-def once(function: F) -> F:
+def once(function: F, final: bool = False) -> F:
     """Remember what a function gives for a section: the trials of a plan share sections, and ask the same of each again
-    and again. A section is known by being the same object, because 1 and 1.0 are equal and make different keys."""
+    and again. A section is known by being the same object, because 1 and 1.0 are equal and make different keys.
+    final: what the function gives it gives back unchanged."""
     known: dict[tuple[Hashable, ...], tuple[Any, Any]] = {}
 
     @wraps(function)
@@ -72,7 +73,10 @@ def once(function: F) -> F:
         if place not in known:
             if len(known) >= KEPT:
                 known.clear()
-            known[place] = config, function(config, *rest)  # the section is kept, so that nothing else gets its id
+            found = function(config, *rest)
+            known[place] = config, found  # the section is kept, so that nothing else gets its id
+            if final:
+                known[(id(found), *rest)] = found, found
         return known[place][1]
 
     return remembered  # type: ignore[return-value]
