@@ -123,8 +123,11 @@ def _option(stage: str, resource: str) -> str:
 def refuse_unanswered(address: str) -> None:
     """Raises UserError for an address where no Ray cluster answers; Ray itself would try for minutes.
 
-    address: host:port, or auto for RAY_ADDRESS or the cluster on this machine.
+    address: host:port, or auto for RAY_ADDRESS or the cluster on this machine. Inside a job that Ray runs nothing is
+    asked: the cluster is there, and when a second driver of the job ends, Ray deletes the folder of both.
     """
+    if not shipped.needed():
+        return
     remedy = "start it with `ray start --head`, or leave ray.address out to use this machine alone"
     place = os.environ.get("RAY_ADDRESS", "") if address == "auto" else address
     if place.startswith("ray://"):
